@@ -1,0 +1,59 @@
+"""The ``dbtransform`` command: finds the subcommand and runs it.
+
+Every subcommand is one module of this folder with ``HELP``, ``EXAMPLES``,
+``add_arguments(parser)`` and ``run(args) -> exit code``. Those modules import
+only the standard library at their top, so that ``--help`` starts at once.
+"""
+
+import argparse
+import importlib
+import sys
+
+from dbtransform_lobes import __version__
+
+COMMANDS = ("enhance", "mix", "export", "evaluate")
+
+
+def build_parser():
+    """Return the parser of ``dbtransform`` with all its subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="dbtransform",
+        description="Speech enhancement with DB-Transform.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True
+    )
+    for name in COMMANDS:
+        module = importlib.import_module(f"dbtransform_lobes.cli.{name}")
+        command = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"examples:\n{module.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv=None):
+    """Run the command line and return its exit code.
+
+    Errors that a user can mend (ValueError, OSError) are printed as one
+    message without a traceback and end with code 1.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"dbtransform {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"dbtransform {args.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Training examples as a function of (seed, epoch, index) alone.
+
+So a resumed run sees what an uninterrupted one would, with any number of
+workers or ranks.
+"""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from dbtransform_lobes.data.mixing import rms
+
+
+class EpochSampler(Sampler):
+    """Yields (epoch, position): the key of an example.
+
+    Arguments
+    ---------
+    length : int
+        Examples of one epoch.
+    """
+
+    def __init__(self, length):
+        self.length, self.epoch = length, 1
+
+    def set_epoch(self, epoch):
+        """Called by the Brain at the start of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        return iter([(self.epoch, i) for i in range(self.length)])
+
+
+class TrainingCrops(Dataset):
+    """Random crops of speech in noise at random SNR and level.
+
+    Arguments
+    ---------
+    source : Recordings | Pairs
+        Draws speech and noise.
+    crop_seconds : float
+        Length of a crop, in s.
+    seed : int
+        Seed of all examples.
+    snr_db : tuple of float | None
+        Range of the SNR; None keeps that of the source.
+    level_dbfs : tuple of float
+        Range of the level of the mixture, in dB.
+    sample_rate : int
+        In Hz.
+
+    Example
+    -------
+    >>> class Tone:
+    ...     def __len__(self):
+    ...         return 3
+    ...     def draw(self, index, length, rng):
+    ...         return "tone", np.ones(length), rng.standard_normal(length)
+    >>> crops = TrainingCrops(Tone(), crop_seconds=0.1, seed=0)
+    >>> example = crops[1, 0]  # (epoch, position)
+    >>> example["noisy"].shape, example["id"]
+    (torch.Size([1600]), 'tone@1.0')
+    >>> torch.equal(example["noisy"], crops[1, 0]["noisy"])
+    True
+    """
+
+    def __init__(
+        self,
+        source,
+        crop_seconds=2.0,
+        seed=0,
+        snr_db=(-5.0, 20.0),
+        level_dbfs=(-38.0, -18.0),
+        sample_rate=16000,
+    ):
+        self.source, self.seed = source, seed
+        self.length = round(crop_seconds * sample_rate)
+        self.snr_db, self.level_dbfs = snr_db, level_dbfs
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, key):
+        epoch, position = key
+        # One order for each epoch, one generator for each example.
+        order = np.random.default_rng([self.seed, epoch])
+        index = int(order.permutation(len(self.source))[position])
+        rng = np.random.default_rng([self.seed, epoch, position + 1])
+        name, clean, noise = self.source.draw(index, self.length, rng)
+        clean, noisy = self._mix(clean, noise, rng)
+        return {
+            "id": f"{name}@{epoch}.{position}",
+            "noisy": torch.from_numpy(noisy.astype(np.float32)),
+            "clean": torch.from_numpy(clean.astype(np.float32)),
+        }
+
+    def _mix(self, clean, noise, rng):
+        if self.snr_db is not None and rms(noise) > 0 and rms(clean) > 0:
+            snr = rng.uniform(*self.snr_db)
+            noise = noise * (rms(clean) / rms(noise) * 10 ** (-snr / 20))
+        noisy = clean + noise
+        level = rms(noisy)
+        if level == 0:
+            return clean, noisy
+        gain = 10 ** (rng.uniform(*self.level_dbfs) / 20) / level
+        gain = min(gain, 0.99 / np.abs(noisy).max())
+        return clean * gain, noisy * gain

@@ -1,0 +1,175 @@
+"""Mixing of speech and noise, in float64.
+
+The same functions make a data set on disk (``dbtransform mix``) and mixtures
+on the fly in training, so that both follow one recipe.
+"""
+
+import numpy as np
+
+# Level of the speech before mixing and highest peak of a mixture.
+LEVEL_DBFS = -26.0
+PEAK = 0.99
+
+
+def rms(signal):
+    """Return the root mean square of a signal as a float.
+
+    Example
+    -------
+    >>> rms([3.0, -3.0])
+    3.0
+    """
+    signal = np.asarray(signal, dtype=np.float64)
+    return float(np.sqrt(np.mean(signal**2))) if signal.size else 0.0
+
+
+def scale_to_dbfs(signal, dbfs=LEVEL_DBFS):
+    """Scale a signal to an RMS level; 0 dBFS is an RMS of 1.
+
+    Arguments
+    ---------
+    signal : numpy.ndarray
+        Samples (L,).
+    dbfs : float
+        Wanted RMS level, in dB.
+
+    Returns
+    -------
+    numpy.ndarray
+        Scaled samples (L,), float64.
+
+    Raises
+    ------
+    ValueError
+        If the signal is silent or empty.
+
+    Example
+    -------
+    >>> print(scale_to_dbfs(np.array([0.5, -0.5]), dbfs=-20.0))
+    [ 0.1 -0.1]
+    """
+    level = rms(signal)
+    if level == 0.0:
+        raise ValueError(
+            "the signal is silent, expected a level above zero to scale "
+            f"to {dbfs} dBFS; leave this recording out"
+        )
+    return np.asarray(signal, dtype=np.float64) * (10 ** (dbfs / 20) / level)
+
+
+def wrap_noise(noise, offset, length):
+    """Read ``length`` samples from ``offset``, going round the end.
+
+    Arguments
+    ---------
+    noise : numpy.ndarray
+        Samples (N,), N > 0.
+    offset : int
+        First sample; any integer, taken modulo N.
+    length : int
+        How many samples to read; may exceed N.
+
+    Returns
+    -------
+    numpy.ndarray
+        Samples (length,), float64.
+
+    Raises
+    ------
+    ValueError
+        If the noise is empty.
+
+    Example
+    -------
+    >>> print(wrap_noise(np.array([1.0, 2.0, 3.0]), 2, 5))
+    [3. 1. 2. 3. 1.]
+    """
+    noise = np.asarray(noise, dtype=np.float64)
+    if not noise.size:
+        raise ValueError("the noise has no samples; leave it out")
+    return np.take(noise, np.arange(offset, offset + length), mode="wrap")
+
+
+def scale_noise_to_snr(speech, noise, snr_db):
+    """Scale noise so that ``10 log10(sum s^2 / sum n^2) = snr_db``.
+
+    Arguments
+    ---------
+    speech : numpy.ndarray
+        Samples (L,).
+    noise : numpy.ndarray
+        Samples (L,).
+    snr_db : float
+        Wanted ratio of the energies, in dB.
+
+    Returns
+    -------
+    numpy.ndarray
+        Scaled noise (L,), float64.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, or speech or noise is silent.
+
+    Example
+    -------
+    >>> print(scale_noise_to_snr(np.ones(2), np.ones(2), 20.0))
+    [0.1 0.1]
+    """
+    if len(speech) != len(noise):
+        raise ValueError(
+            f"the noise has {len(noise)} samples, expected the {len(speech)} "
+            "of the speech; cut it with wrap_noise"
+        )
+    if rms(speech) == 0.0:
+        raise ValueError("the speech is silent; leave this recording out")
+    return scale_to_dbfs(noise, 20 * np.log10(rms(speech)) - snr_db)
+
+
+def mix(speech, noise, snr_db, level_dbfs=LEVEL_DBFS, peak=PEAK):
+    """Mix speech and noise of the same length at a given SNR.
+
+    The speech is scaled to an RMS of ``level_dbfs``, the noise to the SNR,
+    and both are summed; if the sum exceeds ``peak``, clean and noisy are
+    scaled down together.
+
+    Arguments
+    ---------
+    speech : numpy.ndarray
+        Samples (L,).
+    noise : numpy.ndarray
+        Samples (L,), see `wrap_noise`.
+    snr_db : float
+        Signal-to-noise ratio, in dB.
+    level_dbfs : float
+        RMS level of the speech, in dB re full scale.
+    peak : float
+        Highest magnitude of the mixture.
+
+    Returns
+    -------
+    clean : numpy.ndarray
+        The target (L,), float64.
+    noisy : numpy.ndarray
+        The mixture (L,), float64.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, or speech or noise is silent.
+
+    Example
+    -------
+    >>> rng = np.random.default_rng(0)
+    >>> speech, noise = rng.standard_normal((2, 16000))
+    >>> clean, noisy = mix(speech, noise, snr_db=5.0)
+    >>> ratio = np.sum(clean**2) / np.sum((noisy - clean) ** 2)
+    >>> print(round(10 * np.log10(ratio), 6))
+    5.0
+    """
+    clean = scale_to_dbfs(speech, level_dbfs)
+    noisy = clean + scale_noise_to_snr(clean, noise, snr_db)
+    highest = np.max(np.abs(noisy))
+    gain = peak / highest if highest > peak else 1.0
+    return gain * clean, gain * noisy

@@ -1,0 +1,352 @@
+"""Score a folder of enhanced files against the folder of clean files.
+
+A file that cannot be scored never stops the rest: silent clean files are
+counted and named apart, all others are failures with their reason.
+"""
+
+import csv
+import functools
+import importlib.metadata
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import soundfile
+from tqdm import tqdm
+
+from dbtransform_lobes import __version__
+from dbtransform_lobes.evaluation.metrics import (
+    METRICS,
+    SilentFileError,
+    score,
+)
+
+SUFFIXES = (".wav", ".flac")
+COLUMNS = ("file", "status", *METRICS, "reason")
+PACKAGES = ("numpy", "scipy", "pesq", "pystoi", "soundfile")
+SCORED, SILENT, FAILED = "scored", "silent", "failed"
+
+
+def list_audio(folder):
+    """Return the audio files of a folder by their names without suffix.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A folder; its subfolders are not searched.
+
+    Returns
+    -------
+    files : dict
+        Path of each .wav and .flac file by its stem.
+
+    Raises
+    ------
+    ValueError
+        If the folder does not exist, has no audio file, or has two files
+        of one stem.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "a.wav").write_bytes(b"")
+    ...     assert list(list_audio(folder)) == ["a"]
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give a folder of audio files")
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        if path.stem in files:
+            raise ValueError(
+                f"{folder} holds {files[path.stem].name} and {path.name}, "
+                "expected one file a name; remove one of them"
+            )
+        files[path.stem] = path
+    if not files:
+        raise ValueError(
+            f"{folder} holds no {' or '.join(SUFFIXES)} file; "
+            "give the folder that directly holds the files"
+        )
+    return files
+
+
+def pair_files(clean_folder, estimate_folder):
+    """Pair the files of two folders by their names without suffix.
+
+    Arguments
+    ---------
+    clean_folder : str or Path
+        Folder of clean speech.
+    estimate_folder : str or Path
+        Folder of noisy or enhanced speech.
+
+    Returns
+    -------
+    pairs : list of tuple
+        (name, clean path, estimate path), sorted by name.
+
+    Raises
+    ------
+    ValueError
+        If a file has no partner; all such files are named.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "a.wav").write_bytes(b"")
+    ...     assert pair_files(folder, folder)[0][0] == "a"
+    """
+    clean, estimate = list_audio(clean_folder), list_audio(estimate_folder)
+    no_estimate = [clean[name].name for name in clean if name not in estimate]
+    no_clean = [estimate[name].name for name in estimate if name not in clean]
+    problems = []
+    if no_estimate:
+        problems.append(f"only in {clean_folder}: {', '.join(no_estimate)}")
+    if no_clean:
+        problems.append(f"only in {estimate_folder}: {', '.join(no_clean)}")
+    if problems:
+        raise ValueError(
+            "every file needs a partner of the same name (the suffix may "
+            f"differ); {'; '.join(problems)}; add or remove these files"
+        )
+    return [(name, clean[name], estimate[name]) for name in sorted(clean)]
+
+
+def _read_mono(path):
+    """Return the samples (L,) and the rate of a file with one channel."""
+    signal, sample_rate = soundfile.read(path, always_2d=True)  # (L, channels)
+    if signal.shape[1] != 1:
+        raise ValueError(
+            f"{path.name} has {signal.shape[1]} channels, expected 1; "
+            "score each channel as its own file"
+        )
+    return signal[:, 0], sample_rate
+
+
+def _read_pair(clean_path, estimate_path):
+    """Return clean, estimate and their common sample rate."""
+    clean, clean_rate = _read_mono(clean_path)
+    estimate, estimate_rate = _read_mono(estimate_path)
+    if clean_rate != estimate_rate:
+        raise ValueError(
+            f"clean is at {clean_rate} Hz and estimate at {estimate_rate} "
+            "Hz, expected one rate; resample one of them"
+        )
+    return clean, estimate, clean_rate
+
+
+def score_file(name, clean_path, estimate_path):
+    """Score one pair of files; whatever is wrong with it stands in the row.
+
+    Arguments
+    ---------
+    name : str
+        The name that the row is to carry.
+    clean_path : Path
+        File of clean speech, one channel, 16 kHz.
+    estimate_path : Path
+        File of noisy or enhanced speech.
+
+    Returns
+    -------
+    row : dict
+        ``file``, ``status`` ("scored", "silent" or "failed"), ``reason``
+        (empty if scored) and, if scored, one float for each metric.
+
+    Example
+    -------
+    >>> row = score_file("a", Path("no_such.wav"), Path("no_such.wav"))
+    >>> assert row["status"] == "failed" and "no_such" in row["reason"]
+    """
+    row = {"file": name, "status": SCORED, "reason": ""}
+    try:
+        row.update(score(*_read_pair(clean_path, estimate_path)))
+    except SilentFileError as error:
+        row.update(status=SILENT, reason=str(error))
+    except (ValueError, OSError, RuntimeError) as error:
+        # soundfile and pesq raise subclasses of RuntimeError
+        row.update(status=FAILED, reason=f"{error}")
+    return row
+
+
+def _score_pairs(pairs, jobs):
+    """Yield the rows of all pairs, from ``jobs`` processes, in any order."""
+    if jobs == 1:
+        for pair in pairs:
+            yield score_file(*pair)
+        return
+    with ProcessPoolExecutor(min(jobs, len(pairs))) as pool:
+        futures = {pool.submit(score_file, *pair): pair for pair in pairs}
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except RuntimeError as error:  # the process died
+                name = futures[future][0]
+                yield {"file": name, "status": FAILED, "reason": str(error)}
+
+
+def summarise(rows):
+    """Return the means over the scored files and the names of all others.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Rows as ``score_file`` returns them.
+
+    Returns
+    -------
+    summary : dict
+        ``num_files``, ``num_scored``, ``means`` (metric to float; None if
+        no file was scored), ``silent`` (names) and ``failed`` (name to
+        reason).
+
+    Example
+    -------
+    >>> rows = [{"file": "a", "status": "silent", "reason": "no speech"}]
+    >>> summary = summarise(rows)
+    >>> assert summary["silent"] == ["a"] and summary["num_scored"] == 0
+    """
+    scored = [row for row in rows if row["status"] == SCORED]
+    means = dict.fromkeys(METRICS)
+    if scored:
+        for metric in METRICS:
+            means[metric] = sum(row[metric] for row in scored) / len(scored)
+    return {
+        "num_files": len(rows),
+        "num_scored": len(scored),
+        "means": means,
+        "silent": [row["file"] for row in rows if row["status"] == SILENT],
+        "failed": {
+            row["file"]: row["reason"]
+            for row in rows
+            if row["status"] == FAILED
+        },
+    }
+
+
+def _versions():
+    """Return the versions of the packages that the scores depend on."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"dbtransform_lobes": __version__, **versions}
+
+
+def _write_csv(rows, stream):
+    """Write one row a file, six decimals, with a header."""
+    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        scores = {m: f"{row[m]:.6f}" for m in METRICS if m in row}
+        writer.writerow({**row, **scores})
+
+
+def _write_json(report, stream):
+    """Write the report, readable and strictly JSON."""
+    json.dump(report, stream, indent=2, allow_nan=False, ensure_ascii=False)
+    stream.write("\n")
+
+
+def _write_atomically(path, write):
+    """Let ``write(stream)`` fill a temporary file, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as stream:
+            write(stream)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_scores(rows, report, output_folder):
+    """Write ``scores.csv`` and ``scores.json``, each whole or not at all.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Rows as ``score_file`` returns them.
+    report : dict
+        What the JSON file is to hold.
+    output_folder : str or Path
+        Made if missing; files of these two names are replaced.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_scores([], summarise([]), folder)
+    ...     assert len(os.listdir(folder)) == 2
+    """
+    folder = Path(output_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_atomically(
+        folder / "scores.csv", functools.partial(_write_csv, rows)
+    )
+    _write_atomically(
+        folder / "scores.json", functools.partial(_write_json, report)
+    )
+
+
+def evaluate_folders(
+    clean_folder, estimate_folder, output_folder=None, jobs=1, progress=True
+):
+    """Score all files of a folder against their clean speech.
+
+    Arguments
+    ---------
+    clean_folder : str or Path
+        Folder of clean speech: .wav or .flac, 16 kHz, one channel.
+    estimate_folder : str or Path
+        Folder of noisy or enhanced speech with files of the same names.
+    output_folder : str or Path, optional
+        Where to write ``scores.csv`` and ``scores.json``, if at all.
+    jobs : int
+        Number of processes.
+    progress : bool
+        Whether to show a progress bar on the standard error output.
+
+    Returns
+    -------
+    report : dict
+        All keys of ``scores.json``: those of ``summarise``, ``versions``
+        and both folders; besides them ``rows``.
+
+    Raises
+    ------
+    ValueError
+        If a folder is missing or empty, a file has no partner, or ``jobs``
+        is below 1. A file that cannot be scored does not raise.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     soundfile.write(f"{folder}/a.wav", [0.0] * 16000, 16000)
+    ...     report = evaluate_folders(folder, folder, progress=False)
+    >>> assert report["silent"] == ["a"] and report["failed"] == {}
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, expected a number of at least 1")
+    pairs = pair_files(clean_folder, estimate_folder)
+    rows = list(
+        tqdm(
+            _score_pairs(pairs, jobs),
+            total=len(pairs),
+            unit="file",
+            disable=not progress,
+        )
+    )
+    rows.sort(key=lambda row: row["file"])
+    report = {
+        **summarise(rows),
+        "versions": _versions(),
+        "clean_folder": str(clean_folder),
+        "estimate_folder": str(estimate_folder),
+    }
+    if output_folder is not None:
+        write_scores(rows, report, output_folder)
+    return {**report, "rows": rows}

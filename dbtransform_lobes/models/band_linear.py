@@ -1,0 +1,111 @@
+"""Linear maps and norms over channels, with weights per band or shared."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class BandLinear(nn.Module):
+    """An affine map of the channels of every band, as one batched product.
+
+    Arguments
+    ---------
+    in_features : int
+        Channels in.
+    out_features : int
+        Channels out.
+    num_bands : int | None
+        K for own weights in every band; None for weights shared by all.
+    bias : bool
+        Whether a bias is added.
+
+    Example
+    -------
+    >>> x = torch.randn(31, 2, 10, 8)  # (K, B, T, C)
+    >>> BandLinear(8, 6, num_bands=31)(x).shape
+    torch.Size([31, 2, 10, 6])
+    >>> BandLinear(8, 6)(x).shape
+    torch.Size([31, 2, 10, 6])
+    """
+
+    def __init__(self, in_features, out_features, num_bands=None, bias=True):
+        super().__init__()
+        self.num_bands = num_bands
+        lead = () if num_bands is None else (num_bands,)
+        bound = 1 / math.sqrt(in_features)
+        self.weight = nn.Parameter(
+            torch.empty(*lead, out_features, in_features).uniform_(
+                -bound, bound
+            )
+        )
+        self.bias = None
+        if bias:
+            self.bias = nn.Parameter(
+                torch.empty(*lead, out_features).uniform_(-bound, bound)
+            )
+
+    def forward(self, x):
+        """Map (K, B, T, in_features) to (K, B, T, out_features)."""
+        if self.num_bands is None:
+            return F.linear(x, self.weight, self.bias)
+        num_bands, batch, frames, channels = x.shape
+        rows = x.reshape(num_bands, batch * frames, channels)
+        weight = self.weight.transpose(1, 2)
+        if self.bias is None:
+            out = torch.bmm(rows, weight)
+        else:
+            out = torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
+        return out.view(num_bands, batch, frames, -1)
+
+
+class BandNorm(nn.Module):
+    """Normalisation of one band's channels, over all frames or each frame.
+
+    ``group`` is GroupNorm(1, C): mean and variance over the channels and
+    frames of a band, so level differences between frames survive. ``frame``
+    is LayerNorm over the channels of one frame, the only causal one.
+
+    Arguments
+    ---------
+    num_channels : int
+        C.
+    kind : str
+        "group" or "frame".
+    num_bands : int | None
+        K for gain and bias of every band's own; None for shared ones.
+    eps : float
+        Added to the variance.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+
+    Example
+    -------
+    >>> BandNorm(8, "group")(torch.randn(31, 2, 10, 8)).shape
+    torch.Size([31, 2, 10, 8])
+    """
+
+    def __init__(self, num_channels, kind="frame", num_bands=None, eps=1e-5):
+        super().__init__()
+        if kind not in ("group", "frame"):
+            raise ValueError(f"norm is {kind!r}, expected 'group' or 'frame'")
+        self.kind, self.eps = kind, eps
+        # A gain of shape (K, 1, 1, C) broadcasts over batch and frames.
+        shape = (num_channels,)
+        if num_bands is not None:
+            shape = (num_bands, 1, 1, num_channels)
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x):
+        """Normalise (K, B, T, C)."""
+        if self.kind == "frame" and self.weight.dim() == 1:
+            shape = x.shape[-1:]
+            return F.layer_norm(x, shape, self.weight, self.bias, self.eps)
+        shape = x.shape[-1:] if self.kind == "frame" else x.shape[-2:]
+        x = F.layer_norm(x, shape, eps=self.eps)
+        return x * self.weight + self.bias

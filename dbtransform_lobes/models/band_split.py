@@ -1,0 +1,108 @@
+"""Band split: F complex bins to K bands of C channels.
+
+Source: Band-Split RNN (Luo & Yu, 2023, arXiv:2209.15174), section III-A;
+compression as in Braun & Tashev (2021, arXiv:2009.12286).
+"""
+
+import torch
+from torch import nn
+
+from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
+
+
+def compress(spec, exponent, eps=1e-12):
+    """Power-law compression of the magnitude: X |X|^(exponent - 1).
+
+    Arguments
+    ---------
+    spec : torch.Tensor
+        Real and imaginary parts in the last axis, (..., 2), fp32.
+    exponent : float
+        1.0 leaves the spectrum as it is.
+    eps : float
+        Added to |X|^2, so that the gradient at silence is finite.
+
+    Returns
+    -------
+    torch.Tensor
+        The compressed spectrum, (..., 2).
+
+    Example
+    -------
+    >>> compress(torch.tensor([3.0, 4.0]), 0.5).norm() ** 2
+    tensor(5.0000)
+    """
+    if exponent == 1.0:
+        return spec
+    power = spec.square().sum(-1, keepdim=True)
+    return spec * (power + eps) ** ((exponent - 1) / 2)
+
+
+class BandSplit(nn.Module):
+    """Cuts a spectrum into bands and gives every band C channels.
+
+    Per band: real and imaginary parts of its w_k bins, an optional norm over
+    all frames, Linear(2 w_k, C). Bands of one width are one batched product.
+
+    Arguments
+    ---------
+    layout : BandLayout
+        The bands.
+    num_channels : int
+        C.
+    compression : float
+        Exponent of the magnitudes, 1.0 = none.
+    norm : str
+        "none" or "group"; a norm of each frame would erase the level
+        differences between frames, so there is no such choice.
+
+    Raises
+    ------
+    ValueError
+        If the norm is unknown or the compression is not in (0, 1].
+
+    Example
+    -------
+    >>> from dbtransform_lobes.models.bands import BandLayout
+    >>> spec = torch.randn(2, 257, 10, dtype=torch.complex64)
+    >>> BandSplit(BandLayout(), num_channels=8)(spec).shape
+    torch.Size([31, 2, 10, 8])
+    """
+
+    def __init__(self, layout, num_channels, compression=0.3, norm="none"):
+        super().__init__()
+        if norm not in ("none", "group"):
+            raise ValueError(
+                f"split norm is {norm!r}, expected 'none' or 'group'"
+            )
+        if not 0 < compression <= 1:
+            raise ValueError(
+                f"compression is {compression}, expected 0 < compression <= 1"
+            )
+        self.layout, self.compression = layout, compression
+        self.norms = nn.ModuleList()
+        self.linears = nn.ModuleList()
+        for run in layout.runs:
+            size = 2 * run.width
+            self.norms.append(
+                BandNorm(size, "group", run.num_bands)
+                if norm == "group"
+                else nn.Identity()
+            )
+            self.linears.append(BandLinear(size, num_channels, run.num_bands))
+
+    def forward(self, spec):
+        """Map complex (B, F, T) to (K, B, T, C)."""
+        bins = torch.view_as_real(spec).permute(0, 2, 1, 3)  # (B, T, F, 2)
+        bins = compress(bins, self.compression)
+        batch, frames = bins.shape[:2]
+        bands = []
+        for run, norm, linear in zip(
+            self.layout.runs, self.norms, self.linears, strict=True
+        ):
+            x = bins[:, :, run.bins].reshape(
+                batch, frames, run.num_bands, 2 * run.width
+            )
+            x = x.permute(2, 0, 1, 3)  # (n, B, T, 2 w)
+            bands.append(linear(norm(x)))
+        return torch.cat(bands)

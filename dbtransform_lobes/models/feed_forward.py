@@ -1,0 +1,37 @@
+"""Gated feed-forward part (SwiGLU; Shazeer, 2020, arXiv:2002.05202, eq. 6)."""
+
+import torch.nn.functional as F
+from torch import nn
+
+from dbtransform_lobes.models.band_linear import BandLinear
+
+
+class FeedForward(nn.Module):
+    """(silu(x W_1) * x W_2) W_3 on the channels of each band and frame.
+
+    Arguments
+    ---------
+    num_channels : int
+        C.
+    expansion : float
+        Hidden channels over C.
+    num_bands : int | None
+        K for own weights in every band; None for shared ones.
+
+    Example
+    -------
+    >>> import torch
+    >>> FeedForward(8, 2)(torch.randn(31, 2, 10, 8)).shape
+    torch.Size([31, 2, 10, 8])
+    """
+
+    def __init__(self, num_channels, expansion=2, num_bands=None):
+        super().__init__()
+        hidden = int(expansion * num_channels)
+        self.expand = BandLinear(num_channels, 2 * hidden, num_bands)
+        self.reduce = BandLinear(hidden, num_channels, num_bands)
+
+    def forward(self, x):
+        """Map (K, B, T, C) to (K, B, T, C)."""
+        gate, value = self.expand(x).chunk(2, dim=-1)
+        return self.reduce(F.silu(gate) * value)

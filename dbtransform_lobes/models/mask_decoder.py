@@ -1,0 +1,111 @@
+"""Mask decoder: a complex filter of three taps for every bin.
+
+Source: mask estimation of Band-Split RNN (Luo & Yu, 2023, arXiv:2209.15174),
+section III-C; filter over neighbouring frames as in deep filtering (Mack &
+Habets, 2020, arXiv:1904.08369).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
+
+NUM_TAPS = 3
+
+
+def apply_filter(mask, spec):
+    """Filter every bin along time: Y[f,t] = sum_tau M[f,t,tau] X[f,t+tau].
+
+    Computed in fp32 and in real arithmetic.
+
+    Arguments
+    ---------
+    mask : torch.Tensor
+        Complex (B, F, T, 3): the taps at t-1, t and t+1.
+    spec : torch.Tensor
+        Complex (B, F, T), zero outside the signal.
+
+    Returns
+    -------
+    torch.Tensor
+        Complex (B, F, T).
+
+    Example
+    -------
+    >>> spec = torch.randn(1, 5, 4, dtype=torch.complex64)
+    >>> mask = torch.zeros(1, 5, 4, 3, dtype=torch.complex64)
+    >>> mask[..., 1] = 1
+    >>> torch.equal(apply_filter(mask, spec), spec)
+    True
+    """
+    frames = spec.shape[-1]
+    side = NUM_TAPS // 2
+    real, imag = (
+        F.pad(part, (side, side)).unfold(-1, frames, 1)  # (B, F, 3, T)
+        for part in (spec.real, spec.imag)
+    )
+    mask = torch.view_as_real(mask).permute(0, 1, 3, 2, 4)  # (B, F, 3, T, 2)
+    gain, turn = mask.unbind(-1)
+    return torch.complex(
+        (gain * real - turn * imag).sum(2),
+        (gain * imag + turn * real).sum(2),
+    )
+
+
+class MaskDecoder(nn.Module):
+    """norm -> Linear(C, e C) -> tanh -> Linear(e C, 12 w_k) -> GLU, per band.
+
+    Arguments
+    ---------
+    layout : BandLayout
+        The bands.
+    num_channels : int
+        C.
+    expansion : float
+        e; 4 in the proposal, where this part is most of the parameters.
+    norm : str
+        "group" or "frame".
+
+    Example
+    -------
+    >>> from dbtransform_lobes.models.bands import BandLayout
+    >>> decoder = MaskDecoder(BandLayout(), num_channels=8)
+    >>> decoder(torch.randn(31, 2, 10, 8)).shape
+    torch.Size([2, 257, 10, 3])
+    """
+
+    def __init__(self, layout, num_channels, expansion=2, norm="frame"):
+        super().__init__()
+        self.layout = layout
+        hidden = int(expansion * num_channels)
+        self.norm = BandNorm(num_channels, norm, layout.num_bands)
+        self.expand = BandLinear(num_channels, hidden, layout.num_bands)
+        # Twice (re, im) of each tap: one half gates the other.
+        self.heads = nn.ModuleList(
+            BandLinear(hidden, 4 * NUM_TAPS * run.width, run.num_bands)
+            for run in layout.runs
+        )
+        self._start_as_identity()
+
+    @torch.no_grad()
+    def _start_as_identity(self):
+        """Start near Y = X: the real part of the centre tap is near 1."""
+        for head in self.heads:
+            head.bias.zero_()
+            values, _ = head.bias.chunk(2, dim=-1)
+            # sigmoid(0) = 1/2 gates the value 2.
+            values.view(*values.shape[:-1], -1, NUM_TAPS, 2)[..., 1, 0] = 2.0
+
+    def forward(self, z):
+        """Map (K, B, T, C) to a complex mask (B, F, T, 3)."""
+        z = torch.tanh(self.expand(self.norm(z)))
+        batch, frames = z.shape[1:3]
+        masks = []
+        for run, head in zip(self.layout.runs, self.heads, strict=True):
+            mask = F.glu(head(z[run.bands])).float()  # (n, B, T, 6 w)
+            mask = mask.permute(1, 2, 0, 3)  # (B, T, n, 6 w)
+            bins = run.num_bands * run.width
+            masks.append(mask.reshape(batch, frames, bins, NUM_TAPS, 2))
+        mask = torch.cat(masks, dim=2).transpose(1, 2)  # (B, F, T, 3, 2)
+        return torch.view_as_complex(mask)

@@ -1,0 +1,92 @@
+"""From a noisy waveform to an enhanced one, around any spectral model."""
+
+import torch
+
+
+def sqrt_hann_window(length):
+    """Square root of a periodic Hann window, for hops of half a window.
+
+    Arguments
+    ---------
+    length : int
+        In samples.
+
+    Returns
+    -------
+    torch.Tensor
+        (length,); its square sums to one at hops of half its length.
+
+    Example
+    -------
+    >>> square = sqrt_hann_window(8) ** 2
+    >>> square[:4] + square[4:]
+    tensor([1., 1., 1., 1.])
+    """
+    return torch.hann_window(length).sqrt()
+
+
+def unit_rms_gain(noisy, eps=1e-8):
+    """Gain that brings every waveform of a batch to an RMS of 1.
+
+    Arguments
+    ---------
+    noisy : torch.Tensor
+        (B, L).
+    eps : float
+        Waveforms below this RMS count as silent and get a gain of 1.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, 1).
+
+    Example
+    -------
+    >>> unit_rms_gain(torch.tensor([[2.0, -2.0], [0.0, 0.0]]))
+    tensor([[0.5000],
+            [1.0000]])
+    """
+    level = noisy.square().mean(-1, keepdim=True).sqrt()
+    return torch.where(level > eps, 1 / level.clamp_min(eps), 1.0)
+
+
+def enhance_waveform(model, compute_stft, compute_istft, noisy):
+    """Enhance waveforms; level and length of the input are kept.
+
+    The spectral transforms run in fp32 whatever the precision of the model.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        Maps a complex spectrum (B, F, T) to one of the same shape.
+    compute_stft, compute_istft : torch.nn.Module
+        SpeechBrain's STFT and ISTFT with the same settings.
+    noisy : torch.Tensor
+        (B, L), L > 0, all of it valid (no padding).
+
+    Returns
+    -------
+    torch.Tensor
+        (B, L).
+
+    Example
+    -------
+    >>> from speechbrain.processing.features import ISTFT, STFT
+    >>> settings = dict(sample_rate=16000, win_length=32, hop_length=8)
+    >>> settings["window_fn"] = torch.hann_window
+    >>> stft = STFT(n_fft=512, **settings)
+    >>> istft = ISTFT(n_fft=512, **settings)
+    >>> noisy = torch.randn(1, 4000)
+    >>> same = enhance_waveform(torch.nn.Identity(), stft, istft, noisy)
+    >>> torch.allclose(noisy, same, atol=1e-5)
+    True
+    """
+    with torch.autocast(noisy.device.type, enabled=False):
+        noisy = noisy.float()
+        gain = unit_rms_gain(noisy)
+        stft = compute_stft(noisy * gain)  # (B, T, F, 2)
+        spec = torch.view_as_complex(stft.contiguous()).transpose(1, 2)
+    estimate = model(spec)  # (B, F, T)
+    with torch.autocast(noisy.device.type, enabled=False):
+        stft = torch.view_as_real(estimate.transpose(1, 2))
+        return compute_istft(stft, sig_length=noisy.shape[-1]) / gain

@@ -1,0 +1,41 @@
+"""Exponential moving average of the weights, used to validate and export."""
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+
+def weight_ema(model, decay=0.999):
+    """Return an averaged copy of a model.
+
+    The decay starts low, min(decay, (1 + n) / (10 + n)) after n updates, so
+    that the random start is soon forgotten.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        The model in training.
+    decay : float
+        Share of the average that an update keeps, in [0, 1).
+
+    Returns
+    -------
+    torch.optim.swa_utils.AveragedModel
+        Call ``update_parameters(model)`` after every step; ``.module`` is
+        the averaged model.
+
+    Example
+    -------
+    >>> model = torch.nn.Linear(1, 1)
+    >>> ema = weight_ema(model)
+    >>> ema.update_parameters(model)
+    >>> torch.equal(ema.module.weight, model.weight)
+    True
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"ema_decay is {decay}, expected 0 <= decay < 1")
+
+    def average(averages, currents, count):
+        warm = (1 + float(count)) / (10 + float(count))
+        torch._foreach_lerp_(averages, currents, 1 - min(decay, warm))
+
+    return AveragedModel(model, multi_avg_fn=average)

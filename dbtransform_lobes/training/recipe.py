@@ -1,0 +1,132 @@
+"""What every recipe shares: reading its YAML and making its datasets."""
+
+import json
+import random
+from pathlib import Path
+
+import ruamel.yaml
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+
+from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
+from dbtransform_lobes.data.sources import Pairs, Recordings
+
+
+def resolve_base(hparams_file, overrides=""):
+    """Find the recipe that a variant file is based on.
+
+    A variant names its recipe in the key ``base`` (relative to itself) and
+    lists only what differs. Given overrides win over the variant's.
+
+    Arguments
+    ---------
+    hparams_file : str
+        A recipe, or a variant of one.
+    overrides : str
+        YAML of the overrides given on the command line.
+
+    Returns
+    -------
+    hparams_file : str
+        The recipe.
+    overrides : str
+        YAML of all overrides.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     small = Path(folder, "small.yaml")
+    ...     _ = small.write_text("base: full.yaml\\nlr: 0.1\\nseed: 1")
+    ...     path, overrides = resolve_base(small, "seed: 2")
+    >>> Path(path).name, overrides.split()
+    ('full.yaml', ['lr:', '0.1', 'seed:', '2'])
+    """
+    yaml = ruamel.yaml.YAML()
+    with open(hparams_file, encoding="utf-8") as file:
+        variant = yaml.load(file)
+    if "base" not in variant:
+        return str(hparams_file), overrides
+    base = Path(hparams_file).parent / variant.pop("base")
+    variant.update(yaml.load(overrides or "") or {})
+    stream = ruamel.yaml.compat.StringIO()
+    yaml.dump(variant, stream)
+    return resolve_base(base, stream.getvalue()) if base.exists() else (
+        str(base),
+        stream.getvalue(),
+    )
+
+
+def load_recipe(hparams_file, overrides=""):
+    """Load a recipe or variant; returns (hparams, recipe file, overrides)."""
+    hparams_file, overrides = resolve_base(hparams_file, overrides)
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    return hparams, hparams_file, overrides
+
+
+def training_source(hparams, data_root):
+    """Recordings to mix on the fly if ``recordings`` is set, else pairs."""
+    if hparams["recordings"]:
+        return hparams["recordings_source"](hparams["recordings"])
+    return Pairs(hparams["train_json"], data_root, hparams["sample_rate"])
+
+
+def training_set(hparams, data_root):
+    """The crops of an epoch and the keyword arguments of their loader."""
+    crops = TrainingCrops(
+        training_source(hparams, data_root),
+        hparams["crop_seconds"],
+        hparams["seed"],
+        hparams["snr_db"],
+        hparams["level_dbfs"],
+        hparams["sample_rate"],
+    )
+    loader = {
+        **hparams["train_loader"],
+        "sampler": EpochSampler(len(crops)),
+        "collate_fn": sb.dataio.batch.PaddedBatch,
+    }
+    return crops, loader
+
+
+def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
+    """Noisy and clean files of a manifest, whole.
+
+    Arguments
+    ---------
+    manifest : str
+        JSON {id: {"noisy_wav", "clean_wav", "length"}}.
+    data_root : str
+        Replaces ``{data_root}``.
+    sample_rate : int
+        Rate that the files must have, in Hz.
+    count : int | None
+        How many, chosen by the seed; None takes all.
+    seed : int
+        The same seed chooses the same files.
+
+    Returns
+    -------
+    speechbrain.dataio.dataset.DynamicItemDataset
+        With the keys id, noisy and clean.
+    """
+    with open(manifest, encoding="utf-8") as file:
+        entries = json.load(file)
+    names = sorted(entries)
+    if count is not None and count < len(names):
+        names = sorted(random.Random(seed).sample(names, count))
+
+    @sb.utils.data_pipeline.takes("noisy_wav", "clean_wav")
+    @sb.utils.data_pipeline.provides("noisy", "clean")
+    def read(noisy_wav, clean_wav):
+        for path in (noisy_wav, clean_wav):
+            yield sb.dataio.dataio.read_audio(
+                path.replace("{data_root}", str(data_root))
+            )
+
+    return sb.dataio.dataset.DynamicItemDataset(
+        {name: entries[name] for name in names},
+        dynamic_items=[read],
+        output_keys=["id", "noisy", "clean"],
+    )

@@ -1,0 +1,46 @@
+"""Package of DB-Transform; ``pip install .`` brings all the main job needs."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"',
+    (ROOT / "dbtransform_lobes/__init__.py").read_text(encoding="utf-8"),
+).group(1)
+
+setup(
+    name="dbtransform",
+    version=VERSION,
+    description="Band-split speech enhancement for SpeechBrain",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["dbtransform_lobes*"]),
+    package_data={"dbtransform_lobes": ["bundled/*"]},
+    install_requires=[
+        "speechbrain>=1.1.0",
+        "torch>=2.9",
+        "torchaudio>=2.9",
+        "hyperpyyaml>=1.2.3",
+        "ruamel.yaml>=0.17.28",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "soundfile>=0.12",
+        "soxr>=0.5",
+        "pesq>=0.0.4",
+        "pystoi>=0.4.1",
+        "sentencepiece>=0.2",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "ruff>=0.8"],
+        "tensorboard": ["tensorboard>=2.15"],
+    },
+    entry_points={
+        "console_scripts": ["dbtransform = dbtransform_lobes.cli.main:main"]
+    },
+)

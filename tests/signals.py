@@ -1,0 +1,138 @@
+"""Signals and tiny data sets for the tests, made from a seed."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+from scipy.signal import lfilter
+
+# Formant frequencies in Hz of a few vowels (Peterson and Barney, 1952).
+VOWELS = (
+    (730, 1090, 2440),
+    (270, 2290, 3010),
+    (530, 1840, 2480),
+    (570, 840, 2410),
+    (300, 870, 2240),
+)
+BANDWIDTHS = (80, 110, 160)
+
+
+def _resonate(source, frequency, bandwidth, sample_rate):
+    """Filter with one two-pole resonator of unit gain at 0 Hz."""
+    radius = np.exp(-np.pi * bandwidth / sample_rate)
+    angle = 2 * np.pi * frequency / sample_rate
+    poles = [1.0, -2 * radius * np.cos(angle), radius**2]
+    return lfilter([sum(poles)], poles, source)
+
+
+def _unit(signal):
+    return signal / max(np.sqrt(np.mean(signal**2)), 1e-12)
+
+
+def _syllable(rng, length, sample_rate):
+    """A vowel: a pulse train of moving f0 through three formants."""
+    time = np.arange(length) / sample_rate
+    start, end = rng.uniform(95, 220) * rng.uniform(0.85, 1.15, size=2)
+    f0 = np.linspace(start, end, length) * (1 + 0.01 * np.sin(30 * time))
+    phase = np.cumsum(f0) / sample_rate
+    source = np.diff(np.floor(phase), prepend=0.0)
+    source = lfilter([1.0], [1.0, -0.9], source)
+    vowel = VOWELS[rng.integers(len(VOWELS))]
+    for frequency, bandwidth in zip(vowel, BANDWIDTHS, strict=True):
+        source = _resonate(source, frequency, bandwidth, sample_rate)
+    return _unit(source) * np.hanning(length) ** 0.5
+
+
+def _fricative(rng, length, sample_rate):
+    """A burst of noise around 4 to 6 kHz."""
+    noise = rng.standard_normal(length)
+    frequency = min(rng.uniform(4000, 6000), 0.4 * sample_rate)
+    burst = _resonate(noise, frequency, 1500, sample_rate)
+    return 0.3 * _unit(burst) * np.hanning(length)
+
+
+def speech_like(seconds, seed=0, sample_rate=16000):
+    """Return float64 "speech": syllables, fricatives and pauses.
+
+    Example
+    -------
+    >>> speech_like(0.5).shape
+    (8000,)
+    """
+    rng = np.random.default_rng([seed, 1])
+    total = round(seconds * sample_rate)
+    signal = np.zeros(total)
+    position = round(0.05 * sample_rate)
+    while position < total:
+        if rng.random() < 0.35:
+            length = round(rng.uniform(0.06, 0.12) * sample_rate)
+            piece = _fricative(rng, length, sample_rate)
+        else:
+            length = round(rng.uniform(0.12, 0.3) * sample_rate)
+            gain = rng.uniform(0.5, 1.0)
+            piece = gain * _syllable(rng, length, sample_rate)
+        piece = piece[: total - position]
+        signal[position : position + len(piece)] = piece
+        pause = rng.uniform(0.15, 0.35) if rng.random() < 0.2 else 0.01
+        position += length + round(pause * sample_rate)
+    return 0.5 * signal / max(np.max(np.abs(signal)), 1e-12)
+
+
+def noise_like(seconds, seed=0, sample_rate=16000):
+    """Return float64 coloured noise (1/f-like) with a slow swell.
+
+    Example
+    -------
+    >>> noise_like(0.5).shape
+    (8000,)
+    """
+    rng = np.random.default_rng([seed, 2])
+    total = round(seconds * sample_rate)
+    noise = rng.standard_normal(total)
+    noise = lfilter([1.0], [1.0, -0.95], noise) + 0.3 * noise
+    time = np.arange(total) / sample_rate
+    swell = 1 + 0.3 * np.sin(2 * np.pi * (0.7 * time + rng.random()))
+    return 0.1 * _unit(noise * swell)
+
+
+def write_wav(path, signal, sample_rate=16000):
+    """Write a 16-bit WAV, making its folder; return the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, signal, sample_rate, subtype="PCM_16", format="WAV")
+    return path
+
+
+def voicebank_tree(
+    folder,
+    sample_rate=48000,
+    speakers=("p226", "p287", "p225"),
+    utterances=2,
+    test_speakers=("p232",),
+    suffix="",
+    seconds=0.5,
+):
+    """Write a tiny tree of the VoiceBank-DEMAND layout; return its folder.
+
+    Every speaker has ``utterances`` clean and noisy files of 16 bits named
+    as in the corpus (``p226_001.wav``), each about ``seconds`` long.
+    """
+    folder = Path(folder)
+    sets = {"trainset_28spk": speakers, "testset": test_speakers}
+    seed = 0
+    for name, members in sets.items():
+        for speaker in members:
+            for number in range(1, utterances + 1):
+                seed += 1
+                length = seconds + 0.05 * number
+                clean = speech_like(length, seed, sample_rate)
+                noisy = clean + noise_like(length, seed, sample_rate)
+                for kind, signal in (("clean", clean), ("noisy", noisy)):
+                    write_wav(
+                        folder
+                        / f"{kind}_{name}_wav{suffix}"
+                        / f"{speaker}_{number:03d}.wav",
+                        0.8 * signal,
+                        sample_rate,
+                    )
+    return folder

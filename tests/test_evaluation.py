@@ -1,0 +1,494 @@
+"""Tests of the metrics, of scoring folders and of ``dbtransform evaluate``."""
+
+import argparse
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from dbtransform_lobes.cli import evaluate as command
+from dbtransform_lobes.evaluation import composite as measures
+from dbtransform_lobes.evaluation.evaluate import (
+    COLUMNS,
+    evaluate_folders,
+    pair_files,
+    summarise,
+)
+from dbtransform_lobes.evaluation.metrics import (
+    METRICS,
+    SilentFileError,
+    score,
+    si_sdr,
+)
+from tests.signals import noise_like, speech_like
+
+RATE = 16000
+
+
+def noisy_pair(snr_db=5.0, seconds=1.5, seed=0):
+    """Return clean and noisy signals of a given SNR."""
+    clean = speech_like(seconds, seed)
+    noise = noise_like(seconds, seed)
+    noise *= np.sqrt(np.sum(clean**2) / np.sum(noise**2) / 10 ** (snr_db / 10))
+    return clean, clean + noise
+
+
+def literal_frames(signal):
+    """The reference's loop over frames under its Hann window."""
+    count = math.floor(len(signal) / 120 - 480 / 120)
+    window = [
+        0.5 * (1 - math.cos(2 * math.pi * n / 481)) for n in range(1, 481)
+    ]
+    return [
+        [signal[120 * t + n] * window[n] for n in range(480)]
+        for t in range(count)
+    ]
+
+
+def literal_seg_snr(clean, estimate, low=-10.0, high=35.0):
+    """Frame by frame, sample by sample."""
+    eps, values = 2.0**-52, []
+    pairs = zip(literal_frames(clean), literal_frames(estimate), strict=True)
+    for clean_frame, frame in pairs:
+        signal = sum(x * x for x in clean_frame)
+        noise = sum(
+            (x - y) ** 2 for x, y in zip(clean_frame, frame, strict=True)
+        )
+        snr = 10 * math.log10(signal / (noise + eps) + eps)
+        values.append(min(max(snr, low), high))
+    return sum(values) / len(values)
+
+
+def literal_llr(clean, estimate):
+    """Frame by frame, the predictors from the normal equations."""
+    values = []
+    pairs = zip(literal_frames(clean), literal_frames(estimate), strict=True)
+    for pair in pairs:
+        matrices, filters = [], []
+        for frame in np.array(pair):
+            lags = [np.sum(frame[: 480 - k] * frame[k:]) for k in range(17)]
+            matrix = np.array(
+                [[lags[abs(i - j)] for j in range(17)] for i in range(17)]
+            )
+            taps = np.linalg.solve(matrix[:16, :16], -matrix[1:, 0])
+            matrices.append(matrix)
+            filters.append(np.concatenate([[1.0], taps]))
+        energies = [a @ matrices[0] @ a for a in filters]
+        values.append(math.log(energies[1] / energies[0]))
+    kept = sorted(values)[: math.floor(0.95 * len(values) + 0.5)]
+    return sum(kept) / len(kept)
+
+
+def literal_levels(frame, floor=1e-10):
+    """Critical band levels in dB of one frame, band by band."""
+    power = np.abs(np.fft.fft(frame, 1024)[:512]) ** 2
+    levels = []
+    for centre, width in zip(
+        measures.CRITICAL_CENTRES, measures.CRITICAL_WIDTHS, strict=True
+    ):
+        energy = 0.0
+        for k in range(512):
+            offset = (k - math.floor(centre / 8000 * 512)) / (
+                width / 8000 * 512
+            )
+            gain = math.exp(-11 * offset**2 + math.log(70.0 / width))
+            if gain > math.exp(-30 / (2 * 2.303)):
+                energy += power[k] * gain
+        levels.append(10 * math.log10(max(energy, floor)))
+    return levels
+
+
+def literal_weights(levels, slopes, rising_offset=-1):
+    """Klatt's weights by the search loops of the reference."""
+    weights = []
+    for band in range(24):
+        n = band
+        if slopes[band] > 0:
+            while n < 24 and slopes[n] > 0:
+                n += 1
+            peak = levels[n + rising_offset]
+        else:
+            while n >= 0 and slopes[n] <= 0:
+                n -= 1
+            peak = levels[n + 1]
+        below_max = max(levels) - levels[band]
+        below_peak = peak - levels[band]
+        weights.append(20 / (20 + below_max) * 1 / (1 + below_peak))
+    return weights
+
+
+def literal_wss(clean, estimate, scale=32768.0, rising_offset=-1):
+    """Klatt's distance, frame by frame."""
+    values = []
+    for pair in zip(
+        literal_frames(scale * clean),
+        literal_frames(scale * estimate),
+        strict=True,
+    ):
+        levels = [literal_levels(frame) for frame in pair]
+        slopes = [np.diff(level) for level in levels]
+        weights = [
+            literal_weights(level, slope, rising_offset)
+            for level, slope in zip(levels, slopes, strict=True)
+        ]
+        weight = (np.array(weights[0]) + np.array(weights[1])) / 2
+        difference = (slopes[0] - slopes[1]) ** 2
+        values.append(np.sum(weight * difference) / np.sum(weight))
+    kept = sorted(values)[: math.floor(0.95 * len(values) + 0.5)]
+    return sum(kept) / len(kept)
+
+
+def test_si_sdr_equals_its_literal_twin():
+    clean, noisy = noisy_pair()
+    clean, noisy = clean + 0.1, 0.3 * noisy + 0.02
+    dot = sum(x * y for x, y in zip(clean, noisy, strict=True))
+    alpha = dot / sum(x * x for x in clean)
+    target = sum((alpha * x) ** 2 for x in clean)
+    error = sum((alpha * x - y) ** 2 for x, y in zip(clean, noisy, strict=True))
+    value = si_sdr(clean, noisy)
+    assert abs(value - 10 * math.log10(target / error)) < 1e-10
+    # the input tells the plain SNR and the zero-mean form apart
+    snr = 10 * np.log10(np.sum(clean**2) / np.sum((clean - noisy) ** 2))
+    zero_mean = si_sdr(clean - clean.mean(), noisy - noisy.mean())
+    assert abs(value - snr) > 0.1 and abs(value - zero_mean) > 0.1
+
+
+def test_si_sdr_ignores_the_level_and_stays_finite():
+    clean, noisy = noisy_pair()
+    assert abs(si_sdr(clean, noisy) - si_sdr(clean, -7 * noisy)) < 1e-9
+    assert 150 < si_sdr(clean, clean) < 157
+    orthogonal = si_sdr(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+    assert -157 < orthogonal < -150
+
+
+def test_segmental_snr_equals_its_literal_twin():
+    clean, noisy = noisy_pair(snr_db=15.0)
+    value = measures.segmental_snr(clean, noisy)
+    assert abs(value - literal_seg_snr(clean, noisy)) < 1e-10
+    # the input reaches both limits
+    assert abs(value - literal_seg_snr(clean, noisy, low=-99)) > 0.01
+    assert abs(value - literal_seg_snr(clean, noisy, high=15)) > 0.01
+
+
+def test_llr_equals_its_literal_twin():
+    clean, noisy = noisy_pair(seconds=0.6)
+    # without silence, so that no frame needs the dither
+    clean = clean + noise_like(0.6, 9) * 0.01
+    value = measures.log_likelihood_ratio(clean, noisy)
+    assert abs(value - literal_llr(clean, noisy)) < 1e-10
+    # the measure is not symmetric and the input shows it
+    assert abs(value - literal_llr(noisy, clean)) > 0.01
+
+
+def test_llr_takes_digital_silence_as_white():
+    silence, noise = np.zeros(RATE), noise_like(1.0, 0)
+    quiet = 1e-5 * np.random.default_rng(0).standard_normal(RATE)
+    value = measures.log_likelihood_ratio(silence, noise)
+    assert abs(value - measures.log_likelihood_ratio(quiet, noise)) < 0.05
+    assert measures.log_likelihood_ratio(noise, silence) > 0.5 < value
+    assert measures.log_likelihood_ratio(silence, silence) == 0.0
+
+
+def test_wss_equals_its_literal_twin():
+    clean, noisy = noisy_pair(seconds=0.3)
+    clean[2000:3500] = 0.0
+    value = measures.weighted_spectral_slope(clean, noisy)
+    assert abs(value - literal_wss(clean, noisy)) < 1e-10 * value
+    # the input tells the true peak and the float scale apart
+    clean[2000:3500] = 1e-9 * speech_like(0.3, 4)[2000:3500]
+    value = measures.weighted_spectral_slope(clean, noisy)
+    assert abs(value - literal_wss(clean, noisy)) < 1e-10 * value
+    assert abs(value - literal_wss(clean, noisy, rising_offset=0)) > 0.01
+    assert abs(value - literal_wss(clean, noisy, scale=1.0)) > 0.01
+
+
+def test_composite_is_the_published_regression():
+    clean, noisy = noisy_pair(snr_db=20.0)
+    result = measures.composite(clean, noisy, pesq=2.5)
+    llr, wss, snr = result["llr"], result["wss"], result["seg_snr"]
+    csig = 3.093 - 1.029 * llr + 0.603 * 2.5 - 0.009 * wss
+    cbak = 1.634 + 0.478 * 2.5 - 0.007 * wss + 0.063 * snr
+    covl = 1.594 + 0.805 * 2.5 - 0.512 * llr - 0.007 * wss
+    assert 1 < csig < 5 and 1 < cbak < 5 and 1 < covl < 5
+    for name, value in (("csig", csig), ("cbak", cbak), ("covl", covl)):
+        assert abs(result[name] - value) < 1e-10
+    assert min(llr, wss) > 0.01 and abs(snr) > 0.01
+
+
+def test_composite_stays_on_its_scale():
+    clean, noisy = noisy_pair(snr_db=-20.0)
+    worst = measures.composite(clean, noisy, pesq=-9.0)
+    best = measures.composite(clean, clean, pesq=4.64)
+    for name in ("csig", "cbak", "covl"):
+        assert worst[name] == 1.0 and 4.5 < best[name] <= 5.0
+
+
+@pytest.mark.parametrize("kind", ["zeros", "tone", "constant", "pulses"])
+def test_measures_of_degenerate_signals_are_finite(kind):
+    index = np.arange(8000)
+    estimate = {
+        "zeros": np.zeros(8000),
+        "tone": np.sin(0.1 * index),
+        "constant": np.ones(8000),
+        "pulses": (index % 1000 == 0).astype(float),
+    }[kind]
+    clean = speech_like(0.5)
+    for pair in ((clean, estimate), (estimate, clean), (estimate, estimate)):
+        result = measures.composite(*pair, pesq=2.0)
+        assert all(math.isfinite(value) for value in result.values())
+        assert result["llr"] >= 0 and result["wss"] >= 0
+
+
+def test_trimmed_mean_rounds_half_up():
+    values = np.arange(10.0)[::-1]  # 9.5 of 10 values are kept
+    assert measures.trimmed_mean(values) == 4.5
+    assert measures.trimmed_mean(values, alpha=0.9) == 4.0
+
+
+def test_every_metric_grows_with_the_snr():
+    rows = [score(*noisy_pair(snr_db)) for snr_db in (-5, 5, 15, 25)]
+    for metric in METRICS:
+        values = [row[metric] for row in rows]
+        assert values == sorted(values) and values[-1] > values[0], metric
+    assert all(isinstance(value, float) for value in rows[0].values())
+
+
+def test_scores_of_equal_signals_are_the_best():
+    clean = speech_like(1.5)
+    scores = score(clean, clean)
+    assert tuple(scores) == METRICS
+    assert scores["pesq"] > 4.6 and scores["csig"] == 5.0
+    assert scores["stoi"] > 0.999 and scores["estoi"] > 0.999
+
+
+def test_score_takes_float32_like_float64():
+    clean, noisy = (x.astype(np.float32) for x in noisy_pair())
+    single = score(clean, noisy)
+    double = score(clean.astype(np.float64), noisy.astype(np.float64))
+    assert single == pytest.approx(double, abs=1e-9)
+
+
+def test_silent_clean_has_its_own_error():
+    noise = noise_like(1.0, 0)
+    with pytest.raises(SilentFileError, match="is silent"):
+        score(np.zeros(RATE), noise)
+    assert issubclass(SilentFileError, ValueError)
+
+
+def test_pesq_without_utterance_has_its_own_error():
+    with pytest.raises(SilentFileError, match="no utterance in clean"):
+        score(click(RATE), click(RATE))
+    with pytest.raises(SilentFileError, match="no utterance in clean"):
+        score(click(RATE), noise_like(1.0, 1))
+
+
+def test_an_estimate_without_the_speech_is_not_left_out():
+    clean = speech_like(1.5)
+    assert score(clean, click(len(clean)))["pesq"] < 1.5
+    # a loud click of clean, moved to the start, misleads PESQ's alignment
+    noise = np.random.default_rng(0).standard_normal(7500)
+    clean, estimate = np.zeros(2 * RATE), np.zeros(2 * RATE)
+    clean[1000:7000] = 0.1 * noise[:6000]
+    clean[26500:28000] = noise[6000:]
+    estimate[1000:2500] = noise[6000:]
+    with pytest.raises(ValueError, match="could not align") as caught:
+        score(clean, estimate)
+    assert not isinstance(caught.value, SilentFileError)
+
+
+def click(length):
+    """Silence with a noise too short for speech at its end."""
+    signal = np.zeros(length)
+    signal[-600:] = noise_like(1.0, 0)[:600]
+    return signal
+
+
+def broken_pairs():
+    clean, noisy = noisy_pair()
+    nan = noisy.copy()
+    nan[7] = np.nan
+    return {
+        "expected 16000 Hz": (clean, noisy, 8000),
+        "expected equal lengths": (clean, noisy[:-1], RATE),
+        "1 values that are NaN": (clean, nan, RATE),
+        "expected .samples,.": (clean, np.stack([noisy, noisy]), RATE),
+        "divide 16-bit": (clean, (noisy * 99).astype(np.int16), RATE),
+        "estimate is silent": (clean, 1e-20 * noisy, RATE),
+        "PESQ failed": (clean[:3000], noisy[:3000], RATE),
+        "at most 30 s": (np.tile(clean, 21), np.tile(noisy, 21), RATE),
+        "estimate reaches": (clean, noisy * 32768, RATE),
+        "0.4 s of speech": (clean[:5000], noisy[:5000], RATE),
+    }
+
+
+@pytest.mark.parametrize("message", list(broken_pairs()))
+def test_impossible_pairs_are_refused(message):
+    with pytest.raises(ValueError, match=message) as caught:
+        score(*broken_pairs()[message])
+    assert not isinstance(caught.value, SilentFileError)
+
+
+def test_too_short_signals_are_refused():
+    with pytest.raises(ValueError, match="at least 600 samples"):
+        measures.frame_signal(np.ones(599))
+    assert measures.frame_signal(np.ones(600)).shape == (1, 480)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three good pairs, one estimate as FLAC."""
+    clean_folder, estimate_folder = tmp_path / "clean", tmp_path / "noisy"
+    clean_folder.mkdir()
+    estimate_folder.mkdir()
+    for seed, suffix in enumerate(["wav", "flac", "wav"]):
+        clean, noisy = noisy_pair(5.0 * seed, seed=seed)
+        sf.write(clean_folder / f"file_{seed}.wav", 0.3 * clean, RATE)
+        sf.write(estimate_folder / f"file_{seed}.{suffix}", 0.3 * noisy, RATE)
+    return clean_folder, estimate_folder
+
+
+def spoil(folders):
+    """Add a silent clean file, a short estimate and a broken file."""
+    clean_folder, estimate_folder = folders
+    clean, noisy = noisy_pair()
+    for name, pair in {
+        "mute": (0 * clean, noisy),
+        "short": (clean, noisy[:-5]),
+        "broken": (clean, noisy),
+        "stereo": (clean, np.stack([noisy, noisy], axis=1)),
+    }.items():
+        sf.write(clean_folder / f"{name}.wav", 0.3 * pair[0], RATE)
+        sf.write(estimate_folder / f"{name}.wav", 0.3 * pair[1], RATE)
+    (estimate_folder / "broken.wav").write_bytes(b"no audio")
+
+
+def test_folder_scores_are_those_of_the_files(folders, tmp_path):
+    output = tmp_path / "new" / "scores"
+    report = evaluate_folders(*folders, output, progress=False)
+    assert report["num_scored"] == report["num_files"] == 3
+    clean, _ = sf.read(folders[0] / "file_1.wav")
+    noisy, _ = sf.read(folders[1] / "file_1.flac")
+    expected = score(clean, noisy)
+    with open(output / "scores.csv", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["file"] for row in rows] == ["file_0", "file_1", "file_2"]
+    assert tuple(rows[0]) == COLUMNS
+    for metric in METRICS:
+        assert abs(float(rows[1][metric]) - expected[metric]) < 1e-6
+        mean = sum(row[metric] for row in report["rows"]) / 3
+        assert abs(report["means"][metric] - mean) < 1e-10
+    written = json.loads((output / "scores.json").read_text())
+    assert written == {k: v for k, v in report.items() if k != "rows"}
+    assert written["clean_folder"] == str(folders[0])
+    assert set(written["versions"]) >= {"pesq", "pystoi", "dbtransform_lobes"}
+    assert len(list(output.iterdir())) == 2  # no temporary file is left
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(folders, tmp_path):
+    good = evaluate_folders(*folders, progress=False)
+    spoil(folders)
+    report = evaluate_folders(*folders, tmp_path, progress=False)
+    assert report["silent"] == ["mute"]
+    assert sorted(report["failed"]) == ["broken", "short", "stereo"]
+    assert "equal lengths" in report["failed"]["short"]
+    assert "broken" in report["failed"]["broken"]
+    assert "2 channels" in report["failed"]["stereo"]
+    assert report["means"] == pytest.approx(good["means"], abs=1e-9)
+    assert report["num_files"] == 7
+    with open(tmp_path / "scores.csv", encoding="utf-8") as stream:
+        status = {r["file"]: r["status"] for r in csv.DictReader(stream)}
+    assert status["mute"] == "silent" and status["short"] == "failed"
+
+
+def test_processes_give_the_same_report(folders):
+    spoil(folders)
+    one = evaluate_folders(*folders, progress=False)
+    two = evaluate_folders(*folders, jobs=2, progress=False)
+    assert one["num_scored"] == two["num_scored"] == 3
+    assert one["failed"] == two["failed"] and one["silent"] == two["silent"]
+    for row, twin in zip(one["rows"], two["rows"], strict=True):
+        assert row == pytest.approx(twin, abs=1e-9)
+
+
+def test_nothing_is_written_without_an_output_folder(folders):
+    before = sorted(folders[0].parent.rglob("*"))
+    evaluate_folders(*folders, progress=False)
+    assert sorted(folders[0].parent.rglob("*")) == before
+
+
+def test_a_failed_write_leaves_the_older_scores(folders, tmp_path, monkeypatch):
+    output = tmp_path / "scores"
+    evaluate_folders(*folders, output, progress=False)
+    before = (output / "scores.json").read_bytes()
+
+    def fail(*args, **kwargs):
+        raise OSError("disk is full")
+
+    monkeypatch.setattr(json, "dump", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        evaluate_folders(*folders, output, progress=False)
+    assert (output / "scores.json").read_bytes() == before
+    assert len(list(output.iterdir())) == 2
+
+
+def test_all_unpaired_files_are_named_in_one_error(folders):
+    (folders[0] / "only_clean.wav").touch()
+    (folders[1] / "only_noisy.flac").touch()
+    (folders[1] / "file_0.wav").unlink()
+    (folders[1] / "notes.txt").touch()  # not audio, not named
+    with pytest.raises(ValueError) as caught:
+        pair_files(*folders)
+    for name in ("only_clean.wav", "only_noisy.flac", "file_0.wav"):
+        assert name in str(caught.value)
+    assert "notes" not in str(caught.value)
+
+
+def test_impossible_folders_are_refused(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no .wav or .flac"):
+        evaluate_folders(tmp_path / "empty", folders[1])
+    with pytest.raises(ValueError, match="is no folder"):
+        evaluate_folders(folders[0], tmp_path / "missing")
+    with pytest.raises(ValueError, match="jobs is 0"):
+        evaluate_folders(*folders, jobs=0)
+    (folders[1] / "file_0.flac").touch()
+    with pytest.raises(ValueError, match="file_0.flac and file_0.wav"):
+        evaluate_folders(*folders)
+
+
+def test_summary_without_scored_files_has_no_means():
+    rows = [{"file": "a", "status": "failed", "reason": "why"}]
+    summary = summarise(rows)
+    assert summary["failed"] == {"a": "why"}
+    assert set(summary["means"].values()) == {None}
+
+
+def run_command(*arguments):
+    """Parse and run ``dbtransform evaluate`` in this process."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(a) for a in arguments]))
+
+
+def test_command_prints_the_means(folders, tmp_path, capsys):
+    output = tmp_path / "scores"
+    assert run_command(*folders, "--output", output, "--jobs", 2) == 0
+    title, names, values = capsys.readouterr().out.splitlines()
+    assert title == "3 of 3 files scored"
+    assert tuple(names.split()) == METRICS
+    means = json.loads((output / "scores.json").read_text())["means"]
+    for value, metric in zip(values.split(), METRICS, strict=True):
+        assert abs(float(value) - means[metric]) <= 0.0005 + 1e-9
+
+
+def test_command_fails_for_failed_but_not_for_silent_files(folders, capsys):
+    sf.write(folders[0] / "mute.wav", np.zeros(RATE), RATE)
+    sf.write(folders[1] / "mute.wav", noise_like(1.0, 0), RATE)
+    assert run_command(*folders) == 0
+    assert "silent, not scored (1): mute" in capsys.readouterr().out
+    sf.write(folders[1] / "mute.wav", np.zeros(RATE - 1), RATE)
+    assert run_command(*folders) == 1
+    assert "failed: mute: clean has 16000" in capsys.readouterr().err

@@ -1,0 +1,382 @@
+"""The mixing recipe and the data sets made with it."""
+
+import argparse
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from dbtransform_lobes.cli import mix as command
+from dbtransform_lobes.data import mixing
+from dbtransform_lobes.data.mix import mix_dataset, mix_testset
+from tests.signals import noise_like, speech_like, write_wav
+
+TINY = {"hours": 3 / 3600, "valid_hours": 1 / 3600, "test_hours": 1 / 3600}
+
+
+def literal_mix(speech, noise, offset, snr_db):
+    """The recipe of the fixed test, sample by sample."""
+    energy = 0.0
+    for sample in speech:
+        energy += sample * sample
+    gain = 10 ** (-26 / 20) / (energy / len(speech)) ** 0.5
+    clean = [gain * sample for sample in speech]
+    excerpt = [noise[(offset + k) % len(noise)] for k in range(len(clean))]
+    speech_energy = sum(sample * sample for sample in clean)
+    noise_energy = sum(sample * sample for sample in excerpt)
+    gain = (speech_energy / noise_energy / 10 ** (snr_db / 10)) ** 0.5
+    noisy = [s + gain * n for s, n in zip(clean, excerpt, strict=True)]
+    highest = max(abs(sample) for sample in noisy)
+    if highest > 0.99:
+        clean = [sample * 0.99 / highest for sample in clean]
+        noisy = [sample * 0.99 / highest for sample in noisy]
+    return np.array(clean), np.array(noisy)
+
+
+@pytest.mark.parametrize("snr_db, clipped", [(5.0, False), (-30.0, True)])
+def test_mix_equals_its_literal_twin(snr_db, clipped):
+    speech, noise = 1e-3 * speech_like(0.5), noise_like(0.3)
+    excerpt = mixing.wrap_noise(noise, 4000, len(speech))
+    clean, noisy = mixing.mix(speech, excerpt, snr_db)
+    expected = literal_mix(speech, noise, 4000, snr_db)
+    np.testing.assert_allclose(clean, expected[0], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(noisy, expected[1], rtol=0, atol=1e-10)
+    # The inputs reach both branches of the recipe, and the wrap matters.
+    level = 20 * np.log10(mixing.rms(clean))
+    assert (level < -26.1) == clipped
+    other = literal_mix(speech, noise, 4001, snr_db)
+    assert np.max(np.abs(other[1] - noisy)) > 1e-3
+
+
+def test_mixing_refuses_silence_and_unequal_lengths():
+    with pytest.raises(ValueError, match="silent"):
+        mixing.scale_to_dbfs(np.zeros(8), -26.0)
+    with pytest.raises(ValueError, match="silent"):
+        mixing.mix(np.ones(8), np.zeros(8), 0.0)
+    with pytest.raises(ValueError, match="silent"):
+        mixing.scale_noise_to_snr(np.zeros(8), np.ones(8), 0.0)
+    with pytest.raises(ValueError, match="7 samples, expected the 8"):
+        mixing.mix(np.ones(8), np.ones(7), 0.0)
+    with pytest.raises(ValueError, match="no samples"):
+        mixing.wrap_noise(np.zeros(0), 0, 8)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """A folder of 4 speakers and 2 noises in each split."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for index, split in enumerate(("train", "valid", "test")):
+        for speaker in range(4):
+            seed = 10 * index + speaker
+            path = f"speech/{split}/s p{seed}/utterance.wav"
+            write_wav(folder / path, 0.01 * speech_like(0.5, seed))
+        for noise in range(2):
+            seed = 10 * index + noise
+            path = f"noise/{split}/n{seed}/noise.wav"
+            write_wav(folder / path, noise_like(0.4, seed))
+    return folder
+
+
+def contents(folder):
+    """Map every file below a folder to its bytes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def times(folder):
+    """Map every audio file below a folder to its time."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.wav")}
+
+
+def plan(folder):
+    """Read the plan of a data set."""
+    with open(folder / "mixtures.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+SETS = {
+    "train": "trainset_28spk_wav",
+    "valid": "validset_wav",
+    "test": "testset_wav",
+}
+
+
+def test_data_set_is_what_its_plan_says(tmp_path, recordings):
+    record = mix_dataset(recordings, tmp_path, babble=0.5, **TINY)
+    rows = plan(tmp_path)
+    assert {row["split"] for row in rows} == set(SETS)
+    for row in rows:
+        assert f"/{row['split']}/" in row["speech"]
+        assert f"/{row['split']}/" in row["noise"]
+        name = SETS[row["split"]]
+        clean, rate = sf.read(tmp_path / f"clean_{name}" / row["file"])
+        noisy, _ = sf.read(tmp_path / f"noisy_{name}" / row["file"])
+        assert rate == 16000
+        assert row["file"].startswith("s-p")
+        snr = np.sum(clean**2) / np.sum((noisy - clean) ** 2)
+        assert 10 * np.log10(snr) == pytest.approx(
+            float(row["snr_db"]), abs=0.02
+        )
+        level = 20 * np.log10(mixing.rms(clean))
+        assert level == pytest.approx(-26.0, abs=0.01)
+        allowed = {"test": {2.5, 7.5, 12.5, 17.5}}
+        assert float(row["snr_db"]) in allowed.get(
+            row["split"], {0.0, 5.0, 10.0, 15.0}
+        )
+    written = json.loads((tmp_path / "dataset.json").read_text())
+    assert written == record
+    assert written["arguments"]["babble"] == 0.5
+    assert written["splits"]["train"]["files"] == 6
+    assert written["licences"] == ["unknown"]
+
+
+def test_plan_rebuilds_the_audio(tmp_path, recordings):
+    mix_dataset(recordings, tmp_path, babble=0.0, **TINY)
+    for row in plan(tmp_path):
+        speech, _ = sf.read(recordings / row["speech"])
+        noise, _ = sf.read(recordings / row["noise"])
+        _, expected = literal_mix(
+            speech, noise, int(row["offset"]), float(row["snr_db"])
+        )
+        name = f"noisy_{SETS[row['split']]}"
+        noisy, _ = sf.read(tmp_path / name / row["file"])
+        np.testing.assert_allclose(noisy, expected, atol=2.0**-15)
+
+
+def test_babble_is_made_of_other_talkers_of_the_split(tmp_path, recordings):
+    mix_dataset(recordings, tmp_path, babble=1.0, **TINY)
+    for row in plan(tmp_path):
+        noises = row["noise"].split("|")
+        assert 4 <= len(noises) <= 10
+        assert len(row["offset"].split("|")) == len(noises)
+        assert row["speech"] not in noises
+        assert all(n.startswith(f"speech/{row['split']}/") for n in noises)
+
+
+def test_speech_is_used_once_in_each_pass(tmp_path, recordings):
+    mix_dataset(recordings, tmp_path, **{**TINY, "hours": 4 / 3600})
+    speech = [r["speech"] for r in plan(tmp_path) if r["split"] == "train"]
+    assert len(speech) == 8
+    assert len(set(speech[:4])) == len(set(speech[4:])) == 4
+
+
+def test_same_arguments_make_the_same_files(tmp_path, recordings):
+    first, second = tmp_path / "1", tmp_path / "2"
+    for folder in (first, second):
+        mix_dataset(recordings, folder, babble=0.5, **TINY)
+    assert contents(first) == contents(second)
+    third = tmp_path / "3"
+    mix_dataset(recordings, third, babble=0.5, seed=1, **TINY)
+    assert contents(third) != contents(first)
+
+
+def test_more_hours_only_add_files(tmp_path, recordings):
+    short, long = tmp_path / "short", tmp_path / "long"
+    mix_dataset(recordings, short, **TINY)
+    mix_dataset(recordings, long, **{**TINY, "hours": 6 / 3600})
+    before, after = contents(short), contents(long)
+    audio = [name for name in before if name.endswith(".wav")]
+    assert all(before[name] == after[name] for name in audio)
+    assert len(after) > len(before)
+
+
+def test_interrupted_run_goes_on(tmp_path, recordings):
+    mix_dataset(recordings, tmp_path, **TINY)
+    before, whole = times(tmp_path), contents(tmp_path)
+    lost = sorted(before)[0]
+    lost.unlink()
+    mix_dataset(recordings, tmp_path, **TINY)
+    assert contents(tmp_path) == whole
+    after = times(tmp_path)
+    other = tmp_path / lost.parent.name.replace("clean", "noisy") / lost.name
+    changed = {path for path in before if before[path] != after[path]}
+    assert changed <= {lost, other} and lost in changed
+
+
+def test_other_configuration_needs_force(tmp_path, recordings):
+    mix_dataset(recordings, tmp_path, **TINY)
+    whole = contents(tmp_path)
+    with pytest.raises(ValueError, match="--force"):
+        mix_dataset(recordings, tmp_path, seed=1, **TINY)
+    assert contents(tmp_path) == whole
+    tiny = {**TINY, "test_hours": 0.0}
+    mix_dataset(recordings, tmp_path, seed=1, force=True, **tiny)
+    assert not (tmp_path / "clean_testset_wav").exists()
+    fresh = tmp_path / "fresh"
+    mix_dataset(recordings, fresh, seed=1, **tiny)
+    forced = contents(tmp_path)
+    for name, data in contents(fresh).items():
+        assert forced[name] == data
+
+
+def test_foreign_folders_are_never_replaced(tmp_path, recordings):
+    path = write_wav(tmp_path / "clean_testset_wav/p232_001.wav", np.ones(9))
+    for force in (False, True):
+        with pytest.raises(ValueError, match="did not write"):
+            mix_dataset(recordings, tmp_path, force=force, **TINY)
+    assert list(contents(tmp_path)) == ["clean_testset_wav/p232_001.wav"]
+    assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"hours": -1.0}, "hours is -1.0"),
+        ({"valid_hours": float("nan")}, "valid_hours is nan"),
+        ({"hours": 0, "valid_hours": 0, "test_hours": 0}, "all hours are 0"),
+        ({"snrs": []}, "snrs are"),
+        ({"test_snrs": [float("inf")]}, "test_snrs are"),
+        ({"seed": -1}, "seed is -1"),
+        ({"babble": 1.5}, "babble is 1.5"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, recordings, arguments, message):
+    output = tmp_path / "out"
+    with pytest.raises(ValueError, match=message):
+        mix_dataset(recordings, output, **{**TINY, **arguments})
+    assert not output.exists()
+
+
+def small_collection(folder, speakers=1, bad=None):
+    """A training split; ``bad`` replaces the noise."""
+    for n in range(speakers):
+        path = folder / f"speech/train/s{n}/1.wav"
+        write_wav(path, speech_like(0.5, n))
+    noise = noise_like(0.5) if bad is None else bad
+    path = folder / "noise/train/n/1.wav"
+    path.parent.mkdir(parents=True)
+    sf.write(path, noise, 16000, subtype="FLOAT")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "speakers, bad, arguments, message",
+    [
+        (3, None, {"babble": 0.1}, "--babble 0"),
+        (1, None, {"valid_hours": 0.1}, "--valid_hours 0"),
+        (1, np.zeros(800), {}, "silent"),
+        (1, np.full(800, np.nan), {}, "not finite"),
+    ],
+)
+def test_unfit_recordings_are_refused(
+    tmp_path, speakers, bad, arguments, message
+):
+    source = small_collection(tmp_path / "in", speakers, bad)
+    output = tmp_path / "out"
+    settings = {
+        "hours": 1 / 3600,
+        "valid_hours": 0,
+        "test_hours": 0,
+        "babble": 0,
+    }
+    with pytest.raises(ValueError, match=message):
+        mix_dataset(source, output, **{**settings, **arguments})
+    assert not output.exists()
+
+
+def test_gaps_of_a_noise_are_not_blown_up(tmp_path):
+    noise = np.concatenate([noise_like(0.5), 1e-7 * noise_like(4.5)])
+    source = small_collection(tmp_path / "in", bad=noise)
+    output = tmp_path / "out"
+    mix_dataset(
+        source, output, hours=5 / 3600, valid_hours=0, test_hours=0, babble=0
+    )
+    offsets = [int(row["offset"]) for row in plan(output)]
+    assert len(offsets) == 10
+    assert all(o < 8000 or o + 8000 > len(noise) for o in offsets)
+
+
+def fixed_test(folder, recordings, rows):
+    """Write a csv of fixed mixtures."""
+    path = folder / "test.csv"
+    lines = ["id,speech,noise,noise_offset_s,snr_db"]
+    for name, offset, snr in rows:
+        lines.append(
+            f"{name},speech/test/s p20/utterance.wav,"
+            f"noise/test/n21/noise.wav,{offset},{snr}"
+        )
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_fixed_test_equals_its_literal_twin(tmp_path, recordings):
+    rows = [("mix_000", 0.123, 2.5), ("mix_001", 0.35, -30.0)]
+    mixtures = fixed_test(tmp_path, recordings, rows)
+    output = tmp_path / "out"
+    mix_testset(mixtures, recordings, output)
+    speech, _ = sf.read(recordings / "speech/test/s p20/utterance.wav")
+    noise, _ = sf.read(recordings / "noise/test/n21/noise.wav")
+    for name, offset, snr in rows:
+        expected = literal_mix(speech, noise, round(offset * 16000), snr)
+        for kind, signal in zip(("clean", "noisy"), expected, strict=True):
+            path = output / f"{kind}_testset_wav" / f"{name}.wav"
+            sf.write(tmp_path / "twin.wav", signal, 16000, subtype="PCM_16")
+            stored, _ = sf.read(path, dtype="int16")
+            twin, _ = sf.read(tmp_path / "twin.wav", dtype="int16")
+            assert np.max(np.abs(stored.astype(int) - twin)) <= 1
+            assert np.mean(stored == twin) > 0.999
+    before = times(output)
+    mix_testset(mixtures, recordings, output)
+    assert times(output) == before
+
+
+def test_fixed_test_completes_a_data_set(tmp_path, recordings):
+    output = tmp_path / "out"
+    mix_dataset(recordings, output, **{**TINY, "test_hours": 0})
+    mixtures = fixed_test(tmp_path, recordings, [("mix_000", 0.0, 5.0)])
+    mix_testset(mixtures, recordings, output)
+    assert (output / "noisy_testset_wav/mix_000.wav").is_file()
+    other = fixed_test(tmp_path, recordings, [("mix_000", 0.1, 5.0)])
+    with pytest.raises(ValueError, match="--force"):
+        mix_testset(other, recordings, output)
+    mix_testset(other, recordings, output, force=True)
+    assert (output / "clean_trainset_28spk_wav").is_dir()
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("snr_db\n", "snr\n", "expected the columns"),
+        ("mix_000", "../mix", "id is '../mix'"),
+        ("mix_001", "mix_000", "mix_000.wav: twice"),
+        ("0.1,2.5", "x,2.5", "line 2"),
+        ("0.1,2.5", "-0.1,2.5", "offset of 0 or more"),
+        ("0.1,2.5", "0.1,nan", "finite"),
+        ("s p20", "nobody", "there is no such file"),
+    ],
+)
+def test_bad_fixed_test_is_refused(tmp_path, recordings, old, new, message):
+    rows = [("mix_000", 0.1, 2.5), ("mix_001", 0.2, 2.5)]
+    mixtures = fixed_test(tmp_path, recordings, rows)
+    mixtures.write_text(mixtures.read_text().replace(old, new))
+    output = tmp_path / "out"
+    with pytest.raises(ValueError, match=message):
+        mix_testset(mixtures, recordings, output)
+    assert not output.exists()
+
+
+def run_command(*words):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(word) for word in words]))
+
+
+def test_command_mixes_and_reports(tmp_path, recordings, capsys):
+    output = tmp_path / "out"
+    words = ["--recordings", recordings, "--output", output]
+    hours = ["--hours", 2 / 3600, "--valid_hours", 0, "--test_hours", 0]
+    assert run_command(*words, *hours, "--snrs", 3, "--seed", 2) == 0
+    assert "train: 4 files" in capsys.readouterr().out
+    assert {row["snr_db"] for row in plan(output)} == {"3.0"}
+    mixtures = fixed_test(tmp_path, recordings, [("mix_000", 0.0, 5.0)])
+    assert run_command(*words, "--mixtures", mixtures) == 0
+    assert "test: 1 files" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--seed given with --mixtures"):
+        run_command(*words, "--mixtures", mixtures, "--seed", 1)
+    with pytest.raises(FileNotFoundError, match="no such csv"):
+        run_command(*words, "--mixtures", tmp_path / "none.csv")

@@ -1,0 +1,209 @@
+"""Listing, reading and writing recordings."""
+
+import numpy as np
+import pytest
+import soundfile as sf
+from pesq import pesq
+
+from dbtransform_lobes.data.recordings import (
+    Recording,
+    read_audio,
+    read_recordings,
+    recordings_root,
+    write_audio,
+)
+from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
+
+HEADER = "path,kind,source,speaker,split,seconds,native_rate,licence"
+
+
+def make_manifest(folder, rows):
+    """Write 0.1 s files and a manifest of (path, kind, speaker, split)."""
+    lines = [HEADER]
+    for path, kind, speaker, split in rows:
+        write_wav(folder / path, np.full(1600, 0.1))
+        lines.append(f"{path},{kind},src,{speaker},{split},0.1,16000,CC0")
+    manifest = folder / "manifest.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    return manifest
+
+
+ROWS = [
+    ("b/2.wav", "speech", "bob", "valid"),
+    ("a/1.wav", "speech", "ann", "train"),
+    ("n/3.wav", "noise", "rain", "train"),
+]
+
+
+def test_signals_are_speech_for_pesq_and_reproducible():
+    speech = speech_like(3.0)
+    assert speech.shape == (48000,) and speech.dtype == np.float64
+    np.testing.assert_array_equal(speech, speech_like(3.0, seed=0))
+    assert not np.array_equal(speech, speech_like(3.0, seed=1))
+    noise = noise_like(3.0)
+    assert noise.shape == (48000,)
+    better = pesq(16000, speech, speech + 0.05 * noise, "wb")
+    worse = pesq(16000, speech, speech + noise, "wb")
+    assert better > worse + 0.2
+
+
+def test_manifest_is_read_sorted_and_relative_to_itself(tmp_path):
+    manifest = make_manifest(tmp_path, ROWS)
+    found = read_recordings(manifest)
+    assert [r.path for r in found] == [
+        str(tmp_path / path) for path in ("a/1.wav", "b/2.wav", "n/3.wav")
+    ]
+    assert found[0] == Recording(
+        str(tmp_path / "a/1.wav"), "speech", "ann", "train", 0.1, "CC0", "src"
+    )
+    assert recordings_root(manifest) == tmp_path
+    chosen = read_recordings(str(manifest), split="train", kind="noise")
+    assert [r.speaker for r in chosen] == ["rain"]
+
+
+def test_one_error_names_all_missing_and_unreadable_files(tmp_path):
+    manifest = make_manifest(tmp_path, ROWS)
+    (tmp_path / "a/1.wav").unlink()
+    (tmp_path / "b/2.wav").write_text("no audio")
+    write_wav(tmp_path / "n/3.wav", np.zeros(0))
+    with pytest.raises(ValueError, match=r"\(3\)") as error:
+        read_recordings(manifest)
+    for name in ("1.wav", "2.wav", "3.wav"):
+        assert name in str(error.value)
+
+
+def test_many_bad_files_are_counted_and_20_are_listed(tmp_path):
+    rows = [(f"{n:02d}.wav", "speech", "ann", "train") for n in range(25)]
+    manifest = make_manifest(tmp_path, rows)
+    for path, *_ in rows:
+        (tmp_path / path).unlink()
+    with pytest.raises(ValueError, match=r"\(25\)") as error:
+        read_recordings(manifest)
+    assert "19.wav" in str(error.value) and "20.wav" not in str(error.value)
+    assert "5 more" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("speaker", "who", "columns speaker are missing"),
+        ("speech", "voice", "kind is 'voice'"),
+        ("valid", "dev", "split is 'dev'"),
+        (",ann,", ",,", "speaker is empty"),
+    ],
+)
+def test_bad_manifest_is_refused(tmp_path, old, new, message):
+    manifest = make_manifest(tmp_path, ROWS)
+    manifest.write_text(manifest.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        read_recordings(manifest)
+
+
+def test_missing_source_and_wrong_choices_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="manifest.csv"):
+        read_recordings(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no audio recordings"):
+        read_recordings(tmp_path)
+    manifest = make_manifest(tmp_path, ROWS)
+    with pytest.raises(ValueError, match="no test speech"):
+        read_recordings(manifest, split="test", kind="speech")
+    with pytest.raises(ValueError, match="expected one of train"):
+        read_recordings(manifest, split="dev")
+
+
+def test_folder_with_named_splits(tmp_path):
+    for path in (
+        "speech/train/ann/1.wav",
+        "valid/speech/bob_3.wav",
+        "noise/test/rain/2.wav",
+        "other/4.wav",
+    ):
+        write_wav(tmp_path / path, np.full(160, 0.1))
+    found = {r.speaker: (r.kind, r.split) for r in read_recordings(tmp_path)}
+    assert found == {
+        "ann": ("speech", "train"),
+        "bob": ("speech", "valid"),
+        "rain": ("noise", "test"),
+    }
+
+
+def test_folder_without_splits_hashes_the_speaker(tmp_path):
+    for speaker in range(40):
+        for number in range(2):
+            path = tmp_path / f"speech/s{speaker}/{number}.wav"
+            write_wav(path, np.full(16, 0.1))
+    found = read_recordings(tmp_path, fractions=(0.5, 0.25, 0.25))
+    splits = {}
+    for item in found:
+        splits.setdefault(item.speaker, set()).add(item.split)
+    assert all(len(names) == 1 for names in splits.values())
+    assert {next(iter(names)) for names in splits.values()} == {
+        "train",
+        "valid",
+        "test",
+    }
+    write_wav(tmp_path / "speech/new/0.wav", np.full(16, 0.1))
+    again = read_recordings(tmp_path, fractions=(0.5, 0.25, 0.25))
+    assert set(found) < set(again)
+    everything = read_recordings(tmp_path, fractions=(1, 0, 0))
+    assert {item.split for item in everything} == {"train"}
+
+
+def test_read_audio_reads_parts_and_averages_channels(tmp_path):
+    left, right = noise_like(0.1, 1), noise_like(0.1, 2)
+    path = tmp_path / "a.wav"
+    sf.write(path, np.stack([left, right], 1), 16000, subtype="DOUBLE")
+    whole = read_audio(path)
+    np.testing.assert_allclose(whole, (left + right) / 2, atol=1e-12)
+    np.testing.assert_array_equal(read_audio(path, 100, 50), whole[100:150])
+    assert len(read_audio(path, 1500, 500)) == 100
+
+
+def test_read_audio_resamples_and_counts_in_the_new_rate(tmp_path):
+    time = np.arange(48000) / 48000
+    tone = 0.5 * np.sin(2 * np.pi * 440 * time)
+    path = write_wav(tmp_path / "a.wav", tone, 48000)
+    whole = read_audio(path)
+    assert whole.shape == (16000,)
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    np.testing.assert_allclose(whole[500:-500], expected[500:-500], atol=1e-3)
+    part = read_audio(path, start=4000, frames=8000)
+    assert part.shape == (8000,)
+    np.testing.assert_allclose(part[500:-500], expected[4500:11500], atol=1e-3)
+
+
+def test_read_audio_refuses_bad_files(tmp_path):
+    path = tmp_path / "a.wav"
+    with pytest.raises(FileNotFoundError, match="a.wav"):
+        read_audio(path)
+    sf.write(path, np.array([0.0, np.nan]), 16000, subtype="FLOAT")
+    with pytest.raises(ValueError, match="not finite"):
+        read_audio(path)
+    write_wav(path, np.zeros(10))
+    with pytest.raises(ValueError, match="start is 10, expected 0 to 9"):
+        read_audio(path, start=10)
+    path.write_bytes(b"RIFF")
+    with pytest.raises(ValueError, match="soundfile can read"):
+        read_audio(path)
+
+
+def test_write_audio_leaves_no_temporary_file(tmp_path):
+    path = tmp_path / "a.wav"
+    write_audio(path, np.array([0.5, -0.5]))
+    with pytest.raises(ValueError, match="dtype"):
+        write_audio(path, np.array(["text"]))
+    assert [item.name for item in tmp_path.iterdir()] == ["a.wav"]
+    info = sf.info(str(path))
+    assert (info.subtype, info.samplerate, info.frames) == ("PCM_16", 16000, 2)
+
+
+def test_voicebank_tree_has_the_layout(tmp_path):
+    voicebank_tree(tmp_path, 16000, utterances=1, suffix="_16k")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [
+        "clean_testset_wav_16k",
+        "clean_trainset_28spk_wav_16k",
+        "noisy_testset_wav_16k",
+        "noisy_trainset_28spk_wav_16k",
+    ]
+    assert (tmp_path / names[1] / "p287_001.wav").is_file()

@@ -1,0 +1,177 @@
+"""The manifests of VoiceBank-DEMAND."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from dbtransform_lobes.data.voicebank import prepare_voicebank, prepared_root
+from tests.signals import voicebank_tree, write_wav
+
+PROJECT = Path(__file__).parents[1]
+SPLITS = ("train", "valid", "test")
+
+
+def prepare(data, save, **arguments):
+    """Prepare with the manifests in the save folder."""
+    jsons = [str(save / f"{split}.json") for split in SPLITS]
+    return prepare_voicebank(str(data), str(save), *jsons, **arguments)
+
+
+def manifests(save):
+    """Read the three manifests."""
+    return [
+        json.loads((save / f"{split}.json").read_text()) for split in SPLITS
+    ]
+
+
+def times(folder):
+    """Map every file below a folder to its time."""
+    return {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("sample_rate", [16000, 48000])
+@pytest.mark.parametrize("suffix", ["", "_16k"])
+def test_manifests(tmp_path, sample_rate, suffix):
+    data = voicebank_tree(tmp_path / "vb", sample_rate, suffix=suffix)
+    save = tmp_path / "save"
+    root = prepare(data, save)
+    train, valid, test = manifests(save)
+    assert list(train) == ["p225_001", "p225_002"]
+    assert list(valid) == ["p226_001", "p226_002", "p287_001", "p287_002"]
+    assert list(test) == ["p232_001", "p232_002"]
+    entry = train["p225_001"]
+    folder = f"trainset_28spk_wav{suffix}"
+    assert entry == {
+        "noisy_wav": f"{{data_root}}/noisy_{folder}/p225_001.wav",
+        "clean_wav": f"{{data_root}}/clean_{folder}/p225_001.wav",
+        "length": 0.55,
+    }
+    for entry in (*train.values(), *valid.values(), *test.values()):
+        for key in ("noisy_wav", "clean_wav"):
+            info = sf.info(entry[key].replace("{data_root}", root))
+            assert info.samplerate == 16000
+            assert info.duration == entry["length"]
+    copied = sample_rate != 16000
+    assert (Path(root) == data.resolve()) != copied
+    assert prepared_root(save, data) == root
+    assert prepare(data, save, skip_prep=True) == root
+
+
+def test_second_run_does_nothing(tmp_path):
+    data = voicebank_tree(tmp_path / "vb", utterances=1)
+    save = tmp_path / "save"
+    root = prepare(data, save)
+    before = times(tmp_path)
+    assert prepare(data, save) == root
+    assert times(tmp_path) == before
+
+
+def test_changed_settings_rebuild_but_keep_the_copies(tmp_path):
+    data = voicebank_tree(tmp_path / "vb", utterances=1)
+    save = tmp_path / "save"
+    root = Path(prepare(data, save))
+    before = times(root)
+    prepare(data, save, valid_speakers="p225")
+    train, valid, _ = manifests(save)
+    assert list(train) == ["p226_001", "p287_001"]
+    assert list(valid) == ["p225_001"]
+    assert times(root) == before
+
+
+def test_lost_copy_or_manifest_is_made_again(tmp_path):
+    data = voicebank_tree(tmp_path / "vb", utterances=1)
+    save = tmp_path / "save"
+    root = Path(prepare(data, save))
+    (save / "valid.json").unlink()
+    lost = root / "clean_testset_wav/p232_001.wav"
+    lost.unlink()
+    prepare(data, save)
+    assert lost.is_file() and (save / "valid.json").is_file()
+    assert not list(save.rglob("*.tmp"))
+
+
+def test_changed_data_replace_the_copies(tmp_path):
+    data = voicebank_tree(tmp_path / "vb", utterances=1)
+    save = tmp_path / "save"
+    root = Path(prepare(data, save))
+    for kind in ("clean", "noisy"):
+        path = data / f"{kind}_testset_wav/p232_001.wav"
+        write_wav(path, np.full(4800, 0.1), 48000)
+    prepare(data, save)
+    *_, test = manifests(save)
+    assert test["p232_001"]["length"] == 0.1
+    assert sf.info(str(root / "clean_testset_wav/p232_001.wav")).frames == 1600
+
+
+def test_validation_folders_replace_the_held_out_speakers(tmp_path):
+    data = voicebank_tree(tmp_path / "vb", 16000, speakers=("a_b",))
+    for kind in ("clean", "noisy"):
+        write_wav(data / f"{kind}_validset_wav/v_000.wav", np.full(1600, 0.1))
+    prepare(data, tmp_path / "save")
+    train, valid, _ = manifests(tmp_path / "save")
+    assert list(train) == ["a_b_001", "a_b_002"]
+    assert list(valid) == ["v_000"]
+
+
+@pytest.mark.parametrize("speakers", [("p226", "p999"), (), "p22"])
+def test_unknown_valid_speakers_list_the_known(tmp_path, speakers):
+    data = voicebank_tree(tmp_path / "vb", 16000, utterances=1)
+    with pytest.raises(ValueError, match="p225, p226, p287"):
+        prepare(data, tmp_path / "save", valid_speakers=speakers)
+    assert not (tmp_path / "save").exists()
+
+
+def test_holding_out_every_speaker_is_refused(tmp_path):
+    data = voicebank_tree(tmp_path / "vb", 16000, ("p226",), utterances=1)
+    with pytest.raises(ValueError, match="but not all"):
+        prepare(data, tmp_path / "save", valid_speakers=["p226"])
+
+
+def test_one_error_names_missing_folders_and_unpaired_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="clean_trainset_28spk_wav"):
+        prepare(tmp_path / "vb", tmp_path / "save")
+    data = voicebank_tree(tmp_path / "vb", 16000, utterances=1)
+    (data / "clean_trainset_28spk_wav/p225_001.wav").unlink()
+    os.rename(data / "noisy_testset_wav", data / "elsewhere")
+    with pytest.raises(ValueError, match=r"\(2\)") as error:
+        prepare(data, tmp_path / "save")
+    assert "noisy_testset_wav: missing folder" in str(error.value)
+    assert "noisy_trainset_28spk_wav/p225_001.wav: not in" in str(error.value)
+
+
+def test_one_error_names_all_unfit_files(tmp_path):
+    data = voicebank_tree(tmp_path / "vb", 16000, utterances=1)
+    train = data / "noisy_trainset_28spk_wav"
+    write_wav(train / "p225_001.wav", np.zeros(100))
+    write_wav(data / "clean_testset_wav/p232_001.wav", np.zeros((8800, 2)))
+    (train / "p226_001.wav").write_text("no audio")
+    with pytest.raises(ValueError, match=r"\(3\)") as error:
+        prepare(data, tmp_path / "save")
+    message = str(error.value)
+    assert "p225_001.wav: 0.0063 s at 16000 Hz, expected 0.5500 s" in message
+    assert "p232_001.wav: 2 channels, expected 1" in message
+    assert "p226_001.wav: expected audio" in message
+    assert not (tmp_path / "save").exists()
+
+
+def test_recipe_file_exports_the_function(tmp_path):
+    code = (
+        "from voicebank_prepare import prepare_voicebank as prepare\n"
+        "assert prepare('d', 's', 'a', 'b', 'c', skip_prep=True) == 'd'\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PROJECT / "recipes" / "Voicebank",
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        check=True,
+    )

@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -427,7 +428,7 @@ def test_a_failed_write_leaves_the_older_scores(folders, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk is full")
 
-    monkeypatch.setattr(json, "dump", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk is full"):
         evaluate_folders(*folders, output, progress=False)
     assert (output / "scores.json").read_bytes() == before

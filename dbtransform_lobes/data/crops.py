@@ -37,10 +37,16 @@ class EpochSampler(Sampler):
 class TrainingCrops(Dataset):
     """Random crops of speech in noise at random SNR and level.
 
+    The files of a source are visited in passes, each in an order of its own,
+    that run on from epoch to epoch: however long an epoch is, no file is
+    visited twice before all have been visited once.
+
     Arguments
     ---------
     source : Recordings | Pairs
         Draws speech and noise.
+    examples : int
+        Examples of one epoch.
     crop_seconds : float
         Length of a crop, in s.
     seed : int
@@ -59,7 +65,7 @@ class TrainingCrops(Dataset):
     ...         return 3
     ...     def draw(self, index, length, rng):
     ...         return "tone", np.ones(length), rng.standard_normal(length)
-    >>> crops = TrainingCrops(Tone(), crop_seconds=0.1, seed=0)
+    >>> crops = TrainingCrops(Tone(), examples=8, crop_seconds=0.1)
     >>> example = crops[1, 0]  # (epoch, position)
     >>> example["noisy"].shape, example["id"]
     (torch.Size([1600]), 'tone@1.0')
@@ -70,25 +76,24 @@ class TrainingCrops(Dataset):
     def __init__(
         self,
         source,
+        examples,
         crop_seconds=2.0,
         seed=0,
         snr_db=(-5.0, 20.0),
         level_dbfs=(-38.0, -18.0),
         sample_rate=16000,
     ):
-        self.source, self.seed = source, seed
+        self.source, self.examples, self.seed = source, examples, seed
         self.length = round(crop_seconds * sample_rate)
         self.snr_db, self.level_dbfs = snr_db, level_dbfs
 
     def __len__(self):
-        return len(self.source)
+        return self.examples
 
     def __getitem__(self, key):
         epoch, position = key
-        # One order for each epoch, one generator for each example.
-        order = np.random.default_rng([self.seed, epoch])
-        index = int(order.permutation(len(self.source))[position])
         rng = np.random.default_rng([self.seed, epoch, position + 1])
+        index = self._index(epoch, position)
         name, clean, noise = self.source.draw(index, self.length, rng)
         clean, noisy = self._mix(clean, noise, rng)
         return {
@@ -96,6 +101,13 @@ class TrainingCrops(Dataset):
             "noisy": torch.from_numpy(noisy.astype(np.float32)),
             "clean": torch.from_numpy(clean.astype(np.float32)),
         }
+
+    def _index(self, epoch, position):
+        """Which file the source is asked for."""
+        so_far = (epoch - 1) * self.examples + position
+        number, place = divmod(so_far, len(self.source))
+        order = np.random.default_rng([self.seed, number])
+        return int(order.permutation(len(self.source))[place])
 
     def _mix(self, clean, noise, rng):
         if self.snr_db is not None and rms(noise) > 0 and rms(clean) > 0:

@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import os
-import platform
 import re
 import shutil
 from collections import Counter
@@ -22,11 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
-import soxr
 from tqdm import tqdm
 
-from dbtransform_lobes import __version__
 from dbtransform_lobes.data.mixing import (
     LEVEL_DBFS,
     PEAK,
@@ -45,6 +41,7 @@ from dbtransform_lobes.data.recordings import (
     write_audio,
     write_text,
 )
+from dbtransform_lobes.versions import package_versions
 
 SAMPLE_RATE = 16000
 SET_NAMES = {
@@ -569,7 +566,7 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
         "sample_rate": SAMPLE_RATE,
         "level_dbfs": LEVEL_DBFS,
         "peak": PEAK,
-        "versions": _versions(),
+        "versions": package_versions(),
         "splits": {
             split: _split_summary(mixtures, split, root)
             for split in SPLITS
@@ -587,16 +584,6 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
     for item in tqdm(mixtures, desc="mixing", unit="file"):
         _write_mixture(item, output, read)
     return record
-
-
-def _versions():
-    return {
-        "dbtransform_lobes": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "soundfile": sf.__version__,
-        "soxr": soxr.__version__,
-    }
 
 
 def _split_summary(mixtures, split, root):

@@ -1,6 +1,6 @@
 """Where training crops come from: recordings mixed on the fly, or pairs.
 
-A source has ``len(source)`` (the examples of one epoch) and
+A source has ``len(source)`` (its files) and
 ``source.draw(index, length, rng) -> (name, clean, noise)``. Speech and noise
 are returned apart, so that the caller sets level and SNR.
 """
@@ -43,8 +43,6 @@ class Recordings:
         A manifest or folder, see ``read_recordings``.
     split : str
         Split that is read.
-    examples : int
-        Examples of one epoch.
     sample_rate : int
         In Hz.
     babble, clatter : float
@@ -60,7 +58,6 @@ class Recordings:
         self,
         recordings,
         split="train",
-        examples=4000,
         sample_rate=16000,
         babble=0.2,
         clatter=0.2,
@@ -69,7 +66,7 @@ class Recordings:
         noise_filter=0.7,
         room=0.3,
     ):
-        self.examples, self.sample_rate = examples, sample_rate
+        self.sample_rate = sample_rate
         self.babble, self.clatter = babble, clatter
         self.second_noise, self.room = second_noise, room
         self.speech_filter, self.noise_filter = speech_filter, noise_filter
@@ -83,7 +80,7 @@ class Recordings:
             self.voices.setdefault(voice.speaker, []).append(voice)
 
     def __len__(self):
-        return self.examples
+        return len(self.speech)
 
     def draw(self, index, length, rng):
         """Return (name, clean (length,), noise (length,)); see the module."""
@@ -184,8 +181,6 @@ class Recordings:
 
 class Pairs:
     """Noisy and clean files of a manifest, as VoiceBank-DEMAND has them.
-
-    Every epoch visits every file once, in an order of its own.
 
     Arguments
     ---------

@@ -5,26 +5,24 @@ counted and named apart, all others are failures with their reason.
 """
 
 import csv
-import functools
-import importlib.metadata
+import io
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import soundfile
 from tqdm import tqdm
 
-from dbtransform_lobes import __version__
+from dbtransform_lobes.data.recordings import write_text
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,
     SilentFileError,
     score,
 )
+from dbtransform_lobes.versions import package_versions
 
 SUFFIXES = (".wav", ".flac")
 COLUMNS = ("file", "status", *METRICS, "reason")
-PACKAGES = ("numpy", "scipy", "pesq", "pystoi", "soundfile")
 SCORED, SILENT, FAILED = "scored", "silent", "failed"
 
 
@@ -230,36 +228,15 @@ def summarise(rows):
     }
 
 
-def _versions():
-    """Return the versions of the packages that the scores depend on."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"dbtransform_lobes": __version__, **versions}
-
-
-def _write_csv(rows, stream):
-    """Write one row a file, six decimals, with a header."""
+def _csv_text(rows):
+    """One row a file, six decimals, with a header."""
+    stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         scores = {m: f"{row[m]:.6f}" for m in METRICS if m in row}
         writer.writerow({**row, **scores})
-
-
-def _write_json(report, stream):
-    """Write the report, readable and strictly JSON."""
-    json.dump(report, stream, indent=2, allow_nan=False, ensure_ascii=False)
-    stream.write("\n")
-
-
-def _write_atomically(path, write):
-    """Let ``write(stream)`` fill a temporary file, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as stream:
-            write(stream)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return stream.getvalue()
 
 
 def write_scores(rows, report, output_folder):
@@ -279,16 +256,13 @@ def write_scores(rows, report, output_folder):
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_scores([], summarise([]), folder)
-    ...     assert len(os.listdir(folder)) == 2
+    ...     assert len(list(Path(folder).iterdir())) == 2
     """
     folder = Path(output_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_atomically(
-        folder / "scores.csv", functools.partial(_write_csv, rows)
-    )
-    _write_atomically(
-        folder / "scores.json", functools.partial(_write_json, report)
-    )
+    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(folder / "scores.csv", _csv_text(rows))
+    write_text(folder / "scores.json", text + "\n")
 
 
 def evaluate_folders(
@@ -343,7 +317,7 @@ def evaluate_folders(
     rows.sort(key=lambda row: row["file"])
     report = {
         **summarise(rows),
-        "versions": _versions(),
+        "versions": package_versions(),
         "clean_folder": str(clean_folder),
         "estimate_folder": str(estimate_folder),
     }

@@ -1,14 +1,14 @@
 """DB-Transform: band-split transformer with a learnable harmonic graph.
 
-    noisy spectrum (B, F, T)
-      -> BandSplit                              (K, B, T, C)
-      -> num_layers x [ DifferentialBandAttention   over time
-                        MultiScaleFusion            over time, by band
-                        FeedForward                 (optional)
-                        HarmonicGraphAttention      over bands
-                        FeedForward ]               (optional)
-      -> MaskDecoder                            (B, F, T, 3)
-      -> filtered spectrum (B, F, T)
+noisy spectrum (B, F, T)
+  -> BandSplit                              (K, B, T, C)
+  -> num_layers x [ DifferentialBandAttention   over time
+                    MultiScaleFusion            over time, by band
+                    FeedForward                 (optional)
+                    HarmonicGraphAttention      over bands
+                    FeedForward ]               (optional)
+  -> MaskDecoder                            (B, F, T, 3)
+  -> filtered spectrum (B, F, T)
 """
 
 import torch

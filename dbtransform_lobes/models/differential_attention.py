@@ -71,9 +71,7 @@ def window_mask(queries, keys, window):
             [0., 0., 0.]])
     """
     far = (queries[:, None] - keys).abs() > window
-    return torch.zeros(far.shape, device=far.device).masked_fill(
-        far, -math.inf
-    )
+    return torch.zeros(far.shape, device=far.device).masked_fill(far, -math.inf)
 
 
 def windowed_attention(query, key, value, window=None):
@@ -175,7 +173,7 @@ class MapStatistics(nn.Module):
 
 
 class DifferentialBandAttention(nn.Module):
-    """out = concat_h((A1 - lambda A2) V) W_o, A_i = softmax(Q_i K_i^T / sqrt d).
+    """concat_h((A1 - lambda A2) V) W_o with A_i = softmax(Q_i K_i^T / sqrt d).
 
     The channels of Q and K are split in two halves that give the two maps;
     each half has H heads of d = C / H / 2 channels, V has C / 2 channels.

@@ -100,7 +100,9 @@ class EnhanceBrain(sb.Brain):
     def on_fit_batch_start(self, batch, should_step):
         """Sets the learning rate of the coming step."""
         if should_step:
-            self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
+            # Counted in batches, so that accumulation changes no schedule.
+            batches = self.optimizer_step * self.grad_accumulation_factor
+            self.hparams.lr_schedule(self.optimizer, batches + 1)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Averages the weights."""

@@ -1,6 +1,7 @@
 """What every recipe shares: reading its YAML and making its datasets."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
-from dbtransform_lobes.data.sources import Pairs, Recordings
+from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.sources import Pairs
+from dbtransform_lobes.versions import package_versions
 
 
 def resolve_base(hparams_file, overrides=""):
@@ -51,10 +54,7 @@ def resolve_base(hparams_file, overrides=""):
     variant.update(yaml.load(overrides or "") or {})
     stream = ruamel.yaml.compat.StringIO()
     yaml.dump(variant, stream)
-    return resolve_base(base, stream.getvalue()) if base.exists() else (
-        str(base),
-        stream.getvalue(),
-    )
+    return str(base), stream.getvalue()
 
 
 def load_recipe(hparams_file, overrides=""):
@@ -65,6 +65,16 @@ def load_recipe(hparams_file, overrides=""):
     return hparams, hparams_file, overrides
 
 
+def save_versions(output_folder):
+    """Write versions.json: what ran, beside the configuration that ran.
+
+    SpeechBrain's env.log asks the pip on the PATH, which need not be that of
+    the running Python.
+    """
+    text = json.dumps(package_versions(), indent=2) + "\n"
+    write_text(Path(output_folder, "versions.json"), text)
+
+
 def training_source(hparams, data_root):
     """Recordings to mix on the fly if ``recordings`` is set, else pairs."""
     if hparams["recordings"]:
@@ -73,9 +83,14 @@ def training_source(hparams, data_root):
 
 
 def training_set(hparams, data_root):
-    """The crops of an epoch and the keyword arguments of their loader."""
+    """The crops of an epoch and the keyword arguments of their loader.
+
+    Every rank takes ``steps_per_epoch`` batches in an epoch.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
     crops = TrainingCrops(
         training_source(hparams, data_root),
+        hparams["steps_per_epoch"] * hparams["batch_size"] * ranks,
         hparams["crop_seconds"],
         hparams["seed"],
         hparams["snr_db"],

@@ -13,6 +13,7 @@ from voicebank_prepare import prepare_voicebank, prepared_root
 from dbtransform_lobes.training.brain import EnhanceBrain
 from dbtransform_lobes.training.recipe import (
     load_recipe,
+    save_versions,
     training_set,
     whole_files,
 )
@@ -24,6 +25,7 @@ if __name__ == "__main__":
     sb.create_experiment_directory(
         hparams["output_folder"], hparams_file, overrides
     )
+    run_on_main(save_versions, args=[hparams["output_folder"]])
     run_on_main(
         prepare_voicebank,
         kwargs={

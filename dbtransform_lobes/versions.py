@@ -1,0 +1,38 @@
+"""Versions that are saved beside every result."""
+
+import importlib.metadata
+import platform
+
+from dbtransform_lobes import __version__
+
+PACKAGES = (
+    "speechbrain",
+    "torch",
+    "torchaudio",
+    "numpy",
+    "scipy",
+    "soundfile",
+    "soxr",
+    "pesq",
+    "pystoi",
+)
+
+
+def package_versions():
+    """Versions of this package, of Python and of what results depend on.
+
+    Returns
+    -------
+    dict
+        Name to version.
+
+    Example
+    -------
+    >>> sorted(package_versions())[:2]
+    ['dbtransform_lobes', 'numpy']
+    """
+    return {
+        "dbtransform_lobes": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }

@@ -1,0 +1,182 @@
+"""The whole recipe on a tiny tree of the true layout: 48 kHz VoiceBank."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile as sf
+import torch
+
+from tests.signals import voicebank_tree
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "recipes" / "Voicebank"
+TINY = [
+    "--device=cpu",
+    "--noprogressbar",
+    "--num_channels=8",
+    "--num_layers=1",
+    "--num_heads=1",
+    "--feed_forward=0",
+    "--batch_size=2",
+    "--steps_per_epoch=3",
+    "--warmup_steps=2",
+    "--crop_seconds=0.5",
+    "--num_workers=0",
+    "--valid_files=2",
+]
+
+
+def popen_recipe(data, output, *flags, hparams="db_transform.yaml"):
+    command = [sys.executable, "train.py", f"hparams/{hparams}"]
+    command += [f"--data_folder={data}", f"--output_folder={output}"]
+    given = {flag.split("=")[0] for flag in flags}
+    tiny = [flag for flag in TINY if flag.split("=")[0] not in given]
+    return subprocess.Popen(
+        command + tiny + list(flags),
+        cwd=RECIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run_recipe(*args, **kwargs):
+    """Run to the end; stdout holds stderr as well."""
+    with popen_recipe(*args, **kwargs) as process:
+        process.stdout_text = process.communicate(timeout=600)[0]
+    return process
+
+
+def newest_weights(output):
+    folder = sorted(Path(output, "save").glob("CKPT*"))[-1]
+    return torch.load(folder / "model.ckpt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("voicebank")
+    voicebank_tree(folder, sample_rate=48000, utterances=2, seconds=1.5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tree, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "out"
+    done = run_recipe(tree, output, "--number_of_epochs=2")
+    assert done.returncode == 0, done.stdout_text
+    return output
+
+
+def test_recipe_trains_evaluates_and_saves_its_settings(trained):
+    log = (trained / "train_log.txt").read_text()
+    assert log.count("valid pesq") == 2
+    assert "test: best checkpoint" in log
+    scores = json.loads((trained / "scores.json").read_text())
+    assert scores["num_scored"] == 2 and scores["means"]["pesq"] > 1
+    settings = (trained / "hyperparams.yaml").read_text()
+    assert "num_channels: 8" in settings
+    versions = json.loads((trained / "versions.json").read_text())
+    assert torch.__version__.startswith(versions["torch"])
+
+
+def test_second_start_finds_everything_done(tree, trained):
+    before = newest_weights(trained)
+    done = run_recipe(tree, trained, "--number_of_epochs=2")
+    assert done.returncode == 0, done.stdout_text
+    after = newest_weights(trained)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def steps_saved(output):
+    steps = [0]
+    for path in Path(output, "save").glob("CKPT*/brain.ckpt"):
+        found = re.search(r"optimizer_step: (\d+)", path.read_text())
+        steps.append(int(found.group(1)) if found else 0)
+    return max(steps)
+
+
+def test_killed_run_resumes_to_the_same_weights(tree, trained, tmp_path):
+    """Killed in its second epoch; the data and the steps go on exactly."""
+    flags = ["--number_of_epochs=2", "--ckpt_interval_minutes=0"]
+    flags += ["--ckpt_interval_steps=1"]
+    with popen_recipe(tree, tmp_path, *flags) as process:
+        while process.poll() is None and steps_saved(tmp_path) < 4:
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert "test:" not in (tmp_path / "train_log.txt").read_text()
+    resumed = run_recipe(tree, tmp_path, *flags)
+    assert resumed.returncode == 0, resumed.stdout_text
+    whole, parts = newest_weights(trained), newest_weights(tmp_path)
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_exported_model_enhances_a_file(tree, trained, tmp_path):
+    model = tmp_path / "model"
+    noisy = next((tree / "noisy_testset_wav").glob("*.wav"))
+    for command in (
+        ["export", trained, model],
+        ["enhance", noisy, tmp_path / "enhanced.wav", "--model", model],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "dbtransform_lobes.cli.main"]
+            + [str(part) for part in command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    given, made = sf.info(noisy), sf.info(tmp_path / "enhanced.wav")
+    assert (made.frames, made.samplerate) == (given.frames, given.samplerate)
+
+
+def test_small_variant_mixes_recordings_on_the_fly_in_bf16(tree, tmp_path):
+    """A variant file, recordings in place of pairs, mixed precision."""
+    recordings = tmp_path / "recordings"
+    for kind, part in (("speech", "clean"), ("noise", "noisy")):
+        folder = recordings / kind / "train"
+        folder.mkdir(parents=True)
+        for wav in (tree / f"{part}_trainset_28spk_wav").glob("*.wav"):
+            (folder / wav.name).symlink_to(wav)
+    done = run_recipe(
+        tree,
+        tmp_path / "out",
+        f"--recordings={recordings}",
+        "--precision=bf16",
+        "--number_of_epochs=1",
+        hparams="db_transform_small.yaml",
+    )
+    assert done.returncode == 0, done.stdout_text
+    settings = (tmp_path / "out" / "hyperparams.yaml").read_text()
+    assert "sqrt_hann_window" in settings and "num_channels: 8" in settings
+
+
+def test_missing_data_folder_is_named(tmp_path):
+    done = run_recipe(tmp_path / "nowhere", tmp_path / "out")
+    assert done.returncode != 0
+    assert "nowhere" in done.stdout_text
+
+
+def test_loss_that_is_not_finite_names_the_files(tree, tmp_path):
+    """An absurd learning rate: stops by name, the checkpoint is intact."""
+    done = run_recipe(
+        tree,
+        tmp_path,
+        "--lr=1e30",
+        "--warmup_steps=0",
+        "--max_grad_norm=1e30",
+        "--ckpt_interval_minutes=0",
+        "--ckpt_interval_steps=1",
+    )
+    text = done.stdout_text
+    assert done.returncode != 0
+    assert "the loss is not finite for ['p225_" in text

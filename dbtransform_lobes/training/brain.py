@@ -35,6 +35,11 @@ class EnhanceBrain(sb.Brain):
         self.ema = weight_ema(self.modules.model, self.hparams.ema_decay)
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("ema", self.ema)
+        self.loggers = []
+        if if_main_process():
+            self.loggers.append(self.hparams.train_logger)
+            if self.hparams.use_tensorboard:
+                self.loggers.append(self.hparams.tensorboard_logger())
 
     def compute_forward(self, batch, stage):
         """Noisy waveforms to enhanced ones, at a noisy RMS of 1."""
@@ -146,10 +151,7 @@ class EnhanceBrain(sb.Brain):
             stats[name] = float(sum(values) / len(values))
         stats["silent_files"] = len(self.silent)
         rate = float(self.optimizer.param_groups[0]["lr"])
-        loggers = [self.hparams.train_logger]
-        if self.hparams.use_tensorboard:
-            loggers.append(self.hparams.tensorboard_logger())
-        for logger in loggers if if_main_process() else []:
+        for logger in self.loggers:
             logger.log_stats(
                 {"epoch": epoch, "lr": rate},
                 train_stats=self.train_stats,

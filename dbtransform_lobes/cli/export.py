@@ -1,0 +1,63 @@
+"""``dbtransform export``: make a model folder of a training run."""
+
+HELP = (
+    "Export the best checkpoint of a training run as a model folder for "
+    "inference."
+)
+EXAMPLES = """\
+  dbtransform export results/db_transform_small/1 my_model
+  dbtransform export results/db_transform_small/1 my_model --force \\
+      --card limits.md
+  dbtransform enhance noisy.wav enhanced.wav --model my_model
+"""
+
+
+def add_arguments(parser):
+    """Add the arguments of ``export`` to its parser."""
+    parser.add_argument(
+        "run_folder",
+        metavar="RUN_FOLDER",
+        help="output_folder of the training (hyperparams.yaml, save/)",
+    )
+    parser.add_argument(
+        "model_folder", metavar="MODEL_FOLDER", help="folder to write"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace a model folder of that name",
+    )
+    parser.add_argument(
+        "--card",
+        metavar="FILE",
+        help="text to insert in the model card (sources, limits)",
+    )
+    parser.add_argument(
+        "--language",
+        metavar="CODE",
+        default="en",
+        help="language of the speech, for the model card (default en)",
+    )
+
+
+def run(args):
+    """Write the model folder, print what was taken; return the exit code."""
+    from dbtransform_lobes.inference.export import export_model
+
+    checkpoint = export_model(
+        args.run_folder,
+        args.model_folder,
+        args.force,
+        args.card,
+        args.language,
+    )
+    scores = ", ".join(
+        f"{name} {checkpoint.meta[name]:.3f}"
+        for name in ("pesq", "stoi", "si_sdr")
+        if name in checkpoint.meta
+    )
+    print(
+        f"{args.model_folder}: averaged weights of {checkpoint.path.name} "
+        f"({scores or 'not scored, the newest epoch'})"
+    )
+    return 0

@@ -1,0 +1,351 @@
+"""From a training run to a model folder that ``EnhanceModel`` loads.
+
+    run folder                          model folder
+      hyperparams.yaml            ->      hyperparams.yaml  (model, front end)
+      save/CKPT+*/ema.ckpt        ->      model.ckpt        (averaged weights)
+      save/CKPT+*/CKPT.yaml, scores.json, the data's dataset.json
+                                  ->      README.md         (model card)
+"""
+
+import io
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import ruamel.yaml
+import torch
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from torch.optim.swa_utils import AveragedModel
+
+from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.inference.enhance_model import (
+    EnhanceModel,
+    read_state_dict,
+)
+from dbtransform_lobes.inference.model_card import model_card
+from dbtransform_lobes.models.waveform import enhance_waveform
+
+KEPT_KEYS = ("sample_rate", "compute_stft", "compute_istft", "model")
+FILES = ("hyperparams.yaml", "model.ckpt", "README.md")
+TOLERANCE = 1e-6
+HEADER = """\
+# An enhancer for dbtransform_lobes.inference.EnhanceModel.from_hparams.
+"""
+PRETRAINER = """
+modules:
+  model: !ref <model>
+
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+  loadables:
+    model: !ref <model>
+"""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a run.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        Its folder.
+    meta : dict
+        What stands in its CKPT.yaml: scores, unixtime, end-of-epoch.
+    """
+
+    path: Path
+    meta: dict
+
+    @property
+    def pesq(self):
+        """Validation score, -inf if the checkpoint has none."""
+        value = float(self.meta.get("pesq", -math.inf))
+        return value if math.isfinite(value) else -math.inf
+
+
+def export_model(
+    run_folder, model_folder, force=False, card=None, language="en"
+):
+    """Write the best checkpoint of a run as a model folder.
+
+    The folder is loaded again and compared with the averaged model of the
+    run before it gets its name; on any error there is nothing new.
+
+    Arguments
+    ---------
+    run_folder : str
+        ``output_folder`` of the training.
+    model_folder : str
+        Folder to write.
+    force : bool
+        Replace a model folder of that name.
+    card : str, optional
+        A text file to insert in the model card (sources, limits).
+    language : str
+        Code of the language of the speech, for the model card.
+
+    Returns
+    -------
+    Checkpoint
+        The one that was taken.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the run folder, a file of it or the text is missing.
+    ValueError
+        If there is no checkpoint to take, the model folder exists, or the
+        exported model differs from that of the run.
+    """
+    run, target = Path(run_folder), Path(model_folder).absolute()
+    _check_target(target, force)
+    text = _read_card(card)
+    hyperparams = minimal_hyperparams(run)
+    checkpoint = best_checkpoint(run)
+    state = averaged_state(checkpoint.path / "ema.ckpt")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        write_text(temporary / "hyperparams.yaml", hyperparams)
+        torch.save(state, temporary / "model.ckpt")
+        write_text(
+            temporary / "README.md",
+            model_card(run, hyperparams, checkpoint.meta, text, language),
+        )
+        check_round_trip(temporary, checkpoint.path / "ema.ckpt")
+        _replace_folder(target, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return checkpoint
+
+
+def best_checkpoint(run_folder):
+    """Find the checkpoint of the highest validation PESQ.
+
+    Without any scores it is the newest one from the end of an epoch.
+
+    Arguments
+    ---------
+    run_folder : str
+        ``output_folder`` of the training.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no folder of checkpoints.
+    ValueError
+        If no checkpoint has averaged weights and the end of an epoch.
+    """
+    save = Path(run_folder) / "save"
+    if not save.is_dir():
+        raise FileNotFoundError(
+            f"{save}: there is no such folder, expected the checkpoints of a "
+            "run; give the output_folder of a training"
+        )
+    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
+    found = [
+        Checkpoint(path.parent, yaml.load(path) or {})
+        for path in sorted(save.glob("CKPT*/CKPT.yaml"))
+        if (path.parent / "ema.ckpt").is_file()
+    ]
+    found = [
+        checkpoint
+        for checkpoint in found
+        if checkpoint.pesq > -math.inf or checkpoint.meta.get("end-of-epoch")
+    ]
+    if not found:
+        raise ValueError(
+            f"{save}: no checkpoint with averaged weights (ema.ckpt) from the "
+            "end of an epoch; train until the first validation is done"
+        )
+    return max(found, key=lambda each: (each.pesq, each.meta.get("unixtime", 0)))
+
+
+def averaged_state(path):
+    """Return the averaged weights of a checkpoint as a plain state dict.
+
+    Arguments
+    ---------
+    path : str
+        State of a ``torch.optim.swa_utils.AveragedModel``.
+
+    Returns
+    -------
+    dict
+        Contiguous tensors on the CPU, fp32 if floating.
+
+    Raises
+    ------
+    ValueError
+        If the file is something else.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ema = AveragedModel(torch.nn.Linear(1, 1))
+    ...     torch.save(ema.state_dict(), f"{folder}/ema.ckpt")
+    ...     state = averaged_state(f"{folder}/ema.ckpt")
+    >>> list(state)
+    ['weight', 'bias']
+    """
+    state = read_state_dict(path)
+    count = state.pop("n_averaged", None)
+    others = [key for key in state if not key.startswith("module.")]
+    if count is None or others or not state:
+        raise ValueError(
+            f"{path}: expected n_averaged and keys module.*, given "
+            f"{', '.join(others) or 'none of them'}; train with EnhanceBrain"
+        )
+    return {
+        key.removeprefix("module."): (
+            value.float() if value.is_floating_point() else value
+        ).contiguous()
+        for key, value in state.items()
+    }
+
+
+def minimal_hyperparams(run_folder):
+    """Return the YAML of a run's model and front end alone.
+
+    Arguments
+    ---------
+    run_folder : str
+        Has the hyperparams.yaml that SpeechBrain wrote.
+
+    Returns
+    -------
+    str
+        HyperPyYAML with ``sample_rate``, ``compute_stft``,
+        ``compute_istft``, ``model``, ``modules`` and ``pretrainer``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or its hyperparams.yaml is missing.
+    ValueError
+        If a key is missing.
+    """
+    path = Path(run_folder) / "hyperparams.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: there is no such file, expected a run folder; give the "
+            "output_folder of a training"
+        )
+    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    with open(path, encoding="utf-8") as file:
+        root = yaml.compose(resolve_references(file))
+    # Nodes keep their tags and, where shared, their anchors.
+    root.value = [pair for pair in root.value if pair[0].value in KEPT_KEYS]
+    missing = set(KEPT_KEYS) - {key.value for key, _ in root.value}
+    if missing:
+        raise ValueError(
+            f"{path}: {', '.join(sorted(missing))} missing, expected the keys "
+            f"{', '.join(KEPT_KEYS)}; train with a recipe of this package"
+        )
+    stream = io.StringIO()
+    yaml.serialize(root, stream)
+    return HEADER + stream.getvalue().rstrip() + "\n" + PRETRAINER
+
+
+def check_round_trip(model_folder, ema_path):
+    """Compare a model folder with the averaged model of a checkpoint.
+
+    Arguments
+    ---------
+    model_folder : str
+        What is to be checked.
+    ema_path : str
+        ema.ckpt of the checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If their outputs differ by more than 1e-6.
+    """
+    path = Path(model_folder) / "hyperparams.yaml"
+    hparams = load_hyperpyyaml(path.read_text(encoding="utf-8"))
+    ema = AveragedModel(hparams["model"]).eval()
+    try:
+        ema.load_state_dict(read_state_dict(ema_path))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{ema_path}: the weights do not fit the hyperparams.yaml of the "
+            f"run ({error})"
+        ) from error
+    exported = EnhanceModel.from_hparams(
+        str(model_folder), run_opts={"device": "cpu"}
+    )
+    noisy = _test_signal(hparams["sample_rate"])
+    with torch.inference_mode():
+        expected = enhance_waveform(
+            ema.module, hparams["compute_stft"], hparams["compute_istft"], noisy
+        )
+    difference = (exported.enhance_batch(noisy) - expected).abs().max().item()
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"the exported model differs from that of the run by {difference}, "
+            f"expected at most {TOLERANCE}; nothing was written"
+        )
+
+
+def _read_card(card):
+    """Text of a file, empty if there is none to read."""
+    if card is None:
+        return ""
+    if not Path(card).is_file():
+        raise FileNotFoundError(
+            f"{card}: there is no such file, expected text for the model "
+            "card; leave out --card for none"
+        )
+    return Path(card).read_text(encoding="utf-8")
+
+
+def _test_signal(sample_rate):
+    """One second of a harmonic tone in noise, (1, L)."""
+    time = torch.arange(sample_rate) / sample_rate
+    tone = sum(torch.sin(2 * torch.pi * 150 * k * time) / k for k in (1, 2, 3))
+    noise = torch.randn(sample_rate, generator=torch.Generator().manual_seed(0))
+    return (0.1 * tone + 0.05 * noise)[None]
+
+
+def _check_target(target, force):
+    """Refuse to replace what the user did not mean to replace."""
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir() or target.is_symlink():
+        raise ValueError(
+            f"{target}: is no folder, expected a name for the model folder; "
+            "give another one"
+        )
+    others = sorted(p.name for p in target.iterdir() if p.name not in FILES)
+    if others:
+        raise ValueError(
+            f"{target}: holds more than a model ({', '.join(others[:5])}); "
+            "give another folder or remove these files"
+        )
+    if not force:
+        raise ValueError(f"{target}: exists; use --force to replace it")
+
+
+def _replace_folder(target, temporary):
+    """Give a folder the name of another one, which is removed."""
+    if not target.exists():
+        os.rename(temporary, target)
+        return
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old)

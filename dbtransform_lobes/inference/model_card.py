@@ -1,0 +1,194 @@
+"""The README.md of a model folder, with SpeechBrain's front matter."""
+
+import csv
+import importlib.metadata
+import json
+from collections import Counter
+from pathlib import Path
+
+import ruamel.yaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+
+from dbtransform_lobes import __version__
+
+PACKAGES = ("speechbrain", "torch")
+TITLE = """\
+---
+language: {language}
+license: apache-2.0
+library_name: speechbrain
+pipeline_tag: audio-to-audio
+tags:
+- speech-enhancement
+- audio-to-audio
+- speechbrain
+- dbtransform
+---
+
+# {name}
+
+Enhances noisy speech at {sample_rate} Hz. Written by `dbtransform export`.
+"""
+USAGE = """\
+## Use
+
+    pip install dbtransform
+
+    from dbtransform_lobes.inference import EnhanceModel
+
+    model = EnhanceModel.from_hparams("MODEL_FOLDER")
+    model.enhance_file("noisy.wav", "enhanced.wav")
+
+or `dbtransform enhance noisy.wav enhanced.wav --model MODEL_FOLDER`. Other
+sample rates are resampled and back; nothing above {top} Hz remains.
+"""
+
+
+def model_card(run_folder, hyperparams, meta, text="", language="en"):
+    """Write down what a model is, what it learned from and how it scores.
+
+    Arguments
+    ---------
+    run_folder : str
+        Its hyperparams.yaml leads to the data's ``dataset.json`` and to the
+        manifest of recordings; ``scores.json`` is that of the test. What is
+        not there is left out.
+    hyperparams : str
+        HyperPyYAML of the model folder.
+    meta : dict
+        Of the checkpoint: its validation scores.
+    text : str
+        Inserted before the training data.
+    language : str
+        Code of the language of the speech.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    tree = ruamel.yaml.YAML().load(hyperparams)
+    with open(Path(run_folder) / "hyperparams.yaml", encoding="utf-8") as file:
+        run = ruamel.yaml.YAML().load(resolve_references(file))
+    name = tree["model"].tag.value.rpartition(".")[2]
+    rate = tree["sample_rate"]
+    return "\n".join(
+        part.strip() + "\n"
+        for part in (
+            TITLE.format(language=language, name=name, sample_rate=rate),
+            USAGE.format(top=rate // 2),
+            text,
+            _data(run),
+            _scores(Path(run_folder), run, meta),
+            _configuration(tree, hyperparams),
+            _versions(),
+        )
+        if part.strip()
+    )
+
+
+def _table(columns, rows):
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _configuration(tree, hyperparams):
+    model = load_hyperpyyaml(hyperparams)["model"]
+    count = sum(parameter.numel() for parameter in model.parameters())
+    stft = tree["compute_stft"]
+    rows = [("parameters", f"{count:,}")]
+    for key, unit in (("win_length", " (ms)"), ("hop_length", " (ms)")):
+        if key in stft:
+            rows.append((key + unit, stft[key]))
+    window = getattr(stft.get("window_fn"), "tag", None)
+    if window is not None:
+        rows.append(("window_fn", window.value.removeprefix("!name:")))
+    rows += tree["model"].items()
+    return "## Configuration\n\n" + _table(("key", "value"), rows)
+
+
+def _data(run):
+    """What is known of the training data, without the paths of it."""
+    parts = []
+    if run.get("recordings"):
+        parts.append(
+            "Training mixtures were made on the fly from recordings, "
+            f"{run.get('steps_per_epoch')} batches of {run.get('batch_size')} "
+            f"crops of {run.get('crop_seconds')} s in each of "
+            f"{run.get('number_of_epochs')} epochs."
+        )
+        parts.append(_recordings(run["recordings"]))
+    record = _read_json(Path(str(run.get("data_folder"))) / "dataset.json")
+    if record:
+        role = "Validation" if run.get("recordings") else "Training"
+        sizes = ", ".join(
+            f"{split}: {size['files']} files, {size['hours']} hours"
+            for split, size in record.get("splits", {}).items()
+        )
+        parts.append(f"{role} mixtures ({sizes}) were made from:")
+        parts.append(_sources(record.get("sources", [])))
+    if not any(parts):
+        parts = ["The data folder has no `dataset.json` that names its sources"]
+    return "## Training data\n\n" + "\n\n".join(part for part in parts if part)
+
+
+def _recordings(manifest):
+    """Sources of the recordings that training took, from their csv."""
+    if not Path(str(manifest)).is_file():
+        return ""
+    with open(manifest, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    files, seconds = Counter(), Counter()
+    for row in rows:
+        key = row.get("source") or "?", row.get("licence") or "?"
+        files[key] += 1
+        seconds[key] += float(row.get("seconds") or 0)
+    return _sources(
+        {
+            "source": key[0],
+            "licence": key[1],
+            "files": files[key],
+            "hours": round(seconds[key] / 3600, 4) or "?",
+        }
+        for key in sorted(files)
+    )
+
+
+def _sources(entries):
+    columns = ("source", "licence", "files", "hours")
+    rows = [[entry.get(key, "?") for key in columns] for entry in entries]
+    return _table(columns, rows) if rows else ""
+
+
+def _scores(run_folder, run, meta):
+    parts = []
+    valid = {k: v for k, v in meta.items() if isinstance(v, float)}
+    valid.pop("unixtime", None)
+    if valid:
+        count = run.get("valid_files") or "all"
+        parts.append(f"Validation ({count} files):")
+        parts.append(_score_table(valid))
+    report = _read_json(run_folder / "scores.json") or {}
+    if report.get("means"):
+        parts.append(f"Test ({report.get('num_scored')} files scored):")
+        parts.append(_score_table(report["means"]))
+    return "## Scores\n\n" + "\n\n".join(parts) if parts else ""
+
+
+def _score_table(scores):
+    scored = {key: value for key, value in scores.items() if value is not None}
+    return _table(list(scored), [[f"{v:.3f}" for v in scored.values()]])
+
+
+def _versions():
+    versions = [f"dbtransform {__version__}"]
+    versions += [f"{p} {importlib.metadata.version(p)}" for p in PACKAGES]
+    return f"## Versions\n\nExported with {', '.join(versions)}."
+
+
+def _read_json(path):
+    """Contents of a JSON file, None if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

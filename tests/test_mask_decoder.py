@@ -1,0 +1,161 @@
+"""The mask decoder and the filter it gives."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dbtransform_lobes.models.bands import BandLayout
+from dbtransform_lobes.models.mask_decoder import MaskDecoder, apply_filter
+from tests.twins import affine, array, assert_twin, randn, scramble, sigmoid
+
+WIDTHS = [1, 1, 2, 2, 3, 4, 4]
+
+
+def tiny_layout():
+    return BandLayout(WIDTHS, n_fft=32)
+
+
+def random_spec(*shape, seed=0):
+    return torch.complex(randn(*shape, seed=seed), randn(*shape, seed=seed + 1))
+
+
+def filter_twin(mask, spec, sign=1):
+    """Y[f, t] = sum_{tau=-1..1} M[f, t, tau] X[f, t + tau], zero outside."""
+    out = np.zeros_like(spec)
+    frames = spec.shape[-1]
+    for b, f, t in np.ndindex(spec.shape):
+        for tau in (-1, 0, 1):
+            if 0 <= t + sign * tau < frames:
+                out[b, f, t] += (
+                    mask[b, f, t, tau + 1] * spec[b, f, t + sign * tau]
+                )
+    return out
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 8])
+def test_filter_equals_its_twin(frames):
+    spec = random_spec(2, 5, frames)
+    mask = random_spec(2, 5, frames, 3, seed=2)
+    numbers = array(mask), array(spec)
+    wrong = [
+        filter_twin(numbers[0].conj(), numbers[1]),
+        filter_twin(numbers[0], numbers[1].conj()),
+    ]
+    if frames > 1:
+        # The taps the other way round, and a signal that wraps.
+        wrong.append(filter_twin(*numbers, sign=-1))
+        wrong.append(
+            sum(
+                numbers[0][..., tau + 1] * np.roll(numbers[1], -tau, -1)
+                for tau in (-1, 0, 1)
+            )
+        )
+    assert_twin(apply_filter(mask, spec), filter_twin(*numbers), *wrong)
+
+
+def test_filter_has_a_finite_gradient():
+    spec, mask = random_spec(1, 3, 4), random_spec(1, 3, 4, 3, seed=2)
+    spec.requires_grad_()
+    mask.requires_grad_()
+    apply_filter(mask, spec).abs().square().sum().backward()
+    # A tap that looks outside of the signal has no influence.
+    outside = mask.grad[:, :, 0, 0].abs(), mask.grad[:, :, -1, 2].abs()
+    assert outside[0].max() == outside[1].max() == 0
+    assert mask.grad[:, :, 1:, 0].abs().min() > 0
+    assert torch.isfinite(torch.view_as_real(spec.grad)).all()
+
+
+def frame_norm_twin(norm, row, band):
+    """LayerNorm of the channels of one frame, the band's own gain."""
+    mean = sum(row) / len(row)
+    var = sum((value - mean) ** 2 for value in row) / len(row)
+    gain, bias = array(norm.weight)[band, 0, 0], array(norm.bias)[band, 0, 0]
+    return (row - mean) / math.sqrt(var + norm.eps) * gain + bias
+
+
+def decoder_twin(decoder, z, taps_first=False, gate_first=False):
+    """norm -> Linear -> tanh -> Linear -> GLU -> (w_k, 3 taps, re/im)."""
+    layout = decoder.layout
+    _, batch, frames, _ = z.shape
+    mask = np.zeros((batch, layout.num_bins, frames, 3), dtype=complex)
+    for k, width in enumerate(layout.widths):
+        index = [k in range(31)[run.bands] for run in layout.runs].index(True)
+        head, place = decoder.heads[index], k - layout.runs[index].bands.start
+        for b, t in np.ndindex(batch, frames):
+            row = frame_norm_twin(decoder.norm, z[k, b, t], k)
+            row = np.tanh(affine(decoder.expand, k, row))
+            row = affine(head, place, row)
+            value, gate = row[: 6 * width], row[6 * width :]
+            if gate_first:
+                value, gate = gate, value
+            row = value * sigmoid(gate)
+            for f, tap in np.ndindex(width, 3):
+                first = 2 * (tap * width + f if taps_first else f * 3 + tap)
+                mask[b, layout.edges[k] + f, t, tap] = complex(
+                    row[first], row[first + 1]
+                )
+    return mask
+
+
+def test_decoder_equals_its_twin():
+    decoder = scramble(MaskDecoder(tiny_layout(), 4, expansion=1.5))
+    assert decoder.expand.weight.shape == (7, 6, 4)
+    z = randn(7, 2, 5, 4)
+    assert_twin(
+        decoder(z),
+        decoder_twin(decoder, array(z)),
+        decoder_twin(decoder, array(z), taps_first=True),
+        decoder_twin(decoder, array(z), gate_first=True),
+        decoder_twin(decoder, array(z)).conj(),
+        decoder_twin(decoder, array(z)[::-1]),
+    )
+
+
+def test_a_group_norm_looks_at_all_frames():
+    z = randn(7, 2, 5, 4)
+    changed = z.clone()
+    changed[:, :, 0] *= 3
+    moved = {}
+    for norm in ("frame", "group"):
+        decoder = scramble(MaskDecoder(tiny_layout(), 4, norm=norm))
+        difference = (decoder(changed) - decoder(z)).abs()
+        moved[norm] = difference[:, :, 1:].max() > 1e-3
+    assert moved == {"frame": False, "group": True}
+
+
+def test_zero_weights_give_the_identity():
+    decoder = MaskDecoder(BandLayout(), 8)
+    with torch.no_grad():
+        for head in decoder.heads:
+            head.weight.zero_()
+    mask = decoder(torch.randn(31, 2, 6, 8))
+    expected = torch.zeros(2, 257, 6, 3, dtype=torch.complex64)
+    expected[..., 1] = 1
+    assert torch.equal(mask, expected)
+    spec = random_spec(2, 257, 6).to(torch.complex64)
+    assert torch.equal(apply_filter(mask, spec), spec)
+
+
+def test_training_starts_near_the_identity():
+    torch.manual_seed(0)
+    mask = MaskDecoder(BandLayout(), 32)(torch.randn(31, 1, 20, 32))
+    mean = mask.mean((0, 1, 2))
+    assert (mean - torch.tensor([0, 1, 0])).abs().max() < 0.05
+    # Near, not at: the taps differ from bin to bin, so that they learn.
+    assert mask.std() > 0.05
+
+
+def test_mask_is_complex64_in_single_precision():
+    decoder = MaskDecoder(tiny_layout(), 4)
+    assert decoder(torch.randn(7, 1, 2, 4)).dtype == torch.complex64
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mask = decoder(torch.randn(7, 1, 2, 4))
+    assert mask.dtype == torch.complex64
+
+
+@pytest.mark.parametrize("expansion", [0, -1, 0.01])
+def test_a_decoder_without_hidden_channels_is_refused(expansion):
+    with pytest.raises(ValueError, match="expansion"):
+        MaskDecoder(tiny_layout(), 4, expansion)

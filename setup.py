@@ -20,7 +20,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["dbtransform_lobes*"]),
-    package_data={"dbtransform_lobes": ["bundled/*"]},
+    package_data={"dbtransform_lobes": ["bundled/*", "bundled/*/*"]},
     install_requires=[
         "speechbrain>=1.1.0",
         "torch>=2.9",

@@ -213,9 +213,7 @@ def test_analysis_says_what_graph_and_fusion_have_learned():
     assert torch.allclose(weights.sum(-1), torch.ones(3, 7))
     centres = model.layout.centres
     assert len(analysis["harmonic_pairs"]) == 3
-    for edges, pairs in zip(
-        adjacency, analysis["harmonic_pairs"], strict=True
-    ):
+    for edges, pairs in zip(adjacency, analysis["harmonic_pairs"], strict=True):
         for i, j, n in pairs:
             assert edges[i, j] == 1 and n in (2, 3, 4, 5)
             assert abs(centres[j] / centres[i] - n) < 0.2

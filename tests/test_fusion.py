@@ -86,9 +86,7 @@ def test_fusion_equals_its_twin(separable, activation):
 def test_default_windows_equal_the_twin(separable):
     module = scramble(MultiScaleFusion(2, CENTRES, separable=separable))
     x = randn(5, 1, 12, 2)
-    twin = fusion_twin(
-        module, array(x), ((8, 16, 32), (4, 8, 16), (2, 4, 8))
-    )
+    twin = fusion_twin(module, array(x), ((8, 16, 32), (4, 8, 16), (2, 4, 8)))
     assert_twin(module(x), twin)
 
 

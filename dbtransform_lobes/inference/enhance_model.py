@@ -28,7 +28,7 @@ from speechbrain.utils.fetching import (
 from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES, audio_info
 from dbtransform_lobes.models.waveform import enhance_waveform, unit_rms_gain
 
-BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
+BUNDLED = Path(__file__).resolve().parents[1] / "bundled" / "db_transform_small"
 
 # Signals longer than LONGEST are cut into segments; a multiple of the hop
 # apart, their frames are those of the whole signal.
@@ -104,28 +104,17 @@ class EnhanceModel(Pretrained):
         """Load a model folder or a Hugging Face model; keys are strict.
 
         A local folder is read in place: no network, no copies, no links.
-        The YAML file can name any Python object, so load only what you
-        trust.
+        The YAML file can name any Python object: load only what you trust.
 
         Arguments
         ---------
         source : str, optional
             A model folder, a Hugging Face id ("owner/name") or a URL; the
             weights that come with this package if not given.
-        hparams_file : str
-            Name of the YAML file in the source.
-        overrides : dict, optional
-            Changes to the YAML file.
-        overrides_must_match : bool
-            Whether every override must be a key of the YAML file.
-        savedir : str, optional
-            Where downloads go (else the cache); not used for a folder.
-        download_only : bool
-            Whether to stop before the weights are loaded.
-        local_strategy : LocalStrategy
-            How downloads get to ``savedir``.
-        fetch_config : FetchConfig, optional
-            SpeechBrain's settings of downloads.
+        hparams_file, overrides, overrides_must_match
+            YAML file, changes to it, whether each must be a key of it.
+        savedir, download_only, local_strategy, fetch_config
+            Of downloads, as in SpeechBrain; a local folder needs none.
         **kwargs
             For the constructor, such as ``run_opts={"device": "cpu"}``.
 
@@ -139,8 +128,7 @@ class EnhanceModel(Pretrained):
         FileNotFoundError
             If the folder or a file of it is missing.
         ValueError
-            If the weights are not those of the model, or the YAML file
-            lacks something.
+            If weights and model differ, or the YAML file lacks something.
         """
         source, is_local = _resolve_source(source, hparams_file)
         options = {
@@ -248,16 +236,13 @@ class EnhanceModel(Pretrained):
         return enhanced[0] if len(enhanced) == 1 else enhanced
 
     def _enhance(self, noisy, gain=None):
-        """Enhance (B, L), as a part of waveforms that have this gain."""
-        model = self.mods.model
-        if gain is not None:
-            ratio = (gain / unit_rms_gain(noisy))[..., None]
-
-            def model(spec):
-                return self.mods.model(spec * ratio) / ratio
-
+        """Enhance (B, L) at the gain that is given or that of each item."""
         return enhance_waveform(
-            model, self.hparams.compute_stft, self.hparams.compute_istft, noisy
+            self.mods.model,
+            self.hparams.compute_stft,
+            self.hparams.compute_istft,
+            noisy,
+            gain,
         )
 
     def _enhance_long(self, noisy):
@@ -386,9 +371,10 @@ def read_state_dict(path):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).partition("\n")[0] or "the file is empty"
         raise ValueError(
-            f"{path}: expected a state dict that torch can read "
-            f"({str(error).splitlines()[0]}); export or download it again"
+            f"{path}: expected a state dict that torch can read ({reason}); "
+            "export or download it again"
         ) from error
     if not isinstance(state, dict) or not all(
         isinstance(value, torch.Tensor) for value in state.values()

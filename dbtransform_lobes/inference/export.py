@@ -1,10 +1,10 @@
 """From a training run to a model folder that ``EnhanceModel`` loads.
 
-    run folder                          model folder
-      hyperparams.yaml            ->      hyperparams.yaml  (model, front end)
-      save/CKPT+*/ema.ckpt        ->      model.ckpt        (averaged weights)
-      save/CKPT+*/CKPT.yaml, scores.json, the data's dataset.json
-                                  ->      README.md         (model card)
+run folder                          model folder
+  hyperparams.yaml            ->      hyperparams.yaml  (model, front end)
+  save/CKPT+*/ema.ckpt        ->      model.ckpt        (averaged weights)
+  save/CKPT+*/CKPT.yaml, scores.json, the data's dataset.json
+                              ->      README.md         (model card)
 """
 
 import io
@@ -105,7 +105,6 @@ def export_model(
     hyperparams = minimal_hyperparams(run)
     checkpoint = best_checkpoint(run)
     state = averaged_state(checkpoint.path / "ema.ckpt")
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
@@ -165,7 +164,9 @@ def best_checkpoint(run_folder):
             f"{save}: no checkpoint with averaged weights (ema.ckpt) from the "
             "end of an epoch; train until the first validation is done"
         )
-    return max(found, key=lambda each: (each.pesq, each.meta.get("unixtime", 0)))
+    return max(
+        found, key=lambda each: (each.pesq, each.meta.get("unixtime", 0))
+    )
 
 
 def averaged_state(path):
@@ -319,6 +320,10 @@ def _test_signal(sample_rate):
 
 def _check_target(target, force):
     """Refuse to replace what the user did not mean to replace."""
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"{target.parent}: there is no such folder; make it first"
+        )
     if not os.path.lexists(target):
         return
     if not target.is_dir() or target.is_symlink():
@@ -345,7 +350,7 @@ def _replace_folder(target, temporary):
     os.rename(target, old)
     try:
         os.rename(temporary, target)
-    except OSError:
+    except BaseException:
         os.rename(old, target)
         raise
     shutil.rmtree(old)

@@ -32,12 +32,12 @@ Enhances noisy speech at {sample_rate} Hz. Written by `dbtransform export`.
 USAGE = """\
 ## Use
 
-    pip install dbtransform
+```python
+from dbtransform_lobes.inference import EnhanceModel
 
-    from dbtransform_lobes.inference import EnhanceModel
-
-    model = EnhanceModel.from_hparams("MODEL_FOLDER")
-    model.enhance_file("noisy.wav", "enhanced.wav")
+model = EnhanceModel.from_hparams("MODEL_FOLDER")
+model.enhance_file("noisy.wav", "enhanced.wav")
+```
 
 or `dbtransform enhance noisy.wav enhanced.wav --model MODEL_FOLDER`. Other
 sample rates are resampled and back; nothing above {top} Hz remains.
@@ -109,27 +109,26 @@ def _configuration(tree, hyperparams):
 
 def _data(run):
     """What is known of the training data, without the paths of it."""
-    parts = []
+    record = _read_json(Path(str(run.get("data_folder"))) / "dataset.json")
+    splits = dict((record or {}).get("splits", {}))
     if run.get("recordings"):
-        parts.append(
+        splits.pop("train", None)  # these pairs were not trained on
+        parts = [
             "Training mixtures were made on the fly from recordings, "
             f"{run.get('steps_per_epoch')} batches of {run.get('batch_size')} "
             f"crops of {run.get('crop_seconds')} s in each of "
-            f"{run.get('number_of_epochs')} epochs."
-        )
-        parts.append(_recordings(run["recordings"]))
-    record = _read_json(Path(str(run.get("data_folder"))) / "dataset.json")
-    if record:
-        role = "Validation" if run.get("recordings") else "Training"
-        sizes = ", ".join(
-            f"{split}: {size['files']} files, {size['hours']} hours"
-            for split, size in record.get("splits", {}).items()
-        )
-        parts.append(f"{role} mixtures ({sizes}) were made from:")
-        parts.append(_sources(record.get("sources", [])))
-    if not any(parts):
-        parts = ["The data folder has no `dataset.json` that names its sources"]
-    return "## Training data\n\n" + "\n\n".join(part for part in parts if part)
+            f"{run.get('number_of_epochs')} epochs.",
+            _recordings(run["recordings"]),
+        ]
+    elif record:
+        parts = ["Mixed from:", _sources(record.get("sources", []))]
+    else:
+        parts = ["The data folder has no `dataset.json` to name its sources."]
+    parts += [
+        f"Mixtures of `{split}`: {size['files']} files, {size['hours']} hours."
+        for split, size in splits.items()
+    ]
+    return "## Training data\n\n" + "\n\n".join(filter(None, parts))
 
 
 def _recordings(manifest):

@@ -50,7 +50,7 @@ def unit_rms_gain(noisy, eps=1e-8):
     return torch.where(level > eps, 1 / level.clamp_min(eps), 1.0)
 
 
-def enhance_waveform(model, compute_stft, compute_istft, noisy):
+def enhance_waveform(model, compute_stft, compute_istft, noisy, gain=None):
     """Enhance waveforms; level and length of the input are kept.
 
     The spectral transforms run in fp32 whatever the precision of the model.
@@ -63,6 +63,10 @@ def enhance_waveform(model, compute_stft, compute_istft, noisy):
         SpeechBrain's STFT and ISTFT with the same settings.
     noisy : torch.Tensor
         (B, L), L > 0, all of it valid (no padding).
+    gain : torch.Tensor, optional
+        (B, 1), what brings the signals to the level that the model expects;
+        ``unit_rms_gain(noisy)`` if not given. A part of a long signal is
+        given the gain of the whole.
 
     Returns
     -------
@@ -83,7 +87,8 @@ def enhance_waveform(model, compute_stft, compute_istft, noisy):
     """
     with torch.autocast(noisy.device.type, enabled=False):
         noisy = noisy.float()
-        gain = unit_rms_gain(noisy)
+        if gain is None:
+            gain = unit_rms_gain(noisy)
         stft = compute_stft(noisy * gain)  # (B, T, F, 2)
         spec = torch.view_as_complex(stft.contiguous()).transpose(1, 2)
     estimate = model(spec)  # (B, F, T)

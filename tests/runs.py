@@ -1,0 +1,72 @@
+"""A tiny training run and its model folder, without any training."""
+
+import logging
+import sys
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+
+from dbtransform_lobes.models.db_transform import DBTransform
+from dbtransform_lobes.training.ema import weight_ema
+
+RECIPE = Path(__file__).parents[1] / "hparams" / "db_transform.yaml"
+TINY = {"num_channels": 8, "num_layers": 1, "num_heads": 1, "feed_forward": 0}
+
+
+def write_hyperparams(folder, **overrides):
+    """Let SpeechBrain write a run's hyperparams.yaml; return the folder."""
+    folder = Path(folder)
+    overrides = {
+        "data_folder": str(folder / "data"),
+        "output_folder": str(folder),
+        **TINY,
+        **overrides,
+    }
+    root = logging.getLogger()
+    handlers, level, hook = root.handlers[:], root.level, sys.excepthook
+    sb.create_experiment_directory(
+        str(folder), str(RECIPE), overrides, save_env_desc=False
+    )
+    root.handlers[:], sys.excepthook = handlers, hook
+    root.setLevel(level)
+    return folder
+
+
+def tiny_model(seed=0):
+    """A tiny DB-Transform whose every weight is random."""
+    torch.manual_seed(seed)
+    model = DBTransform(window=125, fusion_activation=True, **TINY)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return model
+
+
+def save_checkpoint(folder, name, seed=0, end_of_epoch=True, **meta):
+    """Save weights and their average, which differ; return the average."""
+    model = tiny_model(seed)
+    ema = weight_ema(model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.1)
+    Checkpointer(
+        Path(folder) / "save", {"model": model, "ema": ema}
+    ).save_checkpoint(meta=meta, end_of_epoch=end_of_epoch, name=name)
+    return ema.module.eval()
+
+
+def tiny_run(folder, **overrides):
+    """Write a run of three checkpoints; return the best averaged model.
+
+    The best is ``CKPT+second``; the newest is one within an epoch.
+    """
+    write_hyperparams(folder, **overrides)
+    save_checkpoint(folder, "first", 1, pesq=1.5, stoi=0.7)
+    best = save_checkpoint(
+        folder, "second", 2, pesq=2.5, stoi=0.8, si_sdr=11.25
+    )
+    save_checkpoint(folder, "third", 3, pesq=2.25, stoi=0.9)
+    save_checkpoint(folder, "within", 4, end_of_epoch=False)
+    return best

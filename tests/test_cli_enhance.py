@@ -1,0 +1,260 @@
+"""``dbtransform enhance``: single files, folders, failures, exit codes."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.inference import EnhanceModel, enhance_model
+from dbtransform_lobes.inference.export import export_model
+from tests.runs import tiny_run
+from tests.signals import noise_like, speech_like, write_wav
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    tiny_run(run)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    export_model(run, folder)
+    return folder
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three noisy files in a folder, one of them in a folder below."""
+    for number, name in enumerate(("a.wav", "b.wav", "deep/er/c.wav")):
+        signal = speech_like(0.2, number) + noise_like(0.2, number)
+        write_wav(tmp_path / "noisy" / name, signal)
+    (tmp_path / "noisy/notes.txt").write_text("no audio")
+    (tmp_path / "noisy/.hidden.wav").write_text("no audio")
+    return tmp_path
+
+
+@pytest.fixture
+def enhance(model_folder, tree, monkeypatch):
+    """Run the command in the folder of the tree."""
+    monkeypatch.chdir(tree)
+    return lambda *arguments: main(
+        ["enhance", *arguments, "--model", str(model_folder)]
+    )
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Fail when the weights are loaded."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the weights were loaded before the checks")
+
+    monkeypatch.setattr(EnhanceModel, "from_hparams", refuse)
+
+
+def files(folder):
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
+
+
+def test_single_file(enhance, model_folder, tree):
+    before = (tree / "noisy/a.wav").read_bytes()
+    assert enhance("noisy/a.wav", "enhanced.wav") == 0
+    model = EnhanceModel.from_hparams(model_folder, run_opts={"device": "cpu"})
+    expected = model.enhance_file(tree / "noisy/a.wav").numpy()
+    written = sf.read(tree / "enhanced.wav")[0]
+    assert np.abs(written - expected).max() < 1e-4
+    assert sf.info(tree / "enhanced.wav").subtype == "PCM_16"
+    assert np.abs(written - sf.read(tree / "noisy/a.wav")[0]).max() > 1e-2
+    assert (tree / "noisy/a.wav").read_bytes() == before
+
+
+def test_bundled_weights_are_the_default(tree, model_folder, monkeypatch):
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(enhance_model, "BUNDLED", model_folder)
+    assert main(["enhance", "noisy/a.wav", "enhanced.wav"]) == 0
+    assert (tree / "enhanced.wav").is_file()
+
+
+def test_without_bundled_weights(tree, monkeypatch, capsys):
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(enhance_model, "BUNDLED", tree)
+    assert main(["enhance", "noisy/a.wav", "enhanced.wav"]) == 1
+    assert "built without weights" in capsys.readouterr().err
+
+
+def test_folder_keeps_its_structure(enhance, tree, capsys):
+    assert enhance("noisy", "--output", "out") == 0
+    assert files(tree / "out") == ["a.wav", "b.wav", "deep/er/c.wav"]
+    assert "3 of 3 files enhanced into out" in capsys.readouterr().out
+
+
+def test_files_and_folders_with_a_suffix(enhance, tree):
+    paths = ("noisy/a.wav", "noisy/deep")
+    assert enhance(*paths, "--output", ".", "--suffix", "_enhanced") == 0
+    assert (tree / "a_enhanced.wav").is_file()
+    assert (tree / "er/c_enhanced.wav").is_file()
+
+
+def test_results_inside_the_input_are_not_enhanced_again(enhance, tree):
+    for _ in range(2):
+        assert enhance("noisy", "--output", "noisy/out", "--force") == 0
+        assert files(tree / "noisy/out") == ["a.wav", "b.wav", "deep/er/c.wav"]
+
+
+def test_force_replaces(enhance, tree, no_weights, capsys, monkeypatch):
+    (tree / "out").mkdir()
+    (tree / "out/b.wav").write_text("old")
+    assert enhance("noisy", "--output", "out") == 1
+    error = capsys.readouterr().err
+    assert "out/b.wav: exists; use --force" in error and "(1)" in error
+    assert files(tree / "out") == ["b.wav"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tree)
+    assert enhance("noisy", "--output", "out", "--force") == 0
+    assert sf.info(tree / "out/b.wav").frames == 3200
+
+
+def test_failures_are_named_and_the_batch_goes_on(enhance, tree, capsys):
+    (tree / "noisy/a.wav").write_text("no audio")
+    nan = np.array([0.1, np.nan])
+    sf.write(tree / "noisy/nan.wav", nan, 16000, subtype="FLOAT")
+    assert enhance("noisy", "--output", "out") == 1
+    out, error = capsys.readouterr()
+    assert files(tree / "out") == ["b.wav", "deep/er/c.wav"]
+    assert "2 of 4 files enhanced" in out
+    failed = [line for line in error.splitlines() if line.startswith("failed")]
+    assert len(failed) == 2
+    assert failed[0].startswith("failed: noisy/a.wav: expected audio")
+    assert failed[1].startswith("failed: noisy/nan.wav: samples are not finite")
+
+
+def test_a_lack_of_memory_is_a_failure_of_its_file(
+    enhance, tree, capsys, monkeypatch
+):
+    enhance_file = EnhanceModel.enhance_file
+
+    def fail(self, path, output):
+        if path.name == "a.wav":
+            raise torch.OutOfMemoryError("out of memory")
+        return enhance_file(self, path, output)
+
+    monkeypatch.setattr(EnhanceModel, "enhance_file", fail)
+    assert enhance("noisy", "--output", "out") == 1
+    assert "failed: noisy/a.wav: out of memory" in capsys.readouterr().err
+    assert files(tree / "out") == ["b.wav", "deep/er/c.wav"]
+
+
+def test_no_readable_file_fails_without_weights(enhance, no_weights, tree):
+    (tree / "noisy/a.wav").write_text("no audio")
+    assert enhance("noisy/a.wav", "out.wav") == 1
+    assert not (tree / "out.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["noisy/a.wav"], "1 paths given without --output"),
+        (["noisy/a.wav", "noisy/b.wav", "c.wav"], "give --output FOLDER"),
+        (["noisy", "out.wav"], "noisy: is a folder; give --output"),
+        (["noisy/a.wav", "noisy/b.wav"], "b.wav: exists; use --force"),
+        (["noisy/a.wav", "noisy/a.wav", "--force"], "output is the input"),
+        (["no.wav", "out.wav"], "no.wav: there is no such file"),
+        (["no", "--output", "out"], "no: there is no such file"),
+        (["noisy/a.wav", "out.txt"], "out.txt: expected one of the suffixes"),
+        (["noisy/a.wav", "out"], "out: expected one of the suffixes"),
+        (["noisy/a.wav", "no/out.wav"], "no: there is no such folder"),
+        (["noisy/a.wav", "out.wav", "--suffix", "x"], "without --output"),
+        (["noisy", "--output", "noisy"], "is the input and the --output"),
+        (["noisy", "--output", "noisy/a.wav"], "expected a folder"),
+        (["noisy", "--output", "out", "--suffix", "/x"], "part of a name"),
+        (["empty", "--output", "out"], "empty: there is no audio"),
+        (["noisy/a.wav", "noisy", "--output", "out"], "for noisy/a.wav and"),
+        (["noisy/notes.txt", "--output", "out"], "expected one of the suf"),
+        (
+            ["noisy/a.wav", "noisy/deep", "--output", "noisy", "--force"],
+            "output is the input",
+        ),
+        (
+            ["noisy/a.wav", "x/b.wav", "--output", "x", "--suffix", "",
+             "--force"],
+            "x/b.wav: the output is the input",
+        ),
+        (["noisy/a.wav", "out.wav", "--threads", "0"], "at least 1"),
+        (["noisy/a.wav", "out.wav", "--device", "gpu"], "expected cpu, cuda"),
+        (["noisy/a.wav", "out.wav", "--device", "cuda:99"], "use --device cpu"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_found_before_the_weights_are_loaded(
+    enhance, no_weights, tree, capsys, arguments, message
+):
+    (tree / "empty").mkdir()
+    write_wav(tree / "x/b.wav", np.full(100, 0.1))
+    before = files(tree)
+    assert enhance(*arguments) == 1
+    assert message in capsys.readouterr().err
+    assert files(tree) == before
+
+
+def test_an_output_is_never_another_input(enhance, no_weights, tree, capsys):
+    write_wav(tree / "noisy/a_x.wav", np.full(100, 0.1))
+    paths = ["noisy/a.wav", "noisy/a_x.wav"]
+    options = ["--output", "noisy", "--suffix", "_x", "--force"]
+    assert enhance(*paths, *options) == 1
+    assert "is another input" in capsys.readouterr().err
+
+
+def test_model_folder_must_be_one(tree, monkeypatch, capsys):
+    monkeypatch.chdir(tree)
+    arguments = ["enhance", "noisy/a.wav", "out.wav", "--model"]
+    assert main([*arguments, "owner/name"]) == 1
+    assert "owner/name: there is no such folder" in capsys.readouterr().err
+    assert main([*arguments, "noisy"]) == 1
+    assert "no hyperparams.yaml" in capsys.readouterr().err
+    assert not (tree / "out.wav").exists()
+
+
+def test_threads(enhance, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    assert enhance("noisy/a.wav", "out.wav", "--threads", "3") == 0
+    assert given == [3]
+
+
+def test_interrupt_leaves_no_partial_file(model_folder, tmp_path):
+    """Ctrl-C while a long file is enhanced or written."""
+    noise = noise_like(600.0).astype(np.float32)
+    for number in range(2):
+        write_wav(tmp_path / f"noisy/{number}.wav", noise)
+    command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "enhance"]
+    command += ["noisy", "--output", "out", "--model", str(model_folder)]
+    process = subprocess.Popen(
+        [*command, "--threads", "1"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "out").exists():  # made just before the first file
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.endswith("dbtransform enhance: interrupted\n")
+    assert files(tmp_path / "out") == []
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = (
+        "import sys; from dbtransform_lobes.cli.main import build_parser; "
+        "build_parser().format_help(); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'tqdm')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,263 @@
+"""Export of a run: which weights, what YAML, and nothing left on errors."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from hyperpyyaml import load_hyperpyyaml
+
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.inference import EnhanceModel, export
+from dbtransform_lobes.inference.export import best_checkpoint, export_model
+from dbtransform_lobes.models.waveform import enhance_waveform
+from tests.runs import save_checkpoint, tiny_run, write_hyperparams
+from tests.signals import noise_like, speech_like
+
+FILES = ["README.md", "hyperparams.yaml", "model.ckpt"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder and its best averaged model; not to be changed."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, tiny_run(folder)
+
+
+@pytest.fixture
+def noisy():
+    signal = speech_like(1.0) + noise_like(1.0)
+    return torch.tensor(signal, dtype=torch.float32)[None]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_round_trip_is_the_averaged_model_of_the_best(run, noisy, tmp_path):
+    folder, best = run
+    assert export_model(folder, tmp_path / "m").path.name == "CKPT+second"
+    assert names(tmp_path) == ["m"] and names(tmp_path / "m") == FILES
+    model = EnhanceModel.from_hparams(str(tmp_path / "m"))
+    transforms = model.hparams.compute_stft, model.hparams.compute_istft
+    with torch.inference_mode():
+        expected = enhance_waveform(best, *transforms, noisy)
+    enhanced = model.enhance_batch(noisy).cpu()
+    assert (enhanced - expected).abs().max() <= 1e-6
+    # The weights that were not averaged would have been told apart.
+    raw = torch.load(folder / "save/CKPT+second/model.ckpt")
+    best_weights = {k: v.clone() for k, v in best.state_dict().items()}
+    best.load_state_dict(raw)
+    with torch.inference_mode():
+        other = enhance_waveform(best, *transforms, noisy)
+    best.load_state_dict(best_weights)
+    assert (enhanced - other).abs().max() > 1e-4
+
+
+def test_checkpoint_is_plain_fp32_tensors(run, tmp_path):
+    export_model(run[0], tmp_path / "m")
+    state = torch.load(tmp_path / "m/model.ckpt", weights_only=True)
+    assert state.keys() == run[1].state_dict().keys()
+    assert all(type(value) is torch.Tensor for value in state.values())
+    assert {
+        value.dtype for value in state.values() if value.is_floating_point()
+    } == {torch.float32}
+
+
+def test_yaml_is_minimal_and_has_no_path(run, tmp_path):
+    export_model(run[0], tmp_path / "m")
+    text = (tmp_path / "m/hyperparams.yaml").read_text()
+    hparams = load_hyperpyyaml(text)
+    assert list(hparams) == [
+        "sample_rate",
+        "compute_stft",
+        "compute_istft",
+        "model",
+        "modules",
+        "pretrainer",
+    ]
+    assert hparams["modules"]["model"] is hparams["model"]
+    assert hparams["pretrainer"].loadables["model"] is hparams["model"]
+    assert hparams["pretrainer"].paths == {}
+    for file in ("hyperparams.yaml", "README.md"):
+        text = (tmp_path / "m" / file).read_text()
+        assert str(run[0]) not in text and str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_without_scores_the_newest_epoch_is_taken(tmp_path, value):
+    meta = {} if value is None else {"pesq": value}
+    for number, name in enumerate(("b", "c", "a")):
+        save_checkpoint(tmp_path, name, unixtime=float(number), **meta)
+    save_checkpoint(tmp_path, "d", end_of_epoch=False, unixtime=9.0)
+    assert best_checkpoint(tmp_path).path.name == "CKPT+a"
+
+
+def card_of(run, tmp_path, **overrides):
+    """Card of the run with a data set, other hyperparameters and scores."""
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    write_hyperparams(folder, data_folder=str(tmp_path / "data"), **overrides)
+    (tmp_path / "data").mkdir()
+    record = {
+        "sources": [
+            {"source": "waves", "licence": "CC-BY", "files": 3, "hours": 0.5}
+        ],
+        "splits": {
+            "train": {"files": 9, "hours": 0.75},
+            "valid": {"files": 7, "hours": 0.25},
+        },
+    }
+    (tmp_path / "data/dataset.json").write_text(json.dumps(record))
+    scores = {"num_scored": 60, "means": {"pesq": 2.125, "stoi": None}}
+    (folder / "scores.json").write_text(json.dumps(scores))
+    (tmp_path / "limits.md").write_text("## Limits\n\nNot for music.")
+    export_model(
+        folder, tmp_path / "m", card=tmp_path / "limits.md", language="cs"
+    )
+    card = (tmp_path / "m/README.md").read_text()
+    assert str(tmp_path) not in card
+    return card
+
+
+def test_card_says_what_is_known(run, tmp_path):
+    card = card_of(run, tmp_path)
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "speechbrain"
+    assert front["pipeline_tag"] == "audio-to-audio"
+    assert front["license"] == "apache-2.0" and front["language"] == "cs"
+    count = sum(weight.numel() for weight in run[1].parameters())
+    assert f"| parameters | {count:,} |" in card
+    assert "| num_channels | 8 |" in card and "| n_fft | 512 |" in card
+    assert "| waves | CC-BY | 3 | 0.5 |" in card
+    assert "`train`: 9 files, 0.75 hours" in card
+    assert "`valid`: 7 files, 0.25 hours" in card
+    assert "| pesq | si_sdr | stoi |" in card
+    assert "| 2.500 | 11.250 | 0.800 |" in card
+    assert "| pesq |\n| --- |\n| 2.125 |" in card
+    assert "Not for music." in card and "unixtime" not in card
+
+
+def test_card_names_recordings_mixed_on_the_fly(run, tmp_path):
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(
+        "path,kind,speaker,split,source,licence,seconds\n"
+        "a.wav,speech,x,train,birds,CC0,1800\n"
+        "b.wav,speech,x,train,birds,CC0,1800\n"
+        "c.wav,speech,y,test,cars,GPL-2+,3600\n"
+    )
+    card = card_of(run, tmp_path, recordings=str(manifest))
+    assert "| birds | CC0 | 2 | 1.0 |" in card and "cars" not in card
+    assert "`train`" not in card and "waves" not in card
+    assert "`valid`: 7 files, 0.25 hours" in card
+
+
+def test_existing_folder_needs_force(run, tmp_path):
+    target = tmp_path / "m"
+    export_model(run[0], target)
+    (target / "README.md").write_text("old")
+    with pytest.raises(ValueError, match="exists; use --force"):
+        export_model(run[0], target)
+    assert (target / "README.md").read_text() == "old"
+    export_model(run[0], target, force=True)
+    assert (target / "README.md").read_text() != "old"
+    assert names(tmp_path) == ["m"]
+
+
+def test_force_spares_a_folder_of_other_things(run, tmp_path):
+    target = tmp_path / "home"
+    target.mkdir()
+    (target / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="more than a model .thesis.tex"):
+        export_model(run[0], target, force=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is no folder"):
+        export_model(run[0], tmp_path / "file", force=True)
+    assert names(target) == ["thesis.tex"]
+    assert names(tmp_path) == ["file", "home"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_mismatch_leaves_nothing(run, tmp_path, monkeypatch, force):
+    if force:
+        export_model(run[0], tmp_path / "m")
+        (tmp_path / "m/README.md").write_text("old")
+    monkeypatch.setattr(
+        EnhanceModel, "enhance_batch", lambda self, noisy: noisy * 1.01
+    )
+    with pytest.raises(ValueError, match="differs from that of the run"):
+        export_model(run[0], tmp_path / "m", force=force)
+    if force:
+        assert (tmp_path / "m/README.md").read_text() == "old"
+    assert names(tmp_path) == (["m"] if force else [])
+
+
+def test_nan_weights_are_a_mismatch(tmp_path):
+    write_hyperparams(tmp_path / "run")
+    save_checkpoint(tmp_path / "run", "a")
+    path = tmp_path / "run/save/CKPT+a/ema.ckpt"
+    state = torch.load(path)
+    state = {
+        key: value * float("nan") if key.endswith("bias") else value
+        for key, value in state.items()
+    }
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="by nan"):
+        export_model(tmp_path / "run", tmp_path / "m")
+    assert names(tmp_path) == ["run"]
+
+
+def test_weights_of_another_model_are_refused(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    write_hyperparams(folder, num_channels=16)
+    with pytest.raises(ValueError, match="do not fit"):
+        export_model(folder, tmp_path / "m")
+    assert names(tmp_path) == ["run"]
+
+
+def test_what_is_missing_is_named(tmp_path):
+    run, model = tmp_path / "run", tmp_path / "m"
+    with pytest.raises(FileNotFoundError, match="give the output_folder"):
+        export_model(run, model)
+    write_hyperparams(run)
+    with pytest.raises(FileNotFoundError, match="expected the checkpoints"):
+        export_model(run, model)
+    save_checkpoint(run, "a", end_of_epoch=False)
+    with pytest.raises(ValueError, match="until the first validation"):
+        export_model(run, model)
+    save_checkpoint(run, "b", pesq=1.0)
+    with pytest.raises(FileNotFoundError, match="leave out --card"):
+        export_model(run, model, card=tmp_path / "no.md")
+    (run / "save/CKPT+b/ema.ckpt").unlink()
+    with pytest.raises(ValueError, match="ema.ckpt"):
+        export_model(run, model)
+    path = run / "hyperparams.yaml"
+    path.write_text(path.read_text().replace("compute_istft:", "other:"))
+    with pytest.raises(ValueError, match="compute_istft missing"):
+        export_model(run, model)
+    assert names(tmp_path) == ["run"]
+
+
+def test_a_file_that_is_no_average_is_refused(tmp_path):
+    path = tmp_path / "ema.ckpt"
+    torch.save({"weight": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match="n_averaged .* given weight"):
+        export.averaged_state(path)
+    path.write_bytes(b"not torch")
+    with pytest.raises(ValueError, match="expected a state dict"):
+        export.averaged_state(path)
+
+
+def test_command(run, tmp_path, capsys):
+    arguments = ["export", str(run[0]), str(tmp_path / "m")]
+    assert main([*arguments[:2], str(tmp_path / "no/m")]) == 1
+    assert "make it first" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "CKPT+second (pesq 2.500" in capsys.readouterr().out
+    assert main(arguments) == 1
+    assert "use --force" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0
+    assert main(["export", str(tmp_path / "no"), str(tmp_path / "n")]) == 1
+    assert "output_folder" in capsys.readouterr().err

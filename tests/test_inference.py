@@ -1,0 +1,479 @@
+"""EnhanceModel: strict and offline loading, batches, files."""
+
+import os
+import shutil
+import socket
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from speechbrain.processing.features import ISTFT, STFT
+from speechbrain.utils.fetching import FetchFrom, FetchSource
+
+from dbtransform_lobes.inference import EnhanceModel, enhance_model
+from dbtransform_lobes.inference.export import export_model
+from tests.runs import tiny_run
+from tests.signals import noise_like, speech_like
+
+CPU = {"device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A model folder of a tiny model; not to be changed."""
+    run = tmp_path_factory.mktemp("run")
+    tiny_run(run)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    export_model(run, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return EnhanceModel.from_hparams(str(model_folder), run_opts=CPU)
+
+
+@pytest.fixture
+def own_folder(model_folder, tmp_path):
+    """A copy of the model folder that a test may break."""
+    return shutil.copytree(model_folder, tmp_path / "own")
+
+
+def noisy_signal(seconds, seed=0, sample_rate=16000):
+    """Noisy "speech", (L,), float32."""
+    signal = speech_like(seconds, seed, sample_rate)
+    signal += noise_like(seconds, seed, sample_rate)
+    return torch.tensor(signal, dtype=torch.float32)
+
+
+def files_below(folder):
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def transforms(window_fn=torch.hann_window):
+    options = {"win_length": 32, "hop_length": 8, "window_fn": window_fn}
+    return {
+        "sample_rate": 16000,
+        "compute_stft": STFT(16000, n_fft=512, **options),
+        "compute_istft": ISTFT(16000, n_fft=512, **options),
+    }
+
+
+# Loading
+
+
+def test_a_folder_loads_offline_and_leaves_nothing(
+    own_folder, tmp_path, monkeypatch
+):
+    def refuse(*args):
+        raise AssertionError("network access")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    before = files_below(tmp_path)
+    for source in (
+        str(own_folder),
+        own_folder,
+        "own",
+        "./own",
+        FetchSource(FetchFrom.LOCAL, str(own_folder)),
+    ):
+        loaded = EnhanceModel.from_hparams(source, run_opts=CPU)
+        assert not any(w.requires_grad for w in loaded.parameters())
+        assert not loaded.mods.model.training
+    EnhanceModel.from_hparams("own", savedir="cache", run_opts=CPU)
+    assert EnhanceModel.from_hparams("own", download_only=True) is None
+    assert files_below(tmp_path) == before
+
+
+def test_overrides_and_savedir_are_never_stale(
+    own_folder, model_folder, tmp_path
+):
+    savedir = tmp_path / "savedir"
+    first = EnhanceModel.from_hparams(str(model_folder), savedir=str(savedir))
+    state = torch.load(own_folder / "model.ckpt")
+    torch.save({k: v * 2 for k, v in state.items()}, own_folder / "model.ckpt")
+    second = EnhanceModel.from_hparams(str(own_folder), savedir=str(savedir))
+    for one, two in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(2 * one, two)
+    options = {"overrides": {"model": {"rope": False}}, "run_opts": CPU}
+    changed = EnhanceModel.from_hparams(str(own_folder), **options)
+    noisy = noisy_signal(0.3)[None]
+    assert not torch.equal(
+        changed.enhance_batch(noisy), second.cpu().enhance_batch(noisy)
+    )
+    with pytest.raises(KeyError):
+        EnhanceModel.from_hparams(str(own_folder), overrides={"mdoel": 1})
+
+
+def test_without_weights_the_package_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(enhance_model, "BUNDLED", tmp_path)
+    with pytest.raises(FileNotFoundError, match="built without weights"):
+        EnhanceModel.from_hparams()
+
+
+def test_bundled_weights_are_the_default(model_folder, monkeypatch):
+    monkeypatch.setattr(enhance_model, "BUNDLED", model_folder)
+    loaded = EnhanceModel.from_hparams(run_opts=CPU)
+    assert loaded.enhance_batch(torch.ones(1, 100)).shape == (1, 100)
+
+
+def test_keys_are_strict(own_folder):
+    path = own_folder / "model.ckpt"
+    state = torch.load(path)
+    first, second, *_ = state
+    state["surplus"] = state.pop(first)
+    state[second] = state[second][None]
+    torch.save(state, path)
+    with pytest.raises(ValueError) as error:
+        EnhanceModel.from_hparams(str(own_folder))
+    lines = str(error.value).splitlines()
+    assert lines[1:3] == [f"  missing: {first}", "  unexpected: surplus"]
+    assert lines[3].startswith(f"  of another shape: {second} (1, ")
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04cut"])
+def test_broken_weights_are_refused(own_folder, content):
+    (own_folder / "model.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match="expected a state dict"):
+        EnhanceModel.from_hparams(str(own_folder))
+
+
+def test_weights_with_code_in_them_are_refused(own_folder):
+    torch.save({"weight": os.getcwd}, own_folder / "model.ckpt")
+    with pytest.raises(ValueError, match="expected a state dict"):
+        EnhanceModel.from_hparams(str(own_folder))
+    torch.save([torch.ones(1)], own_folder / "model.ckpt")
+    with pytest.raises(ValueError, match="of tensors, given list"):
+        EnhanceModel.from_hparams(str(own_folder))
+
+
+def test_missing_files_are_named(own_folder, tmp_path):
+    for source in (tmp_path / "no", "./no", "~/no/such/folder", "no"):
+        with pytest.raises(FileNotFoundError, match="no such folder"):
+            EnhanceModel.from_hparams(source)
+    (own_folder / "model.ckpt").unlink()
+    with pytest.raises(FileNotFoundError, match="model.ckpt.*dbtransform exp"):
+        EnhanceModel.from_hparams(own_folder)
+    (own_folder / "hyperparams.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match="no hyperparams.yaml"):
+        EnhanceModel.from_hparams(own_folder)
+
+
+def test_a_failed_download_says_what_was_tried(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(enhance_model, "fetch", refuse)
+    with pytest.raises(ValueError, match="owner/name: there is no such folder"):
+        EnhanceModel.from_hparams("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("pretrainer:", "other:", "hyperparams.yaml lack pretrainer"),
+        ("modules:\n  model:", "modules:\n  net:", "modules lack model"),
+        ("compute_istft:", "other:", "hparams lack compute_istft"),
+        ("    model: !ref", "    net: !ref", "net.ckpt: there is no such file"),
+        ("    model: !ref <model>", "    {}", "does not load the model"),
+        ("sample_rate: 16000\n", "sample_rate: [16000\n", "HyperPyYAML"),
+    ],
+)
+def test_yaml_that_lacks_something(own_folder, old, new, message):
+    path = own_folder / "hyperparams.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        EnhanceModel.from_hparams(own_folder)
+
+
+def test_constructor_checks_what_it_needs():
+    with pytest.raises(ValueError, match="modules lack model.*given none"):
+        EnhanceModel(hparams=transforms())
+    identity = {"model": torch.nn.Identity()}
+    with pytest.raises(ValueError, match="hparams lack sample_rate"):
+        EnhanceModel(identity, {"compute_stft": 1, "compute_istft": 1})
+
+
+# Batches
+
+
+def test_batch_enhances_and_equals_its_items(model):
+    noisy = torch.stack([noisy_signal(0.5, seed) for seed in range(3)])
+    enhanced = model.enhance_batch(noisy)
+    assert enhanced.dtype == torch.float32 and enhanced.shape == noisy.shape
+    assert (enhanced - noisy).abs().max() > 1e-2
+    for item, one in zip(noisy, enhanced, strict=True):
+        alone = model(item[None])
+        assert torch.allclose(alone[0], one, atol=1e-6)
+    enhanced += 1  # an ordinary tensor, not one of inference mode
+    assert torch.equal(model.enhance_batch(noisy.double()), model(noisy))
+
+
+@pytest.mark.parametrize("garbage", [0.0, 100.0])
+def test_padding_never_changes_an_item(model, garbage):
+    samples = [8000, 5003, 5003, 1]
+    noisy = torch.full((4, 8000), garbage)
+    for row, length in enumerate(samples):
+        noisy[row, :length] = noisy_signal(0.5, row)[-length:]
+    lengths = torch.tensor(samples, dtype=torch.float32) / 8000
+    enhanced = model.enhance_batch(noisy, lengths)
+    for row, length in enumerate(samples):
+        alone = model.enhance_batch(noisy[row : row + 1, :length])
+        assert torch.allclose(enhanced[row, :length], alone[0], atol=1e-6)
+        assert not enhanced[row, length:].any()
+
+
+def test_level_equivariance(model):
+    noisy = noisy_signal(0.5)[None]
+    enhanced = model.enhance_batch(noisy)
+    for gain in (1e-4, 0.1, 32768.0):
+        scaled = model.enhance_batch(gain * noisy) / gain
+        assert torch.allclose(scaled, enhanced, atol=1e-5)
+
+
+@pytest.mark.parametrize("window_fn", ["tiny", torch.hann_window])
+def test_exact_length(model, window_fn):
+    if window_fn != "tiny":
+        model = EnhanceModel(
+            {"model": torch.nn.Identity()}, transforms(window_fn), CPU
+        )
+    for length in (1, 2, 100, 127, 128, 255, 256, 511, 512, 513, 16000, 16001):
+        noisy = noisy_signal(1.1)[None, -length:]
+        enhanced = model.enhance_batch(noisy)
+        assert enhanced.shape == (1, length)
+        assert torch.isfinite(enhanced).all()
+        if window_fn != "tiny":
+            assert torch.allclose(enhanced, noisy, atol=1e-4)
+
+
+def test_silence_stays_silence(model):
+    noisy = torch.zeros(2, 4000)
+    noisy[1] = noisy_signal(0.25)
+    enhanced = model.enhance_batch(noisy)
+    assert not enhanced[0].any() and enhanced[1].any()
+
+
+@pytest.mark.parametrize(
+    ("noisy", "lengths", "message"),
+    [
+        (torch.ones(100), None, r"shape \(100,\).*noisy\[None\]"),
+        (torch.ones(1, 2, 100), None, "expected .batch, samples"),
+        (torch.ones(1, 0), None, "at least one"),
+        (torch.ones(0, 100), None, "at least one"),
+        (torch.ones(1, 100, dtype=torch.int16), None, "int16.*by 32768"),
+        (torch.ones(1, 100, dtype=torch.cfloat), None, "floating-point"),
+        (np.ones((1, 100)), None, "float64, expected a .*tensor"),
+        (torch.full((1, 100), float("nan")), None, "not finite"),
+        (torch.full((1, 100), -float("inf")), None, "not finite"),
+        (torch.ones(2, 100), torch.tensor([1.0]), r"expected \(2,\)"),
+        (torch.ones(1, 100), torch.tensor([1.1]), "shares"),
+        (torch.ones(1, 100), torch.tensor([0.0]), "shares"),
+        (torch.ones(1, 100), torch.tensor([float("nan")]), "shares"),
+        (torch.ones(1, 100), torch.tensor([50]), "noisy.shape"),
+    ],
+)
+def test_bad_batches(model, noisy, lengths, message):
+    with pytest.raises(ValueError, match=message):
+        model.enhance_batch(noisy, lengths)
+
+
+# Files
+
+
+def snr_db(reference, estimate):
+    error = (reference - estimate).square().sum()
+    return (10 * torch.log10(reference.square().sum() / error)).item()
+
+
+def test_file_equals_batch_and_is_written(model, tmp_path):
+    signal = noisy_signal(0.5)
+    sf.write(tmp_path / "a.wav", signal.numpy(), 16000, subtype="FLOAT")
+    output = tmp_path / "b.wav"
+    output.write_text("replaced")
+    enhanced = model.enhance_file(tmp_path / "a.wav", output)
+    expected = model.enhance_batch(signal[None])[0]
+    assert torch.allclose(enhanced, expected, atol=1e-6)
+    assert sf.info(output).subtype == "FLOAT"
+    written = torch.from_numpy(sf.read(output, dtype="float32")[0])
+    assert torch.equal(written, enhanced)
+    assert files_below(tmp_path) == [
+        str(tmp_path / n) for n in "a.wav b.wav".split()
+    ]
+    without = model.enhance_file(str(tmp_path / "a.wav"))
+    assert torch.equal(without, enhanced)
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 22050, 44100, 48000])
+def test_stereo_keeps_rate_channels_length_level(model, tmp_path, sample_rate):
+    left = noisy_signal(0.4, 1, sample_rate)[:-7].numpy()
+    stereo = np.stack([left, 0.05 * left[::-1]], axis=1)
+    path, output = tmp_path / "a.flac", tmp_path / "b.wav"
+    sf.write(path, stereo, sample_rate, subtype="PCM_24")
+    enhanced = model.enhance_file(path, output)
+    assert enhanced.shape == (2, len(left))
+    before, after = sf.info(path), sf.info(output)
+    for key in ("samplerate", "channels", "frames", "subtype"):
+        assert getattr(before, key) == getattr(after, key)
+    # Each channel is as if it were alone.
+    sf.write(tmp_path / "c.flac", stereo[:, 1], sample_rate, subtype="PCM_24")
+    alone = model.enhance_file(tmp_path / "c.flac")
+    assert torch.allclose(enhanced[1], alone, atol=1e-6)
+
+
+def test_resampling_keeps_time_and_level(tmp_path):
+    identity = EnhanceModel({"model": torch.nn.Identity()}, transforms(), CPU)
+    time = torch.arange(22050) / 44100
+    tone = 0.5 * torch.sin(2 * torch.pi * 1000 * time)
+    sf.write(tmp_path / "a.wav", tone.numpy(), 44100, subtype="FLOAT")
+    enhanced = identity.enhance_file(tmp_path / "a.wav")
+    assert snr_db(tone[2000:-2000], enhanced[2000:-2000]) > 80
+
+
+@pytest.mark.parametrize("sample_rate", [16000, 44100, 192000, 11025])
+@pytest.mark.parametrize("length", [1, 2, 13])
+def test_shortest_files(model, tmp_path, sample_rate, length):
+    sf.write(tmp_path / "a.wav", np.full(length, 0.1), sample_rate)
+    enhanced = model.enhance_file(tmp_path / "a.wav", tmp_path / "b.wav")
+    assert enhanced.shape == (length,)
+    assert sf.info(tmp_path / "b.wav").frames == length
+
+
+def test_segments_are_as_the_whole(model, tmp_path, monkeypatch):
+    signal = noisy_signal(37.3)
+    signal[: 5 * 16000] *= 0.03  # segments differ in level
+    sf.write(tmp_path / "a.wav", signal.numpy(), 16000, subtype="FLOAT")
+    frames = []
+    hook = model.mods.model.register_forward_pre_hook(
+        lambda module, inputs: frames.append(inputs[0].shape[-1])
+    )
+    segmented = model.enhance_file(tmp_path / "a.wav")
+    hook.remove()
+    assert len(frames) == 3 and max(frames) <= 20 * 125 + 1
+    whole = model.enhance_batch(signal[None])[0]
+    assert segmented.shape == whole.shape
+    assert snr_db(whole, segmented) > 60  # 51 with a level a segment
+    assert not torch.equal(whole, segmented)
+
+
+def test_segments_reconstruct_exactly(tmp_path):
+    identity = EnhanceModel({"model": torch.nn.Identity()}, transforms(), CPU)
+    signal = noisy_signal(45.0)
+    signal[16 * 16000 : 31 * 16000] = 0  # one segment nearly silent
+    sf.write(tmp_path / "a.wav", signal.numpy(), 16000, subtype="FLOAT")
+    enhanced = identity.enhance_file(tmp_path / "a.wav")
+    assert torch.allclose(enhanced, signal, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("subtype", "suffix", "expected"),
+    [
+        ("PCM_16", ".wav", "PCM_16"),
+        ("PCM_24", ".FLAC", "PCM_24"),
+        ("DOUBLE", ".wav", "DOUBLE"),
+        ("FLOAT", ".flac", "PCM_16"),
+        ("PCM_16", ".ogg", "VORBIS"),
+    ],
+)
+def test_subtype_and_container(model, tmp_path, subtype, suffix, expected):
+    signal = noisy_signal(0.2).numpy()
+    sf.write(tmp_path / "a.wav", signal, 16000, subtype=subtype)
+    output = tmp_path / f"b{suffix}"
+    model.enhance_file(tmp_path / "a.wav", output)
+    info = sf.info(output)
+    assert info.subtype == expected and info.frames == len(signal)
+    assert info.format == suffix[1:].upper()
+
+
+def test_beyond_full_scale_is_clipped_not_wrapped(tmp_path):
+    identity = EnhanceModel({"model": torch.nn.Identity()}, transforms(), CPU)
+    signal = 3 * noisy_signal(0.5).numpy()
+    sf.write(tmp_path / "a.wav", signal, 16000, subtype="FLOAT")
+    enhanced = identity.enhance_file(tmp_path / "a.wav", tmp_path / "b.flac")
+    written = sf.read(tmp_path / "b.flac", dtype="float32")[0]
+    assert np.abs(signal).max() > 1.2
+    assert np.allclose(enhanced, signal, atol=1e-5)
+    assert np.allclose(written, signal.clip(-1, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("old", [False, True])
+def test_an_interrupted_write_leaves_no_file(
+    model, tmp_path, monkeypatch, error, old
+):
+    sf.write(tmp_path / "a.wav", noisy_signal(1.0).numpy(), 16000)
+    output = tmp_path / "b.wav"
+    if old:
+        output.write_text("old")
+    write, written = sf.SoundFile.write, []
+
+    def fail(self, data):
+        if written:
+            raise error("disk full")
+        written.append(write(self, data))
+
+    monkeypatch.setattr(sf.SoundFile, "write", fail)
+    monkeypatch.setattr(enhance_model, "FRAMES_A_WRITE", 4000)
+    with pytest.raises(error):
+        model.enhance_file(tmp_path / "a.wav", output)
+    assert written
+    assert output.exists() == old and (not old or output.read_text() == "old")
+    assert len(list(tmp_path.iterdir())) == 1 + old
+
+
+def test_bad_files(model, tmp_path):
+    good, output = tmp_path / "good.wav", tmp_path / "out.wav"
+    sf.write(good, noisy_signal(0.2).numpy(), 16000)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        model.enhance_file(tmp_path / "no.wav", output)
+    (tmp_path / "text.wav").write_text("no audio")
+    with pytest.raises(ValueError, match="text.wav: expected audio"):
+        model.enhance_file(tmp_path / "text.wav", output)
+    sf.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    with pytest.raises(ValueError, match="no samples"):
+        model.enhance_file(tmp_path / "empty.wav", output)
+    nan = np.array([0.1, np.nan])
+    sf.write(tmp_path / "nan.wav", nan, 16000, subtype="FLOAT")
+    with pytest.raises(ValueError, match="nan.wav: .*not finite"):
+        model.enhance_file(tmp_path / "nan.wav", output)
+    assert not output.exists()
+
+
+def test_bad_outputs(model, tmp_path):
+    path = tmp_path / "a.wav"
+    sf.write(path, noisy_signal(0.2).numpy(), 16000)
+    before = path.read_bytes()
+    (tmp_path / "link.wav").symlink_to(path)
+    os.link(path, tmp_path / "hard.wav")
+    for same in ("a.wav", "../" + tmp_path.name + "/a.wav", "link.wav"):
+        with pytest.raises(ValueError, match="output is the input"):
+            model.enhance_file(path, tmp_path / same)
+    with pytest.raises(ValueError, match="output is the input"):
+        model.enhance_file(path, tmp_path / "hard.wav")
+    with pytest.raises(ValueError, match="suffix is '.txt', expected one of"):
+        model.enhance_file(path, tmp_path / "b.txt")
+    with pytest.raises(FileNotFoundError, match="make it first"):
+        model.enhance_file(path, tmp_path / "no/b.wav")
+    (tmp_path / "folder.wav").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        model.enhance_file(path, tmp_path / "folder.wav")
+    assert path.read_bytes() == before
+
+
+def test_the_package_imports_no_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, dbtransform_lobes.inference as i; "
+        "assert 'torch' not in sys.modules and i.__all__"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'Other'"):
+        from dbtransform_lobes import inference
+
+        _ = inference.Other

@@ -1,0 +1,328 @@
+"""Waveform in and out, the loss terms and the average of the weights."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from speechbrain.processing.features import ISTFT, STFT
+
+from dbtransform_lobes.models.db_transform import DBTransform
+from dbtransform_lobes.models.waveform import (
+    enhance_waveform,
+    sqrt_hann_window,
+    unit_rms_gain,
+)
+from dbtransform_lobes.training.ema import weight_ema
+from dbtransform_lobes.training.losses import (
+    EnhancementLoss,
+    compressed_complex,
+    compressed_magnitude,
+    negative_si_sdr,
+)
+from tests.twins import array, assert_twin, randn
+
+HANN = {"hop_length": 8, "window_fn": torch.hann_window}
+SQRT_HANN = {"hop_length": 16, "window_fn": sqrt_hann_window}
+
+
+def transforms(hop_length, window_fn):
+    settings = {
+        "sample_rate": 16000,
+        "n_fft": 512,
+        "win_length": 32,
+        "hop_length": hop_length,
+        "window_fn": window_fn,
+    }
+    return STFT(**settings), ISTFT(**settings)
+
+
+def waveforms(batch, length, seed=0):
+    return randn(batch, length, seed=seed, dtype=torch.float32)
+
+
+# Waveform
+
+
+def test_rms_gain_by_loops():
+    noisy = 3 * randn(3, 50)
+    noisy[1] = 0
+    noisy[2] *= 1e-6
+    expected = np.ones((3, 1))
+    for b in (0, 2):
+        power = sum(float(sample) ** 2 for sample in noisy[b]) / 50
+        expected[b] = 1 / math.sqrt(power)
+    peak = np.ones((3, 1)) / np.maximum(np.abs(array(noisy)).max(1), 1)[:, None]
+    gain = unit_rms_gain(noisy)
+    np.testing.assert_allclose(array(gain), expected, rtol=1e-10)
+    assert np.abs(peak - expected).max() > 0.01
+    level = (noisy * gain).square().mean(-1).sqrt()
+    assert level.tolist() == pytest.approx([1, 0, 1])
+
+
+@pytest.mark.parametrize("settings", [HANN, SQRT_HANN])
+@pytest.mark.parametrize("length", [1, 127, 512, 4000])
+def test_a_model_that_does_nothing_changes_nothing(length, settings):
+    stft, istft = transforms(**settings)
+    noisy = waveforms(2, length) * torch.tensor([[0.5], [0.001]])
+    same = enhance_waveform(torch.nn.Identity(), stft, istft, noisy)
+    assert same.shape == noisy.shape
+    assert (same - noisy).abs().max() < 1e-5
+    halved = enhance_waveform(lambda spec: 0.5 * spec, stft, istft, noisy)
+    assert (halved - 0.5 * noisy).abs().max() < 1e-5
+    assert noisy.abs().max() > 1e-2
+
+
+def test_sqrt_hann_squares_sum_to_one():
+    window = sqrt_hann_window(512)
+    for n in range(512):
+        hann = 0.5 - 0.5 * math.cos(2 * math.pi * n / 512)
+        assert float(window[n]) == pytest.approx(math.sqrt(hann), abs=1e-6)
+    square = window**2
+    assert (square[:256] + square[256:] - 1).abs().max() < 1e-6
+    assert (window[:256] + window[256:] - 1).abs().max() > 0.1
+
+
+def test_output_follows_the_level_of_the_input():
+    stft, istft = transforms(**HANN)
+    torch.manual_seed(0)
+    model = DBTransform(num_channels=8, num_layers=1, num_heads=2)
+    noisy = waveforms(2, 4000)
+    with torch.no_grad():
+        for function in (model, lambda spec: spec * spec.abs()):
+            loud = enhance_waveform(function, stft, istft, noisy)
+            soft = enhance_waveform(function, stft, istft, 0.01 * noisy)
+            error = (soft - 0.01 * loud).abs().max() / soft.abs().max()
+            assert error < 1e-4
+    # The second function alone would square the level.
+    assert (loud - noisy).abs().max() > 0.1
+
+
+def test_every_item_has_a_gain_of_its_own():
+    stft, istft = transforms(**HANN)
+    noisy = waveforms(2, 4000)
+    noisy[1] *= 0.01
+
+    def model(spec):
+        return spec * spec.abs()
+
+    both = enhance_waveform(model, stft, istft, noisy)
+    for item in range(2):
+        alone = enhance_waveform(model, stft, istft, noisy[item : item + 1])
+        assert (both[item] - alone[0]).abs().max() < 1e-5 * alone.abs().max()
+
+
+def test_silence_is_enhanced_to_silence():
+    stft, istft = transforms(**HANN)
+    model = DBTransform(num_channels=8, num_layers=1, num_heads=2)
+    silence = torch.zeros(1, 2000)
+    assert torch.equal(enhance_waveform(model, stft, istft, silence), silence)
+
+
+def test_transforms_keep_their_precision_under_autocast():
+    stft, istft = transforms(**HANN)
+    noisy = waveforms(1, 2000)
+    seen = []
+
+    def model(spec):
+        seen.append((spec.dtype, torch.is_autocast_enabled("cpu")))
+        return spec
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        same = enhance_waveform(model, stft, istft, noisy)
+    assert seen == [(torch.complex64, True)]
+    assert same.dtype == torch.float32
+    assert (same - noisy).abs().max() < 1e-5
+
+
+# Loss
+
+
+def spectra_twin(clean, estimate, exponent, kind):
+    """Mean over bins and frames of the squared error of an item.
+
+    magnitude: (|S|^c - |Y|^c)^2; complex: |S |S|^(c-1) - Y |Y|^(c-1)|^2.
+    """
+    totals = []
+    for pair in zip(array(clean), array(estimate), strict=True):
+        errors = []
+        for index in np.ndindex(pair[0].shape[:2]):
+            s, y = (complex(*part[index]) for part in pair)
+            size_s, size_y = abs(s) ** exponent, abs(y) ** exponent
+            if kind == "magnitude":
+                errors.append((size_s - size_y) ** 2)
+            else:
+                difference = size_s * s / abs(s) - size_y * y / abs(y)
+                errors.append(abs(difference) ** 2)
+        totals.append(sum(errors) / len(errors))
+    return np.array(totals)
+
+
+@pytest.mark.parametrize("exponent", [0.3, 1.0])
+def test_spectral_terms_equal_their_twins(exponent):
+    clean, estimate = 3 * randn(2, 3, 5, 4, 2)
+    for kind, other, term in (
+        ("magnitude", "complex", compressed_magnitude),
+        ("complex", "magnitude", compressed_complex),
+    ):
+        assert_twin(
+            term(clean, estimate, exponent),
+            spectra_twin(clean, estimate, exponent, kind),
+            spectra_twin(clean, estimate, exponent, other),
+            spectra_twin(clean, estimate, 0.5, kind),
+            tolerance=1e-9,  # 1e-12 is added to the powers
+        )
+
+
+def si_sdr_twin(clean, estimate, centred=True):
+    """10 log10(|a s|^2 / |a s - y|^2), a = <y, s> / |s|^2, of each item."""
+    values = []
+    for s, y in zip(clean.tolist(), estimate.tolist(), strict=True):
+        if centred:
+            s = [value - sum(s) / len(s) for value in s]
+            y = [value - sum(y) / len(y) for value in y]
+        scale = sum(a * b for a, b in zip(s, y, strict=True))
+        scale /= sum(value**2 for value in s)
+        target = sum((scale * value) ** 2 for value in s)
+        error = sum((scale * a - b) ** 2 for a, b in zip(s, y, strict=True))
+        values.append(10 * math.log10(target / error))
+    return np.array(values)
+
+
+def test_si_sdr_equals_its_twin():
+    clean = waveforms(3, 200)
+    estimate = 0.3 * clean + waveforms(3, 200, seed=1) * torch.tensor(
+        [[0.01], [0.1], [1.0]]
+    )
+    kept = clean.clone(), estimate.clone()
+    value = -negative_si_sdr(clean, estimate)
+    twin = si_sdr_twin(clean, estimate)
+    assert_twin(value, twin, -twin, twin / 2, tolerance=1e-3)
+    assert torch.equal(clean, kept[0]) and torch.equal(estimate, kept[1])
+    scaled = -negative_si_sdr(clean, 7 * estimate)
+    assert_twin(scaled, twin, tolerance=1e-3)
+
+
+def test_loss_is_the_weighted_sum_of_its_terms():
+    stft, _ = transforms(**HANN)
+    loss = EnhancementLoss(stft, 20, 5, 0.1, exponent=0.3)
+    clean = waveforms(2, 1000)
+    estimate = clean + 0.3 * waveforms(2, 1000, seed=1)
+    total, terms = loss(clean, estimate)
+    spectra = stft(clean).double(), stft(estimate).double()
+    twins = {
+        "magnitude": spectra_twin(*spectra, 0.3, "magnitude"),
+        "complex": spectra_twin(*spectra, 0.3, "complex"),
+        "si_sdr": -si_sdr_twin(clean, estimate),
+    }
+    assert set(terms) == set(twins)
+    for name, twin in twins.items():
+        assert_twin(terms[name], twin, tolerance=1e-3)
+    expected = (
+        20 * twins["magnitude"] + 5 * twins["complex"] + 0.1 * twins["si_sdr"]
+    )
+    wrong = sum(twins.values())
+    np.testing.assert_allclose(array(total), expected, rtol=1e-4)
+    assert np.abs(wrong - expected).min() > 0.1
+
+
+def test_a_perfect_estimate_has_no_spectral_loss():
+    stft, _ = transforms(**HANN)
+    clean = waveforms(2, 1000)
+    total, _ = EnhancementLoss(stft)(clean, clean)
+    assert torch.equal(total, torch.zeros(2))
+    assert (EnhancementLoss(stft)(clean, 2 * clean)[0] > 0.01).all()
+
+
+def test_terms_of_weight_zero_are_not_computed():
+    loss = EnhancementLoss(transforms(**HANN)[0], 2, 0, 0)
+    pair = waveforms(1, 500), waveforms(1, 500, seed=1)
+    total, terms = loss(*pair)
+    assert list(terms) == ["magnitude"]
+    assert torch.equal(total, 2 * terms["magnitude"])
+
+
+@pytest.mark.parametrize("silent", ["clean", "estimate", "both"])
+def test_loss_of_silence_is_finite_with_its_gradient(silent):
+    stft, _ = transforms(**HANN)
+    loss = EnhancementLoss(stft, 1, 1, 1)
+    clean, estimate = waveforms(1, 1000), waveforms(1, 1000, seed=1)
+    if silent != "estimate":
+        clean.zero_()
+    if silent != "clean":
+        estimate.zero_()
+    estimate.requires_grad_()
+    total, _ = loss(clean, estimate)
+    total.sum().backward()
+    assert torch.isfinite(total).all()
+    assert torch.isfinite(estimate.grad).all()
+
+
+def test_loss_keeps_its_precision_under_autocast():
+    stft, _ = transforms(**HANN)
+    loss = EnhancementLoss(stft, 1, 1, 1)
+    clean, estimate = waveforms(2, 1000), waveforms(2, 1000, seed=1)
+    exact, _ = loss(clean, estimate)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, _ = loss(clean, estimate)
+    assert total.dtype == torch.float32
+    assert torch.equal(total, exact)
+    assert (exact != 0).all()
+
+
+@pytest.mark.parametrize("weights", [(0, 0, 0), (1, -1, 0)])
+def test_impossible_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="loss weights are .*, expected none"):
+        EnhancementLoss(transforms(**HANN)[0], *weights)
+
+
+# Average of the weights
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
+def test_average_equals_its_recursion(decay):
+    """a_0 = w_0; a_n = d_n a_{n-1} + (1 - d_n) w_n.
+
+    d_n = min(decay, (1 + n) / (10 + n)).
+    """
+    model = torch.nn.Linear(3, 2).double()
+    ema = weight_ema(model, decay)
+    twin = constant = None
+    for n in range(40):
+        weight = randn(2, 3, seed=n)
+        with torch.no_grad():
+            model.weight.copy_(weight)
+        ema.update_parameters(model)
+        weight = array(weight)
+        if n == 0:
+            twin, constant = weight, weight
+        warm = min(decay, (1 + n) / (10 + n))
+        if n:
+            twin = warm * twin + (1 - warm) * weight
+            constant = decay * constant + (1 - decay) * weight
+        assert_twin(ema.module.weight, twin)
+        assert_twin(model.weight, weight)
+        if n == 5 and decay == 0.9:
+            assert np.abs(twin - constant).max() > 1e-2
+
+
+def test_average_is_a_copy_that_can_be_saved():
+    model = torch.nn.Linear(3, 2)
+    ema = weight_ema(model, 0.9)
+    other = weight_ema(torch.nn.Linear(3, 2), 0.9)
+    for seed in range(3):
+        with torch.no_grad():
+            model.weight.copy_(randn(2, 3, seed=seed))
+        ema.update_parameters(model)
+    assert not torch.equal(ema.module.weight, model.weight)
+    other.load_state_dict(ema.state_dict())
+    # A resumed average goes on as the first would, count included.
+    for average in (ema, other):
+        average.update_parameters(model)
+    assert torch.equal(ema.module.weight, other.module.weight)
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1])
+def test_impossible_decays_are_refused(decay):
+    with pytest.raises(ValueError, match="ema_decay is .*, expected 0 <="):
+        weight_ema(torch.nn.Linear(1, 1), decay)

@@ -1,0 +1,48 @@
+"""Every command of the READMEs is one that the programs accept."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dbtransform_lobes.cli.main import build_parser
+from dbtransform_lobes.training.recipe import resolve_base
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = ["README.md", "recipes/Voicebank/README.md"]
+
+
+def commands(readme):
+    """Indented lines, continued lines joined, split at &&."""
+    text = (ROOT / readme).read_text().replace("\\\n", " ")
+    lines = re.findall(r"^    (\S.*)$", text, flags=re.MULTILINE)
+    return [shlex.split(c) for line in lines for c in line.split("&&")]
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_dbtransform_commands_parse(readme):
+    given = [c[1:] for c in commands(readme) if c[:1] == ["dbtransform"]]
+    assert given
+    for arguments in given:
+        assert build_parser().parse_args(arguments).command == arguments[0]
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_training_commands_name_recipes_and_keys_that_exist(readme):
+    given = [c for c in commands(readme) if c[:1] == ["python"]]
+    assert given
+    for _, script, hparams, *flags in given:
+        assert (ROOT / "recipes/Voicebank" / script).is_file()
+        path, _ = resolve_base(ROOT / hparams)
+        keys = Path(path).read_text()
+        for flag in flags:
+            name = flag.removeprefix("--").split("=")[0]
+            assert re.search(rf"^{name}:", keys, flags=re.MULTILINE)
+
+
+def test_files_that_the_readme_links_exist():
+    for readme in READMES:
+        text = (ROOT / readme).read_text()
+        for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
+            assert (ROOT / readme).parent.joinpath(link).exists(), link

@@ -100,12 +100,12 @@ class Recordings:
         for _ in range(ATTEMPTS):
             start = int(rng.integers(max(total - wanted, 0) + 1))
             piece = read_audio(recording.path, start, wanted, self.sample_rate)
+            if speed != 1.0:
+                piece = change_speed(piece, speed)
             if rms(piece) > 0:
                 break
         else:
             return np.zeros(length)
-        if speed != 1.0:
-            piece = change_speed(piece, speed)
         return scale_to_dbfs(piece)[:length]
 
     def _speech(self, length, rng):

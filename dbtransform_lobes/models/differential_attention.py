@@ -13,6 +13,7 @@ from torch import nn
 from dbtransform_lobes.models.band_linear import BandLinear
 
 LAMBDAS = ("token", "statistics")
+BAND_WEIGHTS = ("shared", "per_band")
 
 
 def rotate(x, base=10000.0):
@@ -37,8 +38,11 @@ def rotate(x, base=10000.0):
     True
     """
     frames, half = x.shape[-3], x.shape[-1] // 2
-    speed = base ** (-torch.arange(half, device=x.device) / half)
-    angle = torch.arange(frames, device=x.device)[:, None, None] * speed
+    # Angles in fp32 at least: they are large, whatever the precision of x.
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    count = torch.arange(max(frames, half), dtype=dtype, device=x.device)
+    speed = base ** (-count[:half] / half)
+    angle = count[:frames, None, None] * speed
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     left, right = x.chunk(2, dim=-1)
     return torch.cat(
@@ -220,6 +224,11 @@ class DifferentialBandAttention(nn.Module):
         window=None,
     ):
         super().__init__()
+        if band_weights not in BAND_WEIGHTS:
+            raise ValueError(
+                f"band_weights is {band_weights!r}, expected 'shared' or "
+                f"'per_band'"
+            )
         self._check(num_channels, num_heads, lambda_form, rope, window)
         own = num_bands if band_weights == "per_band" else None
         self.num_heads, self.rope, self.window = num_heads, rope, window
@@ -241,6 +250,8 @@ class DifferentialBandAttention(nn.Module):
 
     @staticmethod
     def _check(num_channels, num_heads, lambda_form, rope, window):
+        if num_heads < 1:
+            raise ValueError(f"num_heads is {num_heads}, expected at least 1")
         size = num_channels // (2 * num_heads)
         if num_channels % (2 * num_heads):
             raise ValueError(

@@ -28,6 +28,11 @@ class FeedForward(nn.Module):
     def __init__(self, num_channels, expansion=2, num_bands=None):
         super().__init__()
         hidden = int(expansion * num_channels)
+        if hidden < 1:
+            raise ValueError(
+                f"feed-forward expansion is {expansion}, expected at least "
+                f"1 / num_channels = 1 / {num_channels}"
+            )
         self.expand = BandLinear(num_channels, 2 * hidden, num_bands)
         self.reduce = BandLinear(hidden, num_channels, num_bands)
 

@@ -187,8 +187,10 @@ class HarmonicGraphAttention(nn.Module):
 
     def similarity(self):
         """S: cosine of the band embeddings over the temperature, (K, K)."""
-        unit = F.normalize(self.embedding, dim=-1)
-        return unit @ unit.T / self.temperature
+        # Half precision would tie neighbours and change the graph.
+        with torch.autocast(self.embedding.device.type, enabled=False):
+            unit = F.normalize(self.embedding, dim=-1)
+            return unit @ unit.T / self.temperature
 
     def adjacency(self):
         """Edges between bands, (K, K) of zeros and ones."""
@@ -219,11 +221,15 @@ class HarmonicGraphAttention(nn.Module):
     def _attend_straight_through(query, key, value, similarity, edges):
         """The same attention with a gradient for the edges not chosen.
 
-        A softmax over all bands, restricted to the edges by a product, is
-        the softmax over the edges; unlike -inf it leaves a gradient.
+        Exponentials of all bands, restricted to the edges by a product, give
+        the softmax over the edges; unlike -inf they leave a gradient. They
+        are relative to the largest on an edge, so that the sum is at least 1
+        however large the logits of other bands are.
         """
         scale = query.shape[-1] ** -0.5
         logits = query * scale @ key.transpose(-1, -2) + similarity
-        weight = logits.softmax(-1) * edges
-        total = weight.sum(-1, keepdim=True)
-        return (weight @ value) / total.clamp_min(1e-20)
+        apart = edges.detach() < 0.5
+        peak = logits.detach().masked_fill(apart, -math.inf)
+        peak = peak.amax(-1, keepdim=True)
+        weight = (logits - peak).clamp_max(20.0).exp() * edges
+        return weight @ value / weight.sum(-1, keepdim=True)

@@ -79,6 +79,11 @@ class MaskDecoder(nn.Module):
         super().__init__()
         self.layout = layout
         hidden = int(expansion * num_channels)
+        if hidden < 1:
+            raise ValueError(
+                f"decoder expansion is {expansion}, expected at least "
+                f"1 / num_channels = 1 / {num_channels}"
+            )
         self.norm = BandNorm(num_channels, norm, layout.num_bands)
         self.expand = BandLinear(num_channels, hidden, layout.num_bands)
         # Twice (re, im) of each tap: one half gates the other.
@@ -103,7 +108,8 @@ class MaskDecoder(nn.Module):
         batch, frames = z.shape[1:3]
         masks = []
         for run, head in zip(self.layout.runs, self.heads, strict=True):
-            mask = F.glu(head(z[run.bands])).float()  # (n, B, T, 6 w)
+            mask = F.glu(head(z[run.bands]))  # (n, B, T, 6 w)
+            mask = mask.to(torch.promote_types(mask.dtype, torch.float32))
             mask = mask.permute(1, 2, 0, 3)  # (B, T, n, 6 w)
             bins = run.num_bands * run.width
             masks.append(mask.reshape(batch, frames, bins, NUM_TAPS, 2))

@@ -85,9 +85,8 @@ class MultiScaleFusion(nn.Module):
     ):
         super().__init__()
         self.windows = tuple(tuple(sizes) for sizes in windows)
-        if [len(sizes) for sizes in self.windows] != [3, 3, 3] or min(
-            min(self.windows)
-        ) < 1:
+        lengths = [size for sizes in self.windows for size in sizes]
+        if [len(s) for s in self.windows] != [3, 3, 3] or min(lengths) < 1:
             raise ValueError(
                 f"windows are {windows}, expected three positive kernel "
                 f"lengths for each of the three frequency ranges"
@@ -97,7 +96,13 @@ class MultiScaleFusion(nn.Module):
         fan_in = 1 if separable else num_channels
         self.kernels = nn.ParameterDict()
         self.biases = nn.ParameterDict()
-        for size in sorted({size for sizes in self.windows for size in sizes}):
+        used = {
+            size
+            for group, sizes in zip(self.groups, self.windows, strict=True)
+            if group.start < group.stop
+            for size in sizes
+        }
+        for size in sorted(used):
             bound = 1 / math.sqrt(fan_in * size)
             kernel = torch.empty(num_channels, fan_in, size)
             self.kernels[str(size)] = nn.Parameter(

@@ -88,6 +88,89 @@ def negative_si_sdr(clean, estimate):
     ).flatten()
 
 
+def third_octave_bands(n_fft, sample_rate, lowest_hz=150.0):
+    """Third-octave bands as sums of bins, the lowest one centred at 150 Hz.
+
+    Arguments
+    ---------
+    n_fft : int
+        FFT length.
+    sample_rate : int
+        In Hz.
+    lowest_hz : float
+        Centre of the lowest band.
+
+    Returns
+    -------
+    torch.Tensor
+        (bins, bands) of zeros and ones, all bands below half the rate.
+
+    Example
+    -------
+    >>> bands = third_octave_bands(512, 16000)
+    >>> bands.shape, bands[:, 0].nonzero().tolist()
+    (torch.Size([257, 17]), [[4]])
+    """
+    bin_hz, columns, centre = sample_rate / n_fft, [], lowest_hz
+    while centre * 2 ** (1 / 6) < sample_rate / 2:
+        first = round(centre * 2 ** (-1 / 6) / bin_hz)
+        last = round(centre * 2 ** (1 / 6) / bin_hz)
+        column = torch.zeros(n_fft // 2 + 1)
+        column[first : max(last, first + 1)] = 1.0
+        columns.append(column)
+        centre *= 2 ** (1 / 3)
+    return torch.stack(columns, dim=-1)
+
+
+def envelope_distance(clean, estimate, bands, frames=48, step=8, floor=0.1):
+    """One minus the correlation of third-octave envelopes.
+
+    Envelopes of short segments are brought to zero mean and unit norm over
+    time for each band, then over the bands for each frame; the mean product
+    of the two is the correlation (ESTOI; Jensen & Taal, 2016, eq. 3-6).
+
+    Arguments
+    ---------
+    clean, estimate : torch.Tensor
+        Spectra (B, T, F, 2), fp32; T >= frames, else one segment of T.
+    bands : torch.Tensor
+        (F, J), see ``third_octave_bands``.
+    frames : int
+        Frames of a segment; 48 of 8 ms are ESTOI's 384 ms.
+    step : int
+        Frames from a segment to the next.
+    floor : float
+        Added to the norm over time: what is far below the speech counts as
+        uncorrelated and gives no gradient.
+
+    Returns
+    -------
+    torch.Tensor
+        (B,), 0 for equal envelopes.
+
+    Example
+    -------
+    >>> bands = third_octave_bands(512, 16000)
+    >>> clean = 10 * torch.randn(1, 60, 257, 2)
+    >>> same = envelope_distance(clean, 3 * clean, bands)
+    >>> bool(same < 0.01)
+    True
+    """
+
+    def normalise(x, dim, floor):
+        x = x - x.mean(dim, keepdim=True)
+        return x / (x.norm(dim=dim, keepdim=True) + floor)
+
+    def segments(spec):
+        envelope = (spec.square().sum(-1) @ bands + 1e-8).sqrt()  # (B, T, J)
+        size = min(frames, envelope.shape[1])
+        cut = envelope.unfold(1, size, step)  # (B, M, J, N)
+        return normalise(normalise(cut, -1, floor), -2, 1e-3)
+
+    product = (segments(clean) * segments(estimate)).sum(-2)
+    return 1 - product.flatten(1).mean(-1)
+
+
 class EnhancementLoss(nn.Module):
     """Weighted sum of the terms, in fp32.
 
@@ -99,8 +182,9 @@ class EnhancementLoss(nn.Module):
     ---------
     compute_stft : torch.nn.Module
         SpeechBrain's STFT.
-    magnitude, complex, si_sdr : float
-        Weights; a term of weight 0 is not computed.
+    magnitude, complex, si_sdr, envelope : float
+        Weights; a term of weight 0 is not computed. ``envelope`` resembles
+        ESTOI, so a model trained with it has seen its own test metric.
     exponent : float
         Compression of the spectral terms.
 
@@ -116,10 +200,21 @@ class EnhancementLoss(nn.Module):
     """
 
     def __init__(
-        self, compute_stft, magnitude=1.0, complex=1.0, si_sdr=0.0, exponent=0.3
+        self,
+        compute_stft,
+        magnitude=1.0,
+        complex=1.0,
+        si_sdr=0.0,
+        envelope=0.0,
+        exponent=0.3,
     ):
         super().__init__()
-        weights = {"magnitude": magnitude, "complex": complex, "si_sdr": si_sdr}
+        weights = {
+            "magnitude": magnitude,
+            "complex": complex,
+            "si_sdr": si_sdr,
+            "envelope": envelope,
+        }
         if min(weights.values()) < 0 or not any(weights.values()):
             raise ValueError(
                 f"loss weights are {weights}, expected none below 0 and one "
@@ -127,6 +222,9 @@ class EnhancementLoss(nn.Module):
             )
         self.weights = {name: w for name, w in weights.items() if w}
         self.compute_stft, self.exponent = compute_stft, exponent
+        self.bands = third_octave_bands(
+            compute_stft.n_fft, compute_stft.sample_rate
+        )
 
     def forward(self, clean, estimate):
         """Loss of every item and its terms.
@@ -152,6 +250,9 @@ class EnhancementLoss(nn.Module):
                 ),
                 "complex": lambda: compressed_complex(*spectra, self.exponent),
                 "si_sdr": lambda: negative_si_sdr(clean, estimate),
+                "envelope": lambda: envelope_distance(
+                    *spectra, self.bands.to(clean.device)
+                ),
             }
             terms = {name: compute[name]() for name in self.weights}
         total = sum(self.weights[name] * term for name, term in terms.items())

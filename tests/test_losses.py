@@ -18,7 +18,9 @@ from dbtransform_lobes.training.losses import (
     EnhancementLoss,
     compressed_complex,
     compressed_magnitude,
+    envelope_distance,
     negative_si_sdr,
+    third_octave_bands,
 )
 from tests.twins import array, assert_twin, randn
 
@@ -326,3 +328,64 @@ def test_average_is_a_copy_that_can_be_saved():
 def test_impossible_decays_are_refused(decay):
     with pytest.raises(ValueError, match="ema_decay is .*, expected 0 <="):
         weight_ema(torch.nn.Linear(1, 1), decay)
+
+
+def envelope_twin(clean, estimate, bands, frames, step, floor):
+    """Jensen & Taal, 2016, eq. 3-6, segment by segment."""
+    totals = []
+    for item in range(len(clean)):
+        products = []
+        length = clean.shape[1]
+        size = min(frames, length)
+        for start in range(0, length - size + 1, step):
+            pair = []
+            for spec in (clean, estimate):
+                x = np.zeros((bands.shape[1], size))
+                for j in range(bands.shape[1]):
+                    for n in range(size):
+                        power = 0.0
+                        for f in range(bands.shape[0]):
+                            re, im = spec[item, start + n, f]
+                            power += bands[f, j] * (re**2 + im**2)
+                        x[j, n] = math.sqrt(power + 1e-8)
+                for j in range(len(x)):
+                    x[j] -= x[j].mean()
+                    x[j] /= math.sqrt((x[j] ** 2).sum()) + floor
+                for n in range(size):
+                    x[:, n] -= x[:, n].mean()
+                    x[:, n] /= math.sqrt((x[:, n] ** 2).sum()) + 1e-3
+                pair.append(x)
+            products += [pair[0][:, n] @ pair[1][:, n] for n in range(size)]
+        totals.append(1 - sum(products) / len(products))
+    return np.array(totals)
+
+
+@pytest.mark.parametrize("frames", [5, 12, 40])
+def test_envelope_distance_is_its_twin(frames):
+    clean, estimate = randn(2, 20, 9, 2), randn(2, 20, 9, 2, seed=1)
+    bands = torch.eye(9, 4, dtype=torch.float64)
+    bands[5:, 3] = 1.0
+    settings = {"frames": frames, "step": 3, "floor": 0.1}
+    got = envelope_distance(clean, estimate, bands, **settings)
+    twin = envelope_twin(*map(array, (clean, estimate, bands)), **settings)
+    assert_twin(got, twin)
+    other = {**settings, "floor": 0.2}
+    wrong = envelope_twin(*map(array, (clean, estimate, bands)), **other)
+    assert np.abs(twin - wrong).max() > 1e-4
+
+
+def test_third_octave_bands_follow_each_other_up_to_7_khz():
+    bands = third_octave_bands(512, 16000)
+    assert bands.sum(1).max() == 1  # no bin is in two bands
+    first = [int(column.nonzero()[0]) for column in bands.T]
+    last = [int(column.nonzero()[-1]) for column in bands.T]
+    assert first[0] == 4 and last[-1] == round(150 * 2 ** (33 / 6) / 31.25) - 1
+    assert all(a + 1 == b for a, b in zip(last, first[1:], strict=False))
+
+
+def test_silence_gives_the_envelope_term_no_gradient():
+    clean = torch.zeros(1, 60, 257, 2)
+    estimate = (1e-3 * torch.randn(1, 60, 257, 2)).requires_grad_()
+    bands = third_octave_bands(512, 16000)
+    envelope_distance(clean, estimate, bands).sum().backward()
+    assert estimate.grad.abs().max() == 0

@@ -1,0 +1,243 @@
+"""BSRNN: band-split recurrent network, the baseline of DB-Transform.
+
+Sources: Band-Split RNN (Luo & Yu, 2023, arXiv:2209.15174), section III; for
+speech enhancement Yu & Luo (2022, arXiv:2212.00406).
+
+noisy spectrum (B, F, T)
+  -> BandSplit                              (K, B, T, C)
+  -> num_layers x ResidualLSTM over time, num_layers x ResidualLSTM over bands
+  -> MaskDecoder                            (B, F, T, 3)
+  -> filtered spectrum (B, F, T)
+"""
+
+import torch
+from torch import nn
+
+from dbtransform_lobes.models.band_split import BandSplit
+from dbtransform_lobes.models.bands import BandLayout
+from dbtransform_lobes.models.mask_decoder import MaskDecoder, apply_filter
+
+
+def check_spectrum(spec, num_bins):
+    """Refuse what is not a complex spectrum of the right bin count.
+
+    Arguments
+    ---------
+    spec : torch.Tensor
+        What a model was given.
+    num_bins : int
+        F that the model was made for.
+
+    Raises
+    ------
+    ValueError
+        If the rank, type, bin count or length is wrong.
+
+    Example
+    -------
+    >>> check_spectrum(torch.zeros(1, 257, 4, dtype=torch.complex64), 257)
+    """
+    if not torch.is_complex(spec):
+        raise ValueError(
+            f"spec is {spec.dtype}, expected a complex spectrum; give "
+            f"torch.view_as_complex of real and imaginary parts"
+        )
+    if spec.dim() != 3 or spec.shape[1] != num_bins or spec.shape[2] < 1:
+        raise ValueError(
+            f"spec has shape {tuple(spec.shape)}, expected "
+            f"(batch, {num_bins} bins, at least 1 frame); "
+            f"n_fft of the model and of the STFT must agree"
+        )
+
+
+class ChannelNorm(nn.Module):
+    """GroupNorm(1, C) over channels, frames and all bands of a signal.
+
+    ``BandNorm`` has statistics for each band; here they are of the whole
+    signal, so that level differences between bands survive as well.
+
+    Arguments
+    ---------
+    num_channels : int
+        C.
+    eps : float
+        Added to the variance.
+
+    Example
+    -------
+    >>> ChannelNorm(8)(torch.randn(31, 2, 10, 8)).shape
+    torch.Size([31, 2, 10, 8])
+    """
+
+    def __init__(self, num_channels, eps=1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x):
+        """Normalise (K, B, T, C)."""
+        variance, mean = torch.var_mean(
+            x, dim=(0, 2, 3), correction=0, keepdim=True
+        )
+        x = (x - mean) * torch.rsqrt(variance + self.eps)
+        return x * self.weight + self.bias
+
+
+class ResidualLSTM(nn.Module):
+    """z + Linear(LSTM(norm(z))) along one axis, weights shared by the other.
+
+    Over time the LSTM runs forwards, over bands both ways; either has 2 C
+    hidden units in each direction.
+
+    Arguments
+    ---------
+    num_channels : int
+        C.
+    axis : str
+        "time" or "bands".
+
+    Raises
+    ------
+    ValueError
+        If the axis is unknown.
+
+    Example
+    -------
+    >>> z = torch.randn(31, 2, 10, 8)  # (K, B, T, C)
+    >>> ResidualLSTM(8, "time")(z).shape
+    torch.Size([31, 2, 10, 8])
+    >>> ResidualLSTM(8, "bands")(z).shape
+    torch.Size([31, 2, 10, 8])
+    """
+
+    def __init__(self, num_channels, axis):
+        super().__init__()
+        if axis not in ("time", "bands"):
+            raise ValueError(f"axis is {axis!r}, expected 'time' or 'bands'")
+        self.over_time = axis == "time"
+        hidden = 2 * num_channels
+        self.norm = ChannelNorm(num_channels)
+        self.lstm = nn.LSTM(
+            num_channels,
+            hidden,
+            batch_first=self.over_time,
+            bidirectional=not self.over_time,
+        )
+        directions = 1 if self.over_time else 2
+        self.linear = nn.Linear(directions * hidden, num_channels)
+
+    def forward(self, z):
+        """Map (K, B, T, C) to (K, B, T, C)."""
+        # (K B, T, C) is a batch of bands, (K, B T, C) a sequence of them.
+        out = self.norm(z).flatten(*((0, 1) if self.over_time else (1, 2)))
+        out, _ = self.lstm(out)
+        return z + self.linear(out).view(z.shape)
+
+
+class BSRNN(nn.Module):
+    """Enhances a noisy complex spectrum with LSTMs over time and bands.
+
+    With C = 64, 5 layers and the default bands it has 2 963 024 parameters,
+    as the widely used public implementation, whose weights can be loaded, see
+    ``convert_public_state_dict``. Its norms see the whole signal, so it is no
+    streaming model although the LSTMs over time run forwards.
+
+    Arguments
+    ---------
+    n_fft : int
+        FFT length of the input, F = n_fft // 2 + 1.
+    sample_rate : int
+        In Hz.
+    band_widths : str | sequence of int
+        Layout, see ``BandLayout``.
+    num_channels : int
+        C.
+    num_layers : int
+        LSTMs over time, and as many over bands.
+    order : str
+        "sequential": all layers over time, then all over bands (the public
+        implementation); "interleaved": in turn (the paper).
+    decoder_expansion : float
+        Hidden channels of the mask decoder over C.
+
+    Raises
+    ------
+    ValueError
+        For a combination that cannot be, saying what was expected.
+
+    Example
+    -------
+    >>> model = BSRNN(num_channels=8, num_layers=1)
+    >>> noisy = torch.randn(2, 257, 10, dtype=torch.complex64)
+    >>> model(noisy).shape
+    torch.Size([2, 257, 10])
+    """
+
+    def __init__(
+        self,
+        n_fft=512,
+        sample_rate=16000,
+        band_widths="bsrnn_16k",
+        num_channels=64,
+        num_layers=5,
+        order="sequential",
+        decoder_expansion=4,
+    ):
+        super().__init__()
+        for name, number in (
+            ("num_layers", num_layers),
+            ("num_channels", num_channels),
+        ):
+            if number < 1:
+                raise ValueError(f"{name} is {number}, expected at least 1")
+        if order not in ("sequential", "interleaved"):
+            raise ValueError(
+                f"order is {order!r}, expected 'sequential' or 'interleaved'"
+            )
+        self.order = order
+        self.layout = BandLayout(band_widths, n_fft, sample_rate)
+        self.band_split = BandSplit(
+            self.layout, num_channels, compression=1.0, norm="group"
+        )
+        self.time_layers = nn.ModuleList(
+            ResidualLSTM(num_channels, "time") for _ in range(num_layers)
+        )
+        self.band_layers = nn.ModuleList(
+            ResidualLSTM(num_channels, "bands") for _ in range(num_layers)
+        )
+        self.mask_decoder = MaskDecoder(
+            self.layout, num_channels, decoder_expansion, norm="group"
+        )
+
+    def layers(self):
+        """The layers in the order in which they are computed."""
+        if self.order == "sequential":
+            return [*self.time_layers, *self.band_layers]
+        pairs = zip(self.time_layers, self.band_layers, strict=True)
+        return [layer for pair in pairs for layer in pair]
+
+    def forward(self, spec):
+        """Enhance a spectrum.
+
+        Arguments
+        ---------
+        spec : torch.Tensor
+            Complex (B, F, T), any T >= 1.
+
+        Returns
+        -------
+        torch.Tensor
+            Complex (B, F, T).
+
+        Raises
+        ------
+        ValueError
+            If the rank, type, bin count or length is wrong.
+        """
+        check_spectrum(spec, self.layout.num_bins)
+        z = self.band_split(spec)  # (K, B, T, C)
+        for layer in self.layers():
+            z = layer(z)
+        mask = self.mask_decoder(z)  # (B, F, T, 3)
+        return apply_filter(mask, spec)

@@ -102,6 +102,11 @@ class BandLayout:
         return tuple(runs)
 
     @property
+    def edges_hz(self):
+        """The K + 1 edges of the bands in Hz."""
+        return tuple(edge * self.bin_hz for edge in self.edges)
+
+    @property
     def centres(self):
         """Centre frequency of every band in Hz: (first bin + w_k / 2)."""
         return tuple(

@@ -12,8 +12,8 @@ import torch
 from dbtransform_lobes.models.bands import BandLayout
 
 LSTM_PARTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-NORM = ("weight", "bias")
-LINEAR = ("weight", "bias")
+LSTM_COLUMNS = {"weight_ih_l0": 1, "weight_hh_l0": 2}  # times C
+AFFINE_PARTS = ("weight", "bias")
 
 
 def convert_public_state_dict(state_dict):
@@ -92,10 +92,9 @@ def public_shapes(num_channels, num_layers):
         for axis, directions in (("t", 1), ("k", 2)):
             norm(f"norm_{axis}{layer}", c)
             for part in _lstm_parts(axis):
-                columns = {"weight_ih": (c,), "weight_hh": (2 * c,)}
+                columns = LSTM_COLUMNS.get(part.removesuffix("_reverse"))
                 shapes[f"lstm_{axis}{layer}.{part}"] = (
-                    8 * c,
-                    *columns.get(part[:9], ()),
+                    (8 * c, columns * c) if columns else (8 * c,)
                 )
             linear(f"fc_{axis}{layer}", directions * 2 * c, c)
     for band, width in enumerate(BandLayout().widths, start=1):
@@ -116,14 +115,14 @@ def _lstm_parts(axis):
 
 def _sizes(state_dict):
     """Channels and layers of a public state."""
-    layers = [re.fullmatch(r"norm_t(\d+)\.weight", name) for name in state_dict]
-    layers = [int(match[1]) for match in layers if match]
-    if not layers:
+    names = (re.match(r"(norm|lstm|fc)_[tk](\d+)\.", n) for n in state_dict)
+    layers = [int(match[2]) for match in names if match]
+    if not layers or "norm_t1.weight" not in state_dict:
         raise ValueError(
             "found no norm_t1.weight, expected the state of the public BSRNN; "
             "give the state_dict of its generator, without any prefix"
         )
-    return len(state_dict[f"norm_t{max(layers)}.weight"]), max(layers)
+    return state_dict["norm_t1.weight"].numel(), max(layers)
 
 
 def _check(state_dict, shapes):
@@ -152,9 +151,9 @@ def _convert_layers(public, num_layers):
     for ours, axis in (("time_layers", "t"), ("band_layers", "k")):
         for layer in range(num_layers):
             for module, name, parts in (
-                ("norm", "norm", NORM),
+                ("norm", "norm", AFFINE_PARTS),
                 ("lstm", "lstm", _lstm_parts(axis)),
-                ("linear", "fc", LINEAR),
+                ("linear", "fc", AFFINE_PARTS),
             ):
                 for part in parts:
                     value = public[f"{name}_{axis}{layer + 1}.{part}"]
@@ -166,20 +165,19 @@ def _convert_bands(public, layout):
     """Band split and mask decoder; bands of one width are stacked."""
     state = {}
 
-    def stack(ours, name, bands, axes=0):
-        for part in ("weight", "bias"):
+    def stack(ours, name, bands, norm=False):
+        for part in AFFINE_PARTS:
             value = torch.stack([public[f"{name}{k}.{part}"] for k in bands])
-            if axes:
-                value = value[:, None, None]  # (n, 1, 1, C)
-            state[f"{ours}.{part}"] = value
+            # The gains of a BandNorm are (n, 1, 1, C).
+            state[f"{ours}.{part}"] = value[:, None, None] if norm else value
 
     split, decoder = "band_split", "mask_decoder"
     for number, run in enumerate(layout.runs):
         bands = range(run.bands.start + 1, run.bands.stop + 1)
-        stack(f"{split}.norms.{number}", f"{split}.norm", bands, axes=2)
+        stack(f"{split}.norms.{number}", f"{split}.norm", bands, norm=True)
         stack(f"{split}.linears.{number}", f"{split}.fc", bands)
         stack(f"{decoder}.heads.{number}", f"{decoder}.fc2", bands)
     bands = range(1, layout.num_bands + 1)
-    stack(f"{decoder}.norm", f"{decoder}.norm", bands, axes=2)
+    stack(f"{decoder}.norm", f"{decoder}.norm", bands, norm=True)
     stack(f"{decoder}.expand", f"{decoder}.fc1", bands)
     return state

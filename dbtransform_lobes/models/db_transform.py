@@ -11,6 +11,8 @@ noisy spectrum (B, F, T)
   -> filtered spectrum (B, F, T)
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -25,8 +27,28 @@ from dbtransform_lobes.models.harmonic_graph import (
     HarmonicGraphAttention,
     harmonic_pairs,
 )
-from dbtransform_lobes.models.mask_decoder import MaskDecoder, apply_filter
+from dbtransform_lobes.models.mask_decoder import (
+    NUM_TAPS,
+    MaskDecoder,
+    apply_filter,
+)
 from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
+
+
+@dataclass
+class StreamState:
+    """What a causal model remembers between two calls of ``step``.
+
+    Arguments
+    ---------
+    caches : list
+        One for each block that looks back in time, else None.
+    spec : torch.Tensor
+        The last two noisy frames, complex (B, F, 2).
+    """
+
+    caches: list
+    spec: torch.Tensor
 
 
 class Residual(nn.Module):
@@ -46,11 +68,22 @@ class Residual(nn.Module):
         super().__init__()
         self.block, self.norm, self.order = block, norm, order
 
-    def forward(self, z):
-        """Map (K, B, T, C) to (K, B, T, C)."""
+    def initial_cache(self, batch):
+        """The cache of a block that looks back in time, else None."""
+        make = getattr(self.block, "initial_cache", None)
+        return None if make is None else make(batch)
+
+    def forward(self, z, cache=None):
+        """Map (K, B, T, C) to (K, B, T, C); with a cache, also the next."""
+        x = self.norm(z) if self.order == "pre" else z
+        if cache is None:
+            y = self.block(x)
+        else:
+            y, cache = self.block(x, cache)
+        z = z + y
         if self.order == "post":
-            return self.norm(z + self.block(z))
-        return z + self.block(self.norm(z))
+            z = self.norm(z)
+        return z if cache is None else (z, cache)
 
 
 class DBTransform(nn.Module):
@@ -72,12 +105,20 @@ class DBTransform(nn.Module):
         Heads of the attention over time and of the graph.
     band_weights : str
         "shared" or "per_band": weights of the attention and feed-forward.
-    lambda_form, rope, window
+    lambda_form, rope, window, differential
         See ``DifferentialBandAttention``.
+    fusion : str
+        "static", "adaptive" or "uniform", see ``MultiScaleFusion``; "none"
+        leaves it out.
     fusion_windows, separable, fusion_activation
         See ``MultiScaleFusion``.
+    graph : str
+        "learned", "fixed" or "dense", see ``HarmonicGraphAttention``; "none"
+        leaves it out.
     num_neighbours : int
         Neighbours of each band in the graph.
+    input_conditioned : bool
+        Whether the graph follows the signal.
     feed_forward : float
         Expansion of the feed-forward parts; 0 leaves them out.
     decoder_expansion : float
@@ -90,6 +131,9 @@ class DBTransform(nn.Module):
         Norm of the blocks, "frame" or "group".
     norm_order : str
         "pre" or "post".
+    causal : bool
+        Whether no output frame depends on a later input frame; then
+        ``step`` enhances a stream.
 
     Raises
     ------
@@ -119,84 +163,88 @@ class DBTransform(nn.Module):
         lambda_form="token",
         rope=True,
         window=None,
+        differential=True,
+        fusion="static",
         fusion_windows=((8, 16, 32), (4, 8, 16), (2, 4, 8)),
         separable=True,
         fusion_activation=False,
+        graph="learned",
         num_neighbours=5,
+        input_conditioned=False,
         feed_forward=0,
         decoder_expansion=2,
         compression=0.3,
         split_norm="none",
         norm="frame",
         norm_order="pre",
+        causal=False,
     ):
         super().__init__()
-        self._check(num_layers, band_weights, norm_order)
+        _check_layers(num_layers, norm_order)
+        if causal:
+            _check_causal(split_norm, norm, input_conditioned)
+        self.causal = causal
         self.layout = BandLayout(band_widths, n_fft, sample_rate)
         bands, centres = self.layout.num_bands, self.layout.centres
         own = bands if band_weights == "per_band" else None
 
-        def residual(block):
-            return Residual(
-                block, BandNorm(num_channels, norm, own), norm_order
+        def attention(layer):
+            return DifferentialBandAttention(
+                num_channels,
+                num_heads,
+                bands,
+                lambda_form,
+                band_weights,
+                rope,
+                window,
+                causal,
+                differential,
+                layer,
             )
 
-        def feed_forward_part():
-            if not feed_forward:
-                return []
-            return [residual(FeedForward(num_channels, feed_forward, own))]
+        def multi_scale_fusion():
+            return MultiScaleFusion(
+                num_channels,
+                centres,
+                fusion,
+                fusion_windows,
+                separable,
+                fusion_activation,
+                causal,
+            )
+
+        def harmonic_graph():
+            return HarmonicGraphAttention(
+                num_channels,
+                num_heads,
+                self.layout.edges_hz,
+                centres,
+                graph,
+                num_neighbours,
+                input_conditioned,
+            )
 
         self.band_split = BandSplit(
             self.layout, num_channels, compression, split_norm
         )
-        self.blocks = nn.ModuleList()
-        for _ in range(num_layers):
-            self.blocks += [
-                residual(
-                    DifferentialBandAttention(
-                        num_channels,
-                        num_heads,
-                        bands,
-                        lambda_form,
-                        band_weights,
-                        rope,
-                        window,
-                    )
-                ),
-                residual(
-                    MultiScaleFusion(
-                        num_channels,
-                        centres,
-                        fusion_windows,
-                        separable,
-                        fusion_activation,
-                    )
-                ),
-                *feed_forward_part(),
-                residual(
-                    HarmonicGraphAttention(
-                        num_channels, num_heads, centres, num_neighbours
-                    )
-                ),
-                *feed_forward_part(),
-            ]
-        self.mask_decoder = MaskDecoder(
-            self.layout, num_channels, decoder_expansion, norm
+        blocks = []
+        for layer in range(num_layers):
+            blocks.append(attention(layer))
+            if fusion != "none":
+                blocks.append(multi_scale_fusion())
+            if feed_forward:
+                blocks.append(FeedForward(num_channels, feed_forward, own))
+            if graph != "none":
+                blocks.append(harmonic_graph())
+            if feed_forward and graph != "none":
+                blocks.append(FeedForward(num_channels, feed_forward, own))
+        self.blocks = nn.ModuleList(
+            Residual(block, BandNorm(num_channels, norm, own), norm_order)
+            for block in blocks
         )
-
-    @staticmethod
-    def _check(num_layers, band_weights, norm_order):
-        if num_layers < 1:
-            raise ValueError(f"num_layers is {num_layers}, expected at least 1")
-        if band_weights not in ("shared", "per_band"):
-            raise ValueError(
-                f"band_weights is {band_weights!r}, expected 'shared' or "
-                f"'per_band'"
-            )
-        if norm_order not in ("pre", "post"):
-            raise ValueError(
-                f"norm_order is {norm_order!r}, expected 'pre' or 'post'"
-            )
+        self.mask_decoder = MaskDecoder(
+            self.layout, num_channels, decoder_expansion, norm, causal
+        )
 
     def _check_input(self, spec):
         bins = self.layout.num_bins
@@ -239,8 +287,106 @@ class DBTransform(nn.Module):
         for block in self.blocks:
             z = block(z)
         mask = self.mask_decoder(z)  # (B, F, T, 3)
-        estimate = apply_filter(mask, spec)
+        estimate = apply_filter(mask, spec, self.causal)
         return (estimate, self.analysis()) if return_analysis else estimate
+
+    def initial_state(self, batch=1):
+        """The state of a stream that has not begun.
+
+        Arguments
+        ---------
+        batch : int
+            Streams enhanced side by side.
+
+        Returns
+        -------
+        StreamState
+
+        Raises
+        ------
+        ValueError
+            If the model is not causal.
+        """
+        if not self.causal:
+            raise ValueError(
+                "this model sees the future, so it has no state: make it "
+                "with causal=True"
+            )
+        caches = [block.initial_cache(batch) for block in self.blocks]
+        weight = self.mask_decoder.expand.weight
+        shape = (batch, self.layout.num_bins, NUM_TAPS - 1)
+        spec = torch.zeros(shape, device=weight.device, dtype=torch.complex64)
+        return StreamState(caches, spec.to(torch.complex(weight, weight).dtype))
+
+    def step(self, frames, state):
+        """Enhance the next frames of a stream.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            Complex (B, F, T), any T >= 1.
+        state : StreamState
+            Of ``initial_state`` or of the step before; it is not changed.
+
+        Returns
+        -------
+        estimate : torch.Tensor
+            Complex (B, F, T), what ``forward`` gives for these frames of the
+            whole stream.
+        state : StreamState
+            For the next step; its size does not grow.
+
+        Raises
+        ------
+        ValueError
+            If the frames or the state do not fit the model.
+
+        Example
+        -------
+        >>> model = DBTransform(
+        ...     num_channels=16, num_heads=2, window=8, causal=True
+        ... )
+        >>> state = model.initial_state(batch=1)
+        >>> noisy = torch.randn(1, 257, 1, dtype=torch.complex64)
+        >>> estimate, state = model.step(noisy, state)
+        >>> estimate.shape
+        torch.Size([1, 257, 1])
+        """
+        self._check_input(frames)
+        self._check_state(frames, state)
+        z = self.band_split(frames)  # (K, B, T, C)
+        caches = []
+        for block, cache in zip(self.blocks, state.caches, strict=True):
+            if cache is None:
+                z = block(z)
+            else:
+                z, cache = block(z, cache)
+            caches.append(cache)
+        mask = self.mask_decoder(z)  # (B, F, T, 3)
+        seen = torch.cat((state.spec, frames), dim=-1)
+        estimate = apply_filter(mask, seen, causal=True)
+        return estimate, StreamState(caches, seen[..., 1 - NUM_TAPS :])
+
+    def _check_state(self, frames, state):
+        if len(state.caches) != len(self.blocks):
+            raise ValueError(
+                f"the state has {len(state.caches)} caches, expected "
+                f"{len(self.blocks)}: make it with this model's initial_state"
+            )
+        batch = state.spec.shape[0]
+        if batch != frames.shape[0]:
+            raise ValueError(
+                f"the state is that of {batch} streams, given "
+                f"{frames.shape[0]}: make one with initial_state(batch)"
+            )
+        for block, cache in zip(self.blocks, state.caches, strict=True):
+            fresh = block.initial_cache(batch)
+            if _cache_kind(cache) != _cache_kind(fresh):
+                raise ValueError(
+                    f"the state has a cache of kind {_cache_kind(cache)}, "
+                    f"expected {_cache_kind(fresh)}: it is that of another "
+                    f"configuration; make one with initial_state(batch)"
+                )
 
     @torch.no_grad()
     def analysis(self):
@@ -248,14 +394,49 @@ class DBTransform(nn.Module):
         parts = [residual.block for residual in self.blocks]
         graphs = [p for p in parts if isinstance(p, HarmonicGraphAttention)]
         fusions = [p for p in parts if isinstance(p, MultiScaleFusion)]
-        adjacency = torch.stack([graph.adjacency() for graph in graphs])
+        bands = self.layout.num_bands
+        edges = [graph.adjacency() for graph in graphs]
+        weights = [fusion.fusion_weights() for fusion in fusions]
         return {
-            "adjacency": adjacency,
+            "adjacency": _stack(edges, (bands, bands)),
             "harmonic_pairs": [
-                harmonic_pairs(edges, self.layout.centres)
-                for edges in adjacency
+                harmonic_pairs(each, self.layout.centres) for each in edges
             ],
-            "fusion_weights": torch.stack(
-                [fusion.fusion_weights() for fusion in fusions]
-            ),
+            "fusion_weights": _stack(weights, (bands, 3)),
         }
+
+
+def _stack(tensors, shape):
+    return torch.stack(tensors) if tensors else torch.empty(0, *shape)
+
+
+def _cache_kind(cache):
+    """Shapes of a cache without its length in time."""
+    if cache is None:
+        return None
+    parts = cache if isinstance(cache, tuple) else (cache,)
+    return [(*part.shape[:2], part.shape[3]) for part in parts]
+
+
+def _check_layers(num_layers, norm_order):
+    if num_layers < 1:
+        raise ValueError(f"num_layers is {num_layers}, expected at least 1")
+    if norm_order not in ("pre", "post"):
+        raise ValueError(
+            f"norm_order is {norm_order!r}, expected 'pre' or 'post'"
+        )
+
+
+def _check_causal(split_norm, norm, input_conditioned):
+    """Refuse what sees the future; the blocks refuse what is theirs."""
+    problems = []
+    if split_norm != "none":
+        problems.append(f"split_norm is {split_norm!r}, expected 'none'")
+    if norm != "frame":
+        problems.append(f"norm is {norm!r}, expected 'frame'")
+    if input_conditioned:
+        problems.append("input_conditioned is True, expected False")
+    if problems:
+        raise ValueError(
+            f"a causal model cannot look ahead: {'; '.join(problems)}"
+        )

@@ -1,6 +1,6 @@
 """Differential attention over time, one band at a time.
 
-Source: Differential Transformer (Ye et al., 2024, arXiv:2410.05258), eq. 1-3;
+Sources: Differential Transformer (Ye et al., 2024, arXiv:2410.05258), eq. 1-4;
 rotary positions: RoFormer (Su et al., 2021, arXiv:2104.09864), eq. 34.
 """
 
@@ -12,37 +12,39 @@ from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
 
-LAMBDAS = ("token", "statistics")
+LAMBDAS = ("token", "vector", "statistics")
 BAND_WEIGHTS = ("shared", "per_band")
 
 
-def rotate(x, base=10000.0):
+def rotate(x, first=0, base=10000.0):
     """Rotary positions: pair (i, i + d/2) turns by t base^(-2 i / d).
 
     Arguments
     ---------
     x : torch.Tensor
-        (..., T, H, d) with even d.
+        (..., T, d) with even d.
+    first : int
+        Position of the first frame; only differences of positions matter.
     base : float
-        Longest period in radians per frame.
+        Longest period over 2 pi, in frames.
 
     Returns
     -------
     torch.Tensor
-        (..., T, H, d).
+        (..., T, d).
 
     Example
     -------
-    >>> x = torch.randn(2, 5, 4, 8)
-    >>> torch.allclose(rotate(x)[:, 0], x[:, 0])  # frame 0 does not turn
+    >>> x = torch.randn(2, 4, 5, 8)
+    >>> torch.allclose(rotate(x)[..., 0, :], x[..., 0, :])  # does not turn
     True
     """
-    frames, half = x.shape[-3], x.shape[-1] // 2
+    frames, half = x.shape[-2], x.shape[-1] // 2
     # Angles in fp32 at least: they are large, whatever the precision of x.
     dtype = torch.promote_types(x.dtype, torch.float32)
     count = torch.arange(max(frames, half), dtype=dtype, device=x.device)
     speed = base ** (-count[:half] / half)
-    angle = count[:frames, None, None] * speed
+    angle = (count[:frames, None] + first) * speed
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     left, right = x.chunk(2, dim=-1)
     return torch.cat(
@@ -50,8 +52,8 @@ def rotate(x, base=10000.0):
     )
 
 
-def window_mask(queries, keys, window):
-    """Additive mask, 0 where a key lies within the window of a query.
+def window_mask(queries, keys, window=None, causal=False):
+    """Additive mask, 0 where a query may attend to a key, else -inf.
 
     Arguments
     ---------
@@ -59,8 +61,10 @@ def window_mask(queries, keys, window):
         Frame numbers of the queries, (Q,).
     keys : torch.Tensor
         Frame numbers of the keys, (N,).
-    window : int
-        Frames attended on each side.
+    window : int | None
+        Frames attended on each side; None attends to all.
+    causal : bool
+        Whether later frames are hidden.
 
     Returns
     -------
@@ -74,55 +78,86 @@ def window_mask(queries, keys, window):
     tensor([[0., 0., -inf],
             [0., 0., 0.]])
     """
-    far = (queries[:, None] - keys).abs() > window
-    return torch.zeros(far.shape, device=far.device).masked_fill(far, -math.inf)
+    distance = queries[:, None] - keys
+    hidden = torch.zeros_like(distance, dtype=torch.bool)
+    if window is not None:
+        hidden |= distance.abs() > window
+    if causal:
+        hidden |= distance < 0
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill(
+        hidden, -math.inf
+    )
 
 
-def windowed_attention(query, key, value, window=None):
-    """Scaled dot-product attention to at most ``window`` frames each side.
-
-    Cost and memory grow linearly with T when a window is given: blocks of
-    2 ``window`` queries see the keys they can reach and no others.
+def attend(query, key, value, mask=None):
+    """Scaled dot-product attention, also where V has smaller heads than Q.
 
     Arguments
     ---------
-    query, key, value : torch.Tensor
-        (N, H, T, d).
-    window : int | None
-        Frames attended on each side; None attends to all.
+    query, key : torch.Tensor
+        (N, H, Q, d), (N, H, T, d).
+    value : torch.Tensor
+        (N, H, T, d_v), d_v <= d.
+    mask : torch.Tensor | None
+        Additive (Q, T).
 
     Returns
     -------
     torch.Tensor
-        (N, H, T, d).
+        (N, H, Q, d_v).
 
     Example
     -------
-    >>> q, k, v = torch.randn(3, 2, 4, 50, 8)
-    >>> windowed_attention(q, k, v, window=7).shape
-    torch.Size([2, 4, 50, 8])
+    >>> q, k, v = torch.randn(3, 2, 4, 5, 8)
+    >>> attend(q, k, v[..., :4]).shape
+    torch.Size([2, 4, 5, 4])
     """
-    frames = query.shape[-2]
-    if window is None or frames <= window + 1:
-        return F.scaled_dot_product_attention(query, key, value)
-    block = 2 * window
-    # A last block that is all reach would be a call for a few rows.
-    starts = range(0, max(frames - window, 1), block)
-    position = torch.arange(frames, device=query.device)
-    blocks = []
-    for start in starts:
-        stop = frames if start == starts[-1] else start + block
-        reach = slice(max(start - window, 0), min(stop + window, frames))
-        mask = window_mask(position[start:stop], position[reach], window)
-        blocks.append(
-            F.scaled_dot_product_attention(
-                query[..., start:stop, :],
-                key[..., reach, :],
-                value[..., reach, :],
-                attn_mask=mask.to(query.dtype),
-            )
+    size = value.shape[-1]
+    # The kernels that keep no map of all pairs want heads of one size.
+    value = F.pad(value, (0, query.shape[-1] - size))
+    if mask is not None:
+        mask = mask.to(query.dtype)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return out[..., :size]
+
+
+def blocks_of_frames(frames, window=None, causal=False):
+    """Blocks of queries and the keys that they can reach.
+
+    Arguments
+    ---------
+    frames : int
+        T.
+    window : int | None
+        Frames attended on each side; None attends to all.
+    causal : bool
+        Whether later frames are hidden.
+
+    Returns
+    -------
+    list of (slice, slice)
+        Queries and keys of each block of about 2 ``window`` frames, so that
+        cost and memory grow linearly with T.
+
+    Example
+    -------
+    >>> blocks_of_frames(7, window=2)
+    [(slice(0, 4, None), slice(0, 6, None)), \
+(slice(4, 7, None), slice(2, 7, None))]
+    """
+    if window is None:
+        return [(slice(0, frames), slice(0, frames))]
+    # The last block takes what would be less than half a block.
+    starts = range(0, max(frames - window, 1), 2 * window)
+    bounds = [*starts, frames]
+    ahead = 0 if causal else window
+    return [
+        (
+            slice(start, stop),
+            slice(max(start - window, 0), min(stop + ahead, frames)),
         )
-    return torch.cat(blocks, dim=-2)
+        for start, stop in zip(bounds, bounds[1:], strict=False)
+    ]
 
 
 class MapStatistics(nn.Module):
@@ -176,6 +211,39 @@ class MapStatistics(nn.Module):
         ).squeeze(-1)
 
 
+class VectorLambda(nn.Module):
+    """lambda = exp(lq1 . lk1) - exp(lq2 . lk2) + lambda_init.
+
+    lambda_init = 0.8 - 0.6 exp(-0.3 layer) (ibid., eq. 2 and 3).
+
+    Arguments
+    ---------
+    size : int
+        d.
+    layer : int
+        Index of the layer, from 0.
+    num_bands : int | None
+        K for a lambda of every band's own; None for one.
+    """
+
+    def __init__(self, size, layer, num_bands=None):
+        super().__init__()
+        self.initial = 0.8 - 0.6 * math.exp(-0.3 * layer)
+        self.vectors = nn.Parameter(0.1 * torch.randn(4, num_bands or 1, size))
+        self.norm = nn.RMSNorm(size, eps=1e-5)
+
+    def forward(self):
+        """Return lambda, (K, 1, 1, 1) or (1, 1, 1, 1)."""
+        query1, key1, query2, key2 = self.vectors
+        first = (query1 * key1).sum(-1).exp()
+        second = (query2 * key2).sum(-1).exp()
+        return (first - second + self.initial).view(-1, 1, 1, 1)
+
+    def scale(self, out):
+        """Norm of every head (..., d), times 1 - lambda_init."""
+        return self.norm(out) * (1 - self.initial)
+
+
 class DifferentialBandAttention(nn.Module):
     """concat_h((A1 - lambda A2) V) W_o with A_i = softmax(Q_i K_i^T / sqrt d).
 
@@ -192,19 +260,27 @@ class DifferentialBandAttention(nn.Module):
         K.
     lambda_form : str
         "token": lambda = sigmoid(x W_lambda + b_k) per frame and head;
-        "statistics": from statistics of both maps, see ``MapStatistics``.
+        "vector": one learned number, see ``VectorLambda``; "statistics":
+        from statistics of both maps, see ``MapStatistics``.
     band_weights : str
         "shared" (with a band embedding added to x) or "per_band".
     rope : bool
         Rotary positions on Q and K.
     window : int | None
         Frames attended on each side; None attends to all.
+    causal : bool
+        Whether later frames are hidden; needs a window.
+    differential : bool
+        False makes both maps one, of heads of 2 d: (1 - lambda) A V, plain
+        attention with the same number of parameters.
+    layer : int
+        Index of the layer, from 0, for ``vector``.
 
     Raises
     ------
     ValueError
         If C is not a multiple of 2 H, d is odd with rotary positions, a name
-        is unknown, or "statistics" is given a window.
+        is unknown, "statistics" is given a window, or causal is not.
 
     Example
     -------
@@ -222,25 +298,31 @@ class DifferentialBandAttention(nn.Module):
         band_weights="shared",
         rope=True,
         window=None,
+        causal=False,
+        differential=True,
+        layer=0,
     ):
         super().__init__()
-        if band_weights not in BAND_WEIGHTS:
-            raise ValueError(
-                f"band_weights is {band_weights!r}, expected 'shared' or "
-                f"'per_band'"
-            )
-        self._check(num_channels, num_heads, lambda_form, rope, window)
+        _check_names(lambda_form, band_weights)
+        _check_sizes(num_channels, num_heads, rope)
+        _check_reach(lambda_form, window, causal)
         own = num_bands if band_weights == "per_band" else None
-        self.num_heads, self.rope, self.window = num_heads, rope, window
+        self.num_bands, self.num_heads = num_bands, num_heads
+        self.rope = rope
+        self.window, self.causal = window, causal
+        self.num_maps = 2 if differential else 1
         self.sizes = [num_channels, num_channels, num_channels // 2]
         self.embedding = None
         if own is None:
             self.embedding = nn.Parameter(
                 0.02 * torch.randn(num_bands, 1, 1, num_channels)
             )
-        self.statistics = self.offset = None
+        self.statistics = self.vector = self.offset = None
         if lambda_form == "statistics":
             self.statistics = MapStatistics(num_bands)
+        elif lambda_form == "vector":
+            size = num_channels // 2 // num_heads
+            self.vector = VectorLambda(size, layer, own)
         else:
             # W_lambda rides on the same product as W_q, W_k and W_v.
             self.sizes.append(num_heads)
@@ -248,62 +330,160 @@ class DifferentialBandAttention(nn.Module):
         self.project = BandLinear(num_channels, sum(self.sizes), own)
         self.output = BandLinear(num_channels // 2, num_channels, own)
 
-    @staticmethod
-    def _check(num_channels, num_heads, lambda_form, rope, window):
-        if num_heads < 1:
-            raise ValueError(f"num_heads is {num_heads}, expected at least 1")
-        size = num_channels // (2 * num_heads)
-        if num_channels % (2 * num_heads):
-            raise ValueError(
-                f"num_channels is {num_channels}, expected a multiple of "
-                f"2 num_heads = {2 * num_heads}"
-            )
-        if rope and size % 2:
-            raise ValueError(
-                f"rotary positions need an even head size, given "
-                f"num_channels / num_heads / 2 = {size}"
-            )
-        if lambda_form not in LAMBDAS:
-            raise ValueError(
-                f"lambda is {lambda_form!r}, expected one of {LAMBDAS}"
-            )
-        if window is not None and window < 1:
-            raise ValueError(f"window is {window}, expected at least 1 or null")
-        if window is not None and lambda_form == "statistics":
-            raise ValueError(
-                "lambda 'statistics' describes whole maps: set window to "
-                "null or lambda to 'token'"
-            )
+    def initial_cache(self, batch):
+        """Keys and values of no frames yet, for ``forward``."""
+        weight = self.output.weight
+        rows = self.num_bands * batch
+        heads = self.num_maps * self.num_heads
+        size = self.sizes[0] // heads
+        value_size = self.sizes[2] // self.num_heads
+        return (
+            weight.new_zeros(rows, heads, 0, size),
+            weight.new_zeros(rows, self.num_heads, 0, value_size),
+        )
 
-    def forward(self, x, return_lambda=False):
-        """Map (K, B, T, C) to (K, B, T, C), and lambda if asked for.
+    def forward(self, x, cache=None, return_lambda=False):
+        """Attend over time.
 
-        ``token`` gives lambda as (K, B, T, H), ``statistics`` as (K, B, H).
+        Arguments
+        ---------
+        x : torch.Tensor
+            (K, B, T, C).
+        cache : tuple, optional
+            Keys and values of the last ``window`` frames before x (causal).
+        return_lambda : bool
+            Whether lambda is returned too: (K, B, T, H) for "token",
+            (K, B, 1, H) for "statistics", (K or 1, 1, 1, 1) for "vector".
+
+        Returns
+        -------
+        torch.Tensor
+            (K, B, T, C); with a cache, also the next cache; with
+            ``return_lambda``, also lambda.
         """
-        bands, batch, frames, channels = x.shape
+        bands, batch, frames, _ = x.shape
         if self.embedding is not None:
             x = x + self.embedding
         query, key, value, *logit = self.project(x).split(self.sizes, dim=-1)
-        heads = (bands * batch, frames, 2 * self.num_heads, -1)
-        query, key = query.reshape(heads), key.reshape(heads)
+        maps = self.num_maps * self.num_heads
+        query, key = self._heads(query, maps), self._heads(key, maps)
+        value = self._heads(value, self.num_heads)  # (K B, H, T, d)
+        if cache is not None:
+            key = torch.cat((cache[0], key), dim=2)
+            value = torch.cat((cache[1], value), dim=2)
+        first, second, statistics = self._maps(query, key, value)
+        lam = self._lambda(logit, statistics, bands, batch)
+        first = first.transpose(1, 2).unflatten(0, (bands, batch))
+        second = second.transpose(1, 2).unflatten(0, (bands, batch))
+        out = first - lam.unsqueeze(-1) * second  # (K, B, T, H, d)
+        if self.vector is not None:
+            out = self.vector.scale(out)
+        out = self.output(out.flatten(-2))
+        results = [out]
+        if cache is not None:
+            kept = slice(max(key.shape[2] - self.window, 0), None)
+            results.append((key[:, :, kept], value[:, :, kept]))
+        if return_lambda:
+            results.append(lam)
+        return out if len(results) == 1 else tuple(results)
+
+    def _heads(self, x, heads):
+        """(K, B, T, heads d) to (K B, heads, T, d), a view."""
+        return x.flatten(0, 1).unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    def _maps(self, query, key, value):
+        """A1 V and A2 V, (K B, H, T, d) each, and statistics if needed."""
+        if self.statistics is not None:
+            if self.rope:
+                query, key = rotate(query), rotate(key)
+            pairs = zip(
+                query.chunk(self.num_maps, 1),
+                key.chunk(self.num_maps, 1),
+                strict=True,
+            )
+            results = [self.statistics.attend(q, k, value) for q, k in pairs]
+            (first, stats1), (second, stats2) = results[0], results[-1]
+            return first, second, torch.cat((stats1, stats2), dim=-1)
+        past = key.shape[2] - query.shape[2]
+        outs = []
+        for rows, reach in self._blocks(query.shape[2], past):
+            outs.append(self._block(query, key, value, rows, reach, past))
+        if len(outs) > 1:
+            outs = [[torch.cat(o, dim=2) for o in zip(*outs, strict=True)]]
+        return outs[0][0], outs[0][-1], None
+
+    def _blocks(self, frames, past):
+        if past:  # a few new frames that attend to the cache
+            return [(slice(0, frames), slice(0, past + frames))]
+        return blocks_of_frames(frames, self.window, self.causal)
+
+    def _block(self, query, key, value, rows, reach, past):
+        """A1 V and A2 V of a block of queries, by positions from its reach."""
+        query, key = query[:, :, rows], key[:, :, reach]
+        value = value[:, :, reach]
+        first = past + rows.start - reach.start
         if self.rope:
-            query, key = rotate(query), rotate(key)
-        query1, query2 = query.transpose(1, 2).chunk(2, dim=1)
-        key1, key2 = key.transpose(1, 2).chunk(2, dim=1)
-        value = value.reshape(bands * batch, frames, self.num_heads, -1)
-        value = value.transpose(1, 2)  # (K B, H, T, d)
-        if self.statistics is None:
-            lam = torch.sigmoid(logit[0] + self.offset)  # (K, B, T, H)
-            weight = lam.reshape(bands * batch, frames, -1).transpose(1, 2)
-            first = windowed_attention(query1, key1, value, self.window)
-            second = windowed_attention(query2, key2, value, self.window)
-        else:
-            first, stats1 = self.statistics.attend(query1, key1, value)
-            second, stats2 = self.statistics.attend(query2, key2, value)
-            stats = torch.cat((stats1, stats2), dim=-1)
-            lam = self.statistics(stats.view(bands, batch, -1, 8))
-            weight = lam.reshape(bands * batch, -1, 1)
-        out = first - weight.unsqueeze(-1) * second  # (K B, H, T, d)
-        out = out.transpose(1, 2).reshape(bands, batch, frames, channels // 2)
-        out = self.output(out)
-        return (out, lam) if return_lambda else out
+            query, key = rotate(query, first), rotate(key)
+        mask = None
+        sees_all = self.window is None or key.shape[2] <= self.window + 1
+        if self.causal or not sees_all:
+            position = torch.arange(key.shape[2], device=query.device)
+            queries = position[first : first + query.shape[2]]
+            mask = window_mask(queries, position, self.window, self.causal)
+        pairs = zip(
+            query.chunk(self.num_maps, 1),
+            key.chunk(self.num_maps, 1),
+            strict=True,
+        )
+        return [attend(q, k, value, mask) for q, k in pairs]
+
+    def _lambda(self, logit, statistics, bands, batch):
+        """lambda of any form, to be broadcast to (K, B, T, H)."""
+        if self.vector is not None:
+            return self.vector()
+        if statistics is None:
+            return torch.sigmoid(logit[0] + self.offset)
+        lam = self.statistics(statistics.view(bands, batch, -1, 8))
+        return lam.unsqueeze(2)  # (K, B, 1, H)
+
+
+def _check_names(lambda_form, band_weights):
+    if lambda_form not in LAMBDAS:
+        raise ValueError(
+            f"lambda is {lambda_form!r}, expected one of {LAMBDAS}"
+        )
+    if band_weights not in BAND_WEIGHTS:
+        raise ValueError(
+            f"band_weights is {band_weights!r}, expected 'shared' or 'per_band'"
+        )
+
+
+def _check_sizes(num_channels, num_heads, rope):
+    if num_heads < 1:
+        raise ValueError(f"num_heads is {num_heads}, expected at least 1")
+    if num_channels % (2 * num_heads):
+        raise ValueError(
+            f"num_channels is {num_channels}, expected a multiple of "
+            f"2 num_heads = {2 * num_heads}"
+        )
+    size = num_channels // (2 * num_heads)
+    if rope and size % 2:
+        raise ValueError(
+            f"rotary positions need an even head size, given "
+            f"num_channels / num_heads / 2 = {size}"
+        )
+
+
+def _check_reach(lambda_form, window, causal):
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}, expected at least 1 or null")
+    if lambda_form == "statistics" and (window is not None or causal):
+        raise ValueError(
+            "lambda 'statistics' describes whole maps: set window to null "
+            "and causal to False, or lambda to 'token'"
+        )
+    if causal and window is None:
+        raise ValueError(
+            "a causal model needs a window, given null: its state would "
+            "grow without end"
+        )

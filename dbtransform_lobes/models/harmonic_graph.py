@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+FORMS = ("learned", "fixed", "dense")
+
 
 def frequency_features(centres, size, noise=0.01):
     """Fourier features of log frequency that keep its order under a cosine.
@@ -60,14 +62,15 @@ def nearest_neighbours(similarity, num_neighbours):
     Arguments
     ---------
     similarity : torch.Tensor
-        S, (K, K).
+        S, (..., K, K).
     num_neighbours : int
         Neighbours that every band chooses, besides itself.
 
     Returns
     -------
     torch.Tensor
-        Adjacency (K, K) of zeros and ones with a straight-through gradient.
+        Adjacency (..., K, K) of zeros and ones with a straight-through
+        gradient.
 
     Example
     -------
@@ -77,18 +80,59 @@ def nearest_neighbours(similarity, num_neighbours):
             [1., 1., 1.],
             [0., 1., 1.]])
     """
-    bands = similarity.shape[0]
+    bands = similarity.shape[-1]
     itself = torch.eye(bands, dtype=torch.bool, device=similarity.device)
     others = similarity.masked_fill(itself, -math.inf)
     ranked = others.detach().sort(dim=-1, descending=True).values
-    weakest = ranked[:, num_neighbours - 1 : num_neighbours]
+    weakest = ranked[..., num_neighbours - 1].unsqueeze(-1)
     chosen = others.detach() >= weakest
     # The threshold lies between the last chosen and the first not chosen.
-    runner_up = ranked[:, min(num_neighbours, bands - 2)].unsqueeze(-1)
+    runner_up = ranked[..., min(num_neighbours, bands - 2)].unsqueeze(-1)
     soft = torch.sigmoid(others - (weakest + runner_up) / 2)
-    soft = torch.maximum(soft, soft.T)
-    hard = (chosen | chosen.T | itself).to(similarity.dtype)
+    soft = torch.maximum(soft, soft.mT)
+    hard = (chosen | chosen.mT | itself).to(similarity.dtype)
     return hard + (soft - soft.detach())
+
+
+def harmonic_overlap(edges_hz, num_neighbours=5):
+    """The graph that is not learned: bands joined by their harmonics.
+
+    Bands i and j are joined when n times the range of i meets the range of
+    j for some n in 2..5; the ``num_neighbours`` largest overlaps (in Hz, over
+    the width of j) of every band are kept. Symmetric, with self-loops.
+
+    Arguments
+    ---------
+    edges_hz : sequence of float
+        The K + 1 edges of the bands, ascending.
+    num_neighbours : int
+        Harmonic neighbours that every band keeps.
+
+    Returns
+    -------
+    torch.Tensor
+        Adjacency (K, K) of zeros and ones.
+
+    Example
+    -------
+    >>> harmonic_overlap([0.0, 100.0, 200.0, 300.0], 1)
+    tensor([[1., 1., 1.],
+            [1., 1., 1.],
+            [1., 1., 1.]])
+    """
+    edges = torch.tensor(edges_hz)
+    low, high = edges[:-1], edges[1:]
+    overlap = torch.zeros(len(low), len(low))
+    for n in range(2, 6):
+        top = torch.minimum(n * high[:, None], high)
+        bottom = torch.maximum(n * low[:, None], low)
+        overlap = torch.maximum(overlap, (top - bottom) / (high - low))
+    overlap.fill_diagonal_(0.0)
+    weakest = overlap.sort(dim=-1, descending=True).values
+    weakest = weakest[:, min(num_neighbours, len(low)) - 1, None]
+    chosen = (overlap > 0) & (overlap >= weakest)
+    itself = torch.eye(len(low), dtype=torch.bool)
+    return (chosen | chosen.T | itself).float()
 
 
 def harmonic_pairs(adjacency, centres, tolerance=0.2):
@@ -123,7 +167,7 @@ def harmonic_pairs(adjacency, centres, tolerance=0.2):
 
 
 class HarmonicGraphAttention(nn.Module):
-    """Multi-head attention of a band to its neighbours in a learned graph.
+    """Multi-head attention of a band to its neighbours in a graph of bands.
 
     S = cosine(E_i, E_j) / temperature is added to the attention logits of
     the edges; the k most similar bands are the neighbours.
@@ -134,10 +178,18 @@ class HarmonicGraphAttention(nn.Module):
         C.
     num_heads : int
         H.
+    edges_hz : sequence of float
+        The K + 1 edges of the bands in Hz.
     centres : sequence of float
         Centre frequency of each band in Hz.
+    form : str
+        "learned"; "fixed": neighbours by ``harmonic_overlap`` and no S;
+        "dense": all bands are neighbours (a control).
     num_neighbours : int
         k.
+    input_conditioned : bool
+        E + MLP(mean over time of the bands' channels): a graph for each
+        item, "learned" only.
     embedding_size : int
         d_e.
     temperature : float
@@ -146,69 +198,106 @@ class HarmonicGraphAttention(nn.Module):
     Raises
     ------
     ValueError
-        If C is not a multiple of H or there are not more bands than k.
+        If C is not a multiple of H, there are not more bands than k, the
+        form is unknown, or a graph that is not learned is conditioned.
 
     Example
     -------
-    >>> centres = [100.0 * (k + 1) for k in range(8)]
-    >>> graph = HarmonicGraphAttention(16, num_heads=2, centres=centres)
-    >>> graph(torch.randn(8, 2, 10, 16)).shape
-    torch.Size([8, 2, 10, 16])
+    >>> from dbtransform_lobes.models.bands import BandLayout
+    >>> layout = BandLayout()
+    >>> graph = HarmonicGraphAttention(
+    ...     16, 2, layout.edges_hz, layout.centres
+    ... )
+    >>> graph(torch.randn(31, 2, 10, 16)).shape
+    torch.Size([31, 2, 10, 16])
     """
 
     def __init__(
         self,
         num_channels,
         num_heads,
+        edges_hz,
         centres,
+        form="learned",
         num_neighbours=5,
+        input_conditioned=False,
         embedding_size=16,
         temperature=0.2,
     ):
         super().__init__()
-        if num_channels % num_heads:
-            raise ValueError(
-                f"num_channels is {num_channels}, expected a multiple of "
-                f"num_heads = {num_heads}"
-            )
-        if not 1 <= num_neighbours < len(centres):
-            raise ValueError(
-                f"num_neighbours is {num_neighbours}, expected 1 to "
-                f"{len(centres) - 1} (one less than the bands)"
-            )
+        _check(num_channels, num_heads, len(centres), num_neighbours)
+        _check_form(form, input_conditioned)
         self.num_heads, self.num_neighbours = num_heads, num_neighbours
-        self.temperature = temperature
+        self.form, self.temperature = form, temperature
         self.centres = tuple(centres)
-        self.embedding = nn.Parameter(
-            frequency_features(self.centres, embedding_size)
-        )
+        self.embedding = self.condition = None
+        if form != "fixed":
+            self.embedding = nn.Parameter(
+                frequency_features(self.centres, embedding_size)
+            )
+        fixed = harmonic_overlap(edges_hz, num_neighbours)
+        self.register_buffer("fixed_edges", fixed, persistent=False)
+        if input_conditioned:
+            self.condition = nn.Sequential(
+                nn.Linear(num_channels, num_channels),
+                nn.SiLU(),
+                nn.Linear(num_channels, embedding_size),
+            )
         self.project = nn.Linear(num_channels, 3 * num_channels)
         self.output = nn.Linear(num_channels, num_channels)
 
-    def similarity(self):
-        """S: cosine of the band embeddings over the temperature, (K, K)."""
+    def similarity(self, x=None):
+        """S: cosine of the band embeddings over the temperature.
+
+        Arguments
+        ---------
+        x : torch.Tensor, optional
+            (K, B, T, C), what a conditioned graph follows; without it the
+            graph is that of the embeddings alone.
+
+        Returns
+        -------
+        torch.Tensor
+            (K, K), or (B, K, K) for a conditioned graph.
+        """
+        if self.embedding is None:
+            return torch.zeros_like(self.fixed_edges)
         # Half precision would tie neighbours and change the graph.
         with torch.autocast(self.embedding.device.type, enabled=False):
-            unit = F.normalize(self.embedding, dim=-1)
-            return unit @ unit.T / self.temperature
+            embedding = self.embedding
+            if self.condition is not None and x is not None:
+                pooled = x.mean(2).transpose(0, 1).to(embedding.dtype)
+                embedding = embedding + self.condition(pooled)  # (B, K, d_e)
+            unit = F.normalize(embedding, dim=-1)
+            return unit @ unit.mT / self.temperature
 
-    def adjacency(self):
-        """Edges between bands, (K, K) of zeros and ones."""
-        return nearest_neighbours(self.similarity(), self.num_neighbours)
+    def adjacency(self, similarity=None):
+        """Edges between bands, (K, K) or (B, K, K) of zeros and ones."""
+        if similarity is None:
+            similarity = self.similarity()
+        if self.form == "fixed":
+            return self.fixed_edges
+        if self.form == "dense":
+            return torch.ones_like(similarity)
+        return nearest_neighbours(similarity, self.num_neighbours)
 
     def forward(self, x):
         """Map (K, B, T, C) to (K, B, T, C)."""
         bands, batch, frames, channels = x.shape
+        similarity = self.similarity(x)
+        edges = self.adjacency(similarity)
+        if similarity.dim() == 3:  # one graph for each item
+            frames_of_item = torch.arange(batch, device=x.device)
+            frames_of_item = frames_of_item.repeat_interleave(frames)
+            similarity = similarity[frames_of_item].unsqueeze(1)
+            edges = edges[frames_of_item].unsqueeze(1)  # (B T, 1, K, K)
         x = x.permute(1, 2, 0, 3)  # (B, T, K, C)
         heads = (batch * frames, bands, 3 * self.num_heads, -1)
         query, key, value = (
             self.project(x).view(heads).transpose(1, 2).chunk(3, dim=1)
         )  # (B T, H, K, d)
-        similarity, edges = self.similarity(), self.adjacency()
         if torch.is_grad_enabled():
-            out = self._attend_straight_through(
-                query, key, value, similarity, edges
-            )
+            out = attend_straight_through(query, key, value, similarity, edges)
         else:
             bias = similarity.masked_fill(edges < 0.5, -math.inf)
             out = F.scaled_dot_product_attention(
@@ -217,19 +306,63 @@ class HarmonicGraphAttention(nn.Module):
         out = out.transpose(1, 2).reshape(batch, frames, bands, channels)
         return self.output(out).permute(2, 0, 1, 3)  # (K, B, T, C)
 
-    @staticmethod
-    def _attend_straight_through(query, key, value, similarity, edges):
-        """The same attention with a gradient for the edges not chosen.
 
-        Exponentials of all bands, restricted to the edges by a product, give
-        the softmax over the edges; unlike -inf they leave a gradient. They
-        are relative to the largest on an edge, so that the sum is at least 1
-        however large the logits of other bands are.
-        """
-        scale = query.shape[-1] ** -0.5
-        logits = query * scale @ key.transpose(-1, -2) + similarity
-        apart = edges.detach() < 0.5
-        peak = logits.detach().masked_fill(apart, -math.inf)
-        peak = peak.amax(-1, keepdim=True)
-        weight = (logits - peak).clamp_max(20.0).exp() * edges
-        return weight @ value / weight.sum(-1, keepdim=True)
+def attend_straight_through(query, key, value, similarity, edges):
+    """Attention over edges that leaves a gradient for those not chosen.
+
+    Exponentials of all bands, restricted to the edges by a product, give
+    the softmax over the edges; unlike -inf they leave a gradient. They are
+    relative to the largest on an edge, so that the sum is at least 1 however
+    large the logits of other bands are.
+
+    Arguments
+    ---------
+    query, key, value : torch.Tensor
+        (N, H, K, d).
+    similarity : torch.Tensor
+        Added to the logits, broadcast to (N, H, K, K).
+    edges : torch.Tensor
+        Zeros and ones, broadcast to (N, H, K, K).
+
+    Returns
+    -------
+    torch.Tensor
+        (N, H, K, d).
+
+    Example
+    -------
+    >>> q, k, v = torch.randn(3, 1, 1, 4, 8)
+    >>> alone = torch.eye(4)  # self-loops only
+    >>> torch.allclose(attend_straight_through(q, k, v, 0 * alone, alone), v)
+    True
+    """
+    scale = query.shape[-1] ** -0.5
+    logits = query * scale @ key.transpose(-1, -2) + similarity
+    apart = edges.detach() < 0.5
+    peak = logits.detach().masked_fill(apart, -math.inf)
+    peak = peak.amax(-1, keepdim=True)
+    weight = (logits - peak).clamp_max(20.0).exp() * edges
+    return weight @ value / weight.sum(-1, keepdim=True)
+
+
+def _check(num_channels, num_heads, bands, num_neighbours):
+    if num_heads < 1 or num_channels % num_heads:
+        raise ValueError(
+            f"num_channels is {num_channels}, expected a multiple of "
+            f"num_heads = {num_heads}"
+        )
+    if not 1 <= num_neighbours < bands:
+        raise ValueError(
+            f"num_neighbours is {num_neighbours}, expected 1 to "
+            f"{bands - 1} (one less than the bands)"
+        )
+
+
+def _check_form(form, input_conditioned):
+    if form not in FORMS:
+        raise ValueError(f"graph is {form!r}, expected one of {FORMS}")
+    if input_conditioned and form != "learned":
+        raise ValueError(
+            f"graph {form!r} has no neighbours to learn: use 'learned' with "
+            f"input_conditioned"
+        )

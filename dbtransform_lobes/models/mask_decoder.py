@@ -14,7 +14,7 @@ from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
 NUM_TAPS = 3
 
 
-def apply_filter(mask, spec):
+def apply_filter(mask, spec, causal=False):
     """Filter every bin along time: Y[f,t] = sum_tau M[f,t,tau] X[f,t+tau].
 
     Computed in fp32 and in real arithmetic.
@@ -22,9 +22,12 @@ def apply_filter(mask, spec):
     Arguments
     ---------
     mask : torch.Tensor
-        Complex (B, F, T, 3): the taps at t-1, t and t+1.
+        Complex (B, F, T, 3): the taps at t-1, t, t+1, or t-2, t-1, t.
     spec : torch.Tensor
-        Complex (B, F, T), zero outside the signal.
+        Complex (B, F, T), zero outside the signal; with two more frames at
+        its start, the taps that reach back see these (causal only).
+    causal : bool
+        Whether the last tap is t.
 
     Returns
     -------
@@ -39,10 +42,11 @@ def apply_filter(mask, spec):
     >>> torch.equal(apply_filter(mask, spec), spec)
     True
     """
-    frames = spec.shape[-1]
-    side = NUM_TAPS // 2
+    frames = mask.shape[2]
+    ahead = 0 if causal else NUM_TAPS // 2
+    back = NUM_TAPS - 1 - ahead - (spec.shape[-1] - frames)
     real, imag = (
-        F.pad(part, (side, side)).unfold(-1, frames, 1)  # (B, F, 3, T)
+        F.pad(part, (back, ahead)).unfold(-1, frames, 1)  # (B, F, 3, T)
         for part in (spec.real, spec.imag)
     )
     mask = torch.view_as_real(mask).permute(0, 1, 3, 2, 4)  # (B, F, 3, T, 2)
@@ -66,6 +70,8 @@ class MaskDecoder(nn.Module):
         e; 4 in the proposal, where this part is most of the parameters.
     norm : str
         "group" or "frame".
+    causal : bool
+        Whether the taps are t-2, t-1, t in place of t-1, t, t+1.
 
     Example
     -------
@@ -75,9 +81,12 @@ class MaskDecoder(nn.Module):
     torch.Size([2, 257, 10, 3])
     """
 
-    def __init__(self, layout, num_channels, expansion=2, norm="frame"):
+    def __init__(
+        self, layout, num_channels, expansion=2, norm="frame", causal=False
+    ):
         super().__init__()
         self.layout = layout
+        self.centre = NUM_TAPS - 1 if causal else NUM_TAPS // 2
         hidden = int(expansion * num_channels)
         if hidden < 1:
             raise ValueError(
@@ -95,12 +104,13 @@ class MaskDecoder(nn.Module):
 
     @torch.no_grad()
     def _start_as_identity(self):
-        """Start near Y = X: the real part of the centre tap is near 1."""
+        """Start near Y = X: the real part of the tap at t is near 1."""
         for head in self.heads:
             head.bias.zero_()
             values, _ = head.bias.chunk(2, dim=-1)
             # sigmoid(0) = 1/2 gates the value 2.
-            values.view(*values.shape[:-1], -1, NUM_TAPS, 2)[..., 1, 0] = 2.0
+            taps = values.view(*values.shape[:-1], -1, NUM_TAPS, 2)
+            taps[..., self.centre, 0] = 2.0
 
     def forward(self, z):
         """Map (K, B, T, C) to a complex mask (B, F, T, 3)."""

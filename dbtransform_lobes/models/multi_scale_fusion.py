@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 RANGES_HZ = (500.0, 2000.0, math.inf)
+FORMS = ("static", "adaptive", "uniform")
 PRIORS = ((0.1, 0.3, 0.6), (0.3, 0.4, 0.3), (0.6, 0.3, 0.1))
 
 
@@ -41,6 +42,48 @@ def band_groups(centres):
     return groups
 
 
+class AdaptiveBlend(nn.Module):
+    """Blend weights that follow the signal.
+
+    alpha = softmax(Linear([mean over time, std over time, band embedding])),
+    returned is b alpha + (1 - b) softmax(w_k) with b = sigmoid of one learned
+    number for each band.
+
+    Arguments
+    ---------
+    num_channels : int
+        C.
+    num_bands : int
+        K.
+    embedding_size : int
+        Length of the band embedding.
+
+    Example
+    -------
+    >>> x, weights = torch.randn(3, 2, 10, 8), torch.full((3, 3), 1 / 3)
+    >>> AdaptiveBlend(8, num_bands=3)(x, weights).shape
+    torch.Size([3, 2, 3])
+    """
+
+    def __init__(self, num_channels, num_bands, embedding_size=8):
+        super().__init__()
+        self.embedding = nn.Parameter(
+            0.1 * torch.randn(num_bands, embedding_size)
+        )
+        self.linear = nn.Linear(2 * num_channels + embedding_size, 3)
+        self.logit = nn.Parameter(torch.zeros(num_bands, 1, 1))
+
+    def forward(self, x, weights):
+        """Map (K, B, T, C) and static weights (K, 3) to (K, B, 3)."""
+        mean = x.mean(2)  # (K, B, C)
+        spread = ((x - mean.unsqueeze(2)).square().mean(2) + 1e-8).sqrt()
+        band = self.embedding.unsqueeze(1).expand(-1, x.shape[1], -1)
+        features = torch.cat((mean, spread, band), dim=-1)
+        alpha = self.linear(features).softmax(-1)
+        share = self.logit.sigmoid()
+        return share * alpha + (1 - share) * weights.unsqueeze(1)
+
+
 class MultiScaleFusion(nn.Module):
     """Three convolutions of different length over time, blended by band.
 
@@ -56,17 +99,24 @@ class MultiScaleFusion(nn.Module):
         C.
     centres : sequence of float
         Centre frequency of each band in Hz.
+    form : str
+        "static": a blend learned for each band; "adaptive": see
+        ``AdaptiveBlend``; "uniform": the middle windows and prior for every
+        band (a control).
     windows : sequence of three sequences of three ints
         Kernel lengths in frames below 500 Hz, below 2000 Hz and above.
     separable : bool
         Depthwise convolutions and one pointwise map, instead of full ones.
     activation : bool
         SiLU on the blend (before the pointwise map).
+    causal : bool
+        Whether kernels look back only.
 
     Raises
     ------
     ValueError
-        If the windows are not three by three positive lengths.
+        If the windows are not three by three positive lengths, the form is
+        unknown, or "adaptive" is to be causal.
 
     Example
     -------
@@ -79,55 +129,74 @@ class MultiScaleFusion(nn.Module):
         self,
         num_channels,
         centres,
+        form="static",
         windows=((8, 16, 32), (4, 8, 16), (2, 4, 8)),
         separable=True,
         activation=False,
+        causal=False,
     ):
         super().__init__()
-        self.windows = tuple(tuple(sizes) for sizes in windows)
-        lengths = [size for sizes in self.windows for size in sizes]
-        if [len(s) for s in self.windows] != [3, 3, 3] or min(lengths) < 1:
-            raise ValueError(
-                f"windows are {windows}, expected three positive kernel "
-                f"lengths for each of the three frequency ranges"
-            )
+        self.windows, priors = _scales(form, windows, causal)
         self.groups = band_groups(centres)
+        self.causal, self.num_channels = causal, num_channels
         self.separable, self.activation = separable, activation
-        fan_in = 1 if separable else num_channels
-        self.kernels = nn.ParameterDict()
-        self.biases = nn.ParameterDict()
-        used = {
-            size
-            for group, sizes in zip(self.groups, self.windows, strict=True)
-            if group.start < group.stop
-            for size in sizes
-        }
-        for size in sorted(used):
-            bound = 1 / math.sqrt(fan_in * size)
-            kernel = torch.empty(num_channels, fan_in, size)
-            self.kernels[str(size)] = nn.Parameter(
-                kernel.uniform_(-bound, bound)
-            )
-            self.biases[str(size)] = nn.Parameter(
-                torch.empty(num_channels).uniform_(-bound, bound)
-            )
+        self.kernels, self.biases = self._make_kernels()
         self.pointwise = (
             nn.Linear(num_channels, num_channels) if separable else None
         )
         prior = torch.cat(
             [
                 torch.tensor(weights).expand(group.stop - group.start, 3)
-                for group, weights in zip(self.groups, PRIORS, strict=True)
+                for group, weights in zip(self.groups, priors, strict=True)
             ]
         )
         self.logits = nn.Parameter(prior.log())  # (K, 3)
+        self.adaptive = None
+        if form == "adaptive":
+            self.adaptive = AdaptiveBlend(num_channels, len(centres))
+
+    def _make_kernels(self):
+        """One kernel and bias of each length that some band uses."""
+        used = {
+            size
+            for group, sizes in zip(self.groups, self.windows, strict=True)
+            if group.start < group.stop
+            for size in sizes
+        }
+        fan_in = 1 if self.separable else self.num_channels
+        kernels, biases = nn.ParameterDict(), nn.ParameterDict()
+        for size in sorted(used):
+            bound = 1 / math.sqrt(fan_in * size)
+            kernel = torch.empty(self.num_channels, fan_in, size)
+            bias = torch.empty(self.num_channels)
+            kernels[str(size)] = nn.Parameter(kernel.uniform_(-bound, bound))
+            biases[str(size)] = nn.Parameter(bias.uniform_(-bound, bound))
+        return kernels, biases
 
     def fusion_weights(self):
-        """The blend of every band, (K, 3): rows sum to 1."""
+        """The static blend of every band, (K, 3): rows sum to 1."""
         return self.logits.softmax(-1)
 
-    def fold(self, group, sizes):
-        """One kernel and bias for each band of a group.
+    def initial_cache(self, batch):
+        """The frames before the first one: zeros (K, B, longest - 1, C)."""
+        longest = max(int(size) for size in self.kernels)
+        bands = self.logits.shape[0]
+        shape = (bands, batch, longest - 1, self.num_channels)
+        return self.logits.new_zeros(shape)
+
+    def _reach_back(self, size):
+        """Frames that a kernel of this length reaches back."""
+        return size - 1 if self.causal else size // 2
+
+    def fold(self, blend, sizes):
+        """One kernel and bias for each blend of three convolutions.
+
+        Arguments
+        ---------
+        blend : torch.Tensor
+            (n, 3).
+        sizes : sequence of three ints
+            Lengths of the convolutions.
 
         Returns
         -------
@@ -139,33 +208,84 @@ class MultiScaleFusion(nn.Module):
         longest = max(sizes)
         aligned = []
         for size in sizes:
-            # Tap 0 of each kernel reaches size // 2 frames back.
-            left = longest // 2 - size // 2
+            left = self._reach_back(longest) - self._reach_back(size)
             pad = (left, longest - size - left)
             aligned.append(F.pad(self.kernels[str(size)], pad))
-        blend = self.fusion_weights()[group]
         biases = torch.stack([self.biases[str(size)] for size in sizes])
         kernel = torch.einsum("ns,scit->ncit", blend, torch.stack(aligned))
         return kernel, blend @ biases
 
-    def _convolve(self, x, kernel, bias):
-        """Convolve (n, B, T, C) with a kernel of each band's own."""
+    def _convolve(self, x, kernel, bias, past):
+        """Convolve (n, B, past + T, C) with a kernel of each band's own."""
         bands, batch, frames, channels = x.shape
         size = kernel.shape[-1]
-        x = x.permute(1, 0, 3, 2).reshape(batch, bands * channels, frames)
-        x = F.pad(x, (size // 2, size - 1 - size // 2))
+        back = self._reach_back(size)
+        x = x[:, :, max(past - back, 0) :]
+        x = x.permute(1, 0, 3, 2).reshape(batch, bands * channels, -1)
+        # Frames of the past stand where zeros would.
+        x = F.pad(x, (back - min(past, back), size - 1 - back))
         groups = bands * channels if self.separable else bands
         x = F.conv1d(x, kernel.flatten(0, 1), bias.flatten(), groups=groups)
-        x = x.view(batch, bands, channels, frames)
+        x = x.view(batch, bands, channels, frames - past)
         return x.permute(1, 0, 3, 2)  # (n, B, T, C)
 
-    def forward(self, x):
-        """Map (K, B, T, C) to (K, B, T, C)."""
-        out = []
-        for group, sizes in zip(self.groups, self.windows, strict=True):
-            if group.start < group.stop:
-                out.append(self._convolve(x[group], *self.fold(group, sizes)))
-        x = torch.cat(out)
+    def _blended(self, x, blend, sizes, past):
+        """The three convolutions of a group, blended by band (and item)."""
+        if blend.dim() == 2:
+            return self._convolve(x, *self.fold(blend, sizes), past)
+        total = 0
+        for one, weight in zip(
+            torch.eye(3, device=x.device, dtype=blend.dtype),
+            blend.unbind(-1),
+            strict=True,
+        ):
+            part = self.fold(one.expand(x.shape[0], 3), sizes)
+            part = self._convolve(x, *part, past)
+            total = total + weight[..., None, None] * part
+        return total
+
+    def forward(self, x, cache=None):
+        """Map (K, B, T, C) to (K, B, T, C); with a cache, also the next.
+
+        The cache holds the last frames before x (causal only).
+        """
+        past = 0
+        if cache is not None:
+            past = cache.shape[2]
+            x = torch.cat((cache, x), dim=2)
+        blend = self.fusion_weights()
+        if self.adaptive is not None:
+            blend = self.adaptive(x, blend)  # (K, B, 3)
+        out = torch.cat(
+            [
+                self._blended(x[group], blend[group], sizes, past)
+                for group, sizes in zip(self.groups, self.windows, strict=True)
+                if group.start < group.stop
+            ]
+        )
         if self.activation:
-            x = F.silu(x)
-        return x if self.pointwise is None else self.pointwise(x)
+            out = F.silu(out)
+        if self.pointwise is not None:
+            out = self.pointwise(out)
+        return out if cache is None else (out, x[:, :, x.shape[2] - past :])
+
+
+def _scales(form, windows, causal):
+    """Windows and priors of the three frequency ranges."""
+    if form not in FORMS:
+        raise ValueError(f"fusion is {form!r}, expected one of {FORMS}")
+    if form == "adaptive" and causal:
+        raise ValueError(
+            "fusion 'adaptive' looks at all frames: use 'static' for a "
+            "causal model"
+        )
+    windows = tuple(tuple(sizes) for sizes in windows)
+    lengths = [size for sizes in windows for size in sizes]
+    if [len(s) for s in windows] != [3, 3, 3] or min(lengths) < 1:
+        raise ValueError(
+            f"windows are {windows}, expected three positive kernel "
+            f"lengths for each of the three frequency ranges"
+        )
+    if form == "uniform":
+        return (windows[1],) * 3, (PRIORS[1],) * 3
+    return windows, PRIORS

@@ -4,10 +4,14 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 
 from dbtransform_lobes.cli.main import build_parser
+from dbtransform_lobes.data.mixing import mix
 from dbtransform_lobes.training.recipe import resolve_base
+from tests.signals import noise_like, speech_like
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ["README.md", "recipes/Voicebank/README.md"]
@@ -46,3 +50,12 @@ def test_files_that_the_readme_links_exist():
         text = (ROOT / readme).read_text()
         for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
             assert (ROOT / readme).parent.joinpath(link).exists(), link
+
+
+def test_example_is_made_of_synthetic_signals():
+    path = ROOT / "dbtransform_lobes/bundled/example_noisy.flac"
+    signal, rate = sf.read(path)
+    speech, noise = speech_like(4.0, seed=1), noise_like(4.0, seed=1)
+    _, noisy = mix(speech, noise, snr_db=5.0)
+    assert rate == 16000
+    np.testing.assert_allclose(signal, noisy, atol=1 / 32768)

@@ -3,11 +3,13 @@
 import json
 import os
 import random
+from io import StringIO
 from pathlib import Path
 
 import ruamel.yaml
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml.comments import CommentedMap
 
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.recordings import write_text
@@ -19,7 +21,9 @@ def resolve_base(hparams_file, overrides=""):
     """Find the recipe that a variant file is based on.
 
     A variant names its recipe in the key ``base`` (relative to itself) and
-    lists only what differs. Given overrides win over the variant's.
+    lists only what differs; with ``model_overrides`` it takes over what a
+    file of hparams/models/ changes in its own base. Overrides given win over
+    the variant's, these over the model's.
 
     Arguments
     ---------
@@ -46,15 +50,25 @@ def resolve_base(hparams_file, overrides=""):
     ('full.yaml', ['lr:', '0.1', 'seed:', '2'])
     """
     yaml = ruamel.yaml.YAML()
-    with open(hparams_file, encoding="utf-8") as file:
-        variant = yaml.load(file)
+    variant = _load_tree(yaml, hparams_file)
     if "base" not in variant:
         return str(hparams_file), overrides
-    base = Path(hparams_file).parent / variant.pop("base")
-    variant.update(yaml.load(overrides or "") or {})
-    stream = ruamel.yaml.compat.StringIO()
-    yaml.dump(variant, stream)
+    folder = Path(hparams_file).parent
+    base, merged = folder / variant.pop("base"), CommentedMap()
+    if "model_overrides" in variant:
+        model = _load_tree(yaml, folder / variant.pop("model_overrides"))
+        merged.update(dict(model["base"]))
+    merged.update(variant)
+    merged.update(yaml.load(overrides or "") or {})
+    stream = StringIO()
+    yaml.dump(merged, stream)
     return str(base), stream.getvalue()
+
+
+def _load_tree(yaml, path):
+    """A YAML file with its tags left as they are."""
+    with open(path, encoding="utf-8") as file:
+        return yaml.load(file)
 
 
 def load_recipe(hparams_file, overrides=""):

@@ -6,14 +6,34 @@ import torch
 
 from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.multi_scale_fusion import (
+    FORMS,
     PRIORS,
+    AdaptiveBlend,
     MultiScaleFusion,
+    band_groups,
 )
-from tests.twins import array, assert_twin, randn, scramble, silu, softmax
+from tests.twins import (
+    affine,
+    array,
+    assert_twin,
+    randn,
+    scramble,
+    sigmoid,
+    silu,
+    softmax,
+)
 
 CENTRES = (100.0, 400.0, 900.0, 3000.0, 5000.0)
 RANGE_OF_BAND = (0, 0, 1, 2, 2)
 WINDOWS = ((3, 4, 7), (2, 3, 4), (1, 2, 5))
+
+each_form = pytest.mark.parametrize("form", FORMS)
+each_kind = pytest.mark.parametrize("separable", [False, True])
+
+
+def all_back(size):
+    """Frames that a causal kernel reaches back."""
+    return size - 1
 
 
 def convolve_twin(x, kernel, bias, back):
@@ -31,18 +51,58 @@ def convolve_twin(x, kernel, bias, back):
     return out
 
 
-def fusion_twin(
-    module, x, windows, back=lambda size: size // 2, weights=None, flip=False
-):
-    """sum_i softmax(w_k)_i conv_i(z_k), each band in its range's windows.
+def static_twin(module, k, b):
+    """softmax(w_k)."""
+    return softmax(array(module.logits)[k])
 
-    A kernel of s taps reaches s // 2 frames back; zeros outside; then SiLU
-    and a pointwise map, where there are such.
+
+def equal_twin(module, k, b):
+    """What the blend is not."""
+    return [1 / 3] * 3
+
+
+def adaptive_twin(x, share=sigmoid, ddof=0, parts=(0, 1, 2)):
+    """b alpha + (1 - b) softmax(w_k), b = sigmoid of a number of the band.
+
+    alpha = softmax(Linear([mean over time, std over time, embedding])).
+    """
+
+    def blend(module, k, b):
+        adaptive, frames = module.adaptive, len(x[k, b])
+        mean = sum(x[k, b]) / frames
+        square = sum((row - mean) ** 2 for row in x[k, b]) / (frames - ddof)
+        spread = np.sqrt(square + 1e-8)
+        features = [mean, spread, array(adaptive.embedding)[k]]
+        features = [
+            part if i in parts else 0 * part for i, part in enumerate(features)
+        ]
+        alpha = softmax(affine(adaptive.linear, k, np.concatenate(features)))
+        static = softmax(array(module.logits)[k])
+        own = share(array(adaptive.logit)[k, 0, 0])
+        return [
+            own * a + (1 - own) * w for a, w in zip(alpha, static, strict=True)
+        ]
+
+    return blend
+
+
+def fusion_twin(
+    module,
+    x,
+    windows,
+    back=lambda size: size // 2,
+    weigh=static_twin,
+    flip=False,
+):
+    """sum_i blend_i conv_i(z_k), each band in its range's windows.
+
+    A kernel of s taps reaches s // 2 frames back (s - 1 when causal); zeros
+    outside; then SiLU and a pointwise map, where there are such.
     """
     out = np.zeros_like(x)
     for k, b in np.ndindex(x.shape[:2]):
         sizes = windows[RANGE_OF_BAND[k]]
-        blend = weights or softmax(array(module.logits)[k])
+        blend = weigh(module, k, b)
         total = np.zeros(x.shape[2:])
         for share, size in zip(blend, sizes, strict=True):
             kernel = array(module.kernels[str(size)])
@@ -63,7 +123,13 @@ def fusion_twin(
 @pytest.mark.parametrize("separable", [False, True])
 def test_fusion_equals_its_twin(separable, activation):
     module = scramble(
-        MultiScaleFusion(4, CENTRES, WINDOWS, separable, activation)
+        MultiScaleFusion(
+            4,
+            CENTRES,
+            windows=WINDOWS,
+            separable=separable,
+            activation=activation,
+        )
     )
     x = randn(5, 2, 9, 4)
     twin = fusion_twin(module, array(x), WINDOWS)
@@ -73,7 +139,7 @@ def test_fusion_equals_its_twin(separable, activation):
         fusion_twin(module, array(x), WINDOWS, lambda size: (size - 1) // 2),
         fusion_twin(module, array(x), WINDOWS, lambda size: size - 1),
         fusion_twin(module, array(x), WINDOWS, flip=True),
-        fusion_twin(module, array(x), WINDOWS, weights=[1 / 3] * 3),
+        fusion_twin(module, array(x), WINDOWS, weigh=equal_twin),
         fusion_twin(module, array(x), swapped),
     ]
     module.activation = not activation
@@ -91,9 +157,11 @@ def test_default_windows_equal_the_twin(separable):
 
 
 def test_folded_kernel_is_the_blend_of_the_three():
-    module = scramble(MultiScaleFusion(3, CENTRES, WINDOWS, separable=False))
+    module = scramble(
+        MultiScaleFusion(3, CENTRES, windows=WINDOWS, separable=False)
+    )
     sizes = WINDOWS[0]
-    kernel, bias = module.fold(slice(0, 2), sizes)
+    kernel, bias = module.fold(module.fusion_weights()[:2], sizes)
     assert kernel.shape == (2, 3, 3, 7)
     expected, shifted = np.zeros((2, 2, 3, 3, 7))
     expected_bias = np.zeros((2, 3))
@@ -110,6 +178,218 @@ def test_folded_kernel_is_the_blend_of_the_three():
     assert_twin(bias, expected_bias)
 
 
+@pytest.mark.parametrize("activation", [False, True])
+@each_kind
+def test_adaptive_fusion_equals_its_twin(separable, activation):
+    module = MultiScaleFusion(
+        3, CENTRES, "adaptive", WINDOWS, separable, activation
+    )
+    scramble(module, scale=1)
+    x = randn(5, 2, 9, 3)
+    wrong = [
+        adaptive_twin(array(x), share=lambda logit: 1),
+        adaptive_twin(array(x), share=lambda logit: 1 - sigmoid(logit)),
+        adaptive_twin(array(x), ddof=1),
+        adaptive_twin(array(x), parts=(0, 2)),
+        adaptive_twin(array(x), parts=(1, 2)),
+        adaptive_twin(array(x), parts=(0, 1)),
+        adaptive_twin(array(x)[:, ::-1]),  # of the other item
+        static_twin,
+    ]
+    twin, *wrong = (
+        fusion_twin(module, array(x), WINDOWS, weigh=weigh)
+        for weigh in [adaptive_twin(array(x)), *wrong]
+    )
+    assert_twin(module(x), twin, *wrong)
+
+
+def test_adaptive_blend_equals_its_twin():
+    module = MultiScaleFusion(4, CENTRES, "adaptive", WINDOWS)
+    scramble(module, scale=1)
+    x = randn(5, 3, 7, 4)
+    blend = module.adaptive(x, module.fusion_weights())
+    weigh = adaptive_twin(array(x))
+    expected, static = np.zeros((2, 5, 3, 3))
+    for k, b in np.ndindex(5, 3):
+        expected[k, b] = weigh(module, k, b)
+        static[k, b] = static_twin(module, k, b)
+    assert_twin(blend, expected, static, expected[:, ::-1])
+    assert (blend.sum(-1) - 1).abs().max() < 1e-12
+    # Half of it follows the signal at first.
+    assert (AdaptiveBlend(4, 5).logit.sigmoid() == 0.5).all()
+
+
+@each_kind
+def test_uniform_fusion_equals_its_twin(separable):
+    """The same windows for every band, from the same prior."""
+    module = MultiScaleFusion(3, CENTRES, "uniform", WINDOWS, separable)
+    assert set(module.kernels) == {"2", "3", "4"}
+    prior = torch.tensor(PRIORS[1]).expand(5, 3)
+    weights = module.fusion_weights()
+    assert torch.allclose(weights, prior, rtol=0, atol=1e-6)
+    scramble(module)
+    x = randn(5, 2, 9, 3)
+    same = (WINDOWS[1],) * 3
+    twin = fusion_twin(module, array(x), same)
+    wrong = [
+        fusion_twin(module, array(x), same, weigh=equal_twin),
+        fusion_twin(module, array(x), ((2, 3, 4), (3, 2, 4), (4, 3, 2))),
+        fusion_twin(module, array(x), same, all_back),
+    ]
+    assert_twin(module(x), twin, *wrong)
+
+
+@pytest.mark.parametrize("form", ["static", "uniform"])
+@each_kind
+def test_causal_fusion_equals_its_twin(separable, form):
+    """All zero padding on the left."""
+    module = MultiScaleFusion(
+        3, CENTRES, form, WINDOWS, separable, activation=True, causal=True
+    )
+    scramble(module)
+    x = randn(5, 2, 9, 3)
+    windows = WINDOWS if form == "static" else (WINDOWS[1],) * 3
+    twin = fusion_twin(module, array(x), windows, all_back)
+    wrong = [
+        fusion_twin(module, array(x), windows),
+        fusion_twin(module, array(x), windows, lambda size: size),
+        fusion_twin(module, array(x), windows, all_back, flip=True),
+    ]
+    assert_twin(module(x), twin, *wrong)
+
+
+@each_kind
+@pytest.mark.parametrize("size", range(1, 9))
+def test_causal_kernels_reach_back_alone(size, separable):
+    """A click at frame 10 is heard from then on, for ``size`` frames."""
+    module = MultiScaleFusion(
+        1,
+        CENTRES,
+        windows=((size, 1, size), (1, 1, size), (size,) * 3),
+        separable=separable,
+        causal=True,
+    )
+    x = torch.zeros(5, 1, 21, 1)
+    x[:, :, 10] = 1
+    heard = (module(x) - module(0 * x)).abs()[:, 0, :, 0] > 1e-6
+    for band in heard:
+        times = band.nonzero().flatten().tolist()
+        assert times == list(range(10, 10 + size))
+
+
+def test_causal_folded_kernels_end_at_the_same_frame():
+    module = MultiScaleFusion(
+        3, CENTRES, windows=WINDOWS, separable=False, causal=True
+    )
+    scramble(module)
+    blend = randn(2, 3)
+    kernel, bias = module.fold(blend, (3, 4, 7))
+    expected, centred = np.zeros((2, 2, 3, 3, 7))
+    expected_bias = np.zeros((2, 3))
+    for k in range(2):
+        for share, size in zip(array(blend)[k], (3, 4, 7), strict=True):
+            own = array(module.kernels[str(size)])
+            expected_bias[k] += share * array(module.biases[str(size)])
+            for c, i, j in np.ndindex(own.shape):
+                # Tap j looks at frame t - (size - 1) + j.
+                expected[k, c, i, 7 - size + j] += share * own[c, i, j]
+                centred[k, c, i, 3 - size // 2 + j] += share * own[c, i, j]
+    assert_twin(kernel, expected, centred)
+    assert_twin(bias, expected_bias)
+
+
+def stream(module, x, sizes):
+    """The outputs of a causal module, given chunks of these sizes."""
+    cache, outs = module.initial_cache(x.shape[1]), []
+    for chunk in x.split(sizes, dim=2):
+        before = cache.clone()
+        out, after = module(chunk, cache)
+        assert torch.equal(before, cache)
+        assert after.shape == cache.shape
+        cache = after
+        outs.append(out)
+    return torch.cat(outs, dim=2)
+
+
+@pytest.mark.parametrize("windows", [WINDOWS, ((1,) * 3,) * 3])
+@pytest.mark.parametrize("form", ["static", "uniform"])
+@each_kind
+def test_chunks_with_a_cache_equal_the_whole(separable, form, windows):
+    module = MultiScaleFusion(2, CENTRES, form, windows, separable, causal=True)
+    scramble(module)
+    x = randn(5, 2, 23, 2)
+    same = windows if form == "static" else (windows[1],) * 3
+    twin = fusion_twin(module, array(x), same, all_back)
+    for sizes in (1, 2, 3, 5, 7, 16, 23, [2, 11, 1, 9]):
+        assert_twin(stream(module, x, sizes), twin)
+    # Without what came before, a chunk is another.
+    apart = torch.cat([module(chunk) for chunk in x.split(5, 2)], dim=2)
+    forgets = (apart - module(x)).abs().max() > 1e-2
+    assert forgets == (windows == WINDOWS)
+
+
+@each_form
+def test_items_of_a_batch_do_not_see_each_other(form):
+    module = scramble(MultiScaleFusion(2, CENTRES, form, WINDOWS))
+    x = randn(5, 3, 9, 2)
+    x[:, 1] *= 30
+    together = module(x)
+    for item in range(3):
+        alone = module(x[:, item : item + 1])
+        assert_twin(together[:, item : item + 1], array(alone))
+
+
+def test_a_long_pad_does_not_reach_the_blend_of_other_forms():
+    """Zeros after the end are heard over half a kernel, unless adaptive."""
+    x = randn(5, 1, 20, 2)
+    padded = torch.cat((x, 0 * x), dim=2)
+    for form in FORMS:
+        module = scramble(MultiScaleFusion(2, CENTRES, form, WINDOWS))
+        moved = (module(padded)[:, :, :20] - module(x)).abs().max()
+        # Outside of a signal there are zeros as well.
+        assert (moved < 1e-12) == (form != "adaptive")
+
+
+@each_form
+def test_fusion_in_bfloat16_comes_close(form):
+    torch.manual_seed(0)
+    module = MultiScaleFusion(8, CENTRES, form, activation=True)
+    x = torch.randn(5, 2, 20, 8)
+    exact = module(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = module(x)
+    error = (out.float() - exact).square().mean().sqrt()
+    assert 0 < error < 0.05 * exact.square().mean().sqrt()
+
+
+@pytest.mark.parametrize(
+    "centres, groups",
+    [
+        ([499.9, 500.0, 1999.9, 2000.0], [(0, 1), (1, 3), (3, 4)]),
+        ([3000.0], [(0, 0), (0, 0), (0, 1)]),
+        ([100.0, 200.0], [(0, 2), (2, 2), (2, 2)]),
+    ],
+)
+def test_ranges_of_the_bands(centres, groups):
+    assert band_groups(centres) == [slice(*group) for group in groups]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"form": "learned"}, "fusion is 'learned', expected one of"),
+        ({"form": "none"}, "fusion is 'none', expected one of"),
+        (
+            {"form": "adaptive", "causal": True},
+            "'adaptive' looks at all frames: use 'static'",
+        ),
+    ],
+)
+def test_impossible_fusion_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MultiScaleFusion(2, CENTRES, **arguments)
+
+
 @pytest.mark.parametrize("separable", [False, True])
 def test_output_is_as_long_as_the_input(separable):
     module = MultiScaleFusion(2, BandLayout().centres, separable=separable)
@@ -121,7 +401,9 @@ def test_output_is_as_long_as_the_input(separable):
 
 def test_reach_of_an_even_kernel():
     """A click at frame 10 is heard from size // 2 - 1 before to size // 2."""
-    module = MultiScaleFusion(1, CENTRES, ((4,) * 3,) * 3, separable=False)
+    module = MultiScaleFusion(
+        1, CENTRES, windows=((4,) * 3,) * 3, separable=False
+    )
     x = torch.zeros(5, 1, 21, 1)
     x[:, :, 10] = 1
     heard = (module(x) - module(0 * x)).abs()[:, 0, :, 0] > 1e-6
@@ -152,12 +434,21 @@ def test_one_kernel_for_each_length_and_only_these():
     assert moved.nonzero().flatten().tolist() == list(range(6))
 
 
-def test_the_blend_learns():
-    module = MultiScaleFusion(2, CENTRES, WINDOWS)
-    module(torch.randn(5, 1, 9, 2)).square().sum().backward()
+@each_form
+@each_kind
+def test_the_blend_learns(form, separable):
+    module = MultiScaleFusion(
+        2, CENTRES, form, WINDOWS, separable, activation=True
+    )
+    module(torch.randn(5, 2, 9, 2)).square().sum().backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad.abs().max() > 0, name
     assert (module.logits.grad.abs().amax(-1) > 0).all()
+    if form == "adaptive":
+        # Every band's own.
+        grads = module.adaptive.embedding.grad, module.adaptive.logit.grad
+        for grad in grads:
+            assert (grad.abs().flatten(1).amax(-1) > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -185,4 +476,4 @@ def test_ranges_without_bands_are_left_out(centres):
 )
 def test_impossible_windows_are_refused(windows):
     with pytest.raises(ValueError, match="expected three positive kernel"):
-        MultiScaleFusion(2, CENTRES, windows)
+        MultiScaleFusion(2, CENTRES, windows=windows)

@@ -16,38 +16,7 @@ from torch import nn
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.mask_decoder import MaskDecoder, apply_filter
-
-
-def check_spectrum(spec, num_bins):
-    """Refuse what is not a complex spectrum of the right bin count.
-
-    Arguments
-    ---------
-    spec : torch.Tensor
-        What a model was given.
-    num_bins : int
-        F that the model was made for.
-
-    Raises
-    ------
-    ValueError
-        If the rank, type, bin count or length is wrong.
-
-    Example
-    -------
-    >>> check_spectrum(torch.zeros(1, 257, 4, dtype=torch.complex64), 257)
-    """
-    if not torch.is_complex(spec):
-        raise ValueError(
-            f"spec is {spec.dtype}, expected a complex spectrum; give "
-            f"torch.view_as_complex of real and imaginary parts"
-        )
-    if spec.dim() != 3 or spec.shape[1] != num_bins or spec.shape[2] < 1:
-        raise ValueError(
-            f"spec has shape {tuple(spec.shape)}, expected "
-            f"(batch, {num_bins} bins, at least 1 frame); "
-            f"n_fft of the model and of the STFT must agree"
-        )
+from dbtransform_lobes.models.spectrum import check_spectrum
 
 
 class ChannelNorm(nn.Module):

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from dbtransform_lobes.models.band_split import compress
-from dbtransform_lobes.models.bsrnn import check_spectrum
 from dbtransform_lobes.models.conformer import Conformer
+from dbtransform_lobes.models.spectrum import check_spectrum
 
 
 def norm_prelu(num_channels):

@@ -33,6 +33,7 @@ from dbtransform_lobes.models.mask_decoder import (
     apply_filter,
 )
 from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
+from dbtransform_lobes.models.spectrum import check_spectrum
 
 
 @dataclass
@@ -246,18 +247,6 @@ class DBTransform(nn.Module):
             self.layout, num_channels, decoder_expansion, norm, causal
         )
 
-    def _check_input(self, spec):
-        bins = self.layout.num_bins
-        if not torch.is_complex(spec):
-            raise ValueError(
-                f"spec is {spec.dtype}, expected a complex spectrum"
-            )
-        if spec.dim() != 3 or spec.shape[1] != bins or spec.shape[2] < 1:
-            raise ValueError(
-                f"spec has shape {tuple(spec.shape)}, expected "
-                f"(batch, {bins} bins, at least 1 frame)"
-            )
-
     def forward(self, spec, return_analysis=False):
         """Enhance a spectrum.
 
@@ -282,7 +271,7 @@ class DBTransform(nn.Module):
         ValueError
             If the rank, type, bin count or length is wrong.
         """
-        self._check_input(spec)
+        check_spectrum(spec, self.layout.num_bins)
         z = self.band_split(spec)  # (K, B, T, C)
         for block in self.blocks:
             z = block(z)
@@ -352,7 +341,7 @@ class DBTransform(nn.Module):
         >>> estimate.shape
         torch.Size([1, 257, 1])
         """
-        self._check_input(frames)
+        check_spectrum(frames, self.layout.num_bins)
         self._check_state(frames, state)
         z = self.band_split(frames)  # (K, B, T, C)
         caches = []

@@ -1,0 +1,46 @@
+"""What every model checks of the spectrum it is given."""
+
+import torch
+
+
+def check_spectrum(spec, num_bins):
+    """Refuse what is not a finite complex spectrum of the right bin count.
+
+    Values are looked at in inference only: training has a check of its own
+    on the loss, and torch.compile cannot branch on values.
+
+    Arguments
+    ---------
+    spec : torch.Tensor
+        What a model was given.
+    num_bins : int
+        F that the model was made for.
+
+    Raises
+    ------
+    ValueError
+        If the rank, type, bin count or length is wrong, or a value is NaN or
+        infinite.
+
+    Example
+    -------
+    >>> check_spectrum(torch.zeros(1, 257, 4, dtype=torch.complex64), 257)
+    """
+    if not torch.is_complex(spec):
+        raise ValueError(
+            f"spec is {spec.dtype}, expected a complex spectrum; give "
+            f"torch.view_as_complex of real and imaginary parts"
+        )
+    if spec.dim() != 3 or spec.shape[1] != num_bins or spec.shape[2] < 1:
+        raise ValueError(
+            f"spec has shape {tuple(spec.shape)}, expected "
+            f"(batch, {num_bins} bins, at least 1 frame); "
+            f"n_fft of the model and of the STFT must agree"
+        )
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return
+    if not torch.isfinite(torch.view_as_real(spec)).all():
+        raise ValueError(
+            "spec has values that are NaN or infinite, expected finite "
+            "ones; look for broken samples in the audio"
+        )

@@ -8,14 +8,40 @@ import torch
 
 from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.harmonic_graph import (
+    FORMS,
     HarmonicGraphAttention,
     frequency_features,
+    harmonic_overlap,
     harmonic_pairs,
     nearest_neighbours,
 )
-from tests.twins import array, assert_twin, randn, scramble, sigmoid, softmax
+from tests.twins import (
+    affine,
+    array,
+    assert_twin,
+    randn,
+    scramble,
+    sigmoid,
+    silu,
+    softmax,
+)
 
 CENTRES = (100.0, 210.0, 400.0, 900.0, 1250.0, 3000.0, 5100.0)
+EDGES = (60.0, 140.0, 280.0, 520.0, 1000.0, 1500.0, 4500.0, 5700.0)
+LAYOUT = BandLayout()
+
+
+def tiny(**changes):
+    """A scrambled graph of seven bands."""
+    settings = {"edges_hz": EDGES, "centres": CENTRES, "num_neighbours": 2}
+    return scramble(HarmonicGraphAttention(6, 2, **{**settings, **changes}))
+
+
+def full(num_channels, num_heads, **changes):
+    """A graph of the default layout as training begins."""
+    return HarmonicGraphAttention(
+        num_channels, num_heads, LAYOUT.edges_hz, LAYOUT.centres, **changes
+    )
 
 
 def ranked(similarity, i):
@@ -38,9 +64,10 @@ def adjacency_twin(similarity, k, join=max):
     return out
 
 
-def similarity_twin(graph):
+def similarity_twin(graph, embedding=None):
     """S_ij = cosine(E_i, E_j) / temperature."""
-    embedding = array(graph.embedding)
+    if embedding is None:
+        embedding = array(graph.embedding)
     bands = len(embedding)
     out = np.zeros((bands, bands))
     for i, j in np.ndindex(bands, bands):
@@ -137,7 +164,7 @@ def test_gradient_of_neighbours_is_that_of_a_sigmoid():
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_message_passing_equals_its_twin(grad):
-    graph = scramble(HarmonicGraphAttention(6, 2, CENTRES, num_neighbours=2))
+    graph = tiny()
     x = randn(7, 2, 3, 6)
     with torch.set_grad_enabled(grad):
         out = graph(x)
@@ -157,7 +184,7 @@ def test_message_passing_equals_its_twin(grad):
 
 
 def test_training_and_inference_agree_in_single_precision():
-    graph = HarmonicGraphAttention(16, 4, BandLayout().centres)
+    graph = full(16, 4)
     x = torch.randn(31, 2, 5, 16)
     with torch.no_grad():
         inference = graph(x)
@@ -170,7 +197,7 @@ def test_training_and_inference_agree_in_single_precision():
 def test_training_and_inference_agree_for_large_logits(level):
     """A band that is not joined may have the largest logit by far."""
     torch.manual_seed(0)
-    graph = HarmonicGraphAttention(32, 2, BandLayout().centres)
+    graph = full(32, 2)
     x = level * torch.randn(31, 1, 20, 32)
     with torch.no_grad():
         inference = graph(x)
@@ -183,7 +210,7 @@ def test_training_and_inference_agree_for_large_logits(level):
 
 
 def test_a_band_hears_its_neighbours_alone():
-    graph = scramble(HarmonicGraphAttention(6, 2, CENTRES, num_neighbours=2))
+    graph = tiny()
     edges = graph.adjacency() > 0.5
     assert not edges.all()
     x = randn(7, 1, 2, 6)
@@ -202,15 +229,15 @@ def test_a_band_hears_its_neighbours_alone():
 def gradient_of_similarity(graph, x, adjacency):
     """d loss / d S with S as an input and edges made by ``adjacency``."""
     similarity = graph.similarity().detach().requires_grad_()
-    graph.similarity = lambda: similarity
-    graph.adjacency = lambda: adjacency(similarity)
+    graph.similarity = lambda x: similarity
+    graph.adjacency = lambda s: adjacency(s)
     graph(x).square().sum().backward()
     del graph.similarity, graph.adjacency
     return similarity.grad
 
 
 def test_gradient_reaches_the_similarity_of_bands_not_joined():
-    graph = scramble(HarmonicGraphAttention(6, 2, CENTRES, num_neighbours=2))
+    graph = tiny()
     x = randn(7, 1, 3, 6)
     through = gradient_of_similarity(
         graph, x, lambda s: nearest_neighbours(s, 2)
@@ -226,15 +253,31 @@ def test_gradient_reaches_the_similarity_of_bands_not_joined():
 
 
 def test_every_embedding_learns_from_bands_it_is_not_joined_to():
-    graph = scramble(HarmonicGraphAttention(6, 2, CENTRES, num_neighbours=2))
+    graph = tiny()
     x = randn(7, 1, 3, 6)
     graph(x).square().sum().backward()
     through = graph.embedding.grad.clone()
     graph.zero_grad()
-    graph.adjacency = lambda: nearest_neighbours(graph.similarity(), 2).detach()
+    graph.adjacency = lambda s: nearest_neighbours(s, 2).detach()
     graph(x).square().sum().backward()
     difference = (through - graph.embedding.grad).abs().amax(-1)
     assert (difference > 1e-6).all()
+
+
+def test_a_conditioned_graph_learns_from_bands_not_joined():
+    graph = tiny(input_conditioned=True)
+    x = randn(7, 2, 3, 6)
+    graph(x).square().sum().backward()
+    through = {n: p.grad.clone() for n, p in graph.named_parameters()}
+    graph.zero_grad()
+    graph.adjacency = lambda s: nearest_neighbours(s, 2).detach()
+    graph(x).square().sum().backward()
+    for name, parameter in graph.named_parameters():
+        moved = (through[name] - parameter.grad).abs()
+        learns = name.startswith(("embedding", "condition"))
+        assert (moved.max() > 1e-6) == learns, name
+    moved = (through["embedding"] - graph.embedding.grad).abs().amax(-1)
+    assert (moved > 1e-6).all()
 
 
 def test_features_by_loops():
@@ -274,7 +317,7 @@ def test_cosine_falls_with_the_distance_in_log_frequency(noise, steps):
 def test_first_neighbours_are_near_in_log_frequency():
     torch.manual_seed(0)
     centres = BandLayout().centres
-    graph = HarmonicGraphAttention(8, 2, centres)
+    graph = full(8, 2)
     edges = array(graph.adjacency()) > 0.5
     octaves = np.abs(np.log2(np.array(centres)[:, None] / np.array(centres)))
     # Of the bands above 250 Hz, which lie close enough to have five near.
@@ -321,11 +364,210 @@ def test_pairs_leave_out_unisons_and_the_sixth_harmonic():
 
 def test_mixed_precision_does_not_change_the_graph():
     torch.manual_seed(0)
-    graph = HarmonicGraphAttention(8, 2, BandLayout().centres)
+    graph = full(8, 2)
     edges, similarity = graph.adjacency(), graph.similarity()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(graph.adjacency(), edges)
         assert torch.allclose(graph.similarity(), similarity)
+
+
+def overlaps_twin(edges, harmonics=range(2, 6)):
+    """The largest share of band j that n times the range of i covers."""
+    bands = len(edges) - 1
+    overlaps = [[0.0] * bands for _ in range(bands)]
+    for i in range(bands):
+        for j in range(bands):
+            if i == j:
+                continue
+            for n in harmonics:
+                top = min(n * edges[i + 1], edges[j + 1])
+                bottom = max(n * edges[i], edges[j])
+                share = (top - bottom) / (edges[j + 1] - edges[j])
+                overlaps[i][j] = max(overlaps[i][j], share)
+    return overlaps
+
+
+def overlap_twin(edges, k=5, symmetric=True, harmonics=range(2, 6)):
+    """Bands are joined to those of their k strongest overlaps.
+
+    As strong as the k-th counts too: an overlap can be no more than all of
+    a band, and often is. Symmetric by union; itself.
+    """
+    overlaps = overlaps_twin(edges, harmonics)
+    bands = len(overlaps)
+    out = np.eye(bands)
+    for i in range(bands):
+        strongest = sorted(overlaps[i], reverse=True)
+        for j in range(bands):
+            if overlaps[i][j] > 0 and overlaps[i][j] >= strongest[k - 1]:
+                out[i, j] = 1
+                if symmetric:
+                    out[j, i] = 1
+    return out
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 6])
+def test_harmonic_overlap_equals_its_twin(k):
+    for edges in (LAYOUT.edges_hz, EDGES):
+        twin = overlap_twin(edges, k)
+        wrong = []
+        if edges == LAYOUT.edges_hz:
+            wrong = [
+                overlap_twin(edges, k + 3),
+                overlap_twin(edges, k, symmetric=False),
+                overlap_twin(edges, k, harmonics=range(1, 6)),
+                overlap_twin(edges, k, harmonics=range(2, 5)),
+                overlap_twin(edges, k, harmonics=range(3, 6)),
+                np.ones((31, 31)),
+            ]
+        assert_twin(harmonic_overlap(edges, k), twin, *wrong)
+
+
+def test_every_band_keeps_the_strongest_overlaps():
+    overlaps = overlaps_twin(LAYOUT.edges_hz)
+    edges = harmonic_overlap(LAYOUT.edges_hz)
+    assert torch.equal(edges, edges.T)
+    assert (edges.diagonal() == 1).all()
+    for i, row in enumerate(overlaps):
+        for j in sorted(range(31), key=lambda j: -row[j])[:5]:
+            assert edges[i, j] == (row[j] > 0 or overlaps[j][i] > 0 or i == j)
+    # Low bands have harmonics in the layout, the highest are harmonics.
+    assert sum(overlaps[30]) == 0 < edges[30].sum() - 1
+
+
+def test_a_fixed_graph_equals_its_twin():
+    graph = tiny(form="fixed")
+    x = randn(7, 2, 3, 6)
+    edges = overlap_twin(EDGES, 2)
+    learned = tiny()
+    learned = adjacency_twin(similarity_twin(learned).tolist(), 2)
+    assert_twin(graph.adjacency(), edges, learned)
+    none = np.zeros((7, 7))
+    twin = graph_twin(graph, array(x), none, edges)
+    wrong = [
+        graph_twin(graph, array(x), none, np.ones((7, 7))),
+        graph_twin(graph, array(x), none, overlap_twin(EDGES, 1)),
+        graph_twin(graph, array(x), none, learned),
+    ]
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            assert_twin(graph(x), twin, *wrong)
+    names = {name.split(".")[0] for name in graph.state_dict()}
+    assert names == {"project", "output"}
+
+
+def test_a_fixed_graph_of_the_default_layout_has_its_edges():
+    assert_twin(
+        full(8, 2, form="fixed").adjacency(), overlap_twin(LAYOUT.edges_hz)
+    )
+
+
+def test_a_dense_graph_equals_its_twin():
+    graph = tiny(form="dense")
+    x = randn(7, 2, 3, 6)
+    similarity = similarity_twin(graph)
+    assert_twin(graph.adjacency(), np.ones((7, 7)))
+    twin = graph_twin(graph, array(x), similarity, np.ones((7, 7)))
+    edges = adjacency_twin(similarity.tolist(), 2)
+    wrong = [
+        graph_twin(graph, array(x), similarity, edges),
+        graph_twin(graph, array(x), 0 * similarity, np.ones((7, 7))),
+        graph_twin(graph, array(x), similarity, np.ones((7, 7)) - np.eye(7)),
+    ]
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            assert_twin(graph(x), twin, *wrong)
+
+
+def conditioned_twin(graph, x):
+    """E + MLP(mean over time of the bands' channels), of one item (K, T, C)."""
+    first, _, last = graph.condition
+    embedding = array(graph.embedding).copy()
+    for k in range(len(x)):
+        pooled = sum(x[k]) / len(x[k])
+        embedding[k] += affine(last, k, silu(affine(first, k, pooled)))
+    return embedding
+
+
+def test_a_conditioned_graph_equals_its_twin():
+    """Each item has a graph of its own."""
+    graph = tiny(input_conditioned=True)
+    x = 2 * randn(7, 3, 4, 6)
+    expected, plain, swapped = np.zeros((3, *x.shape))
+    graphs = set()
+    alone = similarity_twin(graph)
+    for b in range(3):
+        item = array(x)[:, b : b + 1]
+        similarity = similarity_twin(graph, conditioned_twin(graph, item[:, 0]))
+        edges = adjacency_twin(similarity.tolist(), 2)
+        graphs.add(tuple(edges.flatten()))
+        assert_twin(graph.similarity(x)[b], similarity, alone)
+        assert_twin(graph.adjacency(graph.similarity(x))[b], edges)
+        own = slice(b, b + 1)
+        expected[:, own] = graph_twin(graph, item, similarity, edges)
+        edges = adjacency_twin(alone.tolist(), 2)
+        plain[:, own] = graph_twin(graph, item, alone, edges)
+        other = conditioned_twin(graph, array(x)[:, b - 1])
+        similarity = similarity_twin(graph, other)
+        edges = adjacency_twin(similarity.tolist(), 2)
+        swapped[:, own] = graph_twin(graph, item, similarity, edges)
+    assert len(graphs) == 3
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            assert_twin(graph(x), expected, plain, swapped)
+    assert_twin(graph.similarity(), alone)
+
+
+SETTINGS = [{"form": form} for form in FORMS] + [{"input_conditioned": True}]
+each_setting = pytest.mark.parametrize("setting", SETTINGS)
+
+
+@each_setting
+def test_items_of_a_batch_do_not_see_each_other(setting):
+    graph = tiny(**setting)
+    x = randn(7, 3, 4, 6)
+    x[:, 1] *= 30
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            together = graph(x)
+            for item in range(3):
+                alone = graph(x[:, item : item + 1])
+                assert_twin(together[:, item : item + 1], array(alone))
+
+
+@each_setting
+def test_padding_reaches_other_frames_of_a_conditioned_graph_alone(setting):
+    graph = tiny(**setting)
+    x = 2 * randn(7, 2, 5, 6)
+    padded = torch.cat((x, 0 * x), dim=2)
+    moved = (graph(padded)[:, :, :5] - graph(x)).abs().max()
+    assert (moved > 1e-9) == ("input_conditioned" in setting)
+
+
+@each_setting
+def test_gradients_reach_every_parameter(setting):
+    graph = tiny(**setting)
+    x = randn(7, 2, 4, 6)
+    (graph(x) - randn(*x.shape, seed=1)).square().sum().backward()
+    for name, parameter in graph.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 1e-6, name
+    if graph.embedding is not None:
+        assert (graph.embedding.grad.abs().amax(-1) > 1e-6).all()
+
+
+@each_setting
+def test_graphs_in_bfloat16_come_close(setting):
+    torch.manual_seed(0)
+    graph = full(16, 2, **setting)
+    x = torch.randn(31, 2, 5, 16)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            exact = graph(x)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                out = graph(x)
+        error = (out.float() - exact).square().mean().sqrt()
+        assert 0 < error < 0.05 * exact.square().mean().sqrt()
 
 
 @pytest.mark.parametrize(
@@ -335,9 +577,23 @@ def test_mixed_precision_does_not_change_the_graph():
         ({"num_neighbours": 7}, "num_neighbours is 7, expected 1 to 6"),
         ({"num_neighbours": 0}, "num_neighbours is 0, expected 1 to 6"),
         ({"embedding_size": 7}, "embedding size is 7, expected an even"),
+        ({"form": "none"}, "graph is 'none', expected one of"),
+        (
+            {"form": "fixed", "input_conditioned": True},
+            "'fixed' has no neighbours to learn",
+        ),
+        (
+            {"form": "dense", "input_conditioned": True},
+            "'dense' has no neighbours to learn",
+        ),
     ],
 )
 def test_impossible_graphs_are_refused(arguments, message):
-    settings = {"num_channels": 6, "num_heads": 2, "centres": CENTRES}
+    settings = {
+        "num_channels": 6,
+        "num_heads": 2,
+        "edges_hz": EDGES,
+        "centres": CENTRES,
+    }
     with pytest.raises(ValueError, match=message):
         HarmonicGraphAttention(**{**settings, **arguments})

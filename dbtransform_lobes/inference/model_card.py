@@ -1,7 +1,6 @@
 """The README.md of a model folder, with SpeechBrain's front matter."""
 
 import csv
-import importlib.metadata
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,9 +8,8 @@ from pathlib import Path
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
-from dbtransform_lobes import __version__
+from dbtransform_lobes.versions import package_versions
 
-PACKAGES = ("speechbrain", "torch")
 TITLE = """\
 ---
 language: {language}
@@ -180,8 +178,7 @@ def _score_table(scores):
 
 
 def _versions():
-    versions = [f"dbtransform {__version__}"]
-    versions += [f"{p} {importlib.metadata.version(p)}" for p in PACKAGES]
+    versions = (f"{name} {v}" for name, v in package_versions().items())
     return f"## Versions\n\nExported with {', '.join(versions)}."
 
 

@@ -81,9 +81,10 @@ def test_centres_follow_sample_rate_and_n_fft():
 
 
 def test_named_layouts_are_valid():
-    for name in LAYOUTS:
-        layout = BandLayout(name)
-        assert layout.widths == BandLayout(list(layout.widths)).widths
+    for name, widths in LAYOUTS.items():
+        n_fft = 2 * (sum(widths) - 1)
+        layout = BandLayout(name, n_fft)
+        assert layout.widths == BandLayout(list(widths), n_fft).widths
 
 
 @pytest.mark.parametrize(

@@ -413,9 +413,9 @@ def test_harmonic_overlap_equals_its_twin(k):
         wrong = []
         if edges == LAYOUT.edges_hz:
             wrong = [
-                overlap_twin(edges, k + 3),
+                overlap_twin(edges, k + 2),
                 overlap_twin(edges, k, symmetric=False),
-                overlap_twin(edges, k, harmonics=range(1, 6)),
+                overlap_twin(edges, k, harmonics=range(2, 7)),
                 overlap_twin(edges, k, harmonics=range(2, 5)),
                 overlap_twin(edges, k, harmonics=range(3, 6)),
                 np.ones((31, 31)),

@@ -21,16 +21,17 @@ def random_spec(*shape, seed=0):
     return torch.complex(randn(*shape, seed=seed), randn(*shape, seed=seed + 1))
 
 
-def filter_twin(mask, spec, sign=1):
-    """Y[f, t] = sum_{tau=-1..1} M[f, t, tau] X[f, t + tau], zero outside."""
+def filter_twin(mask, spec, sign=1, taps=(-1, 0, 1)):
+    """Y[f, t] = sum_tau M[f, t, tau] X[f, t + tau], zero outside.
+
+    tau = -1..1, or -2..0 when causal.
+    """
     out = np.zeros_like(spec)
     frames = spec.shape[-1]
     for b, f, t in np.ndindex(spec.shape):
-        for tau in (-1, 0, 1):
+        for i, tau in enumerate(taps):
             if 0 <= t + sign * tau < frames:
-                out[b, f, t] += (
-                    mask[b, f, t, tau + 1] * spec[b, f, t + sign * tau]
-                )
+                out[b, f, t] += mask[b, f, t, i] * spec[b, f, t + sign * tau]
     return out
 
 
@@ -53,6 +54,28 @@ def test_filter_equals_its_twin(frames):
             )
         )
     assert_twin(apply_filter(mask, spec), filter_twin(*numbers), *wrong)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 8])
+def test_causal_filter_equals_its_twin(frames):
+    """Taps t-2, t-1, t, in this order."""
+    spec = random_spec(2, 5, frames)
+    mask = random_spec(2, 5, frames, 3, seed=2)
+    numbers = array(mask), array(spec)
+    expected = filter_twin(*numbers, taps=(-2, -1, 0))
+    wrong = [filter_twin(*numbers, taps=(0, -1, -2)), filter_twin(*numbers)]
+    out = apply_filter(mask, spec, causal=True)
+    assert_twin(out, expected, *wrong)
+    # Two frames before the first are seen by the taps that reach back.
+    past = random_spec(2, 5, 2, seed=4)
+    seen = torch.cat((past, spec), dim=-1)
+    none = torch.zeros(2, 5, 2, 3, dtype=mask.dtype)
+    longer = torch.cat((none, mask), dim=2)
+    longer = filter_twin(array(longer), array(seen), taps=(-2, -1, 0))
+    out = apply_filter(mask, seen, causal=True)
+    assert_twin(out, longer[..., 2:], expected)
+    out = apply_filter(mask, torch.cat((0 * past, spec), -1), causal=True)
+    assert_twin(out, expected)
 
 
 def test_filter_has_a_finite_gradient():
@@ -138,11 +161,40 @@ def test_zero_weights_give_the_identity():
     assert torch.equal(apply_filter(mask, spec), spec)
 
 
-def test_training_starts_near_the_identity():
+def test_zero_weights_give_the_identity_when_causal():
+    """1 at the tap of frame t, which is the last."""
+    decoder = MaskDecoder(BandLayout(), 8, causal=True)
+    with torch.no_grad():
+        for head in decoder.heads:
+            head.weight.zero_()
+    mask = decoder(torch.randn(31, 2, 6, 8))
+    expected = torch.zeros(2, 257, 6, 3, dtype=torch.complex64)
+    expected[..., 2] = 1
+    assert torch.equal(mask, expected)
+    spec = random_spec(2, 257, 6).to(torch.complex64)
+    assert torch.equal(apply_filter(mask, spec, causal=True), spec)
+    assert not torch.equal(apply_filter(mask, spec), spec)
+
+
+def test_a_causal_decoder_differs_where_it_starts_alone():
+    """The same weights give the same mask: the filter reads it otherwise."""
+    decoder = MaskDecoder(tiny_layout(), 4)
+    causal = MaskDecoder(tiny_layout(), 4, causal=True)
+    z = torch.randn(7, 2, 5, 4)
+    assert not torch.equal(decoder(z), causal(z))
+    causal.load_state_dict(decoder.state_dict())
+    assert torch.equal(decoder(z), causal(z))
+
+
+@pytest.mark.parametrize(
+    "causal, taps", [(False, [0, 1, 0]), (True, [0, 0, 1])]
+)
+def test_training_starts_near_the_identity(causal, taps):
     torch.manual_seed(0)
-    mask = MaskDecoder(BandLayout(), 32)(torch.randn(31, 1, 20, 32))
+    decoder = MaskDecoder(BandLayout(), 32, causal=causal)
+    mask = decoder(torch.randn(31, 1, 20, 32))
     mean = mask.mean((0, 1, 2))
-    assert (mean - torch.tensor([0, 1, 0])).abs().max() < 0.05
+    assert (mean - torch.tensor(taps)).abs().max() < 0.05
     # Near, not at: the taps differ from bin to bin, so that they learn.
     assert mask.std() > 0.05
 

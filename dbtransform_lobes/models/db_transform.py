@@ -35,6 +35,10 @@ from dbtransform_lobes.models.mask_decoder import (
 from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
 from dbtransform_lobes.models.spectrum import check_spectrum
 
+# Frames that are enhanced at once when nothing is to be learned: the tensors
+# of longer input would miss the caches and fill the memory.
+BLOCK_FRAMES = 1000
+
 
 @dataclass
 class StreamState:
@@ -246,6 +250,7 @@ class DBTransform(nn.Module):
         self.mask_decoder = MaskDecoder(
             self.layout, num_channels, decoder_expansion, norm, causal
         )
+        self.reach = _reach(blocks, split_norm, norm)
 
     def forward(self, spec, return_analysis=False):
         """Enhance a spectrum.
@@ -272,12 +277,30 @@ class DBTransform(nn.Module):
             If the rank, type, bin count or length is wrong.
         """
         check_spectrum(spec, self.layout.num_bins)
+        in_blocks = self.reach is not None and not torch.is_grad_enabled()
+        if in_blocks and spec.shape[-1] > BLOCK_FRAMES + 2 * self.reach:
+            estimate = self._enhance_blocks(spec)
+        else:
+            estimate = self._enhance(spec)
+        return (estimate, self.analysis()) if return_analysis else estimate
+
+    def _enhance(self, spec):
         z = self.band_split(spec)  # (K, B, T, C)
         for block in self.blocks:
             z = block(z)
         mask = self.mask_decoder(z)  # (B, F, T, 3)
-        estimate = apply_filter(mask, spec, self.causal)
-        return (estimate, self.analysis()) if return_analysis else estimate
+        return apply_filter(mask, spec, self.causal)
+
+    def _enhance_blocks(self, spec):
+        """The same by blocks, each with the frames that its own depend on."""
+        frames, estimates = spec.shape[-1], []
+        for start in range(0, frames, BLOCK_FRAMES):
+            stop = min(start + BLOCK_FRAMES, frames)
+            first = max(start - self.reach, 0)
+            part = spec[..., first : stop + self.reach]
+            estimate = self._enhance(part)
+            estimates.append(estimate[..., start - first : stop - first])
+        return torch.cat(estimates, dim=-1)
 
     def initial_state(self, batch=1):
         """The state of a stream that has not begun.
@@ -393,6 +416,14 @@ class DBTransform(nn.Module):
             ],
             "fusion_weights": _stack(weights, (bands, 3)),
         }
+
+
+def _reach(blocks, split_norm, norm):
+    """Frames on each side that an output depends on, None for all."""
+    if split_norm == "group" or norm == "group":
+        return None
+    reaches = [getattr(block, "reach", 0) for block in blocks]
+    return None if None in reaches else sum(reaches) + NUM_TAPS - 1
 
 
 def _stack(tensors, shape):

@@ -330,6 +330,11 @@ class DifferentialBandAttention(nn.Module):
         self.project = BandLinear(num_channels, sum(self.sizes), own)
         self.output = BandLinear(num_channels // 2, num_channels, own)
 
+    @property
+    def reach(self):
+        """Frames on each side that an output depends on, None for all."""
+        return self.window
+
     def initial_cache(self, batch):
         """Keys and values of no frames yet, for ``forward``."""
         weight = self.output.weight

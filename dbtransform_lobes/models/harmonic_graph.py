@@ -246,6 +246,11 @@ class HarmonicGraphAttention(nn.Module):
         self.project = nn.Linear(num_channels, 3 * num_channels)
         self.output = nn.Linear(num_channels, num_channels)
 
+    @property
+    def reach(self):
+        """Frames on each side that an output depends on, None for all."""
+        return 0 if self.condition is None else None
+
     def similarity(self, x=None):
         """S: cosine of the band embeddings over the temperature.
 

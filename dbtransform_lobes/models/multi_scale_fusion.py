@@ -177,11 +177,16 @@ class MultiScaleFusion(nn.Module):
         """The static blend of every band, (K, 3): rows sum to 1."""
         return self.logits.softmax(-1)
 
+    @property
+    def reach(self):
+        """Frames on each side that an output depends on, None for all."""
+        if self.adaptive is not None:
+            return None
+        return max(int(size) for size in self.kernels) - 1
+
     def initial_cache(self, batch):
         """The frames before the first one: zeros (K, B, longest - 1, C)."""
-        longest = max(int(size) for size in self.kernels)
-        bands = self.logits.shape[0]
-        shape = (bands, batch, longest - 1, self.num_channels)
+        shape = (self.logits.shape[0], batch, self.reach, self.num_channels)
         return self.logits.new_zeros(shape)
 
     def _reach_back(self, size):

@@ -1,5 +1,8 @@
 """The whole model: composition, shapes, gradients, refusals."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +47,17 @@ FORMS = {
     "group": {"norm": "group", "compression": 1.0},
     "full": {"separable": False},
     "proposal": PROPOSAL,
+    "vector": {"lambda_form": "vector"},
+    "plain": {"differential": False, "window": 3},
+    "plain_statistics": {"differential": False, "lambda_form": "statistics"},
+    "adaptive": {"fusion": "adaptive"},
+    "uniform": {"fusion": "uniform"},
+    "fixed": {"graph": "fixed"},
+    "dense": {"graph": "dense"},
+    "conditioned": {"input_conditioned": True},
+    "no_fusion": {"fusion": "none", "feed_forward": 1},
+    "no_graph": {"graph": "none", "feed_forward": 1},
+    "causal": {"causal": True, "window": 4, "lambda_form": "vector"},
 }
 
 
@@ -131,6 +145,23 @@ def test_training_equals_inference(form):
         assert_twin(model(spec), array(training), array(spec))
 
 
+LOCAL = ["plain", "recipe", "uniform", "fixed", "dense", "causal", "full"]
+
+
+@pytest.mark.parametrize("form", LOCAL)
+def test_padding_is_heard_near_the_end_alone(form):
+    """Zeros after the end reach back over windows, kernels and taps only."""
+    windows = ((2, 3, 8), (2, 3, 8), (2, 3, 8))
+    model = tiny(form, window=3, fusion_windows=windows, num_layers=1)
+    model.double()
+    spec = spectrum(2, 17, 30)
+    padded = torch.cat((spec, 0 * spec), dim=-1)
+    reach = 0 if form == "causal" else 3 + 3 + 1
+    moved = (model(padded)[..., :30] - model(spec)).abs().amax((0, 1))
+    assert (moved[: 30 - reach] < 1e-10).all()
+    assert (moved.max() > 1e-6) == (reach > 0)
+
+
 def residual_twin(residual, z, order):
     """norm(z + f(z)) after, or z + f(norm(z)) before."""
     if order == "post":
@@ -138,7 +169,7 @@ def residual_twin(residual, z, order):
     return z + residual.block(residual.norm(z))
 
 
-def model_twin(model, spec, order):
+def model_twin(model, spec, order, taps=(-1, 0, 1)):
     """Split; blocks one after the other; mask; 3-tap filter by loops."""
     z = model.band_split(spec)
     for residual in model.blocks:
@@ -147,10 +178,21 @@ def model_twin(model, spec, order):
     spec = array(spec)
     out = np.zeros_like(spec)
     for b, f, t in np.ndindex(spec.shape):
-        for tau in (-1, 0, 1):
+        for i, tau in enumerate(taps):
             if 0 <= t + tau < spec.shape[-1]:
-                out[b, f, t] += mask[b, f, t, tau + 1] * spec[b, f, t + tau]
+                out[b, f, t] += mask[b, f, t, i] * spec[b, f, t + tau]
     return out
+
+
+def test_causal_model_equals_the_composition_of_its_parts():
+    model = scramble(tiny("causal"))
+    spec = spectrum(2, 17, 7)
+    assert_twin(
+        model(spec),
+        model_twin(model, spec, "pre", taps=(-2, -1, 0)),
+        model_twin(model, spec, "pre", taps=(0, -1, -2)),
+        model_twin(model, spec, "pre"),
+    )
 
 
 @pytest.mark.parametrize("order, other", [("pre", "post"), ("post", "pre")])
@@ -174,6 +216,52 @@ def test_order_of_the_blocks():
     assert plain == 2 * [attention, fusion, graph]
     gated = [type(r.block) for r in tiny(feed_forward=1).blocks]
     assert gated == 2 * [attention, fusion, FeedForward, graph, FeedForward]
+    kinds = [type(r.block) for r in tiny("no_fusion").blocks]
+    assert kinds == 2 * [attention, FeedForward, graph, FeedForward]
+    kinds = [type(r.block) for r in tiny("no_graph").blocks]
+    assert kinds == 2 * [attention, fusion, FeedForward]
+    kinds = [type(r.block) for r in tiny(fusion="none", graph="none").blocks]
+    assert kinds == 2 * [attention]
+
+
+def test_the_initial_lambda_follows_the_layer():
+    blocks = tiny("vector", num_layers=3).blocks
+    vectors = [r.block.vector for r in blocks if hasattr(r.block, "vector")]
+    initial = [0.8 - 0.6 * np.exp(-0.3 * layer) for layer in range(3)]
+    assert np.allclose([v.initial for v in vectors], initial)
+
+
+@pytest.mark.parametrize("lambda_form", ["token", "vector", "statistics"])
+def test_the_control_of_the_ablation_has_as_many_parameters(lambda_form):
+    def count(differential):
+        model = tiny(lambda_form=lambda_form, differential=differential)
+        return sum(p.numel() for p in model.parameters())
+
+    assert count(True) == count(False)
+
+
+def test_options_change_the_output():
+    """Each of these models differs from all others on the same weights."""
+    outs = {}
+    spec = spectrum(1, 17, 40)
+    for name, changes in {
+        "default": {},
+        "rope": {"rope": False},
+        "window": {"window": 2},
+        "differential": {"differential": False},
+        "activation": {"fusion_activation": True},
+        "dense": {"graph": "dense"},
+        "neighbours": {"num_neighbours": 1},
+        "compression": {"compression": 0.5},
+        "post": {"norm_order": "post"},
+        "group": {"norm": "group"},
+        "causal": {"causal": True, "window": 2},
+    }.items():
+        outs[name] = array(scramble(tiny(**changes))(spec))
+    for first in outs:
+        for second in outs:
+            distance = np.abs(outs[first] - outs[second]).max()
+            assert (distance > 1e-3) == (first != second), (first, second)
 
 
 def test_norms_are_per_band_with_weights_per_band():
@@ -218,6 +306,17 @@ def test_analysis_says_what_graph_and_fusion_have_learned():
             assert edges[i, j] == 1 and n in (2, 3, 4, 5)
             assert abs(centres[j] / centres[i] - n) < 0.2
     assert sum(map(len, analysis["harmonic_pairs"])) > 0
+
+
+def test_analysis_of_parts_left_out_is_empty():
+    model = tiny(fusion="none", graph="none")
+    analysis = model.analysis()
+    assert analysis["adjacency"].shape == (0, 7, 7)
+    assert analysis["fusion_weights"].shape == (0, 7, 3)
+    assert analysis["harmonic_pairs"] == []
+    analysis = tiny("conditioned").analysis()
+    assert analysis["adjacency"].shape == (2, 7, 7)
+    assert tiny("dense").analysis()["adjacency"].min() == 1
 
 
 def test_analysis_follows_the_parameters():
@@ -269,7 +368,13 @@ def test_bad_input_is_refused(spec, message):
         ({"norm_order": "middle"}, "'middle', expected 'pre' or 'post'"),
         ({"norm": "batch"}, "'batch', expected 'group' or 'frame'"),
         ({"split_norm": "frame"}, "'frame', expected 'none' or 'group'"),
-        ({"lambda_form": "vector"}, "'vector', expected one of"),
+        ({"lambda_form": "vectors"}, "'vectors', expected one of"),
+        ({"fusion": "learned"}, "fusion is 'learned', expected one of"),
+        ({"graph": "static"}, "graph is 'static', expected one of"),
+        (
+            {"graph": "dense", "input_conditioned": True},
+            "'dense' has no neighbours to learn",
+        ),
         ({"lambda_form": "statistics", "window": 5}, "set window to"),
         ({"window": 0}, "window is 0, expected at least 1"),
         ({"num_heads": 3}, "num_channels is 8, expected a multiple of"),
@@ -287,6 +392,76 @@ def test_bad_input_is_refused(spec, message):
 def test_impossible_configurations_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_layers": 1},
+        {"num_layers": 3},
+        {"num_channels": 12},
+        {"num_heads": 1},
+        {"band_widths": [1, 1, 2, 2, 3, 3, 5]},
+        {"band_widths": [1, 1, 2, 2, 3, 8]},
+        {"band_weights": "per_band"},
+        {"lambda_form": "vector"},
+        {"lambda_form": "statistics"},
+        {"fusion": "adaptive"},
+        {"fusion": "uniform"},
+        {"fusion": "none"},
+        {"fusion_windows": ((8, 16, 32), (4, 8, 16), (3, 4, 8))},
+        {"separable": False},
+        {"graph": "fixed"},
+        {"graph": "none"},
+        {"input_conditioned": True},
+        {"feed_forward": 1},
+        {"decoder_expansion": 3},
+        {"split_norm": "group"},
+    ],
+)
+def test_weights_of_another_configuration_do_not_load(changes):
+    weights = tiny().state_dict()
+    tiny().load_state_dict(weights)
+    other = tiny(**changes)
+    with pytest.raises(RuntimeError, match="Error\\(s\\) in loading"):
+        other.load_state_dict(weights)
+    with pytest.raises(RuntimeError, match="Error\\(s\\) in loading"):
+        tiny().load_state_dict(other.state_dict())
+
+
+def test_weights_load_into_a_model_of_the_same_configuration():
+    for form in FORMS:
+        model, copy = scramble(tiny(form)), tiny(form).double()
+        spec = spectrum(1, 17, 9)
+        assert (model(spec) - copy(spec)).abs().max() > 1e-3
+        copy.load_state_dict(model.state_dict())
+        assert torch.equal(model(spec), copy(spec))
+
+
+COMPILERS = [os.environ.get("CXX", "g++"), "g++", "clang++"]
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, COMPILERS)),
+    reason="torch.compile needs a C++ compiler (g++ or clang++)",
+)
+def test_a_compiled_model_gives_the_same():
+    torch.manual_seed(0)
+    model = DBTransform(
+        n_fft=8,
+        band_widths=[1, 2, 2],
+        num_channels=4,
+        num_heads=1,
+        num_neighbours=1,
+        window=2,
+        causal=True,
+    )
+    spec = spectrum(1, 5, 6, dtype=torch.float32)
+    with torch.no_grad():
+        expected = model(spec)
+        out = torch.compile(model)(spec)
+    assert (out - expected).abs().max() < 1e-5
+    assert (expected - spec).abs().max() > 0.01
 
 
 MODELS = "dbtransform_lobes.models"
@@ -319,6 +494,7 @@ feed_forward: !new:{MODELS}.feed_forward.FeedForward
 graph: !new:{MODELS}.harmonic_graph.HarmonicGraphAttention
     num_channels: !ref <num_channels>
     num_heads: 2
+    edges_hz: [0.0, 500.0, 1000.0, 2000.0, 3000.0, 4500.0, 6500.0, 8500.0]
     centres: !ref <centres>
 decoder: !new:{MODELS}.mask_decoder.MaskDecoder
     layout: !ref <layout>

@@ -55,6 +55,10 @@ class BandSplit(nn.Module):
     norm : str
         "none" or "group"; a norm of each frame would erase the level
         differences between frames, so there is no such choice.
+    magnitude : bool
+        Whether the magnitude of each bin is given beside its real and
+        imaginary part, 3 w_k numbers a frame, as CMGAN does (Cao et al.,
+        2022, arXiv:2203.15149): no linear map can find it.
 
     Raises
     ------
@@ -69,7 +73,14 @@ class BandSplit(nn.Module):
     torch.Size([31, 2, 10, 8])
     """
 
-    def __init__(self, layout, num_channels, compression=0.3, norm="none"):
+    def __init__(
+        self,
+        layout,
+        num_channels,
+        compression=0.3,
+        norm="none",
+        magnitude=False,
+    ):
         super().__init__()
         if norm not in ("none", "group"):
             raise ValueError(
@@ -80,10 +91,11 @@ class BandSplit(nn.Module):
                 f"compression is {compression}, expected 0 < compression <= 1"
             )
         self.layout, self.compression = layout, compression
+        self.magnitude = magnitude
         self.norms = nn.ModuleList()
         self.linears = nn.ModuleList()
         for run in layout.runs:
-            size = 2 * run.width
+            size = (3 if magnitude else 2) * run.width
             self.norms.append(
                 BandNorm(size, "group", run.num_bands)
                 if norm == "group"
@@ -95,14 +107,15 @@ class BandSplit(nn.Module):
         """Map complex (B, F, T) to (K, B, T, C)."""
         bins = torch.view_as_real(spec).permute(0, 2, 1, 3)  # (B, T, F, 2)
         bins = compress(bins, self.compression)
+        if self.magnitude:
+            power = bins.square().sum(-1, keepdim=True)
+            bins = torch.cat((bins, (power + 1e-12).sqrt()), dim=-1)
         batch, frames = bins.shape[:2]
         bands = []
         for run, norm, linear in zip(
             self.layout.runs, self.norms, self.linears, strict=True
         ):
-            x = bins[:, :, run.bins].reshape(
-                batch, frames, run.num_bands, 2 * run.width
-            )
-            x = x.permute(2, 0, 1, 3)  # (n, B, T, 2 w)
+            x = bins[:, :, run.bins].reshape(batch, frames, run.num_bands, -1)
+            x = x.permute(2, 0, 1, 3)  # (n, B, T, 2 w or 3 w)
             bands.append(linear(norm(x)))
         return torch.cat(bands)

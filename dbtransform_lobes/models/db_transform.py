@@ -132,6 +132,8 @@ class DBTransform(nn.Module):
         Exponent of the magnitudes that the band split sees.
     split_norm : str
         Norm of the band split, "none" or "group".
+    magnitude : bool
+        Whether the band split sees magnitudes beside the complex bins.
     norm : str
         Norm of the blocks, "frame" or "group".
     norm_order : str
@@ -180,6 +182,7 @@ class DBTransform(nn.Module):
         decoder_expansion=2,
         compression=0.3,
         split_norm="none",
+        magnitude=False,
         norm="frame",
         norm_order="pre",
         causal=False,
@@ -230,7 +233,7 @@ class DBTransform(nn.Module):
             )
 
         self.band_split = BandSplit(
-            self.layout, num_channels, compression, split_norm
+            self.layout, num_channels, compression, split_norm, magnitude
         )
         blocks = []
         for layer in range(num_layers):

@@ -1,0 +1,152 @@
+"""Parameters and multiply-accumulate operations, counted by a tool."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from dbtransform_lobes.models.db_transform import DBTransform
+from dbtransform_lobes.models.differential_attention import (
+    DifferentialBandAttention,
+)
+from dbtransform_lobes.models.feed_forward import FeedForward
+from dbtransform_lobes.models.harmonic_graph import HarmonicGraphAttention
+from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
+
+BLOCKS = {
+    DifferentialBandAttention: "attention",
+    MultiScaleFusion: "fusion",
+    FeedForward: "feed_forward",
+    HarmonicGraphAttention: "graph",
+}
+
+
+def components(model):
+    """The parts of a model by name, as lists of names of submodules.
+
+    The norm of a block belongs to the block; a model that is no
+    ``DBTransform`` is divided into its children.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        Any model.
+
+    Returns
+    -------
+    dict
+        Name of the component to names of submodules.
+
+    Example
+    -------
+    >>> components(DBTransform(num_channels=8, num_layers=2, num_heads=2))
+    {'band_split': ['band_split'], \
+'attention': ['blocks.0', 'blocks.3'], \
+'fusion': ['blocks.1', 'blocks.4'], \
+'graph': ['blocks.2', 'blocks.5'], \
+'mask_decoder': ['mask_decoder']}
+    """
+    if not isinstance(model, DBTransform):
+        return {name: [name] for name, _ in model.named_children()}
+    parts = {"band_split": ["band_split"]}
+    for number, residual in enumerate(model.blocks):
+        part = parts.setdefault(BLOCKS[type(residual.block)], [])
+        part.append(f"blocks.{number}")
+    parts["mask_decoder"] = ["mask_decoder"]
+    return parts
+
+
+def count_parameters(model):
+    """Number of parameters, in all and of each component.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        Any model.
+
+    Returns
+    -------
+    dict
+        ``total``, then the ``components``.
+
+    Example
+    -------
+    >>> count_parameters(torch.nn.Sequential(torch.nn.Linear(2, 3)))
+    {'total': 9, '0': 9}
+    """
+
+    def size(module):
+        return sum(weight.numel() for weight in module.parameters())
+
+    return {
+        "total": size(model),
+        **{
+            name: sum(size(model.get_submodule(part)) for part in parts)
+            for name, parts in components(model).items()
+        },
+    }
+
+
+def count_macs(model, function):
+    """Multiply-accumulate operations of products and convolutions.
+
+    As executed: with the masked part of attention and with padding, without
+    Fourier transforms, norms and elementwise functions. torch's counter
+    lacks formulas for the attention and the LSTM of the CPU, given here.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        The model.
+    function : callable
+        Without arguments; runs the model.
+
+    Returns
+    -------
+    dict
+        ``total``, then the ``components`` of the model.
+
+    Example
+    -------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    >>> count_macs(model, lambda: model(torch.zeros(5, 2)))
+    {'total': 30, '0': 30}
+    """
+    aten = torch.ops.aten
+    counter = FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+            aten.mkldnn_rnn_layer: _recurrent_layer,
+        },
+    )
+    # The fused nn.MultiheadAttention of inference has no formula either.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), counter:
+            function()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    flops = counter.get_flop_counts()
+    root = type(model).__name__
+
+    def macs(name):
+        return sum(flops.get(name, {}).values()) // 2
+
+    return {
+        "total": macs("Global"),
+        **{
+            name: sum(macs(f"{root}.{part}") for part in parts)
+            for name, parts in components(model).items()
+        },
+    }
+
+
+def _attention(query, key, value, *args, out_shape=None, **kwargs):
+    """Flops of scaled_dot_product_attention on the CPU, from shapes."""
+    return sdpa_flop_count(query, key, value)
+
+
+def _recurrent_layer(x, weight_x, weight_h, *args, out_shape=None, **kwargs):
+    """Flops of one direction of one LSTM layer on the CPU, from shapes."""
+    steps = x[0] * x[1]
+    return 2 * steps * weight_x[0] * (weight_x[1] + weight_h[1])

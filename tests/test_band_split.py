@@ -134,22 +134,29 @@ def test_unknown_norm_is_refused():
 
 
 def split_twin(split, spec, exponent, norm, interleaved=True):
-    """z[k,b,t] = W_k norm(re_0, im_0, re_1, im_1, ...) + b_k by band."""
+    """z[k,b,t] = W_k norm(re_0, im_0, re_1, im_1, ...) + b_k by band.
+
+    With magnitudes: re_0, im_0, |X_0|, re_1, ...
+    """
     batch, _, frames = spec.shape
     layout = split.layout
     parts = np.stack([spec.real, spec.imag], axis=-1)
     parts = compress_twin(parts, exponent)
+    if split.magnitude:
+        size = np.sqrt((parts**2).sum(-1, keepdims=True) + 1e-12)
+        parts = np.concatenate([parts, size], axis=-1)
+    count = parts.shape[-1]
     out = []
     for k, width in enumerate(layout.widths):
         index = [k in range(31)[run.bands] for run in layout.runs].index(True)
         place = k - layout.runs[index].bands.start
-        rows = np.zeros((1, batch, frames, 2 * width))
-        for b, t, f, part in np.ndindex(batch, frames, width, 2):
-            column = 2 * f + part if interleaved else part * width + f
+        rows = np.zeros((1, batch, frames, count * width))
+        for b, t, f, part in np.ndindex(batch, frames, width, count):
+            column = count * f + part if interleaved else part * width + f
             rows[0, b, t, column] = parts[b, layout.edges[k] + f, t, part]
         if norm == "group":
             module = split.norms[index]
-            own = BandNorm(2 * width, "group").double()
+            own = BandNorm(count * width, "group").double()
             own.weight.data = module.weight.data[place, 0, 0]
             own.bias.data = module.bias.data[place, 0, 0]
             rows = norm_twin(own, rows, "group")
@@ -162,10 +169,11 @@ def split_twin(split, spec, exponent, norm, interleaved=True):
     return np.array(out)
 
 
+@pytest.mark.parametrize("magnitude", [False, True])
 @pytest.mark.parametrize("norm", ["none", "group"])
 @pytest.mark.parametrize("exponent", [0.3, 1.0])
-def test_band_split_equals_its_twin(exponent, norm):
-    split = scramble(BandSplit(tiny_layout(), 4, exponent, norm))
+def test_band_split_equals_its_twin(exponent, norm, magnitude):
+    split = scramble(BandSplit(tiny_layout(), 4, exponent, norm, magnitude))
     spec = torch.complex(randn(2, 17, 5), randn(2, 17, 5, seed=1))
     # Frames of different level, so that the norm has something to lose.
     spec = spec * torch.tensor([1.0, 4.0, 0.2, 2.0, 1.0])

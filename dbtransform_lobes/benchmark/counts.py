@@ -1,6 +1,7 @@
 """Parameters and multiply-accumulate operations, counted by a tool."""
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from dbtransform_lobes.models.db_transform import DBTransform
@@ -45,13 +46,25 @@ def components(model):
 'mask_decoder': ['mask_decoder']}
     """
     if not isinstance(model, DBTransform):
-        return {name: [name] for name, _ in model.named_children()}
+        return {
+            name: list(_called(name, child))
+            for name, child in model.named_children()
+        }
     parts = {"band_split": ["band_split"]}
     for number, residual in enumerate(model.blocks):
         part = parts.setdefault(BLOCKS[type(residual.block)], [])
         part.append(f"blocks.{number}")
     parts["mask_decoder"] = ["mask_decoder"]
     return parts
+
+
+def _called(name, module):
+    """Names of the modules that are called: lists and dicts of them are not."""
+    if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        yield name
+        return
+    for key, child in module.named_children():
+        yield from _called(f"{name}.{key}", child)
 
 
 def count_parameters(model):

@@ -33,6 +33,7 @@ FORMS = {
     "no_graph": {"graph": "none"},
     "bare": {"fusion": "none", "graph": "none", "num_layers": 1},
     "post": {"norm_order": "post"},
+    "magnitude": {"magnitude": True},
     "window_of_one": {"window": 1, "num_layers": 3},
 }
 CHUNKS = (1, 2, 3, 5, 7, 16)
@@ -77,7 +78,7 @@ def test_grown_prefixes_give_the_same(form):
     model = scramble(tiny(form))
     spec = spectrum(2, 17, 20)
     whole = model(spec)
-    for frames in range(1, 20):
+    for frames in (1, 2, 3, 5, 6, 7, 8, 13, 19):
         prefix = model(spec[..., :frames])
         assert_twin(prefix, array(whole[..., :frames]))
 
@@ -94,9 +95,9 @@ def changes_of_output(model, spec, frame):
 def test_a_change_is_heard_from_its_frame_on(form):
     model = scramble(tiny(form))
     spec = spectrum(2, 17, 24)
-    for frame in (0, 1, 2, 5, 6, 7, 11, 12, 13, 23):
+    for frame in (0, 1, 6, 12, 13, 23):
         moved = changes_of_output(model, spec, frame)
-        assert moved[..., :frame].max().item() < 1e-12 if frame else True
+        assert (moved[..., :frame] < 1e-12).all()
         assert moved[..., frame].min() > 1e-9  # in every bin
         after = moved[..., frame:].amax((0, 1))
         assert (after[:3] > 1e-6).all()
@@ -125,12 +126,12 @@ def test_a_causal_model_forgets():
     assert not heard[10 + reach :].any()
 
 
-@pytest.mark.parametrize("size", CHUNKS)
+@pytest.mark.parametrize("size", [1, 5])
 @each_form
 @torch.no_grad()
 def test_chunks_equal_the_whole(form, size):
     model = scramble(tiny(form))
-    spec = spectrum(2, 17, 33)
+    spec = spectrum(2, 17, 16)
     offline = model(spec)
     out, _ = stream(model, spec, size)
     afresh = torch.cat([model(part) for part in spec.split(size, -1)], -1)
@@ -140,7 +141,7 @@ def test_chunks_equal_the_whole(form, size):
 @pytest.mark.parametrize("size", CHUNKS)
 @torch.no_grad()
 def test_many_frames_in_chunks_equal_the_whole(size):
-    model = scramble(tiny("recipe"))
+    model = scramble(tiny("recipe", num_layers=1))
     spec = spectrum(2, 17, 300)
     offline = array(model(spec))
     out, state = stream(model, spec, size)
@@ -148,12 +149,12 @@ def test_many_frames_in_chunks_equal_the_whole(size):
     assert all(torch.isfinite(torch.abs(part)).all() for part in tensors(state))
 
 
-@pytest.mark.parametrize("form", ["recipe", "vector", "per_band", "plain"])
+@pytest.mark.parametrize("form", ["recipe", "vector"])
 @pytest.mark.parametrize("size", CHUNKS)
 @torch.no_grad()
 def test_chunks_equal_the_whole_in_single_precision(form, size):
     model = tiny(form)
-    spec = spectrum(3, 17, 80, dtype=torch.float32)
+    spec = spectrum(3, 17, 40, dtype=torch.float32)
     offline = model(spec)
     out, state = stream(model, spec, size)
     assert out.dtype == torch.complex64
@@ -201,14 +202,14 @@ def test_steps_with_gradients_equal_the_whole():
         assert grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("size", CHUNKS)
+@pytest.mark.parametrize("size", [2, 7])
 @each_form
 @torch.no_grad()
 def test_a_state_does_not_grow(form, size):
     model = tiny(form)
     state = model.initial_state(2)
     sizes = []
-    for chunk in spectrum(2, 17, 64, dtype=torch.float32).split(size, -1):
+    for chunk in spectrum(2, 17, 28, dtype=torch.float32).split(size, -1):
         _, state = model.step(chunk, state)
         sizes.append([part.shape for part in tensors(state)])
     # Keys and values fill their window once, and stay as many.
@@ -233,7 +234,7 @@ def test_a_state_holds_no_more_memory_than_it_shows():
 def test_a_step_does_not_change_its_state(form):
     model = tiny(form)
     spec = spectrum(2, 17, 30, dtype=torch.float32)
-    for past in (0, 4, 20):
+    for past in (0, 20):
         state = model.initial_state(2)
         if past:
             _, state = model.step(spec[..., :past], state)
@@ -323,7 +324,7 @@ OTHERS = [
     {"num_layers": 1},
     {"num_layers": 3},
     {"num_heads": 1},
-    {"num_channels": 12},
+    {"num_channels": 16},
     {"differential": False},
     {"fusion": "none"},
     {"fusion_windows": ((4, 8, 12), (4, 8, 16), (2, 4, 8))},

@@ -57,6 +57,7 @@ FORMS = {
     "conditioned": {"input_conditioned": True},
     "no_fusion": {"fusion": "none", "feed_forward": 1},
     "no_graph": {"graph": "none", "feed_forward": 1},
+    "magnitude": {"magnitude": True},
     "causal": {"causal": True, "window": 4, "lambda_form": "vector"},
 }
 
@@ -399,7 +400,7 @@ def test_impossible_configurations_are_refused(changes, message):
     [
         {"num_layers": 1},
         {"num_layers": 3},
-        {"num_channels": 12},
+        {"num_channels": 16},
         {"num_heads": 1},
         {"band_widths": [1, 1, 2, 2, 3, 3, 5]},
         {"band_widths": [1, 1, 2, 2, 3, 8]},
@@ -417,6 +418,7 @@ def test_impossible_configurations_are_refused(changes, message):
         {"feed_forward": 1},
         {"decoder_expansion": 3},
         {"split_norm": "group"},
+        {"magnitude": True},
     ],
 )
 def test_weights_of_another_configuration_do_not_load(changes):

@@ -9,10 +9,9 @@ import multiprocessing
 import os
 import platform
 import resource
+import signal
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -79,20 +78,8 @@ def benchmark(
     _check_numbers(lengths, threads, repeats)
     _check_names(names)
     report = report or (lambda line: None)
-    cases = [(name, length) for length in lengths for name in names]
     report("making the models")
     candidates = [load_candidate(name, seed) for name in names]
-    memory = []
-    for name, length in cases:
-        report(f"memory of {name} at {length:g} s")
-        peak = peak_memory(name, length, threads[-1], seed)
-        label = candidates[names.index(name)].name
-        memory.append({"model": label, "length": length, "peak_bytes": peak})
-    skipped = {
-        (case["model"], case["length"])
-        for case in memory
-        if case["peak_bytes"] is None
-    }
     results = {
         "settings": {
             "models": [candidate.name for candidate in candidates],
@@ -105,46 +92,66 @@ def benchmark(
         },
         "machine": machine(),
         "versions": package_versions(),
-        "models": {
-            candidate.name: {
-                "parameters": count_parameters(candidate.model),
-                "sample_rate": candidate.sample_rate,
-                "configuration": candidate.configuration,
-            }
-            for candidate in candidates
-        },
-        "memory": memory,
+        "models": {each.name: _description(each) for each in candidates},
+        "memory": [],
+        "macs": [],
+        "inference": [],
+        "training": [],
     }
-    report("counting operations")
-    results["macs"] = operations(candidates, lengths, skipped, seed)
-    results["inference"] = []
+    able = {}  # those with enough memory, for each length
+    for length in lengths:
+        report(f"memory and operations at {length:g} s")
+        cases = _memory(names, candidates, length, threads[-1], seed)
+        able[length] = [
+            candidate
+            for candidate, case in zip(candidates, cases, strict=True)
+            if case["peak_bytes"] is not None
+        ]
+        results["memory"] += cases
+        results["macs"] += operations(able[length], length, seed)
     for count in threads:
         for length in lengths:
-            report(f"enhancing {length:g} s with {count} threads")
-            able = [c for c in candidates if (c.name, length) not in skipped]
+            report(f"time of {length:g} s, threads: {count}")
             results["inference"] += time_inference(
-                able, length, count, repeats, seed
+                able[length], length, count, repeats, seed
             )
-    results["training"] = []
     if training:
-        report(f"training with {threads[-1]} threads")
+        report(f"time of training, threads: {threads[-1]}")
         results["training"] = time_training(
             candidates, threads[-1], repeats, seed
         )
+    _add_ratios(results)
     return results
 
 
-def operations(candidates, lengths, skipped=(), seed=0):
-    """Multiply-accumulates per second of audio, at each length.
+def _description(candidate):
+    return {
+        "parameters": count_parameters(candidate.model),
+        "sample_rate": candidate.sample_rate,
+        "configuration": candidate.configuration,
+    }
+
+
+def _memory(names, candidates, length, threads, seed):
+    return [
+        {
+            "model": candidate.name,
+            "length": length,
+            "peak_bytes": peak_memory(name, length, threads, seed),
+        }
+        for name, candidate in zip(names, candidates, strict=True)
+    ]
+
+
+def operations(candidates, length, seed=0):
+    """Multiply-accumulates per second of audio, in a signal of this length.
 
     Arguments
     ---------
     candidates : sequence of Candidate
         The models.
-    lengths : sequence of float
-        In seconds; the cost of a second may depend on it.
-    skipped : collection of (str, float)
-        Names and lengths to leave out.
+    length : float
+        In seconds; with full attention the cost of a second depends on it.
     seed : int
         Of the signals.
 
@@ -155,16 +162,11 @@ def operations(candidates, lengths, skipped=(), seed=0):
     """
     cases = []
     for candidate in candidates:
-        for length in lengths:
-            if (candidate.name, length) in skipped:
-                continue
-            noisy = candidate.noise(length, seed=seed)
-            macs = count_macs(
-                candidate.model, partial(candidate.enhance, noisy)
-            )
-            per_second = {part: n / length for part, n in macs.items()}
-            case = {"model": candidate.name, "length": length}
-            cases.append({**case, "macs_per_second": per_second})
+        run = partial(candidate.enhance, candidate.noise(length, seed=seed))
+        macs = count_macs(candidate.model, run)
+        per_second = {part: count / length for part, count in macs.items()}
+        case = {"model": candidate.name, "length": length}
+        cases.append({**case, "macs_per_second": per_second})
     return cases
 
 
@@ -188,8 +190,7 @@ def time_inference(candidates, length, threads, repeats=5, seed=0):
     -------
     list of dict
         ``model``, ``length``, ``threads``, ``seconds`` (of every repeat),
-        ``real_time_factor`` (median) and ``time_ratios`` (see
-        ``time_ratios``).
+        ``real_time_factor`` (median).
     """
     runs = {
         candidate.name: partial(
@@ -206,7 +207,6 @@ def time_inference(candidates, length, threads, repeats=5, seed=0):
             "threads": threads,
             "seconds": times,
             "real_time_factor": median(times) / length,
-            "time_ratios": time_ratios(seconds, name),
         }
         for name, times in seconds.items()
     ]
@@ -233,7 +233,7 @@ def time_training(candidates, threads, repeats=5, seed=0):
     -------
     list of dict
         ``model``, ``threads``, ``seconds`` (of every repeat),
-        ``audio_seconds_per_second`` (median) and ``time_ratios``.
+        ``audio_seconds_per_second`` (median).
     """
     heard = TRAINING["crop_seconds"] * TRAINING["batch_size"]
     runs = {
@@ -251,7 +251,6 @@ def time_training(candidates, threads, repeats=5, seed=0):
             "threads": threads,
             "seconds": times,
             "audio_seconds_per_second": heard / median(times),
-            "time_ratios": time_ratios(seconds, name),
         }
         for name, times in seconds.items()
     ]
@@ -311,36 +310,44 @@ def interleaved(runs, repeats):
     return seconds
 
 
-def time_ratios(seconds, name):
-    """Time of a model over that of the first and of the baselines.
+def median_ratio(times, reference):
+    """Median of the ratios of times in the same repeat.
 
     Arguments
     ---------
-    seconds : dict
-        Name to seconds of every repeat.
-    name : str
-        The model.
+    times, reference : sequence of float
+        Seconds of every repeat.
 
     Returns
     -------
-    dict
-        Reference to the median of the ratios within the same repeat.
+    float
 
     Example
     -------
-    >>> time_ratios({"a": [2, 2, 4], "b": [1, 2, 3]}, "b")
-    {'a': 0.75}
+    >>> median_ratio([1, 2, 3], [2, 2, 4])
+    0.75
     """
-    references = [next(iter(seconds)), *(b for b in BASELINES if b in seconds)]
-    return {
-        reference: median(
-            mine / other
-            for mine, other in zip(
-                seconds[name], seconds[reference], strict=True
-            )
-        )
-        for reference in dict.fromkeys(references)
-    }
+    pairs = zip(times, reference, strict=True)
+    return median(mine / other for mine, other in pairs)
+
+
+def _add_ratios(results):
+    """Give every timed case its ``time_ratios`` to the references."""
+    names = results["settings"]["models"]
+    references = {names[0], *BASELINES}
+    for kind in ("inference", "training"):
+        seconds = {_key(case): case["seconds"] for case in results[kind]}
+        for case in results[kind]:
+            name, *rest = _key(case)
+            case["time_ratios"] = {
+                other: median_ratio(case["seconds"], seconds[other, *rest])
+                for other in names
+                if other in references and (other, *rest) in seconds
+            }
+
+
+def _key(case):
+    return case["model"], case.get("length"), case["threads"]
 
 
 def peak_memory(name, length, threads=1, seed=0):
@@ -363,16 +370,28 @@ def peak_memory(name, length, threads=1, seed=0):
         In bytes; None if the memory of the machine does not suffice.
     """
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        try:
-            return pool.submit(
-                _peak_of_one_pass, name, length, threads, seed
-            ).result()
-        except BrokenProcessPool:  # killed, as the kernel does
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(
+        target=_send_peak, args=(sender, name, length, threads, seed)
+    )
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        if process.exitcode == -signal.SIGKILL:  # out of memory
             return None
+        raise RuntimeError(
+            f"the process that measures the memory of {name} ended with code "
+            f"{process.exitcode}: see its message above; scripts need "
+            f"'if __name__ == \"__main__\":'"
+        ) from None
+    finally:
+        process.join()
 
 
-def _peak_of_one_pass(name, length, threads, seed):
+def _send_peak(sender, name, length, threads, seed):
     """What ``peak_memory`` runs in its process."""
     torch.set_num_threads(threads)
     candidate = load_candidate(name, seed)
@@ -383,11 +402,12 @@ def _peak_of_one_pass(name, length, threads, seed):
     try:
         with torch.inference_mode():
             candidate.enhance(noisy)
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "alloc" not in str(error):
             raise
-        return None
-    return _peak_bytes() - before
+        sender.send(None)
+    else:
+        sender.send(_peak_bytes() - before)
 
 
 def _refuse_more_than_available():
@@ -395,7 +415,7 @@ def _refuse_more_than_available():
     if sys.platform == "linux":
         available = _kilobytes("/proc/meminfo", "MemAvailable")
         mapped = _kilobytes("/proc/self/status", "VmSize")
-        limit = (mapped + available) * 1024
+        limit = int((mapped + 0.9 * available) * 1024)
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         if hard == resource.RLIM_INFINITY or limit < hard:
             resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

@@ -42,9 +42,7 @@ def check_plot(path):
     """
     if Path(path).suffix.lower() not in SUFFIXES:
         expected = " or ".join(SUFFIXES)
-        raise ValueError(
-            f"the plot is {path}, expected a name in {expected}"
-        )
+        raise ValueError(f"the plot is {path}, expected a name in {expected}")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError(
             "plots need matplotlib, which is not installed: "
@@ -83,6 +81,8 @@ def plot_cost(results, path):
 
 
 def _draw(axes, results):
+    from matplotlib.ticker import LogLocator
+
     settings = results["settings"]
     for number, name in enumerate(settings["models"]):
         for index, threads in enumerate(settings["threads"]):
@@ -106,18 +106,13 @@ def _draw(axes, results):
     axes.set_yscale("log")
     lengths = settings["lengths"]
     axes.set_xticks(lengths, [f"{length:g}" for length in lengths])
-    axes.xaxis.set_minor_locator(_nothing())
-    for axis in (axes.yaxis,):
-        axis.set_major_formatter("{x:g}")
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_yticks([], minor=True)
     axes.set_xlabel("Length of the signal (s)")
     axes.set_ylabel("Seconds of computing per second of audio")
     axes.set_title(results["machine"]["cpu"], loc="left", fontsize="medium")
-    axes.grid(which="both", color="0.9", linewidth=0.6)
+    axes.grid(color="0.9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.figure.legend(loc="outside right center", frameon=False)
-
-
-def _nothing():
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()

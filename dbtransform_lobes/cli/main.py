@@ -11,7 +11,7 @@ import sys
 
 from dbtransform_lobes import __version__
 
-COMMANDS = ("enhance", "mix", "export", "evaluate")
+COMMANDS = ("enhance", "mix", "export", "evaluate", "benchmark")
 
 
 def build_parser():

@@ -1,0 +1,419 @@
+"""``dbtransform benchmark``: counts, ratios, memory, the literal proposal."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dbtransform_lobes.benchmark import measure
+from dbtransform_lobes.benchmark.candidates import (
+    available_names,
+    find_configuration,
+    load_candidate,
+)
+from dbtransform_lobes.benchmark.counts import (
+    components,
+    count_macs,
+    count_parameters,
+)
+from dbtransform_lobes.benchmark.literal import LiteralProposal, literal_twin
+from dbtransform_lobes.benchmark.plot import check_plot, plot_cost
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.models.bsrnn import BSRNN
+from dbtransform_lobes.models.db_transform import DBTransform
+from tests.twins import scramble
+
+LAYOUT = [3, 3, 5, 6, 8, 8]  # n_fft 64, bands in all three ranges
+PROPOSAL = {
+    "n_fft": 64,
+    "band_widths": LAYOUT,
+    "num_channels": 8,
+    "num_heads": 2,
+    "num_neighbours": 2,
+    "band_weights": "per_band",
+    "lambda_form": "statistics",
+    "rope": False,
+    "separable": False,
+    "decoder_expansion": 4,
+    "compression": 1.0,
+    "split_norm": "group",
+    "norm": "group",
+    "norm_order": "post",
+}
+FRONT_END = """
+sample_rate: 16000
+compute_stft: !new:speechbrain.processing.features.STFT
+    sample_rate: !ref <sample_rate>
+    n_fft: 64
+    win_length: 4
+    hop_length: 2
+compute_istft: !new:speechbrain.processing.features.ISTFT
+    sample_rate: !ref <sample_rate>
+    n_fft: 64
+    win_length: 4
+    hop_length: 2
+"""
+TINY_BSRNN = {
+    "n_fft": 64,
+    "band_widths": LAYOUT,
+    "num_channels": 4,
+    "num_layers": 1,
+}
+LENGTH = 0.25
+
+
+class Hungry(nn.Module):
+    """Needs so many bytes for a pass."""
+
+    def __init__(self, num_bytes):
+        super().__init__()
+        self.num_bytes = num_bytes
+
+    def forward(self, spec):
+        """Use the memory, give the spectrum back."""
+        memory = torch.empty(self.num_bytes, dtype=torch.uint8)
+        memory[::1024] = 1
+        return spec
+
+
+def write_model(folder, name, kind, **arguments):
+    """Write the YAML of a model and its front end."""
+    lines = [f"model: !new:{kind}"]
+    lines += [
+        f"    {key}: {json.dumps(value)}" for key, value in arguments.items()
+    ]
+    path = folder / f"{name}.yaml"
+    path.write_text(FRONT_END + "\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """Stand in a folder with tiny models in hparams/models."""
+    folder = tmp_path / "hparams/models"
+    folder.mkdir(parents=True)
+    package = "dbtransform_lobes.models"
+    write_model(folder, "bsrnn", f"{package}.bsrnn.BSRNN", **TINY_BSRNN)
+    write_model(
+        folder,
+        "db_transform_proposal",
+        f"{package}.db_transform.DBTransform",
+        **PROPOSAL,
+    )
+    (folder / "no_model.yaml").write_text(FRONT_END, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def no_children(monkeypatch):
+    """Do not measure memory, which takes a process for each case."""
+    monkeypatch.setattr(measure, "peak_memory", lambda *args: 1000)
+
+
+def spectrum(batch=2, bins=33, frames=40):
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, bins, frames)
+    return torch.randn(shape, generator=generator, dtype=torch.complex128)
+
+
+def total_macs(module, *inputs):
+    return count_macs(module, lambda: module(*inputs))["total"]
+
+
+def test_macs_of_linear_and_convolution():
+    x = torch.zeros(5, 7, 8)
+    assert total_macs(nn.Linear(8, 4), x) == 5 * 7 * 8 * 4
+    convolution = nn.Conv1d(8, 4, 3, groups=2, padding=1)
+    macs = total_macs(convolution, x.transpose(1, 2))
+    assert macs == 5 * 7 * 4 * (8 // 2) * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_macs_of_lstm(dtype):
+    x = torch.zeros(5, 7, 8, dtype=dtype)
+    first, second = 4 * 16 * (8 + 16), 4 * 16 * (32 + 16)
+    assert total_macs(nn.LSTM(8, 16, dtype=dtype), x) == 5 * 7 * first
+    both = nn.LSTM(8, 16, num_layers=2, bidirectional=True, dtype=dtype)
+    assert total_macs(both, x) == 2 * 5 * 7 * (first + second)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_macs_of_attention(masked):
+    class Attention(nn.Module):
+        def forward(self, q, k, v):
+            mask = torch.zeros(10, 6) if masked else None
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    query, key = torch.zeros(2, 3, 10, 8), torch.zeros(2, 3, 6, 8)
+    pairs = 2 * 3 * 10 * 6
+    assert total_macs(Attention(), query, key, key) == pairs * (8 + 8)
+    # One with smaller values takes another kernel.
+    half = key[..., :4]
+    assert total_macs(Attention(), query, key, half) == pairs * (8 + 4)
+
+
+def test_macs_of_fused_multi_head_attention():
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    x = torch.zeros(5, 7, 8)
+    assert total_macs(attention, x, x, x) == 5 * 7 * (4 * 8 * 8 + 2 * 7 * 8)
+
+
+def test_counts_of_bsrnn_by_hand():
+    model = BSRNN(num_channels=8, num_layers=2)
+    cells, bins = 31 * 10, 10 * 257
+    lstm = 4 * 16 * (8 + 16)
+    expected = {
+        "band_split": 2 * bins * 8,
+        "time_layers": 2 * cells * (lstm + 16 * 8),
+        "band_layers": 2 * cells * (2 * lstm + 32 * 8),
+        "mask_decoder": cells * 8 * 32 + bins * 32 * 12,
+    }
+    expected["total"] = sum(expected.values())
+    spec = torch.zeros(1, 257, 10, dtype=torch.complex64)
+    assert count_macs(model, lambda: model(spec)) == expected
+    parameters = count_parameters(model)
+    assert list(parameters) == ["total", *components(model)]
+    assert parameters["total"] == sum(w.numel() for w in model.parameters())
+
+
+def test_components_of_db_transform_are_all_of_it():
+    model = DBTransform(
+        num_channels=8, num_layers=2, num_heads=2, feed_forward=1
+    )
+    parameters = count_parameters(model)
+    assert list(parameters)[1:] == [
+        "band_split",
+        "attention",
+        "fusion",
+        "feed_forward",
+        "graph",
+        "mask_decoder",
+    ]
+    assert sum(parameters.values()) == 2 * parameters["total"]
+    assert parameters["feed_forward"] == 4 * (3 * 64 + 2 * 8 + 8 + 2 * 8)
+    spec = torch.zeros(1, 257, 5, dtype=torch.complex64)
+    macs = count_macs(model, lambda: model(spec))
+    assert macs["feed_forward"] == 4 * 31 * 5 * 3 * 64
+    assert sum(macs.values()) == 2 * macs["total"]
+
+
+def test_literal_equals_db_transform():
+    model = scramble(DBTransform(**PROPOSAL), scale=0.3)
+    twin, spec = literal_twin(model), spectrum()
+    with torch.no_grad():
+        expected = model(spec)
+        assert torch.allclose(twin(spec), expected, rtol=0, atol=1e-9)
+        # Another weight anywhere would be seen.
+        for name, parameter in model.named_parameters():
+            before = parameter.clone()
+            parameter.add_(0.5 * torch.randn_like(parameter))
+            changed = (model(spec) - expected).abs().max()
+            parameter.copy_(before)
+            # Of the statistics' MLP only where its ReLU lets it.
+            assert changed > 1e-7 or "statistics.hidden" in name, name
+        model.float()
+        twin = literal_twin(model)
+        spec = spec.to(torch.complex64)
+        assert torch.allclose(twin(spec), model(spec), rtol=0, atol=1e-4)
+
+
+def test_literal_has_the_parameters_and_components_of_db_transform():
+    literal = LiteralProposal()
+    parameters = count_parameters(literal)
+    model = DBTransform(
+        **{
+            **PROPOSAL,
+            "n_fft": 512,
+            "band_widths": "bsrnn_16k",
+            "num_channels": 128,
+            "num_heads": 4,
+            "num_neighbours": 5,
+        }
+    )
+    assert parameters == count_parameters(model)
+
+
+def test_literal_learns():
+    model = literal_twin(DBTransform(**PROPOSAL).double())
+    model(spectrum()).abs().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope": True},
+        {"num_layers": 2},
+        {"separable": True},
+        {"compression": 0.3},
+        {"norm_order": "pre"},
+        {"graph": "dense"},
+        {"fusion": "none"},
+        {"differential": False},
+    ],
+)
+def test_literal_refuses_other_configurations(change):
+    with pytest.raises(ValueError, match="db_transform_proposal.yaml"):
+        literal_twin(DBTransform(**{**PROPOSAL, **change}))
+
+
+def test_ratios_are_of_the_same_repeat():
+    slow, fast = [1.0, 2.0, 9.0], [1.0, 1.0, 3.0]  # medians 2 and 1
+    assert measure.median_ratio(slow, fast) == 2.0
+    assert measure.median_ratio([1.0, 9.0, 2.0], [1.0, 3.0, 4.0]) == 1.0
+
+
+def test_results_of_a_benchmark(models, no_children):
+    names = ["db_transform_proposal", "bsrnn", "literal"]
+    results = measure.benchmark(names, [LENGTH], threads=[1], repeats=2)
+    assert json.loads(json.dumps(results)) == results
+    settings = results["settings"]
+    assert settings["models"] == names and settings["repeats"] == 2
+    assert results["machine"]["cpu"] and results["versions"]["torch"]
+    sizes = {n: results["models"][n]["parameters"] for n in names}
+    assert sizes["literal"] == sizes["db_transform_proposal"]
+    text = results["models"]["bsrnn"]["configuration"]
+    assert "num_layers: 1" in text
+    for kind, count in (("inference", 3), ("training", 3), ("macs", 3)):
+        assert [c["model"] for c in results[kind]] == names, kind
+        assert len(results[kind]) == count
+    for case in results["inference"]:
+        assert len(case["seconds"]) == 2 and min(case["seconds"]) > 0
+        mean = sum(case["seconds"]) / 2  # the median of two
+        assert case["real_time_factor"] == pytest.approx(mean / LENGTH)
+        assert set(case["time_ratios"]) == set(names)
+        assert case["time_ratios"][case["model"]] == 1.0
+    heard = 2.0 * 4
+    for case in results["training"]:
+        speed = heard / (sum(case["seconds"]) / 2)
+        assert case["audio_seconds_per_second"] == pytest.approx(speed)
+    # As many products in loops as in batches, but for the folded kernels.
+    batched, _, loops = (c["macs_per_second"] for c in results["macs"])
+    for part in ("band_split", "graph", "mask_decoder"):
+        assert loops[part] == pytest.approx(batched[part], rel=0.01), part
+
+
+def test_memory_of_a_pass(tmp_path):
+    path = write_model(
+        tmp_path, "hungry", "tests.test_benchmark.Hungry", num_bytes=200_000_000
+    )
+    peak = measure.peak_memory(str(path), LENGTH)
+    assert 195e6 < peak < 260e6
+
+
+def test_not_enough_memory(tmp_path, monkeypatch):
+    path = write_model(
+        tmp_path, "greedy", "tests.test_benchmark.Hungry", num_bytes=10**15
+    )
+    # Not in this process:
+    monkeypatch.setattr(measure, "_refuse_more_than_available", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    sent = []
+
+    class Sender:
+        send = sent.append
+
+    measure._send_peak(Sender, str(path), LENGTH, 1, 0)
+    assert sent == [None]
+
+
+def test_a_model_without_memory_is_left_out(models, monkeypatch):
+    def peak(name, length, *args):
+        return None if (name, length) == ("bsrnn", 0.5) else 1000
+
+    monkeypatch.setattr(measure, "peak_memory", peak)
+    results = measure.benchmark(
+        ["bsrnn", "db_transform_proposal"], [0.25, 0.5], [1], 1, training=False
+    )
+    cases = [(case["model"], case["length"]) for case in results["inference"]]
+    assert ("bsrnn", 0.5) not in cases and len(cases) == 3
+    assert results["inference"][-1]["time_ratios"] == {}
+    assert results["training"] == []
+
+
+def test_command(models, capsys):
+    path = write_model(
+        models.parent,
+        "mine",
+        "dbtransform_lobes.models.bsrnn.BSRNN",
+        **TINY_BSRNN,
+    )
+    arguments = ["--models", str(path), "--literal", "--lengths", str(LENGTH)]
+    arguments += ["--threads", "1", "--repeats", "1"]
+    arguments += ["--json", "out.json"]
+    assert main(["benchmark", *arguments]) == 0
+    with open("out.json", encoding="utf-8") as file:
+        results = json.load(file)
+    for case in results["memory"]:
+        assert case["peak_bytes"] > 0
+    table = capsys.readouterr().out
+    total = results["models"]["literal"]["parameters"]["total"]
+    assert f"{total:,}" in table
+    for title in (
+        "MMAC per second",
+        "real-time factor",
+        "time over that of mine",
+        "time over that of literal",
+        "peak memory",
+    ):
+        assert title in table, title
+    assert table.split()[:2] == ["mine", "literal"]
+
+
+def test_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    case = {"model": "a", "threads": 1, "real_time_factor": 0.05}
+    results = {
+        "settings": {
+            "models": ["a", "b"],
+            "threads": [1, 2],
+            "lengths": [4.0, 10.0],
+        },
+        "machine": {"cpu": "some processor"},
+        "inference": [{**case, "length": x} for x in (4.0, 10.0)],
+    }
+    for name, start in (("cost.png", b"\x89PNG"), ("cost.pdf", b"%PDF")):
+        plot_cost(results, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_plot_without_matplotlib(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"dbtransform\[plot\]"):
+        check_plot("cost.png")
+
+
+def test_names(models):
+    names = available_names()
+    assert {"bsrnn", "db_transform_proposal"} <= set(names)
+    assert "no_model" not in names
+    assert find_configuration("bsrnn").resolve() == models / "bsrnn.yaml"
+    candidate = load_candidate("bsrnn")
+    noisy = candidate.noise(LENGTH)
+    assert noisy.shape == candidate.enhance(noisy).shape == (1, 4000)
+    assert not candidate.model.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models", "bsrn"], "db_transform_proposal"),
+        (["--models", "nowhere/bsrnn.yaml"], "check the path"),
+        (["--models", "no_model"], "lacks model"),
+        (["--models", "bsrnn", "bsrnn"], "different names"),
+        (["--models", "bsrnn", "--threads", "0"], "--threads"),
+        (["--models", "bsrnn", "--lengths", "0"], "from 0.1 s"),
+        (["--models", "bsrnn", "--repeats", "0"], "at least 1"),
+        (["--models", "bsrnn", "--plot", "cost.txt"], ".png or .pdf"),
+        (["--models", "bsrnn", "--json", "no/out.json"], "no folder no"),
+    ],
+)
+def test_refused(models, capsys, no_children, arguments, message):
+    assert main(["benchmark", *arguments]) == 1
+    assert message in capsys.readouterr().err

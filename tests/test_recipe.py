@@ -152,10 +152,12 @@ def test_small_variant_mixes_recordings_on_the_fly_in_bf16(tree, tmp_path):
         tmp_path / "out",
         f"--recordings={recordings}",
         "--precision=bf16",
+        "--use_tensorboard=True",
         "--number_of_epochs=1",
         hparams="db_transform_small.yaml",
     )
     assert done.returncode == 0, done.stdout_text
+    assert list((tmp_path / "out" / "tensorboard").rglob("events*"))
     settings = (tmp_path / "out" / "hyperparams.yaml").read_text()
     assert "sqrt_hann_window" in settings and "num_channels: 8" in settings
 

@@ -531,6 +531,7 @@ def check_proposal(model):
             and model.mask_decoder.norm.kind == "group"
             and not isinstance(model.band_split.norms[0], nn.Identity)
             and model.band_split.compression == 1.0
+            and not model.band_split.magnitude
         )
     if not right:
         raise ValueError(

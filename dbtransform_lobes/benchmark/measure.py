@@ -80,26 +80,32 @@ def benchmark(
     report = report or (lambda line: None)
     report("making the models")
     candidates = [load_candidate(name, seed) for name in names]
+    settings = {
+        "models": [candidate.name for candidate in candidates],
+        "lengths": lengths,
+        "threads": threads,
+        "repeats": repeats,
+        "seed": seed,
+        "memory_threads": threads[-1],
+        "training": dict(TRAINING) if training else None,
+    }
     results = {
-        "settings": {
-            "models": [candidate.name for candidate in candidates],
-            "lengths": lengths,
-            "threads": threads,
-            "repeats": repeats,
-            "seed": seed,
-            "memory_threads": threads[-1],
-            "training": dict(TRAINING) if training else None,
-        },
+        "settings": settings,
         "machine": machine(),
         "versions": package_versions(),
         "models": {each.name: _description(each) for each in candidates},
-        "memory": [],
-        "macs": [],
-        "inference": [],
-        "training": [],
+        **_measurements(names, candidates, settings, report),
     }
+    _add_ratios(results)
+    return results
+
+
+def _measurements(names, candidates, settings, report):
+    """The lists of measured cases."""
+    threads, seed = settings["threads"], settings["seed"]
+    memory, macs, inference, training = [], [], [], []
     able = {}  # those with enough memory, for each length
-    for length in lengths:
+    for length in settings["lengths"]:
         report(f"memory and operations at {length:g} s")
         cases = _memory(names, candidates, length, threads[-1], seed)
         able[length] = [
@@ -107,21 +113,25 @@ def benchmark(
             for candidate, case in zip(candidates, cases, strict=True)
             if case["peak_bytes"] is not None
         ]
-        results["memory"] += cases
-        results["macs"] += operations(able[length], length, seed)
+        memory += cases
+        macs += operations(able[length], length, seed)
     for count in threads:
-        for length in lengths:
+        for length in settings["lengths"]:
             report(f"time of {length:g} s, threads: {count}")
-            results["inference"] += time_inference(
-                able[length], length, count, repeats, seed
+            inference += time_inference(
+                able[length], length, count, settings["repeats"], seed
             )
-    if training:
+    if settings["training"]:
         report(f"time of training, threads: {threads[-1]}")
-        results["training"] = time_training(
-            candidates, threads[-1], repeats, seed
+        training = time_training(
+            candidates, threads[-1], settings["repeats"], seed
         )
-    _add_ratios(results)
-    return results
+    return {
+        "memory": memory,
+        "macs": macs,
+        "inference": inference,
+        "training": training,
+    }
 
 
 def _description(candidate):

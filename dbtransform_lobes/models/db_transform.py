@@ -322,11 +322,7 @@ class DBTransform(nn.Module):
         ValueError
             If the model is not causal.
         """
-        if not self.causal:
-            raise ValueError(
-                "this model sees the future, so it has no state: make it "
-                "with causal=True"
-            )
+        self._check_causal()
         caches = [block.initial_cache(batch) for block in self.blocks]
         weight = self.mask_decoder.expand.weight
         shape = (batch, self.layout.num_bins, NUM_TAPS - 1)
@@ -367,6 +363,7 @@ class DBTransform(nn.Module):
         >>> estimate.shape
         torch.Size([1, 257, 1])
         """
+        self._check_causal()
         check_spectrum(frames, self.layout.num_bins)
         self._check_state(frames, state)
         z = self.band_split(frames)  # (K, B, T, C)
@@ -380,7 +377,16 @@ class DBTransform(nn.Module):
         mask = self.mask_decoder(z)  # (B, F, T, 3)
         seen = torch.cat((state.spec, frames), dim=-1)
         estimate = apply_filter(mask, seen, causal=True)
-        return estimate, StreamState(caches, seen[..., 1 - NUM_TAPS :])
+        # A copy: a view would hold on to all of a long chunk.
+        last = seen[..., 1 - NUM_TAPS :].clone()
+        return estimate, StreamState(caches, last)
+
+    def _check_causal(self):
+        if not self.causal:
+            raise ValueError(
+                "this model sees the future, so it has no state: make it "
+                "with causal=True"
+            )
 
     def _check_state(self, frames, state):
         if len(state.caches) != len(self.blocks):
@@ -388,18 +394,26 @@ class DBTransform(nn.Module):
                 f"the state has {len(state.caches)} caches, expected "
                 f"{len(self.blocks)}: make it with this model's initial_state"
             )
-        batch = state.spec.shape[0]
+        batch, bins, _ = state.spec.shape
         if batch != frames.shape[0]:
             raise ValueError(
                 f"the state is that of {batch} streams, given "
                 f"{frames.shape[0]}: make one with initial_state(batch)"
             )
+        if bins != frames.shape[1]:
+            raise ValueError(
+                f"the state is that of {bins} bins, expected "
+                f"{frames.shape[1]}: make one with initial_state(batch)"
+            )
         for block, cache in zip(self.blocks, state.caches, strict=True):
             fresh = block.initial_cache(batch)
-            if _cache_kind(cache) != _cache_kind(fresh):
+            window = getattr(block.block, "window", None)
+            given = _cache_kind(cache, window)
+            expected = _cache_kind(fresh, window)
+            if given != expected:
                 raise ValueError(
-                    f"the state has a cache of kind {_cache_kind(cache)}, "
-                    f"expected {_cache_kind(fresh)}: it is that of another "
+                    f"the state has a cache of kind {given}, "
+                    f"expected {expected}: it is that of another "
                     f"configuration; make one with initial_state(batch)"
                 )
 
@@ -433,12 +447,14 @@ def _stack(tensors, shape):
     return torch.stack(tensors) if tensors else torch.empty(0, *shape)
 
 
-def _cache_kind(cache):
-    """Shapes of a cache without its length in time."""
-    if cache is None:
-        return None
-    parts = cache if isinstance(cache, tuple) else (cache,)
-    return [(*part.shape[:2], part.shape[3]) for part in parts]
+def _cache_kind(cache, window=None):
+    """Shapes of a cache; keys and values may be up to ``window`` frames."""
+    if not isinstance(cache, tuple):
+        return None if cache is None else tuple(cache.shape)
+    return [
+        (*part.shape[:2], max(part.shape[2], window or 0), part.shape[3])
+        for part in cache
+    ]
 
 
 def _check_layers(num_layers, norm_order):

@@ -121,7 +121,7 @@ def attend(query, key, value, mask=None):
     return out[..., :size]
 
 
-def blocks_of_frames(frames, window=None, causal=False):
+def blocks_of_frames(frames, window=None, causal=False, past=0):
     """Blocks of queries and the keys that they can reach.
 
     Arguments
@@ -132,6 +132,8 @@ def blocks_of_frames(frames, window=None, causal=False):
         Frames attended on each side; None attends to all.
     causal : bool
         Whether later frames are hidden.
+    past : int
+        Keys before the first query.
 
     Returns
     -------
@@ -146,7 +148,7 @@ def blocks_of_frames(frames, window=None, causal=False):
 (slice(4, 7, None), slice(2, 7, None))]
     """
     if window is None:
-        return [(slice(0, frames), slice(0, frames))]
+        return [(slice(0, frames), slice(0, past + frames))]
     # The last block takes what would be less than half a block.
     starts = range(0, max(frames - window, 1), 2 * window)
     bounds = [*starts, frames]
@@ -154,7 +156,9 @@ def blocks_of_frames(frames, window=None, causal=False):
     return [
         (
             slice(start, stop),
-            slice(max(start - window, 0), min(stop + ahead, frames)),
+            slice(
+                max(past + start - window, 0), past + min(stop + ahead, frames)
+            ),
         )
         for start, stop in zip(bounds, bounds[1:], strict=False)
     ]
@@ -387,7 +391,9 @@ class DifferentialBandAttention(nn.Module):
         results = [out]
         if cache is not None:
             kept = slice(max(key.shape[2] - self.window, 0), None)
-            results.append((key[:, :, kept], value[:, :, kept]))
+            # Copies: a view would hold on to all of a long chunk.
+            cache = key[:, :, kept].clone(), value[:, :, kept].clone()
+            results.append(cache)
         if return_lambda:
             results.append(lam)
         return out if len(results) == 1 else tuple(results)
@@ -411,16 +417,14 @@ class DifferentialBandAttention(nn.Module):
             return first, second, torch.cat((stats1, stats2), dim=-1)
         past = key.shape[2] - query.shape[2]
         outs = []
-        for rows, reach in self._blocks(query.shape[2], past):
+        blocks = blocks_of_frames(
+            query.shape[2], self.window, self.causal, past
+        )
+        for rows, reach in blocks:
             outs.append(self._block(query, key, value, rows, reach, past))
         if len(outs) > 1:
             outs = [[torch.cat(o, dim=2) for o in zip(*outs, strict=True)]]
         return outs[0][0], outs[0][-1], None
-
-    def _blocks(self, frames, past):
-        if past:  # a few new frames that attend to the cache
-            return [(slice(0, frames), slice(0, past + frames))]
-        return blocks_of_frames(frames, self.window, self.causal)
 
     def _block(self, query, key, value, rows, reach, past):
         """A1 V and A2 V of a block of queries, by positions from its reach."""

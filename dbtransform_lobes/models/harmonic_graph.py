@@ -98,15 +98,16 @@ def harmonic_overlap(edges_hz, num_neighbours=5):
     """The graph that is not learned: bands joined by their harmonics.
 
     Bands i and j are joined when n times the range of i meets the range of
-    j for some n in 2..5; the ``num_neighbours`` largest overlaps (in Hz, over
-    the width of j) of every band are kept. Symmetric, with self-loops.
+    j for some n in 2..5; the ``num_neighbours`` largest overlaps (as a share
+    of the width of j) of every band are kept, and those as large as the last
+    of them: many cover all of j. Symmetric, with self-loops.
 
     Arguments
     ---------
     edges_hz : sequence of float
         The K + 1 edges of the bands, ascending.
     num_neighbours : int
-        Harmonic neighbours that every band keeps.
+        Harmonic neighbours that every band keeps, ties aside.
 
     Returns
     -------

@@ -272,7 +272,10 @@ class MultiScaleFusion(nn.Module):
             out = F.silu(out)
         if self.pointwise is not None:
             out = self.pointwise(out)
-        return out if cache is None else (out, x[:, :, x.shape[2] - past :])
+        if cache is None:
+            return out
+        # A copy: a view would hold on to all of a long chunk.
+        return out, x[:, :, x.shape[2] - past :].clone()
 
 
 def _scales(form, windows, causal):

@@ -114,7 +114,8 @@ def attend(query, key, value, mask=None):
     """
     size = value.shape[-1]
     # The kernels that keep no map of all pairs want heads of one size.
-    value = F.pad(value, (0, query.shape[-1] - size))
+    if size < query.shape[-1]:
+        value = F.pad(value, (0, query.shape[-1] - size))
     if mask is not None:
         mask = mask.to(query.dtype)
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -382,8 +383,8 @@ class DifferentialBandAttention(nn.Module):
             value = torch.cat((cache[1], value), dim=2)
         first, second, statistics = self._maps(query, key, value)
         lam = self._lambda(logit, statistics, bands, batch)
-        first = first.transpose(1, 2).unflatten(0, (bands, batch))
-        second = second.transpose(1, 2).unflatten(0, (bands, batch))
+        first = first.unflatten(0, (bands, batch))
+        second = second.unflatten(0, (bands, batch))
         out = first - lam.unsqueeze(-1) * second  # (K, B, T, H, d)
         if self.vector is not None:
             out = self.vector.scale(out)
@@ -403,7 +404,7 @@ class DifferentialBandAttention(nn.Module):
         return x.flatten(0, 1).unflatten(-1, (heads, -1)).transpose(1, 2)
 
     def _maps(self, query, key, value):
-        """A1 V and A2 V, (K B, H, T, d) each, and statistics if needed."""
+        """A1 V and A2 V, (K B, T, H, d) each, and statistics if needed."""
         if self.statistics is not None:
             if self.rope:
                 query, key = rotate(query), rotate(key)
@@ -414,7 +415,8 @@ class DifferentialBandAttention(nn.Module):
             )
             results = [self.statistics.attend(q, k, value) for q, k in pairs]
             (first, stats1), (second, stats2) = results[0], results[-1]
-            return first, second, torch.cat((stats1, stats2), dim=-1)
+            statistics = torch.cat((stats1, stats2), dim=-1)
+            return first.transpose(1, 2), second.transpose(1, 2), statistics
         past = key.shape[2] - query.shape[2]
         outs = []
         blocks = blocks_of_frames(
@@ -423,7 +425,7 @@ class DifferentialBandAttention(nn.Module):
         for rows, reach in blocks:
             outs.append(self._block(query, key, value, rows, reach, past))
         if len(outs) > 1:
-            outs = [[torch.cat(o, dim=2) for o in zip(*outs, strict=True)]]
+            outs = [[torch.cat(o, dim=1) for o in zip(*outs, strict=True)]]
         return outs[0][0], outs[0][-1], None
 
     def _block(self, query, key, value, rows, reach, past):
@@ -444,7 +446,7 @@ class DifferentialBandAttention(nn.Module):
             key.chunk(self.num_maps, 1),
             strict=True,
         )
-        return [attend(q, k, value, mask) for q, k in pairs]
+        return [attend(q, k, value, mask).transpose(1, 2) for q, k in pairs]
 
     def _lambda(self, logit, statistics, bands, batch):
         """lambda of any form, to be broadcast to (K, B, T, H)."""

@@ -2,13 +2,14 @@
 
 import logging
 import sys
+import tempfile
 from pathlib import Path
 
 import speechbrain as sb
 import torch
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpointer
 
-from dbtransform_lobes.models.db_transform import DBTransform
 from dbtransform_lobes.training.ema import weight_ema
 
 RECIPE = Path(__file__).parents[1] / "hparams" / "db_transform.yaml"
@@ -35,9 +36,13 @@ def write_hyperparams(folder, **overrides):
 
 
 def tiny_model(seed=0):
-    """A tiny DB-Transform whose every weight is random."""
+    """The recipe's DB-Transform, tiny, with every weight random."""
+    overrides = {"data_folder": "none", **TINY}
+    with tempfile.TemporaryDirectory() as output:
+        overrides["output_folder"] = output
+        with open(RECIPE, encoding="utf-8") as file:
+            model = load_hyperpyyaml(file, overrides)["model"]
     torch.manual_seed(seed)
-    model = DBTransform(window=125, fusion_activation=True, **TINY)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))

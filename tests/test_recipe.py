@@ -98,7 +98,11 @@ def test_second_start_finds_everything_done(tree, trained):
 def steps_saved(output):
     steps = [0]
     for path in Path(output, "save").glob("CKPT*/brain.ckpt"):
-        found = re.search(r"optimizer_step: (\d+)", path.read_text())
+        try:
+            text = path.read_text()
+        except FileNotFoundError:  # deleted by the run since it was listed
+            continue
+        found = re.search(r"optimizer_step: (\d+)", text)
         steps.append(int(found.group(1)) if found else 0)
     return max(steps)
 

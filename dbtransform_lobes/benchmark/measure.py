@@ -350,7 +350,7 @@ def _add_ratios(results):
         for case in results[kind]:
             name, *rest = _key(case)
             case["time_ratios"] = {
-                other: median_ratio(case["seconds"], seconds[other, *rest])
+                other: median_ratio(case["seconds"], seconds[(other, *rest)])
                 for other in names
                 if other in references and (other, *rest) in seconds
             }

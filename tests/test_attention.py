@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
+from dbtransform_lobes.models import differential_attention
 from dbtransform_lobes.models.differential_attention import (
     LAMBDAS,
     DifferentialBandAttention,
@@ -171,27 +171,31 @@ def wrong_lambdas(module, x, **arguments):
 
 
 def test_rotate_equals_its_twin():
-    x = randn(2, 3, 7, 8)
+    x = randn(2, 7, 3, 8)
     for first in (0, 11):
-        expected, wrong = np.zeros((2, 2, 3, 7, 8))
-        for b, h, t in np.ndindex(2, 3, 7):
-            row = array(x)[b, h, t]
-            expected[b, h, t] = rotate_twin(row, first + t)
-            wrong[b, h, t] = rotate_twin(row, first + t, base=1000.0)
+        expected, wrong = np.zeros((2, 2, 7, 3, 8))
+        for b, t, h in np.ndindex(2, 7, 3):
+            row = array(x)[b, t, h]
+            expected[b, t, h] = rotate_twin(row, first + t)
+            wrong[b, t, h] = rotate_twin(row, first + t, base=1000.0)
         assert_twin(rotate(x, first), expected, wrong, array(x))
     assert (rotate(x, 11) - rotate(x)).abs().max() > 0.1
 
 
 def test_rotated_products_depend_on_the_distance_alone():
-    q, k = randn(2, 1, 8).expand(2, 12, 8)
-    products = rotate(q) @ rotate(k).T
+    q, k = randn(2, 1, 1, 8).expand(2, 12, 1, 8)
+
+    def turned(x, first=0):
+        return rotate(x, first).squeeze(1)
+
+    products = turned(q) @ turned(k).T
     for lag in range(-11, 12):
         diagonal = products.diagonal(lag)
         assert (diagonal - diagonal[0]).abs().max() < 1e-12
     assert products[0].std() > 0.1
-    moved = rotate(q, first=50) @ rotate(k, first=50).T
+    moved = turned(q, first=50) @ turned(k, first=50).T
     assert (moved - products).abs().max() < 1e-12
-    assert (rotate(q, first=1) @ rotate(k).T - products).abs().max() > 0.1
+    assert (turned(q, first=1) @ turned(k).T - products).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("rope", [True, False])
@@ -202,7 +206,7 @@ def test_attention_equals_its_twin(lambda_form, band_weights, rope):
         DifferentialBandAttention(8, 2, 3, lambda_form, band_weights, rope)
     )
     x = randn(3, 2, 6, 8)
-    out, lam = module(x, return_lambda=True)
+    out, lam = module(x), module.lambda_of(x)
     expected, lambdas = attention_twin(module, array(x), rope)
     wrong = wrong_lambdas(module, array(x), rope=rope)
     wrong.append(attention_twin(module, array(x), not rope)[0])
@@ -288,7 +292,7 @@ def test_a_control_without_a_second_map_equals_its_twin(
     differential = DifferentialBandAttention(*settings).double()
     differential.load_state_dict(module.state_dict())
     wrong.append(array(differential(x)))
-    out, lam = module(x, return_lambda=True)
+    out, lam = module(x), module.lambda_of(x)
     assert_twin(out, expected, *wrong)
     lam = array(lam.expand(3, 2, 6, 2))
     for (k, b, h), values in lambdas.items():
@@ -315,9 +319,9 @@ def test_the_control_scales_plain_attention_by_one_minus_lambda():
         # A logit that follows no frame: lambda = sigmoid(b_k).
         module.project.weight[-1:].zero_()
         module.project.bias[-1:].zero_()
-        out, lam = module(x, return_lambda=True)
+        out, lam = module(x), module.lambda_of(x)
         module.offset.fill_(-1000)
-        plain, none = module(x, return_lambda=True)
+        plain, none = module(x), module.lambda_of(x)
     assert none.max() == 0 and lam.min() > 0.1
     assert_twin(out, array((1 - lam) * plain), array(plain))
 
@@ -402,25 +406,31 @@ def test_blocks_of_frames_by_loops(window, causal):
             assert window is None or len(rows) <= 3 * window
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_cost_of_a_window_grows_linearly(monkeypatch, causal):
+def count_products(monkeypatch):
+    """Let attention count its products of queries and keys, call by call."""
     products = []
 
-    def count(query, key, value, attn_mask=None):
+    def count(query, key, value, mask=None):
         products.append(query.shape[-2] * key.shape[-2])
         return torch.zeros_like(query)
 
-    monkeypatch.setattr(functional, "scaled_dot_product_attention", count)
-    module = DifferentialBandAttention(4, 1, 1, window=5, causal=causal)
+    monkeypatch.setattr(differential_attention, "attend", count)
+    return products
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_cost_of_a_window_grows_linearly(monkeypatch, causal):
+    products = count_products(monkeypatch)
+    module = DifferentialBandAttention(4, 1, 1, window=6, causal=causal)
     totals = {}
-    for frames in (50, 100, 400, 800):
+    for frames in (60, 120, 480, 960):
         products.clear()
         module(torch.randn(1, 1, frames, 4))
         totals[frames] = sum(products)
-        # No call is larger than three windows by five.
-        assert max(products) <= (3 * 5) * (5 * 5)
-    assert totals[800] - totals[400] == 8 * (totals[100] - totals[50])
-    assert totals[800] < 2 * 800 * 25
+        # No call is larger than a window by three.
+        assert max(products) <= 6 * 18
+    assert totals[960] - totals[480] == 8 * (totals[120] - totals[60])
+    assert totals[960] <= 960 * (6 / 2 + 2 * 6)
 
 
 def test_attend_equals_its_twin_with_heads_of_two_sizes():
@@ -480,13 +490,14 @@ def test_window_mask_by_loops():
             assert (mask == 0).any()
 
 
-@pytest.mark.parametrize("block", [1, 3, 8, 100])
-def test_statistics_by_blocks_equal_those_of_whole_maps(block):
-    statistics = MapStatistics(2, block=block).double()
-    query, key, value = 2 * randn(3, 2, 2, 8, 4)
+@pytest.mark.parametrize("rows", [0.1, 1, 3, 8, 16, 100])
+def test_statistics_by_blocks_equal_those_of_whole_maps(rows):
+    """Blocks of a part of a map, of one item, of two and of all three."""
+    statistics = MapStatistics(2, entries=int(rows * 2 * 8)).double()
+    query, key, value = 2 * randn(3, 3, 2, 8, 4)
     out, numbers = statistics.attend(query, key, value)
-    expected_out, expected = np.zeros((2, 2, 8, 4)), np.zeros((2, 2, 4))
-    for n, h in np.ndindex(2, 2):
+    expected_out, expected = np.zeros((3, 2, 8, 4)), np.zeros((3, 2, 4))
+    for n, h in np.ndindex(3, 2):
         attention = map_twin(array(query)[n, h], array(key)[n, h])
         expected_out[n, h] = attention @ array(value)[n, h]
         expected[n, h] = statistics_twin(attention)
@@ -499,14 +510,43 @@ def test_statistics_by_blocks_equal_those_of_whole_maps(block):
 
 
 def test_long_input_needs_several_blocks_by_default():
-    module = scramble(DifferentialBandAttention(4, 1, 1, "statistics"), scale=1)
-    x = randn(1, 1, 133, 4)
+    module = scramble(DifferentialBandAttention(4, 1, 2, "statistics"), scale=1)
+    x = randn(2, 1, 1100, 4)
+    assert module.statistics.entries < 1100**2
     out = module(x)
-    module.statistics.block = 1000
+    module.statistics.entries = 1100**2
     assert_twin(out, array(module(x)))
     with torch.no_grad():
         module.statistics.output.bias.add_(1)
     assert (module(x) - out).abs().max() > 1e-3
+
+
+def test_statistics_have_the_gradient_of_whole_maps():
+    """Maximum and minimum are made anew from their rows: not constants."""
+    statistics = MapStatistics(1).double()
+    query, key, value = 2 * randn(3, 2, 2, 8, 4)
+    query.requires_grad_(), key.requires_grad_()
+    weights = 100 * randn(2, 2, 4, seed=5)
+    maps = (query @ key.mT / 2).softmax(-1).flatten(-2)
+    whole = torch.stack(
+        (
+            maps.mean(-1),
+            (maps.var(-1, correction=0) + 1e-12).sqrt(),
+            maps.amax(-1),
+            maps.amin(-1),
+        ),
+        dim=-1,
+    )
+    _, numbers = statistics.attend(query, key, value)
+    for i in range(1, 4):  # the mean is a constant
+
+        def gradients(numbers, i=i):
+            total = (weights[..., i] * numbers[..., i]).sum()
+            return torch.autograd.grad(total, (query, key), retain_graph=True)
+
+        pairs = zip(gradients(numbers), gradients(whole), strict=True)
+        for mine, expected in pairs:
+            assert_twin(mine, array(expected), array(0 * expected))
 
 
 def test_statistics_of_one_frame_have_a_finite_gradient():
@@ -577,56 +617,68 @@ def test_gradients_reach_every_parameter(
         assert parameter.grad.abs().max() > (0 if nearly else 1e-6), name
 
 
-def stream(module, x, sizes):
+def step(module, x, sizes):
     """The outputs of a causal module, given chunks of these sizes."""
-    cache, outs = module.initial_cache(x.shape[1]), []
+    cache = tuple(map(x.new_zeros, module.cache_shapes(x.shape[1])))
+    outs, first = [], 0
     for chunk in x.split(sizes, dim=2):
-        out, cache = module(chunk, cache)
+        out, cache = module.step(chunk, cache, first)
+        first += chunk.shape[2]
         outs.append(out)
     return torch.cat(outs, dim=2), cache
 
 
 @pytest.mark.parametrize("differential", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("lambda_form", ["token", "vector"])
-def test_chunks_with_a_cache_equal_the_whole(lambda_form, differential):
-    module = scramble(
-        DifferentialBandAttention(
-            8,
-            2,
-            3,
-            lambda_form,
-            window=4,
-            causal=True,
-            differential=differential,
-        )
-    )
+def test_chunks_equal_the_whole(lambda_form, causal, differential):
+    form = (lambda_form, "shared", True, 4, causal, differential)
+    module = scramble(DifferentialBandAttention(8, 2, 3, *form))
     x = randn(3, 2, 31, 8)
-    expected, _ = attention_twin(module, array(x), window=4, causal=True)
-    narrower, _ = attention_twin(module, array(x), window=3, causal=True)
-    for size in (1, 2, 3, 4, 5, 7, 16, 31):
-        out, (key, value) = stream(module, x, size)
-        assert_twin(out, expected, narrower)
-        assert key.shape[2] == value.shape[2] == 4
-    out, _ = stream(module, x, [1, 9, 2, 19])
-    assert_twin(out, expected, narrower)
-    cache = module.initial_cache(2)
-    out, _, lam = module(x, cache, return_lambda=True)
-    assert_twin(out, expected, narrower)
-    assert torch.equal(lam, module(x, return_lambda=True)[1])
+    reach = {"causal": causal}
+    expected, _ = attention_twin(module, array(x), window=4, **reach)
+    narrower, _ = attention_twin(module, array(x), window=3, **reach)
+    for sizes in (1, 2, 3, 4, 5, 7, 16, 31, [1, 9, 2, 19]):
+        chunks = list(module.stream(x.split(sizes, dim=2)))
+        assert [chunk.shape for chunk in chunks] == [
+            chunk.shape for chunk in x.split(sizes, dim=2)
+        ]
+        assert_twin(torch.cat(chunks, dim=2), expected, narrower)
+        if causal:
+            out, cache = step(module, x, sizes)
+            assert_twin(out, expected, narrower)
+            assert [each.shape[2] for each in cache] == [4, 4]
 
 
 def test_cost_of_a_long_chunk_grows_linearly(monkeypatch):
-    products = []
+    module = DifferentialBandAttention(4, 1, 1, window=6, causal=True)
+    _, cache = step(module, torch.randn(1, 1, 7, 4), 7)
+    products = count_products(monkeypatch)
+    module.step(torch.randn(1, 1, 480, 4), cache, 7)
+    assert sum(products) <= 480 * (6 / 2 + 6)
 
-    def count(query, key, value, attn_mask=None):
-        products.append(query.shape[-2] * key.shape[-2])
-        return torch.zeros_like(query)
 
-    module = DifferentialBandAttention(4, 1, 1, window=5, causal=True)
-    _, cache = module(torch.randn(1, 1, 7, 4), module.initial_cache(1))
-    monkeypatch.setattr(functional, "scaled_dot_product_attention", count)
-    module(torch.randn(1, 1, 400, 4), cache)
-    assert sum(products) < 2 * 400 * 25
+@pytest.mark.parametrize("differential", [False, True])
+@pytest.mark.parametrize("window", [None, 2])
+def test_maps_equal_their_twin(window, differential):
+    settings = {"window": window, "differential": differential}
+    module = scramble(DifferentialBandAttention(8, 2, 3, **settings))
+    x = randn(3, 2, 6, 8)
+    maps = module.maps_of(x, band=1)
+    assert maps.shape == (3, 2, 2, 6, 6)
+    expected, wrong = np.zeros((2, *maps.shape))
+    for b, h in np.ndindex(2, 2):
+        for band, out in ((1, expected), (2, wrong)):
+            rows = array(x)[band, b] + array(module.embedding)[band, 0]
+            rows = np.array([affine(module.project, band, row) for row in rows])
+            found = maps_twin(module, rows, h, True, window=window)
+            lam = lambda_twin(module, band, h, rows, found)[:, None]
+            out[:, b, h] = (
+                found[0],
+                found[-1],
+                found[0] - lam * found[-1],
+            )
+    assert_twin(maps, expected, wrong)
 
 
 def test_an_odd_head_size_is_allowed_without_rotary_positions():

@@ -205,7 +205,8 @@ def test_default_layout_takes_257_bins():
 def test_expansion_is_the_width_of_the_decoder():
     for expansion in (1, 4):
         model = tiny(decoder_expansion=expansion)
-        assert model.mask_decoder.expand.weight.shape == (7, 4 * expansion, 4)
+        (expand, *_) = model.mask_decoder.expands
+        assert expand.weight.shape[1:] == (4 * expansion, 4)
 
 
 @each_order

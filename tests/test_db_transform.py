@@ -311,20 +311,20 @@ def test_analysis_says_what_graph_and_fusion_have_learned():
 
 def test_analysis_of_parts_left_out_is_empty():
     model = tiny(fusion="none", graph="none")
-    analysis = model.analysis()
+    analysis = model.analyse()
     assert analysis["adjacency"].shape == (0, 7, 7)
     assert analysis["fusion_weights"].shape == (0, 7, 3)
     assert analysis["harmonic_pairs"] == []
-    analysis = tiny("conditioned").analysis()
+    analysis = tiny("conditioned").analyse()
     assert analysis["adjacency"].shape == (2, 7, 7)
-    assert tiny("dense").analysis()["adjacency"].min() == 1
+    assert tiny("dense").analyse()["adjacency"].min() == 1
 
 
 def test_analysis_follows_the_parameters():
     model = tiny()
-    before = model.analysis()
+    before = model.analyse()
     scramble(model)
-    after = model.analysis()
+    after = model.analyse()
     for name in ("adjacency", "fusion_weights"):
         assert not torch.allclose(before[name].double(), after[name])
 

@@ -298,31 +298,37 @@ def test_causal_folded_kernels_end_at_the_same_frame():
     assert_twin(bias, expected_bias)
 
 
-def stream(module, x, sizes):
+def step(module, x, sizes):
     """The outputs of a causal module, given chunks of these sizes."""
-    cache, outs = module.initial_cache(x.shape[1]), []
+    cache = tuple(map(x.new_zeros, module.cache_shapes(x.shape[1])))
+    outs, first = [], 0
     for chunk in x.split(sizes, dim=2):
-        before = cache.clone()
-        out, after = module(chunk, cache)
-        assert torch.equal(before, cache)
-        assert after.shape == cache.shape
-        cache = after
+        before = cache[0].clone()
+        out, after = module.step(chunk, cache, first)
+        assert torch.equal(before, cache[0])
+        assert after[0].shape == cache[0].shape
+        cache, first = after, first + chunk.shape[2]
         outs.append(out)
     return torch.cat(outs, dim=2)
 
 
 @pytest.mark.parametrize("windows", [WINDOWS, ((1,) * 3,) * 3])
 @pytest.mark.parametrize("form", ["static", "uniform"])
+@pytest.mark.parametrize("causal", [False, True])
 @each_kind
-def test_chunks_with_a_cache_equal_the_whole(separable, form, windows):
-    module = MultiScaleFusion(2, CENTRES, form, windows, separable, causal=True)
-    scramble(module)
+def test_chunks_equal_the_whole(separable, causal, form, windows):
+    settings = (2, CENTRES, form, windows, separable)
+    module = scramble(MultiScaleFusion(*settings, causal=causal))
     x = randn(5, 2, 23, 2)
     same = windows if form == "static" else (windows[1],) * 3
-    twin = fusion_twin(module, array(x), same, all_back)
+    back = (all_back,) if causal else ()
+    twin = fusion_twin(module, array(x), same, *back)
     for sizes in (1, 2, 3, 5, 7, 16, 23, [2, 11, 1, 9]):
-        assert_twin(stream(module, x, sizes), twin)
-    # Without what came before, a chunk is another.
+        chunks = module.stream(x.split(sizes, dim=2))
+        assert_twin(torch.cat(list(chunks), dim=2), twin)
+        if causal:
+            assert_twin(step(module, x, sizes), twin)
+    # Without what is around it, a chunk is another.
     apart = torch.cat([module(chunk) for chunk in x.split(5, 2)], dim=2)
     forgets = (apart - module(x)).abs().max() > 1e-2
     assert forgets == (windows == WINDOWS)

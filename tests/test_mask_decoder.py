@@ -72,10 +72,21 @@ def test_causal_filter_equals_its_twin(frames):
     none = torch.zeros(2, 5, 2, 3, dtype=mask.dtype)
     longer = torch.cat((none, mask), dim=2)
     longer = filter_twin(array(longer), array(seen), taps=(-2, -1, 0))
-    out = apply_filter(mask, seen, causal=True)
+    out = apply_filter(mask, seen, causal=True, first=2)
     assert_twin(out, longer[..., 2:], expected)
-    out = apply_filter(mask, torch.cat((0 * past, spec), -1), causal=True)
+    silence = torch.cat((0 * past, spec), -1)
+    out = apply_filter(mask, silence, causal=True, first=2)
     assert_twin(out, expected)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("first", [0, 1, 2, 5, 6])
+def test_filter_of_some_frames_equals_that_of_all(first, causal):
+    spec, mask = random_spec(2, 5, 8), random_spec(2, 5, 8, 3, seed=2)
+    whole = array(apply_filter(mask, spec, causal))
+    part = apply_filter(mask[:, :, first : first + 2], spec, causal, first)
+    wrong = array(apply_filter(mask[:, :, first : first + 2], spec, causal, 3))
+    assert_twin(part, whole[..., first : first + 2], wrong)
 
 
 def test_filter_has_a_finite_gradient():
@@ -105,10 +116,11 @@ def decoder_twin(decoder, z, taps_first=False, gate_first=False):
     mask = np.zeros((batch, layout.num_bins, frames, 3), dtype=complex)
     for k, width in enumerate(layout.widths):
         index = [k in range(31)[run.bands] for run in layout.runs].index(True)
-        head, place = decoder.heads[index], k - layout.runs[index].bands.start
+        expand, head = decoder.expands[index], decoder.heads[index]
+        place = k - layout.runs[index].bands.start
         for b, t in np.ndindex(batch, frames):
             row = frame_norm_twin(decoder.norm, z[k, b, t], k)
-            row = np.tanh(affine(decoder.expand, k, row))
+            row = np.tanh(affine(expand, place, row))
             row = affine(head, place, row)
             value, gate = row[: 6 * width], row[6 * width :]
             if gate_first:
@@ -124,7 +136,7 @@ def decoder_twin(decoder, z, taps_first=False, gate_first=False):
 
 def test_decoder_equals_its_twin():
     decoder = scramble(MaskDecoder(tiny_layout(), 4, expansion=1.5))
-    assert decoder.expand.weight.shape == (7, 6, 4)
+    assert decoder.expands[0].weight.shape[1:] == (6, 4)
     z = randn(7, 2, 5, 4)
     assert_twin(
         decoder(z),

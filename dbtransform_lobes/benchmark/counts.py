@@ -134,11 +134,15 @@ def count_macs(model, function):
     # The fused nn.MultiheadAttention of inference has no formula either.
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    # Whole signals: only then every part is called as a module.
+    in_chunks = getattr(model, "in_chunks", False)
+    model.in_chunks = False
     try:
         with torch.no_grad(), counter:
             function()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        model.in_chunks = in_chunks
     flops = counter.get_flop_counts()
     root = type(model).__name__
 

@@ -7,6 +7,39 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def pointwise(x, weight, bias=None):
+    """The affine map of F.linear, where a CPU computes it fastest.
+
+    On the CPU torch maps float32 by MKL but convolves by oneDNN, which was
+    measured to be twice as fast where MKL does not use AVX-512.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (K, B, T, in).
+    weight : torch.Tensor
+        (out, in).
+    bias : torch.Tensor | None
+        (out,).
+
+    Returns
+    -------
+    torch.Tensor
+        (K, B, T, out).
+
+    Example
+    -------
+    >>> x, weight = torch.randn(3, 1, 2, 4), torch.randn(5, 4)
+    >>> torch.allclose(pointwise(x, weight), F.linear(x, weight), atol=1e-5)
+    True
+    """
+    if x.device.type != "cpu" or x.dtype == torch.float64:
+        return F.linear(x, weight, bias)
+    x = x.permute(0, 3, 1, 2)  # (K, in, B, T), channels last in memory
+    x = F.conv2d(x, weight[:, :, None, None], bias)
+    return x.permute(0, 2, 3, 1)
+
+
 class BandLinear(nn.Module):
     """An affine map of the channels of every band, as one batched product.
 
@@ -49,7 +82,7 @@ class BandLinear(nn.Module):
     def forward(self, x):
         """Map (K, B, T, in_features) to (K, B, T, out_features)."""
         if self.num_bands is None:
-            return F.linear(x, self.weight, self.bias)
+            return pointwise(x, self.weight, self.bias)
         num_bands, batch, frames, channels = x.shape
         rows = x.reshape(num_bands, batch * frames, channels)
         weight = self.weight.transpose(1, 2)
@@ -108,4 +141,4 @@ class BandNorm(nn.Module):
             return F.layer_norm(x, shape, self.weight, self.bias, self.eps)
         shape = x.shape[-1:] if self.kind == "frame" else x.shape[-2:]
         x = F.layer_norm(x, shape, eps=self.eps)
-        return x * self.weight + self.bias
+        return torch.addcmul(self.bias, x, self.weight)

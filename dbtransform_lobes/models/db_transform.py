@@ -12,6 +12,7 @@ noisy spectrum (B, F, T)
 """
 
 from dataclasses import dataclass
+from itertools import tee
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from torch import nn
 from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.bands import BandLayout
+from dbtransform_lobes.models.chunks import TimeBlock, with_context
 from dbtransform_lobes.models.differential_attention import (
     DifferentialBandAttention,
 )
@@ -35,9 +37,9 @@ from dbtransform_lobes.models.mask_decoder import (
 from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
 from dbtransform_lobes.models.spectrum import check_spectrum
 
-# Frames that are enhanced at once when nothing is to be learned: the tensors
-# of longer input would miss the caches and fill the memory.
-BLOCK_FRAMES = 1000
+# Frames of a chunk when nothing is to be learned: the tensors of more would
+# miss the caches of the processor.
+CHUNK_FRAMES = 250
 
 
 @dataclass
@@ -47,13 +49,16 @@ class StreamState:
     Arguments
     ---------
     caches : list
-        One for each block that looks back in time, else None.
+        What each block has seen of the last frames, None if it looks at one.
     spec : torch.Tensor
         The last two noisy frames, complex (B, F, 2).
+    frames : int
+        Frames of the stream so far.
     """
 
     caches: list
     spec: torch.Tensor
+    frames: int = 0
 
 
 class Residual(nn.Module):
@@ -62,7 +67,7 @@ class Residual(nn.Module):
     Arguments
     ---------
     block : torch.nn.Module
-        f.
+        f; a ``TimeBlock`` or one that maps every frame by itself.
     norm : BandNorm
         The norm.
     order : str
@@ -73,22 +78,41 @@ class Residual(nn.Module):
         super().__init__()
         self.block, self.norm, self.order = block, norm, order
 
-    def initial_cache(self, batch):
-        """The cache of a block that looks back in time, else None."""
-        make = getattr(self.block, "initial_cache", None)
-        return None if make is None else make(batch)
+    def enter(self, z):
+        """What f sees."""
+        return self.norm(z) if self.order == "pre" else z
 
-    def forward(self, z, cache=None):
-        """Map (K, B, T, C) to (K, B, T, C); with a cache, also the next."""
-        x = self.norm(z) if self.order == "pre" else z
-        if cache is None:
-            y = self.block(x)
-        else:
-            y, cache = self.block(x, cache)
+    def _add(self, z, y):
         z = z + y
-        if self.order == "post":
-            z = self.norm(z)
-        return z if cache is None else (z, cache)
+        return self.norm(z) if self.order == "post" else z
+
+    def forward(self, z):
+        """Map (K, B, T, C) to (K, B, T, C)."""
+        return self._add(z, self.block(self.enter(z)))
+
+    def stream(self, chunks):
+        """Map chunks (K, B, T, C) of one signal, each as soon as it can be."""
+        if not isinstance(self.block, TimeBlock):
+            yield from map(self, chunks)
+            return
+        # The block may ask for later chunks before it maps the first.
+        chunks, residuals = tee(chunks)
+        ys = self.block.stream(map(self.enter, chunks))
+        for y in ys:
+            yield self._add(next(residuals), y)
+
+    def cache_shapes(self, batch):
+        """Shapes of the cache of ``step``, None if there is none."""
+        if not isinstance(self.block, TimeBlock):
+            return None
+        return self.block.cache_shapes(batch)
+
+    def step(self, z, cache, first):
+        """Map the next frames of a live stream; also returns its cache."""
+        if cache is None:
+            return self(z), None
+        y, cache = self.block.step(self.enter(z), cache, first)
+        return self._add(z, y), cache
 
 
 class DBTransform(nn.Module):
@@ -253,9 +277,14 @@ class DBTransform(nn.Module):
         self.mask_decoder = MaskDecoder(
             self.layout, num_channels, decoder_expansion, norm, causal
         )
-        self.reach = _reach(blocks, split_norm, norm)
+        # Whether a frame depends on a limited number of others.
+        self.in_chunks = "group" not in (split_norm, norm) and not any(
+            getattr(block, "ahead", 0) is None
+            or getattr(block, "condition", None) is not None
+            for block in blocks
+        )
 
-    def forward(self, spec, return_analysis=False):
+    def forward(self, spec, return_analysis=False, band=None):
         """Enhance a spectrum.
 
         Arguments
@@ -264,15 +293,15 @@ class DBTransform(nn.Module):
             Complex (B, F, T), any T >= 1.
         return_analysis : bool
             Whether to return what the model has learned as well.
+        band : int, optional
+            Band whose attention maps are analysed too.
 
         Returns
         -------
         estimate : torch.Tensor
             Complex (B, F, T).
         analysis : dict
-            Only if asked for: ``adjacency`` (layers, K, K),
-            ``harmonic_pairs`` (a list for each layer),
-            ``fusion_weights`` (layers, K, 3).
+            Only if asked for, see ``analyse``.
 
         Raises
         ------
@@ -280,30 +309,70 @@ class DBTransform(nn.Module):
             If the rank, type, bin count or length is wrong.
         """
         check_spectrum(spec, self.layout.num_bins)
-        in_blocks = self.reach is not None and not torch.is_grad_enabled()
-        if in_blocks and spec.shape[-1] > BLOCK_FRAMES + 2 * self.reach:
-            estimate = self._enhance_blocks(spec)
+        if self._to_be_cut(spec):
+            chunks = spec.split(CHUNK_FRAMES, dim=-1)
+            estimate = torch.cat(list(self.stream(chunks)), dim=-1)
         else:
-            estimate = self._enhance(spec)
-        return (estimate, self.analysis()) if return_analysis else estimate
+            z = self.band_split(spec)  # (K, B, T, C)
+            for block in self.blocks:
+                z = block(z)
+            mask = self.mask_decoder(z)  # (B, F, T, 3)
+            estimate = apply_filter(mask, spec, self.causal)
+        if not return_analysis:
+            return estimate
+        return estimate, self.analyse(spec, band)
 
-    def _enhance(self, spec):
-        z = self.band_split(spec)  # (K, B, T, C)
+    def _to_be_cut(self, spec):
+        """Training wants all frames at once, as does torch.compile."""
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        return self.in_chunks and not whole and spec.shape[-1] > CHUNK_FRAMES
+
+    def stream(self, specs):
+        """Enhance the chunks of a long spectrum, one after the other.
+
+        Memory does not grow with the number of chunks; a chunk comes out
+        when those that it depends on have been asked for.
+
+        Arguments
+        ---------
+        specs : iterable of torch.Tensor
+            Complex (B, F, T), any T >= 1 each.
+
+        Yields
+        ------
+        torch.Tensor
+            Complex (B, F, T), together what ``forward`` gives for the whole.
+
+        Raises
+        ------
+        ValueError
+            If a frame of this model depends on all others.
+
+        Example
+        -------
+        >>> model = DBTransform(num_channels=16, num_heads=2, window=8)
+        >>> noisy = torch.randn(1, 257, 30, dtype=torch.complex64)
+        >>> with torch.no_grad():
+        ...     chunks = list(model.stream(noisy.split(20, dim=-1)))
+        ...     whole = model(noisy)
+        >>> torch.allclose(torch.cat(chunks, dim=-1), whole, atol=1e-4)
+        True
+        """
+        if not self.in_chunks:
+            raise ValueError(
+                "a frame of this model depends on all others, so it cannot "
+                "enhance chunks: give it a window, lambda_form 'token' or "
+                "'vector', fusion 'static', and norms of a frame"
+            )
+        specs, again = tee(specs)
+        zs = map(self.band_split, specs)  # (K, B, T, C)
         for block in self.blocks:
-            z = block(z)
-        mask = self.mask_decoder(z)  # (B, F, T, 3)
-        return apply_filter(mask, spec, self.causal)
-
-    def _enhance_blocks(self, spec):
-        """The same by blocks, each with the frames that its own depend on."""
-        frames, estimates = spec.shape[-1], []
-        for start in range(0, frames, BLOCK_FRAMES):
-            stop = min(start + BLOCK_FRAMES, frames)
-            first = max(start - self.reach, 0)
-            part = spec[..., first : stop + self.reach]
-            estimate = self._enhance(part)
-            estimates.append(estimate[..., start - first : stop - first])
-        return torch.cat(estimates, dim=-1)
+            zs = block.stream(zs)
+        ahead = 0 if self.causal else NUM_TAPS // 2
+        shared = ((None, (spec,)) for spec in again)
+        around = with_context(shared, NUM_TAPS - 1 - ahead, ahead)
+        for z, (_, (spec,), first) in zip(zs, around, strict=True):
+            yield apply_filter(self.mask_decoder(z), spec, self.causal, first)
 
     def initial_state(self, batch=1):
         """The state of a stream that has not begun.
@@ -323,11 +392,17 @@ class DBTransform(nn.Module):
             If the model is not causal.
         """
         self._check_causal()
-        caches = [block.initial_cache(batch) for block in self.blocks]
-        weight = self.mask_decoder.expand.weight
+        like = self.mask_decoder.norm.weight
+        caches = [
+            shapes and tuple(like.new_zeros(shape) for shape in shapes)
+            for shapes in self._cache_shapes(batch)
+        ]
         shape = (batch, self.layout.num_bins, NUM_TAPS - 1)
-        spec = torch.zeros(shape, device=weight.device, dtype=torch.complex64)
-        return StreamState(caches, spec.to(torch.complex(weight, weight).dtype))
+        dtype = torch.promote_types(like.dtype, torch.float32).to_complex()
+        return StreamState(caches, like.new_zeros(shape, dtype=dtype))
+
+    def _cache_shapes(self, batch):
+        return [block.cache_shapes(batch) for block in self.blocks]
 
     def step(self, frames, state):
         """Enhance the next frames of a stream.
@@ -369,17 +444,15 @@ class DBTransform(nn.Module):
         z = self.band_split(frames)  # (K, B, T, C)
         caches = []
         for block, cache in zip(self.blocks, state.caches, strict=True):
-            if cache is None:
-                z = block(z)
-            else:
-                z, cache = block(z, cache)
+            z, cache = block.step(z, cache, state.frames)
             caches.append(cache)
         mask = self.mask_decoder(z)  # (B, F, T, 3)
         seen = torch.cat((state.spec, frames), dim=-1)
-        estimate = apply_filter(mask, seen, causal=True)
+        estimate = apply_filter(mask, seen, causal=True, first=NUM_TAPS - 1)
         # A copy: a view would hold on to all of a long chunk.
         last = seen[..., 1 - NUM_TAPS :].clone()
-        return estimate, StreamState(caches, last)
+        count = state.frames + frames.shape[-1]
+        return estimate, StreamState(caches, last, count)
 
     def _check_causal(self):
         if not self.causal:
@@ -405,56 +478,69 @@ class DBTransform(nn.Module):
                 f"the state is that of {bins} bins, expected "
                 f"{frames.shape[1]}: make one with initial_state(batch)"
             )
-        for block, cache in zip(self.blocks, state.caches, strict=True):
-            fresh = block.initial_cache(batch)
-            window = getattr(block.block, "window", None)
-            given = _cache_kind(cache, window)
-            expected = _cache_kind(fresh, window)
-            if given != expected:
+        expected = self._cache_shapes(batch)
+        for shapes, cache in zip(expected, state.caches, strict=True):
+            given = cache and tuple(tuple(each.shape) for each in cache)
+            if given != shapes:
                 raise ValueError(
-                    f"the state has a cache of kind {given}, "
-                    f"expected {expected}: it is that of another "
-                    f"configuration; make one with initial_state(batch)"
+                    f"the state has a cache of shape {given}, expected "
+                    f"{shapes}: it is that of another configuration; make "
+                    f"one with initial_state(batch)"
                 )
 
     @torch.no_grad()
-    def analysis(self):
-        """What the graph and the fusion have learned, see ``forward``."""
+    def analyse(self, spec=None, band=None):
+        """What the model has learned, and what it does with a spectrum.
+
+        Arguments
+        ---------
+        spec : torch.Tensor, optional
+            Complex (B, F, T).
+        band : int, optional
+            Band whose attention maps are returned.
+
+        Returns
+        -------
+        dict
+            ``adjacency`` (layers, K, K), ``harmonic_pairs`` (a list for each
+            layer), ``fusion_weights`` (layers, K, 3); with a spectrum
+            ``lambda`` (a tensor for each layer, see
+            ``DifferentialBandAttention.lambda_of``); with a band ``maps``:
+            A1, A2 and A1 - lambda A2 (layers, 3, B, H, T, T).
+        """
         parts = [residual.block for residual in self.blocks]
         graphs = [p for p in parts if isinstance(p, HarmonicGraphAttention)]
         fusions = [p for p in parts if isinstance(p, MultiScaleFusion)]
         bands = self.layout.num_bands
         edges = [graph.adjacency() for graph in graphs]
         weights = [fusion.fusion_weights() for fusion in fusions]
-        return {
+        analysis = {
             "adjacency": _stack(edges, (bands, bands)),
             "harmonic_pairs": [
                 harmonic_pairs(each, self.layout.centres) for each in edges
             ],
             "fusion_weights": _stack(weights, (bands, 3)),
         }
+        if spec is not None:
+            analysis.update(self._analyse_attention(spec, band))
+        return analysis
 
-
-def _reach(blocks, split_norm, norm):
-    """Frames on each side that an output depends on, None for all."""
-    if split_norm == "group" or norm == "group":
-        return None
-    reaches = [getattr(block, "reach", 0) for block in blocks]
-    return None if None in reaches else sum(reaches) + NUM_TAPS - 1
+    def _analyse_attention(self, spec, band):
+        """lambda of every layer, and the maps of a band."""
+        z, lambdas, maps = self.band_split(spec), [], []
+        for residual in self.blocks:
+            if isinstance(residual.block, DifferentialBandAttention):
+                x = residual.enter(z)
+                lambdas.append(residual.block.lambda_of(x))
+                if band is not None:
+                    maps.append(residual.block.maps_of(x, band))
+            z = residual(z)
+        found = {"lambda": lambdas}
+        return found if band is None else {**found, "maps": torch.stack(maps)}
 
 
 def _stack(tensors, shape):
     return torch.stack(tensors) if tensors else torch.empty(0, *shape)
-
-
-def _cache_kind(cache, window=None):
-    """Shapes of a cache; keys and values may be up to ``window`` frames."""
-    if not isinstance(cache, tuple):
-        return None if cache is None else tuple(cache.shape)
-    return [
-        (*part.shape[:2], max(part.shape[2], window or 0), part.shape[3])
-        for part in cache
-    ]
 
 
 def _check_layers(num_layers, norm_order):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
+from dbtransform_lobes.models.chunks import TimeBlock
 
 LAMBDAS = ("token", "vector", "statistics")
 BAND_WEIGHTS = ("shared", "per_band")
@@ -22,7 +23,7 @@ def rotate(x, first=0, base=10000.0):
     Arguments
     ---------
     x : torch.Tensor
-        (..., T, d) with even d.
+        (..., T, H, d) with even d.
     first : int
         Position of the first frame; only differences of positions matter.
     base : float
@@ -31,25 +32,25 @@ def rotate(x, first=0, base=10000.0):
     Returns
     -------
     torch.Tensor
-        (..., T, d).
+        (..., T, H, d).
 
     Example
     -------
-    >>> x = torch.randn(2, 4, 5, 8)
-    >>> torch.allclose(rotate(x)[..., 0, :], x[..., 0, :])  # does not turn
+    >>> x = torch.randn(2, 5, 4, 8)
+    >>> torch.allclose(rotate(x)[:, 0], x[:, 0])  # does not turn
     True
     """
-    frames, half = x.shape[-2], x.shape[-1] // 2
-    # Angles in fp32 at least: they are large, whatever the precision of x.
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    frames, half = x.shape[-3], x.shape[-1] // 2
+    # In fp64 where there is one: the angles of late frames are large.
+    dtype = torch.float32 if x.device.type == "mps" else torch.float64
     count = torch.arange(max(frames, half), dtype=dtype, device=x.device)
     speed = base ** (-count[:half] / half)
-    angle = (count[:frames, None] + first) * speed
+    angle = ((count[:frames, None] + first) * speed).unsqueeze(1)  # (T, 1, d/2)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     left, right = x.chunk(2, dim=-1)
-    return torch.cat(
-        (left * cos - right * sin, left * sin + right * cos), dim=-1
-    )
+    turned = x * torch.cat((cos, cos), dim=-1)
+    swapped = torch.cat((right, left), dim=-1)
+    return torch.addcmul(turned, swapped, torch.cat((-sin, sin), dim=-1))
 
 
 def window_mask(queries, keys, window=None, causal=False):
@@ -90,7 +91,7 @@ def window_mask(queries, keys, window=None, causal=False):
 
 
 def attend(query, key, value, mask=None):
-    """Scaled dot-product attention, also where V has smaller heads than Q.
+    """Scaled dot-product attention.
 
     Arguments
     ---------
@@ -99,7 +100,7 @@ def attend(query, key, value, mask=None):
     value : torch.Tensor
         (N, H, T, d_v), d_v <= d.
     mask : torch.Tensor | None
-        Additive (Q, T).
+        Additive, broadcast to (N, H, Q, T).
 
     Returns
     -------
@@ -112,53 +113,72 @@ def attend(query, key, value, mask=None):
     >>> attend(q, k, v[..., :4]).shape
     torch.Size([2, 4, 5, 4])
     """
+    if mask is not None:
+        mask = mask.to(query.dtype)
+        if query.device.type == "cpu":
+            return _attend_by_products(query, key, value, mask)
     size = value.shape[-1]
     # The kernels that keep no map of all pairs want heads of one size.
     if size < query.shape[-1]:
         value = F.pad(value, (0, query.shape[-1] - size))
-    if mask is not None:
-        mask = mask.to(query.dtype)
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return out[..., :size]
 
 
-def blocks_of_frames(frames, window=None, causal=False, past=0):
+def _attend_by_products(query, key, value, mask):
+    """The same for few keys: on the CPU twice as fast as the fused kernel."""
+    lead = query.shape[:2]
+    scale = query.shape[-1] ** -0.5
+    mask = mask.expand(*lead, -1, -1).flatten(0, 1)
+    query, key, value = (x.flatten(0, 1) for x in (query, key, value))
+    maps = torch.baddbmm(mask, query, key.mT, alpha=scale).softmax(-1)
+    return torch.bmm(maps, value).unflatten(0, lead)
+
+
+def blocks_of_frames(
+    frames, window=None, causal=False, past=0, total=None, size=None
+):
     """Blocks of queries and the keys that they can reach.
 
     Arguments
     ---------
     frames : int
-        T.
+        Number of queries.
     window : int | None
         Frames attended on each side; None attends to all.
     causal : bool
         Whether later frames are hidden.
     past : int
         Keys before the first query.
+    total : int, optional
+        Number of keys; past + frames if not given.
+    size : int, optional
+        Queries of a block; ``window`` if not given.
 
     Returns
     -------
     list of (slice, slice)
-        Queries and keys of each block of about 2 ``window`` frames, so that
-        cost and memory grow linearly with T.
+        Queries and keys of each block, so that cost and memory grow linearly
+        with T.
 
     Example
     -------
-    >>> blocks_of_frames(7, window=2)
+    >>> blocks_of_frames(7, window=2, size=4)
     [(slice(0, 4, None), slice(0, 6, None)), \
 (slice(4, 7, None), slice(2, 7, None))]
     """
+    total = past + frames if total is None else total
     if window is None:
-        return [(slice(0, frames), slice(0, past + frames))]
+        return [(slice(0, frames), slice(0, total))]
+    size = size or window
     # The last block takes what would be less than half a block.
-    starts = range(0, max(frames - window, 1), 2 * window)
-    bounds = [*starts, frames]
+    bounds = [*range(0, max(frames - size // 2, 1), size), frames]
     ahead = 0 if causal else window
     return [
         (
             slice(start, stop),
             slice(
-                max(past + start - window, 0), past + min(stop + ahead, frames)
+                max(past + start - window, 0), min(past + stop + ahead, total)
             ),
         )
         for start, stop in zip(bounds, bounds[1:], strict=False)
@@ -168,46 +188,61 @@ def blocks_of_frames(frames, window=None, causal=False, past=0):
 class MapStatistics(nn.Module):
     """lambda_k = sigmoid(MLP_k(mean, std, max, min of A1 and of A2)).
 
-    The statistics and A_i V are gathered block by block of query rows: rows
-    are complete within a block, so no T x T map is ever held.
+    The statistics and A_i V are gathered block by block of bands and query
+    rows: rows are complete within a block, so no map is ever held for all.
 
     Arguments
     ---------
     num_bands : int
         K; the MLP 8 -> 16 -> 1 is each band's own.
-    block : int
-        Query rows per block.
+    entries : int
+        Entries of a block of maps, at least those of one row of each head;
+        the default keeps a block in the caches of a CPU.
     """
 
-    def __init__(self, num_bands, block=128):
+    def __init__(self, num_bands, entries=2**20):
         super().__init__()
-        self.block = block
+        self.entries = entries
         self.hidden = BandLinear(8, 16, num_bands)
         self.output = BandLinear(16, 1, num_bands)
 
     def attend(self, query, key, value):
         """Return A V (N, H, T, d) and the four statistics (N, H, 4)."""
+        heads, frames = query.shape[1:3]
+        # A GPU would rather have few large blocks.
+        entries = self.entries * (1 if query.device.type == "cpu" else 64)
+        rows = max(entries // (heads * frames), 1)
+        items = max(rows // frames, 1)
+        parts = zip(*(x.split(items) for x in (query, key, value)), strict=True)
+        outputs, statistics = zip(
+            *(self._attend_items(*part, rows) for part in parts), strict=True
+        )
+        return torch.cat(outputs), torch.cat(statistics)
+
+    def _attend_items(self, query, key, value, rows):
         frames, scale = query.shape[-2], query.shape[-1] ** -0.5
-        outputs, squares, highs, lows = [], [], [], []
-        for rows in query.split(self.block, dim=-2):
-            attention = (rows * scale @ key.transpose(-1, -2)).softmax(-1)
+        key = key.mT * scale
+        outputs, norms, highs, lows = [], [], [], []
+        for part in query.split(rows, dim=-2):
+            attention = (part @ key).softmax(-1)
             outputs.append(attention @ value)
             # The mean of a softmax row is 1/T by construction.
-            squares.append((attention - 1 / frames).square().sum((-1, -2)))
-            highs.append(attention.amax((-1, -2)))
-            lows.append(attention.amin((-1, -2)))
+            centred = attention - 1 / frames
+            norms.append(torch.linalg.vector_norm(centred, dim=(-1, -2)))
+            highs.append(attention.detach().amax(-1))
+            lows.append(attention.detach().amin(-1))
+        # Rows of the extremes, made anew: their gradients touch no others.
+        peak = torch.cat(highs, dim=-1).argmax(-1)
+        pit = torch.cat(lows, dim=-1).argmin(-1)
+        chosen = torch.stack((peak, pit), dim=-1)[..., None]  # (n, H, 2, 1)
+        chosen = query.take_along_dim(chosen, dim=-2)
+        high, low = (chosen @ key).softmax(-1).unbind(-2)
         # A map of one entry has no spread, and sqrt no gradient there.
-        spread = torch.stack(squares).sum(0) / frames**2
-        statistics = torch.stack(
-            (
-                torch.full_like(spread, 1 / frames),
-                (spread + 1e-12).sqrt(),
-                torch.stack(highs).amax(0),
-                torch.stack(lows).amin(0),
-            ),
-            dim=-1,
-        )
-        return torch.cat(outputs, dim=-2), statistics
+        variance = torch.stack(norms).square().sum(0) / frames**2
+        mean = torch.full_like(variance, 1 / frames)
+        spread = (variance + 1e-12).sqrt()
+        statistics = (mean, spread, high.amax(-1), low.amin(-1))
+        return torch.cat(outputs, dim=-2), torch.stack(statistics, dim=-1)
 
     def forward(self, statistics):
         """Map (K, B, H, 8) to lambda (K, B, H)."""
@@ -249,7 +284,7 @@ class VectorLambda(nn.Module):
         return self.norm(out) * (1 - self.initial)
 
 
-class DifferentialBandAttention(nn.Module):
+class DifferentialBandAttention(TimeBlock):
     """concat_h((A1 - lambda A2) V) W_o with A_i = softmax(Q_i K_i^T / sqrt d).
 
     The channels of Q and K are split in two halves that give the two maps;
@@ -315,6 +350,7 @@ class DifferentialBandAttention(nn.Module):
         self.num_bands, self.num_heads = num_bands, num_heads
         self.rope = rope
         self.window, self.causal = window, causal
+        self.back, self.ahead = window, 0 if causal else window
         self.num_maps = 2 if differential else 1
         self.sizes = [num_channels, num_channels, num_channels // 2]
         self.embedding = None
@@ -335,118 +371,157 @@ class DifferentialBandAttention(nn.Module):
         self.project = BandLinear(num_channels, sum(self.sizes), own)
         self.output = BandLinear(num_channels // 2, num_channels, own)
 
-    @property
-    def reach(self):
-        """Frames on each side that an output depends on, None for all."""
-        return self.window
-
-    def initial_cache(self, batch):
-        """Keys and values of no frames yet, for ``forward``."""
-        weight = self.output.weight
-        rows = self.num_bands * batch
+    def cache_shapes(self, batch):
+        """Shapes of the keys and values of the last ``window`` frames."""
+        lead = (self.num_bands, batch, self.window)
         heads = self.num_maps * self.num_heads
-        size = self.sizes[0] // heads
-        value_size = self.sizes[2] // self.num_heads
         return (
-            weight.new_zeros(rows, heads, 0, size),
-            weight.new_zeros(rows, self.num_heads, 0, value_size),
+            (*lead, heads, self.sizes[0] // heads),
+            (*lead, self.num_heads, self.sizes[2] // self.num_heads),
         )
 
-    def forward(self, x, cache=None, return_lambda=False):
-        """Attend over time.
+    def prepare(self, x, first=0):
+        """Queries and logits of lambda; keys and values for all to see.
+
+        See ``TimeBlock``; heads are the fourth axis: (K, B, T, H, d).
+        """
+        if self.embedding is not None:
+            x = x + self.embedding
+        sizes = [sum(self.sizes[:2]), *self.sizes[2:]]
+        both, value, *logit = self.project(x).split(sizes, dim=-1)
+        heads = self.num_maps * self.num_heads
+        both = both.unflatten(-1, (2 * heads, -1))  # queries, then keys
+        if self.rope:
+            both = rotate(both, first)
+        query, key = both.split(heads, dim=3)
+        value = value.unflatten(-1, (self.num_heads, -1))
+        return (query, logit), (key, value)
+
+    def combine(self, own, shared, start=0):
+        """Attend over time, see ``TimeBlock``."""
+        first, second, lam = self._maps_and_lambda(own, shared, start)
+        # (K, B, T, H, d)
+        out = torch.addcmul(first, lam.unsqueeze(-1), second, value=-1)
+        if self.vector is not None:
+            out = self.vector.scale(out)
+        return self.output(out.flatten(-2))
+
+    def lambda_of(self, x):
+        """lambda for a whole signal.
 
         Arguments
         ---------
         x : torch.Tensor
             (K, B, T, C).
-        cache : tuple, optional
-            Keys and values of the last ``window`` frames before x (causal).
-        return_lambda : bool
-            Whether lambda is returned too: (K, B, T, H) for "token",
-            (K, B, 1, H) for "statistics", (K or 1, 1, 1, 1) for "vector".
 
         Returns
         -------
         torch.Tensor
-            (K, B, T, C); with a cache, also the next cache; with
-            ``return_lambda``, also lambda.
+            (K, B, T, H) for "token", (K, B, 1, H) for "statistics",
+            (K or 1, 1, 1, 1) for "vector".
         """
-        bands, batch, frames, _ = x.shape
-        if self.embedding is not None:
-            x = x + self.embedding
-        query, key, value, *logit = self.project(x).split(self.sizes, dim=-1)
-        maps = self.num_maps * self.num_heads
-        query, key = self._heads(query, maps), self._heads(key, maps)
-        value = self._heads(value, self.num_heads)  # (K B, H, T, d)
-        if cache is not None:
-            key = torch.cat((cache[0], key), dim=2)
-            value = torch.cat((cache[1], value), dim=2)
-        first, second, statistics = self._maps(query, key, value)
-        lam = self._lambda(logit, statistics, bands, batch)
-        first = first.unflatten(0, (bands, batch))
-        second = second.unflatten(0, (bands, batch))
-        out = first - lam.unsqueeze(-1) * second  # (K, B, T, H, d)
-        if self.vector is not None:
-            out = self.vector.scale(out)
-        out = self.output(out.flatten(-2))
-        results = [out]
-        if cache is not None:
-            kept = slice(max(key.shape[2] - self.window, 0), None)
-            # Copies: a view would hold on to all of a long chunk.
-            cache = key[:, :, kept].clone(), value[:, :, kept].clone()
-            results.append(cache)
-        if return_lambda:
-            results.append(lam)
-        return out if len(results) == 1 else tuple(results)
+        own, shared = self.prepare(x)
+        return self._maps_and_lambda(own, shared, 0)[-1]
 
-    def _heads(self, x, heads):
-        """(K, B, T, heads d) to (K B, heads, T, d), a view."""
-        return x.flatten(0, 1).unflatten(-1, (heads, -1)).transpose(1, 2)
+    def maps_of(self, x, band):
+        """A1, A2 and A1 - lambda A2 of one band, for looking at.
 
-    def _maps(self, query, key, value):
-        """A1 V and A2 V, (K B, T, H, d) each, and statistics if needed."""
-        if self.statistics is not None:
-            if self.rope:
-                query, key = rotate(query), rotate(key)
-            pairs = zip(
-                query.chunk(self.num_maps, 1),
-                key.chunk(self.num_maps, 1),
-                strict=True,
+        Arguments
+        ---------
+        x : torch.Tensor
+            (K, B, T, C); all T x T pairs of frames are held.
+        band : int
+            The band.
+
+        Returns
+        -------
+        torch.Tensor
+            (3, B, H, T, T). For a plain attention A1 is A2.
+        """
+        (query, _), (key, _) = self.prepare(x)
+        query = query[band].transpose(1, 2)  # (B, maps H, T, d)
+        logits = query @ key[band].permute(0, 2, 3, 1)
+        logits = logits * query.shape[-1] ** -0.5
+        if self.window is not None:
+            frames = torch.arange(x.shape[2], device=x.device)
+            logits = logits + window_mask(
+                frames, frames, self.window, self.causal
             )
-            results = [self.statistics.attend(q, k, value) for q, k in pairs]
-            (first, stats1), (second, stats2) = results[0], results[-1]
-            statistics = torch.cat((stats1, stats2), dim=-1)
-            return first.transpose(1, 2), second.transpose(1, 2), statistics
-        past = key.shape[2] - query.shape[2]
-        outs = []
-        blocks = blocks_of_frames(
-            query.shape[2], self.window, self.causal, past
-        )
-        for rows, reach in blocks:
-            outs.append(self._block(query, key, value, rows, reach, past))
-        if len(outs) > 1:
-            outs = [[torch.cat(o, dim=1) for o in zip(*outs, strict=True)]]
-        return outs[0][0], outs[0][-1], None
+        maps = logits.softmax(-1).chunk(self.num_maps, dim=1)
+        lam = self.lambda_of(x).expand(*x.shape[:3], self.num_heads)[band]
+        lam = lam.transpose(1, 2).unsqueeze(-1)  # (B, H, T, 1)
+        return torch.stack((maps[0], maps[-1], maps[0] - lam * maps[-1]))
 
-    def _block(self, query, key, value, rows, reach, past):
-        """A1 V and A2 V of a block of queries, by positions from its reach."""
-        query, key = query[:, :, rows], key[:, :, reach]
-        value = value[:, :, reach]
-        first = past + rows.start - reach.start
-        if self.rope:
-            query, key = rotate(query, first), rotate(key)
-        mask = None
-        sees_all = self.window is None or key.shape[2] <= self.window + 1
-        if self.causal or not sees_all:
-            position = torch.arange(key.shape[2], device=query.device)
-            queries = position[first : first + query.shape[2]]
-            mask = window_mask(queries, position, self.window, self.causal)
+    def _maps_and_lambda(self, own, shared, start):
+        """A1 V and A2 V, (K, B, T, H, d) each, and lambda."""
+        query, logit = own
+        lead = query.shape[:2]
+        parts = [_heads_first(x) for x in (query, *shared)]
+        statistics = None
+        if self.statistics is not None:
+            *outs, statistics = self._maps_with_statistics(*parts)
+        else:
+            outs = self._maps(*parts, start)
+        first, second = (out.unflatten(0, lead) for out in outs)
+        return first, second, self._lambda(logit, statistics, *lead)
+
+    def _maps_with_statistics(self, query, key, value):
         pairs = zip(
             query.chunk(self.num_maps, 1),
             key.chunk(self.num_maps, 1),
             strict=True,
         )
-        return [attend(q, k, value, mask).transpose(1, 2) for q, k in pairs]
+        results = [self.statistics.attend(q, k, value) for q, k in pairs]
+        (first, stats1), (second, stats2) = results[0], results[-1]
+        statistics = torch.cat((stats1, stats2), dim=-1)
+        return first.transpose(1, 2), second.transpose(1, 2), statistics
+
+    def _maps(self, query, key, value, start):
+        """A1 V and A2 V, (K B, T, H, d) each, block by block of queries."""
+        # Small blocks stay in the caches of a CPU; a GPU wants fewer.
+        size = self.window and (
+            -(-self.window // 2)
+            if query.device.type == "cpu"
+            else 2 * self.window
+        )
+        blocks = blocks_of_frames(
+            query.shape[2], self.window, self.causal, start, key.shape[2], size
+        )
+        value = value.repeat(1, self.num_maps, 1, 1)
+        # One copy here spares one in every block.
+        query, key, value = (x.contiguous() for x in (query, key, value))
+        outs, masks = [], {}
+        for rows, reach in blocks:
+            # Most blocks see alike.
+            place = (
+                rows.stop - rows.start,
+                reach.start - rows.start,
+                reach.stop - rows.start,
+            )
+            if place not in masks:
+                masks[place] = self._mask(start, rows, reach)
+            out = attend(
+                query[:, :, rows],
+                key[:, :, reach],
+                value[:, :, reach],
+                masks[place],
+            )
+            outs.append(out.transpose(1, 2))
+        out = torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]
+        maps = out.chunk(self.num_maps, dim=2)
+        return maps[0], maps[-1]
+
+    def _mask(self, start, rows, reach):
+        """Additive mask of a block, None if all its queries see all keys."""
+        first, last = start + rows.start, start + rows.stop - 1
+        farthest = max(last - reach.start, reach.stop - 1 - first)
+        near = self.window is None or farthest <= self.window
+        if near and not (self.causal and reach.stop - 1 > first):
+            return None
+        device = self.output.weight.device
+        queries = torch.arange(first, last + 1, device=device)
+        keys = torch.arange(reach.start, reach.stop, device=device)
+        return window_mask(queries, keys, self.window, self.causal)
 
     def _lambda(self, logit, statistics, bands, batch):
         """lambda of any form, to be broadcast to (K, B, T, H)."""
@@ -456,6 +531,11 @@ class DifferentialBandAttention(nn.Module):
             return torch.sigmoid(logit[0] + self.offset)
         lam = self.statistics(statistics.view(bands, batch, -1, 8))
         return lam.unsqueeze(2)  # (K, B, 1, H)
+
+
+def _heads_first(x):
+    """(K, B, T, H, d) to (K B, H, T, d), a view."""
+    return x.flatten(0, 1).transpose(1, 2)
 
 
 def _check_names(lambda_form, band_weights):

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dbtransform_lobes.models.band_linear import BandLinear
+from dbtransform_lobes.models.differential_attention import attend
+
 FORMS = ("learned", "fixed", "dense")
 
 
@@ -244,13 +247,8 @@ class HarmonicGraphAttention(nn.Module):
                 nn.SiLU(),
                 nn.Linear(num_channels, embedding_size),
             )
-        self.project = nn.Linear(num_channels, 3 * num_channels)
-        self.output = nn.Linear(num_channels, num_channels)
-
-    @property
-    def reach(self):
-        """Frames on each side that an output depends on, None for all."""
-        return 0 if self.condition is None else None
+        self.project = BandLinear(num_channels, 3 * num_channels)
+        self.output = BandLinear(num_channels, num_channels)
 
     def similarity(self, x=None):
         """S: cosine of the band embeddings over the temperature.
@@ -297,29 +295,47 @@ class HarmonicGraphAttention(nn.Module):
             frames_of_item = frames_of_item.repeat_interleave(frames)
             similarity = similarity[frames_of_item].unsqueeze(1)
             edges = edges[frames_of_item].unsqueeze(1)  # (B T, 1, K, K)
-        x = x.permute(1, 2, 0, 3)  # (B, T, K, C)
-        heads = (batch * frames, bands, 3 * self.num_heads, -1)
+        heads = (bands, batch * frames, 3 * self.num_heads, -1)
         query, key, value = (
-            self.project(x).view(heads).transpose(1, 2).chunk(3, dim=1)
+            self.project(x).reshape(heads).permute(1, 2, 0, 3).chunk(3, dim=1)
         )  # (B T, H, K, d)
         if torch.is_grad_enabled():
             out = attend_straight_through(query, key, value, similarity, edges)
         else:
             bias = similarity.masked_fill(edges < 0.5, -math.inf)
-            out = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=bias.to(query.dtype)
-            )
-        out = out.transpose(1, 2).reshape(batch, frames, bands, channels)
-        return self.output(out).permute(2, 0, 1, 3)  # (K, B, T, C)
+            out = attend(query, key, value, bias)
+        out = out.permute(2, 0, 1, 3).reshape(x.shape)  # (K, B, T, C)
+        return self.output(out)
+
+
+class EdgeGradient(torch.autograd.Function):
+    """Hands the result of attention on, and a gradient to all edges.
+
+    With edges as factors, out_i = sum_j e_ij w_ij v_j / sum_j e_ij w_ij,
+    w = exp(logits), the derivative to e_ij is w_ij (v_j - out_i) / sum, for
+    edges of value 0 as well. Only ``backward`` computes it.
+    """
+
+    @staticmethod
+    def forward(ctx, out, edges, logits, chosen, value):
+        """Return out; chosen are the logits with -inf off the edges."""
+        ctx.save_for_backward(out, edges, logits, chosen, value)
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx, grad):
+        """Gradients of out and of edges."""
+        out, edges, logits, chosen, value = ctx.saved_tensors
+        total = chosen.logsumexp(-1, keepdim=True)
+        # Bands far more alike than any on an edge shall not overflow.
+        share = (logits - total).clamp_max(20.0).exp()
+        change = grad @ value.mT - (grad * out).sum(-1, keepdim=True)
+        change = (share * change).to(edges.dtype).sum_to_size(edges.shape)
+        return grad, change, None, None, None
 
 
 def attend_straight_through(query, key, value, similarity, edges):
     """Attention over edges that leaves a gradient for those not chosen.
-
-    Exponentials of all bands, restricted to the edges by a product, give
-    the softmax over the edges; unlike -inf they leave a gradient. They are
-    relative to the largest on an edge, so that the sum is at least 1 however
-    large the logits of other bands are.
 
     Arguments
     ---------
@@ -343,12 +359,12 @@ def attend_straight_through(query, key, value, similarity, edges):
     True
     """
     scale = query.shape[-1] ** -0.5
-    logits = query * scale @ key.transpose(-1, -2) + similarity
-    apart = edges.detach() < 0.5
-    peak = logits.detach().masked_fill(apart, -math.inf)
-    peak = peak.amax(-1, keepdim=True)
-    weight = (logits - peak).clamp_max(20.0).exp() * edges
-    return weight @ value / weight.sum(-1, keepdim=True)
+    logits = query * scale @ key.mT + similarity
+    chosen = logits.masked_fill(edges.detach() < 0.5, -math.inf)
+    out = chosen.softmax(-1) @ value
+    return EdgeGradient.apply(
+        out, edges, logits.detach(), chosen.detach(), value.detach()
+    )
 
 
 def _check(num_channels, num_heads, bands, num_neighbours):

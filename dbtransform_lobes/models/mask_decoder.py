@@ -14,7 +14,7 @@ from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
 NUM_TAPS = 3
 
 
-def apply_filter(mask, spec, causal=False):
+def apply_filter(mask, spec, causal=False, first=0):
     """Filter every bin along time: Y[f,t] = sum_tau M[f,t,tau] X[f,t+tau].
 
     Computed in fp32 and in real arithmetic.
@@ -24,10 +24,11 @@ def apply_filter(mask, spec, causal=False):
     mask : torch.Tensor
         Complex (B, F, T, 3): the taps at t-1, t, t+1, or t-2, t-1, t.
     spec : torch.Tensor
-        Complex (B, F, T), zero outside the signal; with two more frames at
-        its start, the taps that reach back see these (causal only).
+        Complex (B, F, N), N >= first + T, zero outside.
     causal : bool
         Whether the last tap is t.
+    first : int
+        Frame of the spectrum at which the first mask stands.
 
     Returns
     -------
@@ -37,16 +38,18 @@ def apply_filter(mask, spec, causal=False):
     Example
     -------
     >>> spec = torch.randn(1, 5, 4, dtype=torch.complex64)
-    >>> mask = torch.zeros(1, 5, 4, 3, dtype=torch.complex64)
+    >>> mask = torch.zeros(1, 5, 2, 3, dtype=torch.complex64)
     >>> mask[..., 1] = 1
-    >>> torch.equal(apply_filter(mask, spec), spec)
+    >>> torch.equal(apply_filter(mask, spec, first=2), spec[..., 2:])
     True
     """
     frames = mask.shape[2]
-    ahead = 0 if causal else NUM_TAPS // 2
-    back = NUM_TAPS - 1 - ahead - (spec.shape[-1] - frames)
+    begin = first - (NUM_TAPS - 1 if causal else NUM_TAPS // 2)
+    end = begin + frames + NUM_TAPS - 1
+    pad = (max(-begin, 0), max(end - spec.shape[-1], 0))
+    spec = spec[..., max(begin, 0) : end]
     real, imag = (
-        F.pad(part, (back, ahead)).unfold(-1, frames, 1)  # (B, F, 3, T)
+        F.pad(part, pad).unfold(-1, frames, 1)  # (B, F, 3, T)
         for part in (spec.real, spec.imag)
     )
     mask = torch.view_as_real(mask).permute(0, 1, 3, 2, 4)  # (B, F, 3, T, 2)
@@ -94,7 +97,10 @@ class MaskDecoder(nn.Module):
                 f"1 / num_channels = 1 / {num_channels}"
             )
         self.norm = BandNorm(num_channels, norm, layout.num_bands)
-        self.expand = BandLinear(num_channels, hidden, layout.num_bands)
+        self.expands = nn.ModuleList(
+            BandLinear(num_channels, hidden, run.num_bands)
+            for run in layout.runs
+        )
         # Twice (re, im) of each tap: one half gates the other.
         self.heads = nn.ModuleList(
             BandLinear(hidden, 4 * NUM_TAPS * run.width, run.num_bands)
@@ -114,11 +120,13 @@ class MaskDecoder(nn.Module):
 
     def forward(self, z):
         """Map (K, B, T, C) to a complex mask (B, F, T, 3)."""
-        z = torch.tanh(self.expand(self.norm(z)))
         batch, frames = z.shape[1:3]
-        masks = []
-        for run, head in zip(self.layout.runs, self.heads, strict=True):
-            mask = F.glu(head(z[run.bands]))  # (n, B, T, 6 w)
+        runs, masks = self.layout.runs, []
+        parts = self.norm(z).split([run.num_bands for run in runs])
+        for run, expand, head, part in zip(
+            runs, self.expands, self.heads, parts, strict=True
+        ):
+            mask = F.glu(head(torch.tanh(expand(part))))  # (n, B, T, 6 w)
             mask = mask.to(torch.promote_types(mask.dtype, torch.float32))
             mask = mask.permute(1, 2, 0, 3)  # (B, T, n, 6 w)
             bins = run.num_bands * run.width

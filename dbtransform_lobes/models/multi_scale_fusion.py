@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dbtransform_lobes.models.band_linear import BandLinear
+from dbtransform_lobes.models.chunks import TimeBlock
+
 RANGES_HZ = (500.0, 2000.0, math.inf)
 FORMS = ("static", "adaptive", "uniform")
 PRIORS = ((0.1, 0.3, 0.6), (0.3, 0.4, 0.3), (0.6, 0.3, 0.1))
@@ -84,7 +87,7 @@ class AdaptiveBlend(nn.Module):
         return share * alpha + (1 - share) * weights.unsqueeze(1)
 
 
-class MultiScaleFusion(nn.Module):
+class MultiScaleFusion(TimeBlock):
     """Three convolutions of different length over time, blended by band.
 
     One convolution for each length, shared by all bands that use it. The
@@ -142,8 +145,11 @@ class MultiScaleFusion(nn.Module):
         self.separable, self.activation = separable, activation
         self.kernels, self.biases = self._make_kernels()
         self.pointwise = (
-            nn.Linear(num_channels, num_channels) if separable else None
+            BandLinear(num_channels, num_channels) if separable else None
         )
+        longest = max(int(size) for size in self.kernels)
+        self.back = self._reach_back(longest)
+        self.ahead = longest - 1 - self.back
         prior = torch.cat(
             [
                 torch.tensor(weights).expand(group.stop - group.start, 3)
@@ -154,6 +160,7 @@ class MultiScaleFusion(nn.Module):
         self.adaptive = None
         if form == "adaptive":
             self.adaptive = AdaptiveBlend(num_channels, len(centres))
+            self.back = self.ahead = None
 
     def _make_kernels(self):
         """One kernel and bias of each length that some band uses."""
@@ -177,17 +184,9 @@ class MultiScaleFusion(nn.Module):
         """The static blend of every band, (K, 3): rows sum to 1."""
         return self.logits.softmax(-1)
 
-    @property
-    def reach(self):
-        """Frames on each side that an output depends on, None for all."""
-        if self.adaptive is not None:
-            return None
-        return max(int(size) for size in self.kernels) - 1
-
-    def initial_cache(self, batch):
-        """The frames before the first one: zeros (K, B, longest - 1, C)."""
-        shape = (self.logits.shape[0], batch, self.reach, self.num_channels)
-        return self.logits.new_zeros(shape)
+    def cache_shapes(self, batch):
+        """Shape of the frames before the next one."""
+        return ((len(self.logits), batch, self.back, self.num_channels),)
 
     def _reach_back(self, size):
         """Frames that a kernel of this length reaches back."""
@@ -220,24 +219,25 @@ class MultiScaleFusion(nn.Module):
         kernel = torch.einsum("ns,scit->ncit", blend, torch.stack(aligned))
         return kernel, blend @ biases
 
-    def _convolve(self, x, kernel, bias, past):
-        """Convolve (n, B, past + T, C) with a kernel of each band's own."""
-        bands, batch, frames, channels = x.shape
+    def _convolve(self, x, kernel, bias, frames):
+        """Convolve (n, B, N, C) with kernels of the bands, at some frames."""
+        bands, batch, total, channels = x.shape
         size = kernel.shape[-1]
-        back = self._reach_back(size)
-        x = x[:, :, max(past - back, 0) :]
+        first = frames.start - self._reach_back(size)
+        last = first + frames.stop - frames.start + size - 1
+        if first > 0 or last < total:  # a slice costs a copy in training
+            x = x[:, :, max(first, 0) : last]
         x = x.permute(1, 0, 3, 2).reshape(batch, bands * channels, -1)
-        # Frames of the past stand where zeros would.
-        x = F.pad(x, (back - min(past, back), size - 1 - back))
+        x = F.pad(x, (max(-first, 0), max(last - total, 0)))
         groups = bands * channels if self.separable else bands
         x = F.conv1d(x, kernel.flatten(0, 1), bias.flatten(), groups=groups)
-        x = x.view(batch, bands, channels, frames - past)
+        x = x.unflatten(1, (bands, channels))
         return x.permute(1, 0, 3, 2)  # (n, B, T, C)
 
-    def _blended(self, x, blend, sizes, past):
+    def _blended(self, x, blend, sizes, frames):
         """The three convolutions of a group, blended by band (and item)."""
         if blend.dim() == 2:
-            return self._convolve(x, *self.fold(blend, sizes), past)
+            return self._convolve(x, *self.fold(blend, sizes), frames)
         total = 0
         for one, weight in zip(
             torch.eye(3, device=x.device, dtype=blend.dtype),
@@ -245,37 +245,30 @@ class MultiScaleFusion(nn.Module):
             strict=True,
         ):
             part = self.fold(one.expand(x.shape[0], 3), sizes)
-            part = self._convolve(x, *part, past)
+            part = self._convolve(x, *part, frames)
             total = total + weight[..., None, None] * part
         return total
 
-    def forward(self, x, cache=None):
-        """Map (K, B, T, C) to (K, B, T, C); with a cache, also the next.
+    def prepare(self, x, first=0):
+        """The number of frames; the frames for all to see, see TimeBlock."""
+        return x.shape[2], (x,)
 
-        The cache holds the last frames before x (causal only).
-        """
-        past = 0
-        if cache is not None:
-            past = cache.shape[2]
-            x = torch.cat((cache, x), dim=2)
+    def combine(self, own, shared, start=0):
+        """Convolve and blend, see ``TimeBlock``."""
+        (x,), frames = shared, slice(start, start + own)
         blend = self.fusion_weights()
         if self.adaptive is not None:
             blend = self.adaptive(x, blend)  # (K, B, 3)
+        counts = [group.stop - group.start for group in self.groups]
+        parts = zip(
+            x.split(counts), blend.split(counts), self.windows, strict=True
+        )
         out = torch.cat(
-            [
-                self._blended(x[group], blend[group], sizes, past)
-                for group, sizes in zip(self.groups, self.windows, strict=True)
-                if group.start < group.stop
-            ]
+            [self._blended(*part, frames) for part in parts if len(part[0])]
         )
         if self.activation:
             out = F.silu(out)
-        if self.pointwise is not None:
-            out = self.pointwise(out)
-        if cache is None:
-            return out
-        # A copy: a view would hold on to all of a long chunk.
-        return out, x[:, :, x.shape[2] - past :].clone()
+        return out if self.pointwise is None else self.pointwise(out)
 
 
 def _scales(form, windows, causal):

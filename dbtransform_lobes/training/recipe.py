@@ -1,7 +1,6 @@
 """What every recipe shares: reading its YAML and making its datasets."""
 
 import json
-import os
 import random
 from io import StringIO
 from pathlib import Path
@@ -10,10 +9,12 @@ import ruamel.yaml
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml.comments import CommentedMap
+from torch.utils.data import DataLoader
 
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.recordings import write_text
 from dbtransform_lobes.data.sources import Pairs
+from dbtransform_lobes.training.ranks import rank_and_count
 from dbtransform_lobes.versions import package_versions
 
 
@@ -96,31 +97,60 @@ def training_source(hparams, data_root):
     return Pairs(hparams["train_json"], data_root, hparams["sample_rate"])
 
 
-def training_set(hparams, data_root):
-    """The crops of an epoch and the keyword arguments of their loader.
+def training_loader(hparams, data_root, accumulation=1):
+    """Batches of the training crops of this rank.
 
-    Every rank takes ``steps_per_epoch`` batches in an epoch.
+    An epoch has ``steps_per_epoch`` steps of ``batch_size`` crops on any
+    number of ranks: each takes an equal part of every step, in
+    ``accumulation`` batches.
+
+    Arguments
+    ---------
+    hparams : dict
+        Of the recipe.
+    data_root : str
+        Replaces ``{data_root}`` in the manifest.
+    accumulation : int
+        Batches of a step on one rank, the Brain's
+        ``grad_accumulation_factor``.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        Its sampler is an EpochSampler.
+
+    Raises
+    ------
+    ValueError
+        If ``batch_size`` cannot be divided so.
     """
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    batch_size, (rank, ranks) = hparams["batch_size"], rank_and_count()
+    if accumulation < 1 or batch_size % (ranks * accumulation):
+        raise ValueError(
+            f"batch_size is {batch_size}, the crops of one step, expected a "
+            f"multiple of ranks x grad_accumulation_factor = {ranks} x "
+            f"{accumulation}, so that all ranks and batches have as many"
+        )
     crops = TrainingCrops(
         training_source(hparams, data_root),
-        hparams["steps_per_epoch"] * hparams["batch_size"] * ranks,
+        hparams["steps_per_epoch"] * batch_size,
         hparams["crop_seconds"],
         hparams["seed"],
         hparams["snr_db"],
         hparams["level_dbfs"],
         hparams["sample_rate"],
     )
-    loader = {
+    return DataLoader(
+        crops,
+        batch_size=batch_size // (ranks * accumulation),
+        sampler=EpochSampler(len(crops), rank, ranks),
+        collate_fn=sb.dataio.batch.PaddedBatch,
         **hparams["train_loader"],
-        "sampler": EpochSampler(len(crops)),
-        "collate_fn": sb.dataio.batch.PaddedBatch,
-    }
-    return crops, loader
+    )
 
 
 def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
-    """Noisy and clean files of a manifest, whole.
+    """Noisy and clean files of a manifest, whole; this rank's share of them.
 
     Arguments
     ---------
@@ -145,6 +175,7 @@ def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
     names = sorted(entries)
     if count is not None and count < len(names):
         names = sorted(random.Random(seed).sample(names, count))
+    rank, ranks = rank_and_count()
 
     @sb.utils.data_pipeline.takes("noisy_wav", "clean_wav")
     @sb.utils.data_pipeline.provides("noisy", "clean")
@@ -155,7 +186,7 @@ def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
             )
 
     return sb.dataio.dataset.DynamicItemDataset(
-        {name: entries[name] for name in names},
+        {name: entries[name] for name in names[rank::ranks]},
         dynamic_items=[read],
         output_keys=["id", "noisy", "clean"],
     )

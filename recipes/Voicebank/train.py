@@ -14,7 +14,7 @@ from dbtransform_lobes.training.brain import EnhanceBrain
 from dbtransform_lobes.training.recipe import (
     load_recipe,
     save_versions,
-    training_set,
+    training_loader,
     whole_files,
 )
 
@@ -41,7 +41,16 @@ if __name__ == "__main__":
     )
     root = prepared_root(hparams["save_folder"], hparams["data_folder"])
     rate = hparams["sample_rate"]
-    train_data, train_loader = training_set(hparams, root)
+    brain = EnhanceBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    train_loader = training_loader(
+        hparams, root, brain.grad_accumulation_factor
+    )
     valid_data = whole_files(
         hparams["valid_json"],
         root,
@@ -51,19 +60,11 @@ if __name__ == "__main__":
     )
     test_data = whole_files(hparams["test_json"], root, rate)
 
-    brain = EnhanceBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.train_sampler = train_loader["sampler"]
+    brain.train_sampler = train_loader.sampler
     brain.fit(
         hparams["epoch_counter"],
-        train_data,
+        train_loader,
         valid_data,
-        train_loader_kwargs=train_loader,
         valid_loader_kwargs=hparams["valid_loader"],
     )
     brain.evaluate(

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    if_main_process,
+    main_process_only,
+)
 from speechbrain.utils.logger import get_logger
 
 from dbtransform_lobes.data.recordings import write_audio
@@ -206,20 +210,23 @@ class EnhanceBrain(sb.Brain):
         hours = (time.monotonic() - self.started) / 3600
         epochs_left = self.hparams.number_of_epochs - epoch
         rate = float(self.optimizer.param_groups[0]["lr"])
-        for log in self.loggers:
-            log.log_stats(
-                {"epoch": epoch, "lr": rate, "hours_left": epochs_left * hours},
-                train_stats=self.train_stats,
-                valid_stats=stats,
-            )
+        self._log(
+            {"epoch": epoch, "lr": rate, "hours_left": epochs_left * hours},
+            train_stats=self.train_stats,
+            valid_stats=stats,
+        )
         self.checkpointer.save_and_keep_only(
             meta={name: stats[name] for name in VALIDATION_METRICS},
             max_keys=["pesq"],
         )
 
+    @main_process_only
+    def _log(self, *args, **kwargs):
+        for log in self.loggers:
+            log.log_stats(*args, **kwargs)
+
+    @main_process_only
     def _end_test(self):
-        if not if_main_process():
-            return
         folder = Path(self.hparams.enhanced_folder)
         report = evaluate_folders(
             folder / "clean",

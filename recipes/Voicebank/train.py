@@ -11,6 +11,7 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 from voicebank_prepare import prepare_voicebank, prepared_root
 
 from dbtransform_lobes.training.brain import EnhanceBrain
+from dbtransform_lobes.training.pretrained import load_pretrained
 from dbtransform_lobes.training.recipe import (
     load_recipe,
     save_versions,
@@ -41,6 +42,7 @@ if __name__ == "__main__":
     )
     root = prepared_root(hparams["save_folder"], hparams["data_folder"])
     rate = hparams["sample_rate"]
+    load_pretrained(hparams)
     brain = EnhanceBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

@@ -130,14 +130,15 @@ class EnhanceBrain(sb.Brain):
         """Compiles, wraps, resumes; finds its place in a broken epoch.
 
         The steps done say where it is, so that the number of ranks, workers
-        and accumulated batches may have changed.
+        and accumulated batches may have changed; a step that was not
+        complete is done again.
         """
         super().on_fit_start()
         if self.step == 0:  # a new run, or the end of an epoch
             return
         finished = self.hparams.epoch_counter.current
         done = self.optimizer_step - finished * self.hparams.steps_per_epoch
-        if not 0 < done <= self.hparams.steps_per_epoch:
+        if not 0 <= done <= self.hparams.steps_per_epoch:
             raise ValueError(
                 f"the checkpoint has {self.optimizer_step} steps and "
                 f"{finished} whole epochs, which are no epochs of "
@@ -158,12 +159,6 @@ class EnhanceBrain(sb.Brain):
         self.heard += batch.noisy.data.numel()
         if should_step:
             self.ema.update_parameters(self.modules.model)
-
-    def _should_save_intra_epoch_ckpt(self, *args):
-        # Gradients that wait for the rest of their step are not saved.
-        if self.step % self.grad_accumulation_factor:
-            return False
-        return super()._should_save_intra_epoch_ckpt(*args)
 
     def on_stage_start(self, stage, epoch=None):
         """Starts the sums of a stage."""

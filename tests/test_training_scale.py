@@ -122,11 +122,11 @@ def test_a_failing_rank_stops_all_with_its_message(tree, one, tmp_path):
 def test_interrupted_run_goes_on_in_mid_epoch(
     tree, one, tmp_path, monkeypatch, accumulation
 ):
-    """Stopped in the last step, with accumulation after half of it."""
+    """Stopped in its fifth step of six, or with accumulation amid that."""
     start = EnhanceBrain.on_fit_batch_start
 
     def stop(brain, batch, should_step):
-        if brain.optimizer_step == 3 and should_step:
+        if brain.optimizer_step == 4 and should_step:
             raise KeyboardInterrupt
         start(brain, batch, should_step)
 
@@ -138,9 +138,9 @@ def test_interrupted_run_goes_on_in_mid_epoch(
                 tree, tmp_path, grad_accumulation_factor=accumulation, **saving
             )
     assert len(logged(tmp_path, "valid", "pesq")) == 1
-    assert distance(checkpoint(tmp_path), checkpoint(one)) > 1e-6
+    assert distance(checkpoint(tmp_path), checkpoint(one)) > 1e-4
     brain = train(tree, tmp_path, num_workers=2)["brain"]
-    assert brain.optimizer_step == 4
+    assert brain.optimizer_step == 6
     for name in ("model", "ema"):
         found = distance(checkpoint(tmp_path, name), checkpoint(one, name))
         assert found == 0 if accumulation == 1 else found < 1e-4
@@ -189,7 +189,7 @@ def test_a_worker_that_dies_ends_the_run_which_then_goes_on(
         "recordings_source": "!name:tests.test_training_scale.DyingPairs",
         "num_workers": 1,
     }
-    with pytest.raises(RuntimeError, match="worker .* killed by signal"):
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
         train(tree, tmp_path, **changes)
     assert (tmp_path / "killed").exists()
     train(tree, tmp_path, **changes)
@@ -230,7 +230,7 @@ def test_killed_while_writing_a_checkpoint_keeps_the_last_good_one(tmp_path):
 def test_compiled_run_is_the_same(tree, one, tmp_path):
     """SpeechBrain's --compile wraps the model; here it runs eagerly."""
     with torch.compiler.set_stance("force_eager"):
-        brain = train(tree, tmp_path, compile_module_keys="model")["brain"]
+        brain = train(tree, tmp_path, compile=None)["brain"]
     assert isinstance(brain.modules.model, torch._dynamo.OptimizedModule)
     for name in ("model", "ema"):
         assert distance(checkpoint(tmp_path, name), checkpoint(one, name)) == 0

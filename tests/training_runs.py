@@ -22,7 +22,7 @@ TINY = {
     "num_heads": 1,
     "feed_forward": 0,
     "number_of_epochs": 2,
-    "steps_per_epoch": 2,
+    "steps_per_epoch": 3,
     "batch_size": 4,
     "warmup_steps": 1,
     "crop_seconds": 0.5,

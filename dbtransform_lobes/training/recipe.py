@@ -125,7 +125,7 @@ def training_loader(hparams, data_root, accumulation=1):
         If ``batch_size`` cannot be divided so.
     """
     batch_size, (rank, ranks) = hparams["batch_size"], rank_and_count()
-    if accumulation < 1 or batch_size % (ranks * accumulation):
+    if min(batch_size, accumulation) < 1 or batch_size % (ranks * accumulation):
         raise ValueError(
             f"batch_size is {batch_size}, the crops of one step, expected a "
             f"multiple of ranks x grad_accumulation_factor = {ranks} x "

@@ -23,7 +23,12 @@ from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.brain import EnhanceBrain
 from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
 from tests.runs import tiny_model, tiny_run
-from tests.signals import noise_like, speech_like, voicebank_tree
+from tests.signals import (
+    noise_like,
+    speech_like,
+    voicebank_tree,
+    write_wav,
+)
 from tests.training_runs import ROOT, arguments, checkpoint, logged, train
 
 
@@ -335,3 +340,39 @@ def test_weights_that_do_not_fit_are_refused(
     monkeypatch.chdir(start)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(tree, tmp_path, **{"pretrained": "model", **changes})
+
+
+# Odd data
+
+
+def test_odd_files_are_trained_on_and_left_out_of_the_scores(tmp_path):
+    """Silent, clipped, and too short to score: for training and validation.
+
+    Silent noisy files are kept as well, as silence.
+    """
+    tree = voicebank_tree(tmp_path / "tree", 16000, utterances=1, seconds=1.5)
+    loud = (20 * speech_like(1.5)).clip(-1, 1)
+    signals = {
+        "silent": (0 * loud, 0 * loud),
+        "clipped": (loud, (loud + noise_like(1.5)).clip(-1, 1)),
+        "short": (loud[:400], loud[:400] / 2),
+    }
+    for speaker in ("p225", "p226"):
+        for name, pair in signals.items():
+            for kind, wave in zip(("clean", "noisy"), pair, strict=True):
+                folder = tree / f"{kind}_trainset_28spk_wav"
+                write_wav(folder / f"{speaker}_{name}.wav", wave)
+    train(tree, tmp_path / "out", valid_files=10, number_of_epochs=1)
+    assert logged(tmp_path / "out", "valid", "unscored_files") == [2]
+    assert logged(tmp_path / "out", "valid", "pesq")[0] > 1
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "not scored: p226_short: PESQ failed" in log
+    assert "p226_silent: PESQ found no utterance" in log
+    weights = checkpoint(tmp_path / "out").values()
+    assert all(weight.isfinite().all() for weight in weights)
+
+
+def test_validation_without_a_file_to_score_says_so(tmp_path):
+    tree = voicebank_tree(tmp_path / "tree", 16000, utterances=1, seconds=0.1)
+    with pytest.raises(ValueError, match="valid_speakers or more valid_files"):
+        train(tree, tmp_path / "out")

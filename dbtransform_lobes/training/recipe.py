@@ -5,14 +5,16 @@ import random
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import ruamel.yaml
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml.comments import CommentedMap
 from torch.utils.data import DataLoader
 
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
-from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.recordings import read_audio, write_text
 from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.training.ranks import rank_and_count
 from dbtransform_lobes.versions import package_versions
@@ -159,7 +161,7 @@ def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
     data_root : str
         Replaces ``{data_root}``.
     sample_rate : int
-        Rate that the files must have, in Hz.
+        In Hz; files of another rate are resampled.
     count : int | None
         How many, chosen by the seed; None takes all.
     seed : int
@@ -181,9 +183,9 @@ def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
     @sb.utils.data_pipeline.provides("noisy", "clean")
     def read(noisy_wav, clean_wav):
         for path in (noisy_wav, clean_wav):
-            yield sb.dataio.dataio.read_audio(
-                path.replace("{data_root}", str(data_root))
-            )
+            path = path.replace("{data_root}", str(data_root))
+            signal = read_audio(path, sample_rate=sample_rate)
+            yield torch.from_numpy(signal.astype(np.float32))
 
     return sb.dataio.dataset.DynamicItemDataset(
         {name: entries[name] for name in names[rank::ranks]},

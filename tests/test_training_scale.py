@@ -35,7 +35,10 @@ from tests.training_runs import ROOT, arguments, checkpoint, logged, train
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     folder = tmp_path_factory.mktemp("voicebank")
-    return voicebank_tree(folder, sample_rate=16000, seconds=1.5)
+    voicebank_tree(folder, sample_rate=16000, seconds=1.5)
+    for kind in ("clean", "noisy"):
+        (folder / f"{kind}_testset_wav" / "p232_002.wav").unlink()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def torchrun(*argv, ranks=2):
 
 
 def test_two_ranks_train_as_one(tree, one, tmp_path):
-    """With two batches a step; three validation files, one test file each."""
+    """With two batches a step, three validation files, one test file."""
     keep, output = tmp_path, tmp_path / "out"
     done = torchrun(
         "tests/training_runs.py",
@@ -88,7 +91,7 @@ def test_two_ranks_train_as_one(tree, one, tmp_path):
     assert done.stdout.count("Saved an end-of-epoch checkpoint") == 2
     assert len(list(Path(output, "save").glob("CKPT*"))) <= 2
     scores = json.loads((output / "scores.json").read_text())
-    assert scores["num_scored"] == 2
+    assert scores["num_scored"] == 1
     alone = json.loads((one / "scores.json").read_text())
     assert scores["means"] == pytest.approx(alone["means"], abs=1e-3)
 

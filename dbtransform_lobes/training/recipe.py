@@ -187,8 +187,12 @@ def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
             signal = read_audio(path, sample_rate=sample_rate)
             yield torch.from_numpy(signal.astype(np.float32))
 
-    return sb.dataio.dataset.DynamicItemDataset(
-        {name: entries[name] for name in names[rank::ranks]},
+    everything = sb.dataio.dataset.DynamicItemDataset(
+        {name: entries[name] for name in names},
         dynamic_items=[read],
         output_keys=["id", "noisy", "clean"],
+    )
+    # With more ranks than files some get none, which only this class allows.
+    return sb.dataio.dataset.FilteredSortedDynamicItemDataset(
+        everything, names[rank::ranks]
     )

@@ -121,7 +121,7 @@ def test_two_ranks_train_as_one(tree, one, tmp_path):
 def test_other_samples_give_other_weights(tree, one, tmp_path):
     """So that the comparisons of this file could fail."""
     train(tree, tmp_path, snr_db="[-5.0, 19.0]")
-    assert distance(checkpoint(tmp_path), checkpoint(one)) > 3e-4
+    assert distance(checkpoint(tmp_path), checkpoint(one)) > 1e-3
 
 
 def test_a_failing_rank_stops_all_with_its_message(tree, one, tmp_path):

@@ -1,4 +1,4 @@
-"""What every recipe shares: reading its YAML and making its datasets."""
+"""What every recipe shares: its YAML, its datasets, its training."""
 
 import json
 import random
@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.recordings import read_audio, write_text
 from dbtransform_lobes.data.sources import Pairs
+from dbtransform_lobes.training.brain import EnhanceBrain
+from dbtransform_lobes.training.pretrained import load_pretrained
 from dbtransform_lobes.training.ranks import rank_and_count
 from dbtransform_lobes.versions import package_versions
 
@@ -196,3 +198,48 @@ def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
     return sb.dataio.dataset.FilteredSortedDynamicItemDataset(
         everything, names[rank::ranks]
     )
+
+
+def train_model(hparams, run_opts, data_root):
+    """Train, or go on training, as the recipe says.
+
+    Arguments
+    ---------
+    hparams : dict
+        Of the recipe.
+    run_opts : RunOptions
+        SpeechBrain's.
+    data_root : str
+        Replaces ``{data_root}`` in the manifests.
+
+    Returns
+    -------
+    EnhanceBrain
+        Ready to evaluate.
+    """
+    load_pretrained(hparams)
+    brain = EnhanceBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    train_loader = training_loader(
+        hparams, data_root, brain.grad_accumulation_factor
+    )
+    valid_data = whole_files(
+        hparams["valid_json"],
+        data_root,
+        hparams["sample_rate"],
+        hparams["valid_files"],
+        hparams["seed"],
+    )
+    brain.train_sampler = train_loader.sampler
+    brain.fit(
+        hparams["epoch_counter"],
+        train_loader,
+        valid_data,
+        valid_loader_kwargs=hparams["valid_loader"],
+    )
+    return brain

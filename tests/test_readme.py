@@ -14,6 +14,14 @@ from dbtransform_lobes.training.recipe import resolve_base
 from tests.signals import noise_like, speech_like
 
 ROOT = Path(__file__).resolve().parents[1]
+LAUNCH = {
+    "--standalone",
+    "--nnodes",
+    "--nproc_per_node",
+    "--rdzv_id",
+    "--rdzv_backend",
+    "--rdzv_endpoint",
+}
 READMES = ["README.md", "recipes/Voicebank/README.md"]
 
 
@@ -35,8 +43,13 @@ def test_dbtransform_commands_parse(readme):
 @pytest.mark.parametrize("readme", READMES)
 def test_training_commands_name_recipes_and_keys_that_exist(readme):
     given = [c for c in commands(readme) if c[:1] == ["python"]]
+    given += [c for c in commands(readme) if c[:1] == ["torchrun"]]
     assert given
-    for _, script, hparams, *flags in given:
+    for command in given:
+        start = next(i for i, c in enumerate(command) if c.endswith(".py"))
+        script, hparams, *flags = command[start:]
+        launch = [flag.split("=")[0] for flag in command[1:start]]
+        assert set(launch) <= LAUNCH
         assert (ROOT / "recipes/Voicebank" / script).is_file()
         path, _ = resolve_base(ROOT / hparams)
         keys = Path(path).read_text()

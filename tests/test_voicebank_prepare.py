@@ -155,13 +155,38 @@ def test_one_error_names_all_unfit_files(tmp_path):
     write_wav(train / "p225_001.wav", np.zeros(100))
     write_wav(data / "clean_testset_wav/p232_001.wav", np.zeros((8800, 2)))
     (train / "p226_001.wav").write_text("no audio")
-    with pytest.raises(ValueError, match=r"\(3\)") as error:
+    (train / "p287_001.wav").write_bytes(b"")
+    signal = np.zeros(8800)
+    signal[5000] = np.nan
+    sf.write(data / "clean_testset_wav/p257_001.wav", signal, 16000, "FLOAT")
+    write_wav(data / "noisy_testset_wav/p257_001.wav", np.zeros(8800))
+    with pytest.raises(ValueError, match=r"\(5\)") as error:
         prepare(data, tmp_path / "save")
     message = str(error.value)
+    assert "p287_001.wav: expected audio" in message
+    assert "p257_001.wav: samples are not finite" in message
     assert "p225_001.wav: 0.0063 s at 16000 Hz, expected 0.5500 s" in message
     assert "p232_001.wav: 2 channels, expected 1" in message
     assert "p226_001.wav: expected audio" in message
     assert not (tmp_path / "save").exists()
+
+
+def test_silent_and_clipped_clean_files_are_kept_with_a_warning(
+    tmp_path, caplog
+):
+    data = voicebank_tree(tmp_path / "vb", 16000, utterances=1)
+    loud = 3 * np.sin(np.arange(8800))
+    for name, clean in (("p225_002", np.zeros(8800)), ("p225_003", loud)):
+        for kind, signal in (("clean", clean), ("noisy", loud)):
+            path = data / f"{kind}_trainset_28spk_wav/{name}.wav"
+            write_wav(path, signal.clip(-1, 1))
+    prepare(data, tmp_path / "save")
+    train = manifests(tmp_path / "save")[0]
+    assert list(train) == ["p225_001", "p225_002", "p225_003"]
+    assert "2 odd clean files" in caplog.text
+    assert "/p225_002.wav: silent" in caplog.text
+    assert "/p225_003.wav: 78 % clipped" in caplog.text
+    assert "p225_001" not in caplog.text and "noisy" not in caplog.text
 
 
 def test_recipe_file_exports_the_function(tmp_path):

@@ -12,26 +12,51 @@ from dbtransform_lobes.data.mixing import rms
 
 
 class EpochSampler(Sampler):
-    """Yields (epoch, position): the key of an example.
+    """Yields (epoch, position), the keys of the examples of one rank.
+
+    Rank r takes the positions r, r + ranks, r + 2 ranks and so on.
 
     Arguments
     ---------
     length : int
-        Examples of one epoch.
+        Examples of one epoch, a multiple of ``ranks``.
+    rank : int
+        Of this process.
+    ranks : int
+        Processes that share the examples.
+
+    Example
+    -------
+    >>> sampler = EpochSampler(4, rank=1, ranks=2)
+    >>> sampler.set_epoch(7)
+    >>> list(sampler)
+    [(7, 1), (7, 3)]
     """
 
-    def __init__(self, length):
-        self.length, self.epoch = length, 1
+    def __init__(self, length, rank=0, ranks=1):
+        if length % ranks:
+            raise ValueError(
+                f"length is {length}, expected a multiple of the {ranks} "
+                "ranks, so that all of them take as many steps"
+            )
+        self.length, self.rank, self.ranks = length, rank, ranks
+        self.epoch, self.done = 1, 0
 
     def set_epoch(self, epoch):
         """Called by the Brain at the start of an epoch."""
         self.epoch = epoch
 
+    def skip(self, done):
+        """Leave out the first examples (of all ranks) of the next epoch."""
+        self.done = done
+
     def __len__(self):
-        return self.length
+        return self.length // self.ranks
 
     def __iter__(self):
-        return iter([(self.epoch, i) for i in range(self.length)])
+        first, self.done = self.done + self.rank, 0
+        keys = range(first, self.length, self.ranks)
+        return iter([(self.epoch, position) for position in keys])
 
 
 class TrainingCrops(Dataset):
@@ -86,6 +111,7 @@ class TrainingCrops(Dataset):
         self.source, self.examples, self.seed = source, examples, seed
         self.length = round(crop_seconds * sample_rate)
         self.snr_db, self.level_dbfs = snr_db, level_dbfs
+        self._pass = None, None  # its number and order, made once
 
     def __len__(self):
         return self.examples
@@ -106,8 +132,10 @@ class TrainingCrops(Dataset):
         """Which file the source is asked for."""
         so_far = (epoch - 1) * self.examples + position
         number, place = divmod(so_far, len(self.source))
-        order = np.random.default_rng([self.seed, number])
-        return int(order.permutation(len(self.source))[place])
+        if self._pass[0] != number:
+            order = np.random.default_rng([self.seed, number])
+            self._pass = number, order.permutation(len(self.source))
+        return int(self._pass[1][place])
 
     def _mix(self, clean, noise, rng):
         if self.snr_db is not None and rms(noise) > 0 and rms(clean) > 0:

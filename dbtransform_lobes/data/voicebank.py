@@ -9,6 +9,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from dbtransform_lobes.data.recordings import (
@@ -22,6 +24,11 @@ from dbtransform_lobes.data.recordings import (
 TRAIN, VALID, TEST = "trainset_28spk_wav", "validset_wav", "testset_wav"
 SUFFIXES = ("_16k", "")
 RECORD_NAME = "voicebank_prepare.json"
+# Clean speech with a larger share of samples at full scale is clipped.
+FULL_SCALE, MAX_CLIPPED = 0.999, 1e-3
+MAX_WARNED = 20
+
+logger = get_logger(__name__)
 
 
 def prepare_voicebank(
@@ -48,6 +55,10 @@ def prepare_voicebank(
     ``{"noisy_wav": "{data_root}/...", "clean_wav": ..., "length": seconds}``;
     the value of ``data_root`` is what this function returns, and
     `prepared_root` gives it later or in another process.
+
+    Every sample is read once: files with values that are not finite are
+    refused; clean files that are silent or clipped are kept, since the corpus
+    is what others use, and named in a warning.
 
     A second call with the same arguments and the same data does nothing.
 
@@ -77,9 +88,9 @@ def prepare_voicebank(
     FileNotFoundError
         If ``data_folder`` is missing.
     ValueError
-        If folders are missing, files are unpaired, differ in length or are
-        no audio (one error for all of them), or ``valid_speakers`` are not
-        in the training set.
+        If folders are missing, files are unpaired, differ in length, have
+        several channels or NaN or are no audio (one error for all of them),
+        or ``valid_speakers`` are not in the training set.
 
     Example
     -------
@@ -235,16 +246,19 @@ def _is_prepared(save_folder, settings):
 
 def _check_pairs(data_folder, files):
     """Map each path to (seconds, rate); one error for all bad files."""
-    infos, problems = {}, []
+    infos, problems, odd = {}, [], []
     for path in tqdm(_all_paths(files), desc="checking", unit="file"):
         try:
             info = audio_info(data_folder / path)
+            signal = read_audio(data_folder / path, sample_rate=info.samplerate)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
         if info.channels != 1:
             problems.append(f"{path}: {info.channels} channels, expected 1")
         infos[path] = (info.frames / info.samplerate, info.samplerate)
+        if path.startswith("clean") and (oddity := _oddity(signal)):
+            odd.append(f"{path}: {oddity}")
     for pairs in files.values():
         for noisy, clean in pairs:
             if {noisy, clean} <= set(infos) and infos[noisy] != infos[clean]:
@@ -254,7 +268,18 @@ def _check_pairs(data_folder, files):
                     f"{infos[clean][1]} Hz as {clean}"
                 )
     raise_problems(_title(data_folder), problems)
+    if odd:
+        listed = "; ".join(odd[:MAX_WARNED])
+        logger.warning("%d odd clean files: %s", len(odd), listed)
     return infos
+
+
+def _oddity(clean):
+    """What makes a file a bad target, "" if nothing does."""
+    if not clean.any():
+        return "silent"
+    share = np.mean(np.abs(clean) >= FULL_SCALE)
+    return f"{100 * share:.2g} % clipped" if share > MAX_CLIPPED else ""
 
 
 def _split(files, valid_speakers, data_folder):

@@ -323,7 +323,35 @@ def load_strictly(model, path):
     >>> model.weight.item()
     1.0
     """
-    given, expected = read_state_dict(path), model.state_dict()
+    state = read_state_dict(path)
+    check_weights(
+        state,
+        model.state_dict(),
+        f"{path}: the weights are not those of the model that the YAML file "
+        "describes; export the run again",
+    )
+    model.load_state_dict(state)
+
+
+def check_weights(given, expected, title):
+    """Raise a ValueError with all keys by which two state dicts differ.
+
+    Arguments
+    ---------
+    given, expected : dict
+        Tensor by name.
+    title : str
+        What is wrong if they differ and what to do about it.
+
+    Raises
+    ------
+    ValueError
+        Lists the keys that are missing, unexpected and of another shape.
+
+    Example
+    -------
+    >>> check_weights({"a": torch.ones(1)}, {"a": torch.zeros(1)}, "differ")
+    """
     problems = {
         "missing": [key for key in expected if key not in given],
         "unexpected": [key for key in given if key not in expected],
@@ -336,11 +364,7 @@ def load_strictly(model, path):
     }
     lines = [f"  {kind}: {', '.join(k)}" for kind, k in problems.items() if k]
     if lines:
-        raise ValueError(
-            f"{path}: the weights are not those of the model that the YAML "
-            "file describes; export the run again\n" + "\n".join(lines)
-        )
-    model.load_state_dict(given)
+        raise ValueError("\n".join([title, *lines]))
 
 
 def read_state_dict(path):

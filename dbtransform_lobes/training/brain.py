@@ -1,22 +1,30 @@
 """The training loop of every recipe."""
 
 import os
+import time
 from pathlib import Path
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    if_main_process,
+    main_process_only,
+)
+from speechbrain.utils.logger import get_logger
 
 from dbtransform_lobes.data.recordings import write_audio
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import (
-    SilentFileError,
     pesq_wide_band,
     si_sdr,
     stoi,
 )
 from dbtransform_lobes.models.waveform import enhance_waveform, unit_rms_gain
 from dbtransform_lobes.training.ema import weight_ema
+from dbtransform_lobes.training.ranks import gather_lists, mean_over_ranks
+
+logger = get_logger(__name__)
 
 VALIDATION_METRICS = {"pesq": pesq_wide_band, "stoi": stoi, "si_sdr": si_sdr}
 
@@ -25,13 +33,15 @@ class EnhanceBrain(sb.Brain):
     """Trains a spectral enhancement model on noisy and clean waveforms.
 
     Batches have the keys id, noisy and clean. Validation and test use the
-    moving average of the weights. See speechbrain.core.Brain for the
+    moving average of the weights; every rank does its share of the files and
+    all of them know the scores. See speechbrain.core.Brain for the
     arguments; hparams give compute_stft, compute_istft, loss, ema_decay,
     lr_schedule and train_logger.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._check_clipping()
         self.ema = weight_ema(self.modules.model, self.hparams.ema_decay)
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("ema", self.ema)
@@ -40,6 +50,20 @@ class EnhanceBrain(sb.Brain):
             self.loggers.append(self.hparams.train_logger)
             if self.hparams.use_tensorboard:
                 self.loggers.append(self.hparams.tensorboard_logger())
+
+    def _check_clipping(self):
+        """Refuse what SpeechBrain would take and clip wrongly."""
+        if not self.max_grad_norm > 0:
+            raise ValueError(
+                f"max_grad_norm is {self.max_grad_norm}, expected a number "
+                "above 0 (a negative one turns gradients around); give 1e9 "
+                "for no clipping"
+            )
+        if self.remove_vector_weight_decay:
+            raise ValueError(
+                "remove_vector_weight_decay is set, but SpeechBrain clips the "
+                "first of its two groups of weights alone; leave it out"
+            )
 
     def compute_forward(self, batch, stage):
         """Noisy waveforms to enhanced ones, at a noisy RMS of 1."""
@@ -81,10 +105,10 @@ class EnhanceBrain(sb.Brain):
                     key: metric(*pair)
                     for key, metric in VALIDATION_METRICS.items()
                 }
-            except SilentFileError:
-                self.silent.append(name)
+            except ValueError as error:
+                self.scores.append((name, None, str(error)))
                 continue
-            self.scores.append(scores)
+            self.scores.append((name, scores, None))
 
     def _write(self, batch, estimate):
         folder = Path(self.hparams.enhanced_folder)
@@ -102,62 +126,109 @@ class EnhanceBrain(sb.Brain):
                     self.hparams.sample_rate,
                 )
 
+    def on_fit_start(self):
+        """Compiles, wraps, resumes; finds its place in a broken epoch.
+
+        The steps done say where it is, so that the number of ranks, workers
+        and accumulated batches may have changed; a step that was not
+        complete is done again.
+        """
+        super().on_fit_start()
+        if self.step == 0:  # a new run, or the end of an epoch
+            return
+        finished = self.hparams.epoch_counter.current
+        done = self.optimizer_step - finished * self.hparams.steps_per_epoch
+        if not 0 <= done <= self.hparams.steps_per_epoch:
+            raise ValueError(
+                f"the checkpoint has {self.optimizer_step} steps and "
+                f"{finished} whole epochs, which are no epochs of "
+                f"{self.hparams.steps_per_epoch} steps: give the "
+                "steps_per_epoch that it was made with, or another "
+                "output_folder"
+            )
+        self.step = done * self.grad_accumulation_factor
+        self.train_sampler.skip(done * self.hparams.batch_size)
+
     def on_fit_batch_start(self, batch, should_step):
         """Sets the learning rate of the coming step."""
         if should_step:
-            # Counted in batches, so that accumulation changes no schedule.
-            batches = self.optimizer_step * self.grad_accumulation_factor
-            self.hparams.lr_schedule(self.optimizer, batches + 1)
+            self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Averages the weights."""
+        self.heard += batch.noisy.data.numel()
         if should_step:
             self.ema.update_parameters(self.modules.model)
 
     def on_stage_start(self, stage, epoch=None):
         """Starts the sums of a stage."""
-        self.terms, self.scores, self.silent = {}, [], []
+        self.terms, self.scores = {}, []
+        if stage == sb.Stage.TRAIN:
+            self.heard, self.started = 0, time.monotonic()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Logs a stage; after validation also saves a checkpoint."""
-        stats = {"loss": float(stage_loss)}
+        means = {"loss": float(stage_loss)}
         for name, values in self.terms.items():
-            stats[f"loss_{name}"] = float(torch.stack(values).mean())
+            means[f"loss_{name}"] = float(torch.stack(values).mean())
         if stage == sb.Stage.TRAIN:
-            self.train_stats = stats
+            self.train_stats = mean_over_ranks(means)
+            self.train_stats["audio_s_per_s"] = self._speed()
         elif stage == sb.Stage.VALID:
+            # Every rank has its share of the files.
+            stats = mean_over_ranks(means, weight=len(self.scores))
             self._end_validation(stats, epoch)
-        elif if_main_process():
-            folder = Path(self.hparams.enhanced_folder)
-            report = evaluate_folders(
-                folder / "clean",
-                folder / "enhanced",
-                self.hparams.output_folder,
-                jobs=os.cpu_count() or 1,
-            )
-            self.hparams.train_logger.log_stats(
-                {"test": "best checkpoint"}, test_stats=report["means"]
-            )
+        else:
+            ddp_barrier()  # all files are written
+            self._end_test()
+
+    def _speed(self):
+        """Seconds of audio trained on in a second, by all ranks."""
+        seconds = sum(gather_lists([self.heard])) / self.hparams.sample_rate
+        return seconds / (time.monotonic() - self.started)
 
     def _end_validation(self, stats, epoch):
-        if not self.scores:
+        files = sorted(gather_lists(self.scores), key=lambda file: file[0])
+        scored = [scores for _, scores, _ in files if scores is not None]
+        failed = [f"{name}: {why}" for name, scores, why in files if why]
+        if not scored:
             raise ValueError(
-                f"no validation file could be scored, all of {self.silent} "
-                f"are silent: choose other valid_speakers or more "
-                f"valid_files"
+                f"no validation file could be scored, choose other "
+                f"valid_speakers or more valid_files: {'; '.join(failed)}"
             )
+        if failed and if_main_process():
+            logger.warning("not scored: %s", "; ".join(failed))
         for name in VALIDATION_METRICS:
-            values = [scores[name] for scores in self.scores]
+            values = [scores[name] for scores in scored]
             stats[name] = float(sum(values) / len(values))
-        stats["silent_files"] = len(self.silent)
+        stats["unscored_files"] = len(failed)
+        hours = (time.monotonic() - self.started) / 3600
+        epochs_left = self.hparams.number_of_epochs - epoch
         rate = float(self.optimizer.param_groups[0]["lr"])
-        for logger in self.loggers:
-            logger.log_stats(
-                {"epoch": epoch, "lr": rate},
-                train_stats=self.train_stats,
-                valid_stats=stats,
-            )
+        self._log(
+            {"epoch": epoch, "lr": rate, "hours_left": epochs_left * hours},
+            train_stats=self.train_stats,
+            valid_stats=stats,
+        )
         self.checkpointer.save_and_keep_only(
             meta={name: stats[name] for name in VALIDATION_METRICS},
             max_keys=["pesq"],
+        )
+
+    @main_process_only
+    def _log(self, *args, **kwargs):
+        for log in self.loggers:
+            log.log_stats(*args, **kwargs)
+
+    @main_process_only
+    def _end_test(self):
+        folder = Path(self.hparams.enhanced_folder)
+        report = evaluate_folders(
+            folder / "clean",
+            folder / "enhanced",
+            self.hparams.output_folder,
+            jobs=os.cpu_count() or 1,
+        )
+        self.hparams.train_logger.log_stats(
+            {"test": "best checkpoint"}, test_stats=report["means"]
         )

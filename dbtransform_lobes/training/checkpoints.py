@@ -1,8 +1,10 @@
 """Checkpoints that a killed process cannot leave half written."""
 
 import os
+import shutil
 
-from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.checkpoints import CKPT_PREFIX, METAFNAME, Checkpointer
+from speechbrain.utils.distributed import ddp_barrier, main_process_only
 
 
 class AtomicCheckpointer(Checkpointer):
@@ -35,4 +37,18 @@ class AtomicCheckpointer(Checkpointer):
         if saved is not None:  # the main process
             part = self._meta_path.with_suffix(".part")
             os.replace(part, self._meta_path)
+        ddp_barrier()  # no rank looks for checkpoints before it counts
         return saved
+
+    @main_process_only
+    def delete_checkpoints(self, **kwargs):
+        """Delete on the main process what is neither best nor newest.
+
+        The stock method lets every rank list the files and synchronises once
+        for each deletion: ranks whose lists differ would wait for ever. What
+        killed processes left half written is deleted as well.
+        """
+        super().delete_checkpoints(**kwargs)
+        for folder in self.checkpoints_dir.glob(f"{CKPT_PREFIX}*"):
+            if not (folder / METAFNAME).exists():
+                shutil.rmtree(folder)

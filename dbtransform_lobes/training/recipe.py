@@ -1,19 +1,24 @@
-"""What every recipe shares: reading its YAML and making its datasets."""
+"""What every recipe shares: its YAML, its datasets, its training."""
 
 import json
-import os
 import random
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import ruamel.yaml
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml.comments import CommentedMap
+from torch.utils.data import DataLoader
 
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
-from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.recordings import read_audio, write_text
 from dbtransform_lobes.data.sources import Pairs
+from dbtransform_lobes.training.brain import EnhanceBrain
+from dbtransform_lobes.training.pretrained import load_pretrained
+from dbtransform_lobes.training.ranks import rank_and_count
 from dbtransform_lobes.versions import package_versions
 
 
@@ -96,31 +101,60 @@ def training_source(hparams, data_root):
     return Pairs(hparams["train_json"], data_root, hparams["sample_rate"])
 
 
-def training_set(hparams, data_root):
-    """The crops of an epoch and the keyword arguments of their loader.
+def training_loader(hparams, data_root, accumulation=1):
+    """Batches of the training crops of this rank.
 
-    Every rank takes ``steps_per_epoch`` batches in an epoch.
+    An epoch has ``steps_per_epoch`` steps of ``batch_size`` crops on any
+    number of ranks: each takes an equal part of every step, in
+    ``accumulation`` batches.
+
+    Arguments
+    ---------
+    hparams : dict
+        Of the recipe.
+    data_root : str
+        Replaces ``{data_root}`` in the manifest.
+    accumulation : int
+        Batches of a step on one rank, the Brain's
+        ``grad_accumulation_factor``.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        Its sampler is an EpochSampler.
+
+    Raises
+    ------
+    ValueError
+        If ``batch_size`` cannot be divided so.
     """
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    batch_size, (rank, ranks) = hparams["batch_size"], rank_and_count()
+    if min(batch_size, accumulation) < 1 or batch_size % (ranks * accumulation):
+        raise ValueError(
+            f"batch_size is {batch_size}, the crops of one step, expected a "
+            f"multiple of ranks x grad_accumulation_factor = {ranks} x "
+            f"{accumulation}, so that all ranks and batches have as many"
+        )
     crops = TrainingCrops(
         training_source(hparams, data_root),
-        hparams["steps_per_epoch"] * hparams["batch_size"] * ranks,
+        hparams["steps_per_epoch"] * batch_size,
         hparams["crop_seconds"],
         hparams["seed"],
         hparams["snr_db"],
         hparams["level_dbfs"],
         hparams["sample_rate"],
     )
-    loader = {
+    return DataLoader(
+        crops,
+        batch_size=batch_size // (ranks * accumulation),
+        sampler=EpochSampler(len(crops), rank, ranks),
+        collate_fn=sb.dataio.batch.PaddedBatch,
         **hparams["train_loader"],
-        "sampler": EpochSampler(len(crops)),
-        "collate_fn": sb.dataio.batch.PaddedBatch,
-    }
-    return crops, loader
+    )
 
 
 def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
-    """Noisy and clean files of a manifest, whole.
+    """Noisy and clean files of a manifest, whole; this rank's share of them.
 
     Arguments
     ---------
@@ -129,7 +163,7 @@ def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
     data_root : str
         Replaces ``{data_root}``.
     sample_rate : int
-        Rate that the files must have, in Hz.
+        In Hz; files of another rate are resampled.
     count : int | None
         How many, chosen by the seed; None takes all.
     seed : int
@@ -145,17 +179,67 @@ def whole_files(manifest, data_root, sample_rate, count=None, seed=0):
     names = sorted(entries)
     if count is not None and count < len(names):
         names = sorted(random.Random(seed).sample(names, count))
+    rank, ranks = rank_and_count()
 
     @sb.utils.data_pipeline.takes("noisy_wav", "clean_wav")
     @sb.utils.data_pipeline.provides("noisy", "clean")
     def read(noisy_wav, clean_wav):
         for path in (noisy_wav, clean_wav):
-            yield sb.dataio.dataio.read_audio(
-                path.replace("{data_root}", str(data_root))
-            )
+            path = path.replace("{data_root}", str(data_root))
+            signal = read_audio(path, sample_rate=sample_rate)
+            yield torch.from_numpy(signal.astype(np.float32))
 
-    return sb.dataio.dataset.DynamicItemDataset(
+    everything = sb.dataio.dataset.DynamicItemDataset(
         {name: entries[name] for name in names},
         dynamic_items=[read],
         output_keys=["id", "noisy", "clean"],
     )
+    # With more ranks than files some get none, which only this class allows.
+    return sb.dataio.dataset.FilteredSortedDynamicItemDataset(
+        everything, names[rank::ranks]
+    )
+
+
+def train_model(hparams, run_opts, data_root):
+    """Train, or go on training, as the recipe says.
+
+    Arguments
+    ---------
+    hparams : dict
+        Of the recipe.
+    run_opts : RunOptions
+        SpeechBrain's.
+    data_root : str
+        Replaces ``{data_root}`` in the manifests.
+
+    Returns
+    -------
+    EnhanceBrain
+        Ready to evaluate.
+    """
+    load_pretrained(hparams)
+    brain = EnhanceBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    train_loader = training_loader(
+        hparams, data_root, brain.grad_accumulation_factor
+    )
+    valid_data = whole_files(
+        hparams["valid_json"],
+        data_root,
+        hparams["sample_rate"],
+        hparams["valid_files"],
+        hparams["seed"],
+    )
+    brain.train_sampler = train_loader.sampler
+    brain.fit(
+        hparams["epoch_counter"],
+        train_loader,
+        valid_data,
+        valid_loader_kwargs=hparams["valid_loader"],
+    )
+    return brain

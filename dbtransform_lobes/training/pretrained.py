@@ -1,0 +1,93 @@
+"""Training that starts from exported weights."""
+
+from pathlib import Path
+
+import torch
+from speechbrain.utils.distributed import main_process_only
+from speechbrain.utils.logger import get_logger
+
+from dbtransform_lobes.inference.enhance_model import (
+    EnhanceModel,
+    check_weights,
+)
+
+logger = get_logger(__name__)
+
+
+def load_pretrained(hparams):
+    """Load the weights that ``pretrained`` names into the model, if any.
+
+    Called before the Brain is made, so that the average starts from them as
+    well. A run that has a checkpoint goes on from it instead.
+
+    Arguments
+    ---------
+    hparams : dict
+        Of the recipe: ``pretrained`` (a model folder as ``dbtransform
+        export`` writes it, a Hugging Face id or None), ``checkpointer``,
+        ``model``, ``sample_rate`` and ``compute_stft``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If the front ends differ or the weights do not fit; lists their keys.
+
+    Example
+    -------
+    >>> load_pretrained({"pretrained": None})
+    """
+    source = hparams["pretrained"]
+    if not source:
+        return
+    if hparams["checkpointer"].find_checkpoint() is not None:
+        logger.warning(
+            "the run goes on from its own checkpoint, pretrained=%s is not "
+            "loaded; give another output_folder to start from it",
+            source,
+        )
+        return
+    hparams["model"].load_state_dict(_read_on_main(source, hparams))
+    logger.info("starts from the weights of %s", source)
+
+
+@main_process_only
+def _read_on_main(source, hparams):
+    """Weights that fit the recipe's model; every rank gets them."""
+    if Path(source, "save").is_dir():
+        raise ValueError(
+            f"pretrained={source} is the folder of a run, expected a model "
+            f"folder: make one with `dbtransform export {source} "
+            "MODEL_FOLDER`"
+        )
+    given = EnhanceModel.from_hparams(source, run_opts={"device": "cpu"})
+    remedy = (
+        "train with the YAML of that model (its settings are in the "
+        "hyperparams.yaml beside the weights), or leave out pretrained"
+    )
+    problems = [
+        f"{name} is {theirs}, expected {ours}"
+        for name, theirs, ours in _front_ends(given.hparams, hparams)
+        if theirs != ours
+    ]
+    if problems:
+        raise ValueError(
+            f"pretrained={source} has another front end than the recipe "
+            f"({'; '.join(problems)}): {remedy}"
+        )
+    state = given.mods.model.state_dict()
+    title = f"the weights of pretrained={source} do not fit the recipe's model"
+    check_weights(state, hparams["model"].state_dict(), f"{title}: {remedy}")
+    return state
+
+
+def _front_ends(given, hparams):
+    """Yield (name, theirs, ours)."""
+    yield "sample_rate", given.sample_rate, hparams["sample_rate"]
+    theirs, ours = given.compute_stft, hparams["compute_stft"]
+    for name in ("n_fft", "win_length", "hop_length"):
+        yield name, getattr(theirs, name), getattr(ours, name)
+    if theirs.window.shape == ours.window.shape:
+        same = torch.allclose(theirs.window, ours.window)
+        yield "window", "the same" if same else "another", "the same"

@@ -1,0 +1,80 @@
+"""What the processes of a distributed run tell each other."""
+
+import torch.distributed as dist
+from speechbrain.utils.distributed import is_distributed_initialized
+
+
+def rank_and_count():
+    """Return the rank of this process and the number of ranks.
+
+    Returns
+    -------
+    tuple of int
+        (0, 1) without a distributed run.
+
+    Example
+    -------
+    >>> rank_and_count()
+    (0, 1)
+    """
+    if not is_distributed_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def gather_lists(values):
+    """Join the lists of all ranks, in the order of the ranks.
+
+    Every rank must call this.
+
+    Arguments
+    ---------
+    values : list
+        Items of this rank, of any kind that can be pickled; may be empty.
+
+    Returns
+    -------
+    list
+        The same on every rank.
+
+    Example
+    -------
+    >>> gather_lists([1, 2])
+    [1, 2]
+    """
+    count = rank_and_count()[1]
+    if count == 1:
+        return list(values)
+    parts = [None] * count
+    dist.all_gather_object(parts, list(values))
+    return [value for part in parts for value in part]
+
+
+def mean_over_ranks(means, weight=1):
+    """Weighted mean of every rank's numbers.
+
+    Arguments
+    ---------
+    means : dict of float
+        Numbers of this rank; a rank may lack some or all.
+    weight : float
+        How much they count, such as the files that they come from.
+
+    Returns
+    -------
+    dict of float
+        The same on every rank.
+
+    Example
+    -------
+    >>> mean_over_ranks({"loss": 2.0}, weight=3)
+    {'loss': 2.0}
+    """
+    parts = [part for part in gather_lists([(means, weight)]) if part[1]]
+    names = dict.fromkeys(name for part, _ in parts for name in part)
+    result = {}
+    for name in names:
+        known = [(part[name], w) for part, w in parts if name in part]
+        total = sum(w for _, w in known)
+        result[name] = sum(value * w for value, w in known) / total
+    return result

@@ -1,0 +1,403 @@
+"""Ranks, accumulation, interruption: the same run whatever it runs on."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from speechbrain.processing.features import ISTFT, STFT
+from torch.utils.data import get_worker_info
+
+from dbtransform_lobes.data.crops import EpochSampler
+from dbtransform_lobes.data.recordings import read_audio
+from dbtransform_lobes.data.sources import Pairs
+from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.models.waveform import enhance_waveform
+from dbtransform_lobes.training.brain import EnhanceBrain
+from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
+from tests.runs import tiny_model, tiny_run
+from tests.signals import (
+    noise_like,
+    speech_like,
+    voicebank_tree,
+    write_wav,
+)
+from tests.training_runs import ROOT, arguments, checkpoint, logged, train
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("voicebank")
+    voicebank_tree(folder, sample_rate=16000, seconds=1.5)
+    for kind in ("clean", "noisy"):
+        (folder / f"{kind}_testset_wav" / "p232_002.wav").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(tree, tmp_path_factory):
+    """An uninterrupted run of one process; not to be changed."""
+    output = tmp_path_factory.mktemp("one") / "out"
+    train(tree, output)
+    return output
+
+
+def distance(first, second):
+    """Largest difference of any weight."""
+    return max((first[key] - second[key]).abs().max() for key in first)
+
+
+def torchrun(*argv, ranks=2):
+    """Run a script by torchrun; stdout holds stderr as well."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={ranks}", *map(str, argv)]
+    return subprocess.run(
+        [*command, "--distributed_backend=gloo"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,  # a rank that waited for ever would end here
+    )
+
+
+def test_ranks_share_the_samples_of_one():
+    """Rank r takes i mod ranks; a step of all ranks is a step of one."""
+    alone = EpochSampler(12)
+    for ranks in (2, 3, 4):
+        samplers = [EpochSampler(12, rank, ranks) for rank in range(ranks)]
+        for sampler in (alone, *samplers):
+            sampler.set_epoch(5)
+        shares = [list(sampler) for sampler in samplers]
+        assert [len(s) for s in samplers] == [12 // ranks] * ranks
+        assert [list(keys) for keys in zip(*shares, strict=True)] == [
+            list(alone)[i : i + ranks] for i in range(0, 12, ranks)
+        ]
+        # Resumed after six examples, whatever the ranks were until then.
+        if 6 % ranks == 0:
+            samplers[1].skip(6)
+            assert list(samplers[1]) == shares[1][6 // ranks :]
+            assert list(samplers[1]) == shares[1]  # the next epoch is whole
+    with pytest.raises(ValueError, match="multiple of the 5 ranks"):
+        EpochSampler(12, 0, 5)
+
+
+def test_two_ranks_train_as_one(tree, one, tmp_path):
+    """With two batches a step, three validation files, one test file."""
+    keep, output = tmp_path, tmp_path / "out"
+    done = torchrun(
+        "tests/training_runs.py",
+        keep,
+        *arguments(tree, output, grad_accumulation_factor=2),
+    )
+    assert done.returncode == 0, done.stdout
+    # The same samples and gradients, up to rounding.
+    assert distance(checkpoint(output), checkpoint(one)) < 1e-4
+    for stage, name in (("train", "loss"), ("valid", "loss_si_sdr")):
+        both = logged(output, stage, name), logged(one, stage, name)
+        assert len(both[0]) == 2
+        np.testing.assert_allclose(*both, rtol=0.02)
+    # Ranks hold the same average.
+    ranks = [torch.load(keep / f"rank{rank}.pt")["ema"] for rank in (0, 1)]
+    assert all(torch.equal(ranks[0][key], ranks[1][key]) for key in ranks[0])
+    # Logged, saved and scored once, over the files of both.
+    assert done.stdout.count("Saved an end-of-epoch checkpoint") == 2
+    assert len(list(Path(output, "save").glob("CKPT*"))) <= 2
+    scores = json.loads((output / "scores.json").read_text())
+    assert scores["num_scored"] == 1
+    alone = json.loads((one / "scores.json").read_text())
+    assert scores["means"] == pytest.approx(alone["means"], abs=1e-3)
+
+
+def test_other_samples_give_other_weights(tree, one, tmp_path):
+    """So that the comparisons of this file could fail."""
+    train(tree, tmp_path, snr_db="[-5.0, 19.0]")
+    assert distance(checkpoint(tmp_path), checkpoint(one)) > 1e-3
+
+
+def test_a_failing_rank_stops_all_with_its_message(tree, one, tmp_path):
+    """Of two training files one has a NaN: one rank draws it."""
+    bad = tmp_path / "tree"
+    shutil.copytree(tree, bad)
+    path = bad / "noisy_trainset_28spk_wav" / "p225_001.wav"
+    signal = read_audio(path)
+    sf.write(
+        path, np.where(signal == signal.max(), np.nan, signal), 16000, "FLOAT"
+    )
+    manifests = {
+        f"{split}_json": one / "save" / f"{split}.json"
+        for split in ("train", "valid", "test")
+    }
+    changes = {**manifests, "skip_prep": True, "batch_size": 2}
+    changes["crop_seconds"] = 2.0  # the whole file
+    argv = arguments(bad, tmp_path / "out", **changes)
+    done = torchrun("recipes/Voicebank/train.py", *argv)
+    assert done.returncode != 0
+    assert f"{path}: samples are not finite" in done.stdout
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_interrupted_run_goes_on_in_mid_epoch(
+    tree, one, tmp_path, monkeypatch, accumulation
+):
+    """Stopped in its fifth step of six, or with accumulation amid that."""
+    start = EnhanceBrain.on_fit_batch_start
+
+    def stop(brain, batch, should_step):
+        if brain.optimizer_step == 4 and should_step:
+            raise KeyboardInterrupt
+        start(brain, batch, should_step)
+
+    saving = {"ckpt_interval_minutes": 0, "ckpt_interval_steps": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(EnhanceBrain, "on_fit_batch_start", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(
+                tree, tmp_path, grad_accumulation_factor=accumulation, **saving
+            )
+    assert len(logged(tmp_path, "valid", "pesq")) == 1
+    assert distance(checkpoint(tmp_path), checkpoint(one)) > 1e-4
+    brain = train(tree, tmp_path, num_workers=2)["brain"]
+    assert brain.optimizer_step == 6
+    for name in ("model", "ema"):
+        found = distance(checkpoint(tmp_path, name), checkpoint(one, name))
+        assert found == 0 if accumulation == 1 else found < 1e-4
+
+
+def test_other_steps_per_epoch_are_refused_in_mid_epoch(
+    tree, tmp_path, monkeypatch
+):
+    def stop(brain, batch, should_step):
+        if brain.optimizer_step == 1:
+            raise KeyboardInterrupt
+
+    saving = {"ckpt_interval_minutes": 0, "ckpt_interval_steps": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(EnhanceBrain, "on_fit_batch_start", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tree, tmp_path, **saving)
+    with pytest.raises(ValueError, match="no epochs of 0 steps"):
+        train(tree, tmp_path, steps_per_epoch=0)
+
+
+class DyingPairs(Pairs):
+    """Kills its worker process once, as soon as there is a checkpoint."""
+
+    root = output = None
+
+    def __init__(self, manifest):
+        super().__init__(manifest, self.root)
+
+    def draw(self, index, length, rng):
+        mark = Path(self.output, "killed")
+        saved = list(Path(self.output, "save").glob("CKPT*/CKPT.yaml"))
+        if get_worker_info() and saved and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().draw(index, length, rng)
+
+
+def test_a_worker_that_dies_ends_the_run_which_then_goes_on(
+    tree, one, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(DyingPairs, "root", tree)
+    monkeypatch.setattr(DyingPairs, "output", tmp_path)
+    changes = {
+        "recordings": one / "save" / "train.json",
+        "recordings_source": "!name:tests.test_training_scale.DyingPairs",
+        "num_workers": 1,
+    }
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        train(tree, tmp_path, **changes)
+    assert (tmp_path / "killed").exists()
+    train(tree, tmp_path, **changes)
+    assert distance(checkpoint(tmp_path), checkpoint(one)) == 0
+
+
+def test_killed_while_writing_a_checkpoint_keeps_the_last_good_one(tmp_path):
+    """The process is killed between two files of its second checkpoint."""
+
+    def save_until_killed():
+        weights = torch.nn.Linear(1, 1)
+        saver = AtomicCheckpointer(tmp_path, {"a": weights, "b": weights})
+        saver.save_checkpoint(name="good")
+        saver.custom_save_hooks["b"] = lambda *_: os.kill(
+            os.getpid(), signal.SIGKILL
+        )
+        saver.save_checkpoint(name="torn")
+
+    process = multiprocessing.get_context("fork").Process(
+        target=save_until_killed
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    names = {path.name for path in tmp_path.glob("CKPT+torn/*")}
+    assert names == {"CKPT.part", "a.ckpt"}
+    weights = torch.nn.Linear(1, 1)
+    saver = AtomicCheckpointer(tmp_path, {"a": weights, "b": weights})
+    assert saver.recover_if_possible().path.name == "CKPT+good"
+    # What was torn goes with the next deletion.
+    saver.save_and_keep_only(name="next")
+    assert [path.name for path in tmp_path.iterdir()] == ["CKPT+next"]
+
+
+# Options
+
+
+def test_compiled_run_is_the_same(tree, one, tmp_path):
+    """SpeechBrain's --compile wraps the model; here it runs eagerly."""
+    with torch.compiler.set_stance("force_eager"):
+        brain = train(tree, tmp_path, compile=None)["brain"]
+    assert isinstance(brain.modules.model, torch._dynamo.OptimizedModule)
+    for name in ("model", "ema"):
+        assert distance(checkpoint(tmp_path, name), checkpoint(one, name)) == 0
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"max_grad_norm": -1}, "max_grad_norm is -1.*1e9"),
+        ({"max_grad_norm": "nan"}, "max_grad_norm is nan"),
+        ({"remove_vector_weight_decay": None}, "leave it out"),
+        ({"grad_accumulation_factor": 3}, "batch_size is 4.* = 1 x 3"),
+        ({"grad_accumulation_factor": 0}, "batch_size is 4.* = 1 x 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_impossible_options_are_refused(tree, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(tree, tmp_path, **changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_spectra_stay_in_fp32_under_autocast(dtype, one):
+    """As --precision=bf16 and (on GPUs only) fp16 set it."""
+    model, seen = tiny_model(), []
+    model.register_forward_hook(
+        lambda _, given, out: seen.append((given[0].dtype, out.dtype))
+    )
+    linear = next(m for m in model.modules() if isinstance(m, torch.nn.Linear))
+    linear.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    settings = {"sample_rate": 16000, "win_length": 32, "hop_length": 8}
+    settings["window_fn"] = torch.hann_window
+    stft, istft = STFT(n_fft=512, **settings), ISTFT(n_fft=512, **settings)
+    noisy = torch.tensor(speech_like(0.5) + noise_like(0.5)).float()[None]
+    with torch.autocast("cpu", dtype=dtype):
+        estimate = enhance_waveform(model, stft, istft, 100 * noisy)
+    assert seen == [dtype, (torch.complex64, torch.complex64)]
+    assert estimate.dtype == torch.float32
+    expected = enhance_waveform(model, stft, istft, 100 * noisy)
+    error = (estimate - expected).norm() / expected.norm()
+    assert 0 < error < 0.05
+    estimate.square().mean().backward()
+    assert all(
+        p.grad.isfinite().all()
+        for p in model.parameters()
+        if p.grad is not None
+    )
+
+
+# Weights to start from
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A model folder of other weights and a run folder it comes from."""
+    folder = tmp_path_factory.mktemp("start")
+    tiny_run(folder / "run")
+    export_model(folder / "run", folder / "model")
+    return folder
+
+
+def test_pretrained_weights_are_the_start_also_of_the_average(
+    tree, start, tmp_path
+):
+    changes = {"pretrained": start / "model", "lr": 0.0, "number_of_epochs": 1}
+    train(tree, tmp_path, **changes)
+    given = torch.load(start / "model" / "model.ckpt", weights_only=True)
+    assert distance(given, checkpoint(tmp_path)) == 0
+    average = checkpoint(tmp_path, "ema")
+    average = {k.removeprefix("module."): v for k, v in average.items()}
+    assert distance(given, average) < 1e-6
+
+
+def test_a_run_goes_on_from_its_checkpoint_not_from_pretrained(
+    tree, one, start, tmp_path, caplog
+):
+    shutil.copytree(one, tmp_path / "out")
+    train(tree, tmp_path / "out", pretrained=start / "model")
+    assert distance(checkpoint(tmp_path / "out"), checkpoint(one)) == 0
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "goes on from its own checkpoint" in log
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_channels": 16}, r"(?s)do not fit.*YAML.*of another shape: .*16"),
+        ({"feed_forward": 1}, r"(?s)do not fit.*\n  missing: "),
+        ({"graph": "none"}, r"(?s)do not fit.*\n  unexpected: "),
+        ({"hop_length": 16}, "hop_length is 128, expected 256.*YAML"),
+        (
+            {"window_fn": "!name:torch.hamming_window"},
+            "window is another, expected the same",
+        ),
+        ({"pretrained": "run"}, "dbtransform export"),
+        ({"pretrained": "nowhere"}, "there is no such folder"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    tree, start, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.chdir(start)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(tree, tmp_path, **{"pretrained": "model", **changes})
+
+
+# Odd data
+
+
+def test_odd_files_are_trained_on_and_left_out_of_the_scores(tmp_path):
+    """Silent, clipped, and too short to score: for training and validation.
+
+    Silent noisy files are kept as well, as silence.
+    """
+    tree = voicebank_tree(tmp_path / "tree", 16000, utterances=1, seconds=1.5)
+    loud = (20 * speech_like(1.5)).clip(-1, 1)
+    signals = {
+        "silent": (0 * loud, 0 * loud),
+        "clipped": (loud, (loud + noise_like(1.5)).clip(-1, 1)),
+        "short": (loud[:400], loud[:400] / 2),
+    }
+    for speaker in ("p225", "p226"):
+        for name, pair in signals.items():
+            for kind, wave in zip(("clean", "noisy"), pair, strict=True):
+                folder = tree / f"{kind}_trainset_28spk_wav"
+                write_wav(folder / f"{speaker}_{name}.wav", wave)
+    train(tree, tmp_path / "out", valid_files=10, number_of_epochs=1)
+    assert logged(tmp_path / "out", "valid", "unscored_files") == [2]
+    assert logged(tmp_path / "out", "valid", "pesq")[0] > 1
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "not scored: p226_short: PESQ failed" in log
+    assert "p226_silent: PESQ found no utterance" in log
+    weights = checkpoint(tmp_path / "out").values()
+    assert all(weight.isfinite().all() for weight in weights)
+
+
+def test_validation_without_a_file_to_score_says_so(tmp_path):
+    tree = voicebank_tree(tmp_path / "tree", 16000, utterances=1, seconds=0.1)
+    with pytest.raises(ValueError, match="valid_speakers or more valid_files"):
+        train(tree, tmp_path / "out")

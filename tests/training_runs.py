@@ -1,0 +1,86 @@
+"""The recipe's train.py on tiny settings, in this process or under torchrun.
+
+Run by torchrun as a program, it keeps what every rank ends with.
+"""
+
+import logging
+import os
+import re
+import runpy
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = ROOT / "recipes" / "Voicebank" / "train.py"
+TINY = {
+    "device": "cpu",
+    "num_channels": 8,
+    "num_layers": 1,
+    "num_heads": 1,
+    "feed_forward": 0,
+    "number_of_epochs": 2,
+    "steps_per_epoch": 3,
+    "batch_size": 4,
+    "warmup_steps": 1,
+    "crop_seconds": 0.5,
+    "num_workers": 0,
+    "valid_files": 3,
+}
+
+
+def arguments(data, output, **changes):
+    """Command line of train.py."""
+    given = {"data_folder": data, "output_folder": output, **TINY, **changes}
+    flags = [
+        f"--{name}" if value is None else f"--{name}={value}"
+        for name, value in given.items()
+    ]
+    hparams = ROOT / "hparams" / "db_transform.yaml"
+    return [str(hparams), "--noprogressbar", *flags]
+
+
+def train(data, output, **changes):
+    """Run train.py to its end in this process; return its variables."""
+    return run_script(arguments(data, output, **changes))
+
+
+def run_script(argv):
+    """Run train.py with these arguments; logging stays as it was."""
+    root = logging.getLogger()
+    handlers, level, hook = root.handlers[:], root.level, sys.excepthook
+    threads = torch.get_num_threads()
+    paths = [str(TRAIN.parent), *sys.path]
+    try:
+        with (
+            mock.patch.object(sys, "argv", [str(TRAIN), *argv]),
+            mock.patch.object(sys, "path", paths),
+        ):
+            return runpy.run_path(str(TRAIN), run_name="__main__")
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:], sys.excepthook = handlers, hook
+        root.setLevel(level)
+        torch.set_num_threads(threads)
+
+
+def checkpoint(output, name="model"):
+    """A file of the newest checkpoint."""
+    folder = sorted(Path(output, "save").glob("CKPT*"))[-1]
+    return torch.load(folder / f"{name}.ckpt", weights_only=True)
+
+
+def logged(output, stage, name):
+    """A number of every epoch, as train_log.txt has it."""
+    text = Path(output, "train_log.txt").read_text()
+    return [float(x) for x in re.findall(rf"{stage} {name}: ([^,\s]+)", text)]
+
+
+if __name__ == "__main__":
+    keep, *given = sys.argv[1:]
+    left = run_script(given)["brain"]
+    name = Path(keep) / f"rank{os.environ['RANK']}.pt"
+    torch.save({"ema": left.ema.state_dict(), "step": left.step}, name)

@@ -28,6 +28,8 @@ from dbtransform_lobes.benchmark.counts import count_macs, count_parameters
 from dbtransform_lobes.versions import package_versions
 
 BASELINES = (LITERAL, "bsrnn")
+FRAMES_A_CALL = (1, 4)  # of a live stream
+COUNTED_SECONDS = 30.0
 TRAINING = {"crop_seconds": 2.0, "batch_size": 4, "optimizer": "AdamW"}
 
 
@@ -65,7 +67,8 @@ def benchmark(
     dict
         Ready for JSON: ``settings``, ``machine``, ``versions``, ``models``
         (parameters, configuration), and lists with an entry for each
-        measured case: ``macs``, ``memory``, ``inference``, ``training``. A
+        measured case: ``macs``, ``memory``, ``inference``, ``streaming`` (of
+        causal models), ``training``. A
         length for which a model found not enough memory has peak_bytes None
         and no further entries.
 
@@ -103,7 +106,7 @@ def benchmark(
 def _measurements(names, candidates, settings, report):
     """The lists of measured cases."""
     threads, seed = settings["threads"], settings["seed"]
-    memory, macs, inference, training = [], [], [], []
+    memory, macs, inference, streaming, training = [], [], [], [], []
     able = {}  # those with enough memory, for each length
     for length in settings["lengths"]:
         report(f"memory and operations at {length:g} s")
@@ -121,6 +124,8 @@ def _measurements(names, candidates, settings, report):
             inference += time_inference(
                 able[length], length, count, settings["repeats"], seed
             )
+        report(f"time of live streams, threads: {count}")
+        streaming += time_streaming(candidates, count, seed)
     if settings["training"]:
         report(f"time of training, threads: {threads[-1]}")
         training = time_training(
@@ -130,6 +135,7 @@ def _measurements(names, candidates, settings, report):
         "memory": memory,
         "macs": macs,
         "inference": inference,
+        "streaming": streaming,
         "training": training,
     }
 
@@ -172,9 +178,12 @@ def operations(candidates, length, seed=0):
     """
     cases = []
     for candidate in candidates:
-        run = partial(candidate.enhance, candidate.noise(length, seed=seed))
+        # The cost of a model that cuts its input is the same at any length.
+        linear = getattr(candidate.model, "in_chunks", False)
+        seconds = min(length, COUNTED_SECONDS) if linear else length
+        run = partial(candidate.enhance, candidate.noise(seconds, seed=seed))
         macs = count_macs(candidate.model, run)
-        per_second = {part: count / length for part, count in macs.items()}
+        per_second = {part: count / seconds for part, count in macs.items()}
         case = {"model": candidate.name, "length": length}
         cases.append({**case, "macs_per_second": per_second})
     return cases
@@ -220,6 +229,62 @@ def time_inference(candidates, length, threads, repeats=5, seed=0):
         }
         for name, times in seconds.items()
     ]
+
+
+def time_streaming(candidates, threads, seed=0, seconds=8.0):
+    """Time the calls of ``step`` on a live stream, for causal models.
+
+    Arguments
+    ---------
+    candidates : sequence of Candidate
+        The models; those that are not causal are left out.
+    threads : int
+        Number of threads.
+    seed : int
+        Of the signal.
+    seconds : float
+        Length of the stream; its first quarter fills the state and is not
+        timed.
+
+    Returns
+    -------
+    list of dict
+        ``model``, ``frames`` (of a call), ``threads``, ``seconds`` (median
+        of a call), ``real_time_factor``, both without STFT and iSTFT.
+    """
+    cases = []
+    for candidate in candidates:
+        if not getattr(candidate.model, "causal", False):
+            continue
+        hop = candidate.compute_stft.hop_length / candidate.sample_rate
+        for frames in FRAMES_A_CALL:
+            with using_threads(threads), torch.inference_mode():
+                times = _calls(candidate, frames, round(seconds / hop), seed)
+            call = median(times[len(times) // 4 :])
+            cases.append(
+                {
+                    "model": candidate.name,
+                    "frames": frames,
+                    "threads": threads,
+                    "seconds": call,
+                    "real_time_factor": call / (frames * hop),
+                }
+            )
+    return cases
+
+
+def _calls(candidate, frames, total, seed):
+    """Seconds of each call on a stream of this many frames."""
+    model, times = candidate.model, []
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, model.layout.num_bins, total)
+    spec = torch.randn(shape, generator=generator, dtype=torch.complex64)
+    state = model.initial_state()
+    for chunk in spec.split(frames, dim=-1):
+        start = time.perf_counter()
+        _, state = model.step(chunk, state)
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def time_training(candidates, threads, repeats=5, seed=0):

@@ -118,6 +118,7 @@ def table(results):
         *_parameter_rows(results),
         *_operation_rows(results),
         *_time_rows(results),
+        *_streaming_rows(results),
         *_memory_rows(results),
     ]
     first = max(len(title) for title, _ in rows)
@@ -198,6 +199,21 @@ def _time_rows(results):
             },
         )
     yield from _ratio_rows(groups)
+
+
+def _streaming_rows(results):
+    """Real-time factors of live streams, where a model is causal."""
+    cases = {}
+    for case in results["streaming"]:
+        frames = (
+            "1 frame" if case["frames"] == 1 else f"{case['frames']} frames"
+        )
+        title = f"  {frames} a call, threads: {case['threads']}"
+        cell = f"{case['real_time_factor']:.4f}"
+        cases.setdefault(title, {})[case["model"]] = cell
+    if cases:
+        yield "real-time factor of a live stream", {}
+        yield from cases.items()
 
 
 def _ratio_rows(groups):

@@ -109,7 +109,7 @@ def _differences(report):
         panel.set_yticks(range(len(others)), names)
         panel.set_ylim(len(others) - 0.5, -0.5)
         panel.locator_params(axis="x", nbins=4)
-    _note(figure, report, f"Difference to {report['reference']}")
+    _note(figure, report, f"Mean difference to {report['reference']}")
     return figure
 
 
@@ -123,7 +123,8 @@ def _by_snr(report):
     rotation = 45 if report["snr_ranges"] else 0
     for panel in axes.values():
         panel.set_xticks(places, labels, rotation=rotation)
-    figure.supxlabel("SNR (dB)", fontsize="medium")
+    for panel in list(axes.values())[-COLUMNS:]:
+        panel.set_xlabel("SNR (dB)")
     _legend(figure, axes, report)
     return figure
 
@@ -144,10 +145,10 @@ def _by_noise(report):
             rotation=45 if len(groups) > 3 else 0,
             ha="right" if len(groups) > 3 else "center",
         )
+    share = ""
     if len(kept) < len(order):
-        label = f"the {len(kept)} of {len(order)} noises with the most files"
-        figure.supxlabel(label, fontsize="medium")
-    _legend(figure, axes, report)
+        share = f"; {len(kept)} of {len(order)} noises, those of most files"
+    _legend(figure, axes, report, share)
     return figure
 
 
@@ -172,7 +173,7 @@ def _draw(axes, groups, places, systems, **line):
             )
 
 
-def _legend(figure, axes, report):
+def _legend(figure, axes, report, remark=""):
     handles, labels = next(iter(axes.values())).get_legend_handles_labels()
     figure.legend(
         handles,
@@ -181,11 +182,12 @@ def _legend(figure, axes, report):
         ncols=len(labels),
         frameon=False,
     )
-    _note(figure, report, "Mean")
+    _note(figure, report, "Mean over the files", remark)
 
 
-def _note(figure, report, what):
-    text = (
-        f"{what} and 95 % confidence interval, {report['num_compared']} files"
+def _note(figure, report, what, remark=""):
+    figure.suptitle(
+        f"{what}, with 95 % confidence interval "
+        f"({report['num_compared']} files{remark})",
+        fontsize="medium",
     )
-    figure.suptitle(text, fontsize="medium")

@@ -66,19 +66,19 @@ def comparison_text(report):
     parts = [
         f"{report['num_compared']} of {report['num_files']} files were scored "
         "with every system; all tables are over these.\n",
-        "Means\n",
+        "## Means\n",
         _means_table([("", report)], ""),
     ]
     if report["differences"] and report["num_compared"]:
         parts += [
-            f"Differences to {reference}, with the {report['interval']}\n",
+            f"## Differences to {reference}, with the {report['interval']}\n",
             _difference_table(report),
         ]
     if report["by_snr"]:
-        parts += ["Means by SNR\n", _means_table(_snr_groups(report), "SNR")]
+        parts += ["## Means by SNR\n", _means_table(_snr_groups(report), "SNR")]
     if report["by_noise"]:
         groups = [(group["noise"], group) for group in report["by_noise"]]
-        parts += ["Means by noise\n", _means_table(groups, "noise")]
+        parts += ["## Means by noise\n", _means_table(groups, "noise")]
     return "\n".join(parts)
 
 

@@ -18,6 +18,7 @@ COLOURS = (
 )
 MARKERS = "osD^vP*"
 LINES = ("-", "--", ":", "-.")
+PANEL_COLUMNS = 4
 
 
 def check_plot(path):
@@ -53,15 +54,51 @@ def check_plot(path):
 def style(number):
     """Colour and marker of the n-th curve, as arguments of ``plot``.
 
+    When the colours are used up, they come again with other markers.
+
     Example
     -------
     >>> style(0)
     {'color': '#0072B2', 'marker': 'o'}
     """
+    turn, place = divmod(number, len(COLOURS))
     return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
+        "color": COLOURS[place],
+        "marker": MARKERS[(place + turn) % len(MARKERS)],
     }
+
+
+def panel_grid(count, row_height=2.0):
+    """Make a figure of panels, four beside each other.
+
+    Arguments
+    ---------
+    count : int
+        Number of panels.
+    row_height : float
+        Of each row, in inches.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Not known to pyplot: it opens no window and touches no global state.
+    panels : list of matplotlib.axes.Axes
+        Row by row.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(PANEL_COLUMNS, count)
+    num_rows = -(-count // columns)
+    figure = Figure(
+        figsize=(max(2.6 * columns, 5.2), row_height * num_rows + 0.6),
+        layout="constrained",
+    )
+    axes = list(figure.subplots(num_rows, columns, squeeze=False).flat)
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    for panel in axes[:count]:
+        tidy(panel)
+    return figure, axes[:count]
 
 
 def tidy(axes):

@@ -5,13 +5,13 @@ import math
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.runs import group_runs, read_train_log
 from dbtransform_lobes.plotting import (
+    PANEL_COLUMNS,
     check_plot,
+    panel_grid,
     save_figure,
     style,
-    tidy,
 )
 
-COLUMNS = 4  # panels beside each other
 STAGES = {"train": "--", "valid": "-"}
 
 
@@ -36,25 +36,16 @@ def plot_curves(runs, path):
         no epoch logged, or none in common with another seed.
     """
     check_plot(path)
-    # Figures without pyplot open no window and touch no global state.
-    from matplotlib.figure import Figure
-
     groups = {
         label: _common_epochs(label, [read_train_log(run) for run in members])
         for label, members in group_runs(runs).items()
     }
     names = _panel_names(groups)
-    columns = min(COLUMNS, len(names))
-    num_rows = -(-len(names) // columns)
-    figure = Figure(
-        figsize=(max(2.6 * columns, 5.2), 2.0 * num_rows + 0.6),
-        layout="constrained",
-    )
-    panels = figure.subplots(num_rows, columns, squeeze=False).flat
-    for panel, name in zip(panels, names, strict=False):
+    figure, panels = panel_grid(len(names))
+    for panel, name in zip(panels, names, strict=True):
         _draw(panel, groups, name)
-    for panel in panels[len(names) :]:
-        panel.set_visible(False)
+    for panel in panels[-PANEL_COLUMNS:]:
+        panel.set_xlabel("epoch")
     _legend(figure, groups)
     save_figure(figure, path)
 
@@ -96,6 +87,7 @@ def _draw(panel, groups, name):
             ]
             epochs, values = zip(*points, strict=True)
             look = style(number)
+            is_marked = stage == "valid" or len(epochs) == 1
             if len(logs) > 1:
                 panel.fill_between(
                     epochs,
@@ -109,7 +101,7 @@ def _draw(panel, groups, name):
                 epochs,
                 [sum(seeds) / len(seeds) for seeds in values],
                 color=look["color"],
-                marker=look["marker"] if stage == "valid" else None,
+                marker=look["marker"] if is_marked else None,
                 # of many epochs, mark some twenty
                 markevery=max(1, len(epochs) // 20),
                 markersize=3.5,
@@ -117,9 +109,7 @@ def _draw(panel, groups, name):
                 linestyle=line,
             )
     panel.set_title(_title(name), fontsize="medium")
-    panel.set_xlabel("epoch")
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    tidy(panel)
 
 
 def _title(name):

@@ -6,13 +6,13 @@ from pathlib import Path
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.tables import snr_label
 from dbtransform_lobes.plotting import (
+    PANEL_COLUMNS,
     check_plot,
+    panel_grid,
     save_figure,
     style,
-    tidy,
 )
 
-COLUMNS = 4  # panels beside each other
 MAX_NOISES = 10
 BAR = {"capsize": 2, "elinewidth": 1, "markersize": 4.5, "linewidth": 1.2}
 
@@ -51,24 +51,11 @@ def plot_comparison(report, folder, suffix):
 
 def _panels(report, row_height):
     """Return a figure and its axes by metric."""
-    # Figures without pyplot open no window and touch no global state.
-    from matplotlib.figure import Figure
-
     metrics = list(report["means"][report["reference"]])
-    columns = min(COLUMNS, len(metrics))
-    num_rows = -(-len(metrics) // columns)
-    figure = Figure(
-        figsize=(2.6 * columns, row_height * num_rows + 0.6),
-        layout="constrained",
-    )
-    axes = list(figure.subplots(num_rows, columns, squeeze=False).flat)
-    for panel in axes:
-        panel.set_visible(False)
-    axes = dict(zip(metrics, axes, strict=False))
+    figure, panels = panel_grid(len(metrics), row_height)
+    axes = dict(zip(metrics, panels, strict=True))
     for metric, panel in axes.items():
-        panel.set_visible(True)
         panel.set_title(LABELS.get(metric, metric), fontsize="medium")
-        tidy(panel)
     return figure, axes
 
 
@@ -105,7 +92,7 @@ def _differences(report):
             panel.errorbar(
                 means, [place], xerr=limits, **systems[system], **BAR
             )
-        names = others if number % COLUMNS == 0 else [""] * len(others)
+        names = others if number % PANEL_COLUMNS == 0 else [""] * len(others)
         panel.set_yticks(range(len(others)), names)
         panel.set_ylim(len(others) - 0.5, -0.5)
         panel.locator_params(axis="x", nbins=4)
@@ -118,12 +105,12 @@ def _by_snr(report):
     groups = report["by_snr"]
     places = [group["snr_db"] for group in groups]
     labels = [snr_label(snr, report["snr_ranges"]) for snr in places]
+    slant = {"rotation": 45, "ha": "right"} if report["snr_ranges"] else {}
     figure, axes = _panels(report, 2.0)
-    _draw(axes, groups, places, _systems(report), linestyle="-")
-    rotation = 45 if report["snr_ranges"] else 0
+    _draw(axes, groups, places, 0.05, _systems(report), linestyle="-")
     for panel in axes.values():
-        panel.set_xticks(places, labels, rotation=rotation)
-    for panel in list(axes.values())[-COLUMNS:]:
+        panel.set_xticks(places, labels, **slant)
+    for panel in list(axes.values())[-PANEL_COLUMNS:]:
         panel.set_xlabel("SNR (dB)")
     _legend(figure, axes, report)
     return figure
@@ -136,15 +123,15 @@ def _by_noise(report):
     kept = order[:MAX_NOISES]
     groups = [group for group in groups if group in kept]
     figure, axes = _panels(report, 2.1)
-    _draw(axes, groups, range(len(groups)), _systems(report), linestyle="none")
+    places = range(len(groups))
+    _draw(axes, groups, places, 0.12, _systems(report), linestyle="none")
+    names = [group["noise"] for group in groups]
+    slant = {"rotation": 45, "ha": "right"} if len(names) > 3 else {}
+    bottom = list(axes.values())[-PANEL_COLUMNS:]
     for panel in axes.values():
-        panel.set_xlim(-0.6, len(groups) - 0.4)
-        panel.set_xticks(
-            range(len(groups)),
-            [group["noise"] for group in groups],
-            rotation=45 if len(groups) > 3 else 0,
-            ha="right" if len(groups) > 3 else "center",
-        )
+        panel.set_xlim(-0.6, len(names) - 0.4)
+        shown = names if panel in bottom else [""] * len(names)
+        panel.set_xticks(range(len(names)), shown, **slant)
     share = ""
     if len(kept) < len(order):
         share = f"; {len(kept)} of {len(order)} noises, those of most files"
@@ -152,10 +139,10 @@ def _by_noise(report):
     return figure
 
 
-def _draw(axes, groups, places, systems, **line):
+def _draw(axes, groups, places, step, systems, **line):
     """Means with intervals, systems a little beside each other."""
     gaps = [after - place for place, after in itertools.pairwise(places)]
-    step = min(0.12, 0.8 / len(systems)) * min(gaps, default=1.0)
+    step = min(step, 0.8 / len(systems)) * min(gaps, default=1.0)
     for metric, panel in axes.items():
         for number, (system, look) in enumerate(systems.items()):
             shift = step * (number - (len(systems) - 1) / 2)
@@ -179,7 +166,7 @@ def _legend(figure, axes, report, remark=""):
         handles,
         labels,
         loc="outside lower center",
-        ncols=len(labels),
+        ncols=min(PANEL_COLUMNS, len(labels)),
         frameon=False,
     )
     _note(figure, report, "Mean over the files", remark)

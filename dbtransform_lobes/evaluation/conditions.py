@@ -48,6 +48,7 @@ def read_conditions(path):
     Example
     -------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "log_testset.txt")
     ...     _ = path.write_text("p232_001 bus 17.5")

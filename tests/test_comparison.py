@@ -352,9 +352,36 @@ def test_a_manifest_names_clean_files_of_other_names(folders, tmp_path):
     assert report["num_compared"] == 1 and report["by_snr"][0]["snr_db"] == 0
     assert report["differences"] == {}
     assert "Differences" not in comparison_text(report)
-    manifest.write_text("id,clean\nnoisy_fileid_3,\n")
-    with pytest.raises(ValueError, match="without a path in clean"):
-        compare_systems(manifest, {"noisy": tmp_path / "out"})
+    for path in ("", "{data_root}/c.wav"):
+        manifest.write_text(f"id,clean\nnoisy_fileid_3,{path}\n")
+        with pytest.raises(ValueError, match="no paths of clean files"):
+            compare_systems(manifest, {"noisy": tmp_path / "out"})
+
+
+def test_a_manifest_of_a_recipe_knows_the_noisy_names(folders, tmp_path):
+    """As of the DNS test set: id, clean and noisy have different names."""
+    for system in ("noisy", "good"):
+        suffix = "flac" if system == "good" else "wav"
+        signal, _ = sf.read(folders / system / f"c.{suffix}")
+        name = "book_snr5_fileid_3" if system == "noisy" else "3"
+        write(tmp_path / system / f"{name}.wav", signal)
+    entry = {
+        "clean_wav": str(folders / "clean" / "c.wav"),
+        "noisy_wav": "noisy/book_snr5_fileid_3.wav",
+        "length": 1.5,
+        "snr_db": 5,
+    }
+    manifest = tmp_path / "test.json"
+    manifest.write_text(json.dumps({"3": entry}))
+    systems = {name: tmp_path / name for name in ("noisy", "good")}
+    report = compare_systems(manifest, systems, progress=False)
+    assert report["num_compared"] == 1 and report["left_out"] == {}
+    assert report["by_snr"][0]["snr_db"] == 5.0
+    assert report["without_clean"] == {"noisy": [], "good": []}
+    assert report["differences"]["good"]["pesq"]["mean"] > 0
+    manifest.write_text("[1]")
+    with pytest.raises(ValueError, match="expected JSON of the form"):
+        read_conditions(manifest)
 
 
 def test_impossible_comparisons_are_refused(folders, tmp_path):

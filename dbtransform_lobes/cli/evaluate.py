@@ -21,7 +21,8 @@ def add_arguments(parser):
         "clean",
         metavar="CLEAN",
         help="folder of clean speech: .wav or .flac, 16 kHz, one channel; "
-        "with --systems also a csv with the columns id and clean",
+        "with --systems also a manifest: csv with the columns id and clean, or "
+        "JSON as the recipes write it",
     )
     parser.add_argument(
         "estimate_folder",

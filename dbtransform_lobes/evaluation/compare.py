@@ -45,9 +45,10 @@ def compare_systems(
     Arguments
     ---------
     clean : str or Path
-        Folder of clean speech, searched to any depth; or a csv with the
-        columns ``id`` and ``clean`` (a path relative to the csv), and with
-        ``snr_db`` and ``noise`` if known.
+        Folder of clean speech, searched to any depth; or a manifest, see
+        ``read_conditions``, with paths of clean files (relative to it), and
+        with SNR and noise if known. Where it has paths of noisy files, too,
+        enhanced files may have their names in place of the id.
     systems : dict
         Folder of enhanced (or noisy) files by the name of the system.
     output_folder : str or Path, optional
@@ -87,8 +88,14 @@ def compare_systems(
     for suffix in plots:
         check_plot(f"plot.{suffix}")
     reference = _reference(systems, reference)
-    clean_files, known = _read_clean(clean, conditions)
-    estimates = {name: list_audio(path) for name, path in systems.items()}
+    clean_files, known, aliases = _read_clean(clean, conditions)
+    estimates = {
+        system: {
+            aliases.get(name, name): path
+            for name, path in list_audio(folder).items()
+        }
+        for system, folder in systems.items()
+    }
     _check_names(clean_files, estimates, systems)
     rows = _score_systems(clean_files, estimates, known, jobs, progress)
     report = {
@@ -124,17 +131,11 @@ def _reference(systems, reference):
 
 
 def _read_clean(clean, conditions):
-    """Return the clean files by name and what is known of each."""
+    """Return clean files by name, what is known of each, and other names."""
     if Path(clean).is_file():
-        known = read_conditions(clean)
-        without = [name for name in known if "clean" not in known[name]]
-        raise_problems(f"{clean}: files without a path in clean", without)
-        files = {
-            name: Path(clean).parent / entry.pop("clean")
-            for name, entry in known.items()
-        }
+        files, known, aliases = _read_manifest(clean)
     else:
-        files = list_audio(clean)
+        files, aliases = list_audio(clean), {}
         known = {name: {} for name in files}
     if conditions is not None:
         given = read_conditions(conditions)
@@ -142,8 +143,33 @@ def _read_clean(clean, conditions):
         raise_problems(f"{conditions}: clean files without a line", unknown)
         for name, entry in known.items():
             entry.update(given[name])
-            entry.pop("clean", None)
-    return files, known
+    known = {
+        name: {key: entry[key] for key in ("snr_db", "noise") if key in entry}
+        for name, entry in known.items()
+    }
+    return files, known, aliases
+
+
+def _read_manifest(path):
+    known = read_conditions(path)
+    problems = [
+        f"{name}: {entry.get('clean', 'nothing')}"
+        for name, entry in known.items()
+        if "{" in entry.get("clean", "{")
+    ]
+    raise_problems(
+        f"{path}: no paths of clean files; give their folder instead", problems
+    )
+    files = {
+        name: Path(path).parent / entry["clean"]
+        for name, entry in known.items()
+    }
+    aliases = {
+        Path(entry["noisy"]).stem: name
+        for name, entry in known.items()
+        if "noisy" in entry
+    }
+    return files, known, aliases
 
 
 def _check_names(clean_files, estimates, systems):

@@ -1,15 +1,17 @@
 """SNR and noise of every file of a test set, and groups of files by them."""
 
 import csv
+import json
 import math
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from dbtransform_lobes.data.mixtures import SEPARATOR
 from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES, raise_problems
 
 COLUMNS = {  # key: names that the column may have, the first found is taken
     "file": ("id", "file"),
-    "clean": ("clean",),
+    "clean": ("clean", "clean_wav"),
+    "noisy": ("noisy", "noisy_wav"),
     "snr_db": ("snr_db", "snr"),
     "noise": ("noise_type", "noise"),
 }
@@ -25,17 +27,19 @@ def read_conditions(path):
     ---------
     path : str or Path
         A csv with a header: ``id`` or ``file``, and of ``snr_db`` (or
-        ``snr``), ``noise_type`` (or ``noise``) and ``clean`` what there is;
-        other columns are passed over. ``dbtransform mix`` writes such a
-        csv. Or the ``log_testset.txt`` of VoiceBank-DEMAND: file, noise and
-        SNR in each line.
+        ``snr``), ``noise_type`` (or ``noise``), ``clean`` and ``noisy``
+        what there is; other columns are passed over. ``dbtransform mix``
+        writes such a csv. Or a manifest as the recipes write it: JSON by
+        id, with ``clean_wav``, ``noisy_wav`` and the same further keys. Or
+        the ``log_testset.txt`` of VoiceBank-DEMAND: file, noise and SNR in
+        each line.
 
     Returns
     -------
     conditions : dict
         By the name of the file (without an audio suffix), a dict of those
-        of ``clean`` (str), ``snr_db`` (float) and ``noise`` (see
-        ``noise_type``) that are known.
+        of ``clean``, ``noisy`` (paths as given), ``snr_db`` (float) and
+        ``noise`` (see ``noise_type``) that are known.
 
     Raises
     ------
@@ -48,7 +52,6 @@ def read_conditions(path):
     Example
     -------
     >>> import tempfile
-    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "log_testset.txt")
     ...     _ = path.write_text("p232_001 bus 17.5")
@@ -71,25 +74,42 @@ def read_conditions(path):
 
 
 def _read_rows(path):
-    """Return (line number, {key: text}) of every line."""
-    with open(path, newline="", encoding="utf-8-sig") as stream:
-        lines = stream.read().splitlines()
+    """Return (line or entry number, {key: text}) of every file."""
+    text = Path(path).read_text(encoding="utf-8-sig")
+    lines = text.splitlines()
+    if Path(path).suffix.lower() == ".json":
+        return [
+            (number, _pick({**entry, "id": name}))
+            for number, (name, entry) in enumerate(_entries(path, text), 1)
+        ]
     if not lines or "," not in lines[0]:
         return _log_rows(path, lines)
     reader = csv.DictReader(lines)
-    columns = {
-        key: next((name for name in names if name in reader.fieldnames), None)
-        for key, names in COLUMNS.items()
-    }
-    if columns["file"] is None:
+    if not set(COLUMNS["file"]) & set(reader.fieldnames):
         raise ValueError(
             f"{path}: expected a column id or file, given "
             f"{', '.join(reader.fieldnames)}"
         )
-    return [
-        (line, {key: row[name] for key, name in columns.items() if name})
-        for line, row in enumerate(reader, start=2)
-    ]
+    return [(line, _pick(row)) for line, row in enumerate(reader, start=2)]
+
+
+def _entries(path, text):
+    """Return the items of a JSON manifest."""
+    try:
+        return [(name, dict(entry)) for name, entry in json.loads(text).items()]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: expected JSON of the form {{id: {{...}}}} ({error})"
+        ) from error
+
+
+def _pick(row):
+    """Return the values of a row, as text, by our names."""
+    picked = {}
+    for key, names in COLUMNS.items():
+        value = next((row[name] for name in names if name in row), None)
+        picked[key] = "" if value is None else str(value)
+    return picked
 
 
 def _log_rows(path, lines):
@@ -108,7 +128,7 @@ def _log_rows(path, lines):
 
 def _condition(row):
     """Return the name of a file and what is known of it."""
-    name = without_suffix((row.pop("file") or "").strip())
+    name = without_suffix(row.pop("file").strip())
     if not name:
         raise ValueError("the name of the file is empty")
     known = {key: text.strip() for key, text in row.items() if text}

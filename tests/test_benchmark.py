@@ -19,10 +19,11 @@ from dbtransform_lobes.benchmark.counts import (
     count_parameters,
 )
 from dbtransform_lobes.benchmark.literal import LiteralProposal, literal_twin
-from dbtransform_lobes.benchmark.plot import check_plot, plot_cost
+from dbtransform_lobes.benchmark.plot import plot_cost
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.db_transform import DBTransform
+from dbtransform_lobes.plotting import check_plot
 from tests.twins import scramble
 
 LAYOUT = [3, 3, 5, 6, 8, 8]  # n_fft 64, bands in all three ranges

@@ -1,53 +1,12 @@
 """Plot of a benchmark: cost of a second of audio against length."""
 
-import importlib.util
-import os
-from pathlib import Path
-
-SUFFIXES = (".png", ".pdf")
-
-# Told apart with any colour vision (Okabe & Ito, 2008).
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
+from dbtransform_lobes.plotting import (
+    LINES,
+    check_plot,
+    save_figure,
+    style,
+    tidy,
 )
-MARKERS = "osD^vP*"
-LINES = ("-", "--", ":", "-.")
-
-
-def check_plot(path):
-    """Refuse what could not be plotted, before anything is measured.
-
-    Arguments
-    ---------
-    path : str | pathlib.Path
-        The file to write.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is unknown or matplotlib is not installed.
-
-    Example
-    -------
-    >>> check_plot("cost.txt")
-    Traceback (most recent call last):
-    ...
-    ValueError: the plot is cost.txt, expected a name in .png or .pdf
-    """
-    if Path(path).suffix.lower() not in SUFFIXES:
-        expected = " or ".join(SUFFIXES)
-        raise ValueError(f"the plot is {path}, expected a name in {expected}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(
-            "plots need matplotlib, which is not installed: "
-            "pip install 'dbtransform[plot]'"
-        )
 
 
 def plot_cost(results, path):
@@ -71,13 +30,7 @@ def plot_cost(results, path):
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     _draw(figure.add_subplot(), results)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-    try:
-        figure.savefig(temporary, dpi=150)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_figure(figure, path)
 
 
 def _draw(axes, results):
@@ -96,8 +49,7 @@ def _draw(axes, results):
             unit = "thread" if threads == 1 else "threads"
             axes.plot(
                 *zip(*points, strict=True),
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
+                **style(number),
                 markersize=5,
                 linestyle=LINES[index % len(LINES)],
                 label=f"{name}, {threads} {unit}",
@@ -113,6 +65,5 @@ def _draw(axes, results):
     axes.set_xlabel("Length of the signal (s)")
     axes.set_ylabel("Seconds of computing per second of audio")
     axes.set_title(results["machine"]["cpu"], loc="left", fontsize="medium")
-    axes.grid(color="0.9", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     axes.figure.legend(loc="outside right center", frameon=False)

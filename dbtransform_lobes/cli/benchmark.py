@@ -77,7 +77,8 @@ def add_arguments(parser):
 
 def run(args):
     """Measure, print the table, write what was asked for; return 0."""
-    from dbtransform_lobes.benchmark.plot import check_plot, plot_cost
+    from dbtransform_lobes.benchmark.plot import plot_cost
+    from dbtransform_lobes.plotting import check_plot
 
     for path in filter(None, (args.json, args.plot)):
         if not Path(path).parent.is_dir():

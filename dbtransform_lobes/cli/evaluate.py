@@ -1,30 +1,64 @@
-"""``dbtransform evaluate``: score a folder against its clean speech."""
+"""``dbtransform evaluate``: score enhanced files, compare systems."""
 
 import sys
+from pathlib import Path
 
-HELP = "Score enhanced (or noisy) files against their clean speech."
+HELP = (
+    "Score enhanced (or noisy) files against their clean speech, or compare "
+    "several systems."
+)
 EXAMPLES = """\
   dbtransform evaluate clean enhanced
   dbtransform evaluate clean enhanced --output scores --jobs 4
+  dbtransform evaluate clean --systems noisy=noisy ours=enhanced \\
+      --conditions test_mixtures.csv --plot png --output comparison
 """
 
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
     parser.add_argument(
-        "clean_folder",
-        metavar="CLEAN_FOLDER",
-        help="clean speech: .wav or .flac, 16 kHz, one channel",
+        "clean",
+        metavar="CLEAN",
+        help="folder of clean speech: .wav or .flac, 16 kHz, one channel; "
+        "with --systems also a manifest: csv with the columns id and clean, or "
+        "JSON as the recipes write it",
     )
     parser.add_argument(
         "estimate_folder",
-        metavar="ESTIMATE_FOLDER",
+        metavar="ENHANCED",
+        nargs="?",
         help="files of the same names (the suffix may differ)",
+    )
+    parser.add_argument(
+        "--systems",
+        metavar="NAME=FOLDER",
+        nargs="+",
+        help="several folders of enhanced files in place of ENHANCED, to "
+        "compare (NAME by default: that of the folder)",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="system that the others are compared with (default: the first)",
+    )
+    parser.add_argument(
+        "--conditions",
+        metavar="FILE",
+        help="SNR and noise of each file, for tables by them: the csv of "
+        "`dbtransform mix` or VoiceBank-DEMAND's log_testset.txt",
     )
     parser.add_argument(
         "--output",
         metavar="FOLDER",
-        help="write scores.csv and scores.json there (replacing older ones)",
+        help="write all scores there (replacing older ones)",
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="FORMAT",
+        nargs="+",
+        choices=["png", "pdf"],
+        help="write plots of the comparison to --output as well: png, pdf",
     )
     parser.add_argument(
         "--jobs",
@@ -36,19 +70,35 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Score the folders, print the means; 1 if a file failed, else 0."""
+    """Score the files, print the means; 1 if a file failed, else 0."""
+    if args.systems is None:
+        return _run_one(args)
+    return _run_comparison(args)
+
+
+def _run_one(args):
+    """Score one folder."""
+    for name in ("reference", "conditions", "plot"):
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"--{name} given without --systems, expected e.g. "
+                "`dbtransform evaluate CLEAN --systems noisy=DIR ours=DIR`"
+            )
+    if args.estimate_folder is None:
+        raise ValueError(
+            "expected a folder of enhanced files behind that of clean ones, "
+            "or --systems"
+        )
     from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 
     report = evaluate_folders(
-        args.clean_folder,
+        args.clean,
         args.estimate_folder,
         output_folder=args.output,
         jobs=args.jobs,
     )
     print(_table(report))
-    if report["silent"]:
-        names = ", ".join(report["silent"])
-        print(f"silent, not scored ({len(report['silent'])}): {names}")
+    _print_silent(report["silent"])
     for name, reason in report["failed"].items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if report["failed"] else 0
@@ -62,3 +112,63 @@ def _table(report):
         names.append(f"{name:>8}")
         values.append(f"{'-':>8}" if mean is None else f"{mean:8.3f}")
     return "\n".join([title, "".join(names), "".join(values)])
+
+
+def _print_silent(names):
+    if names:
+        print(f"silent, not scored ({len(names)}): {', '.join(names)}")
+
+
+def _run_comparison(args):
+    """Score several folders and compare them."""
+    if args.estimate_folder is not None:
+        raise ValueError(
+            f"{args.estimate_folder} given besides --systems, expected one of "
+            "both; write it as one of the systems"
+        )
+    if args.plot and args.output is None:
+        raise ValueError("--plot given without --output, which is its folder")
+    systems = _systems(args.systems)
+
+    from dbtransform_lobes.evaluation.compare import compare_systems
+    from dbtransform_lobes.evaluation.tables import comparison_text
+
+    report = compare_systems(
+        args.clean,
+        systems,
+        output_folder=args.output,
+        reference=args.reference,
+        conditions=args.conditions,
+        plots=args.plot or (),
+        jobs=args.jobs,
+    )
+    print(comparison_text(report), end="")
+    _print_silent(report["silent"])
+    for system, names in report["without_clean"].items():
+        if names:
+            print(
+                f"{system}: not scored, without clean speech ({len(names)}): "
+                f"{', '.join(names)}"
+            )
+    for name, reasons in report["left_out"].items():
+        for system, reason in reasons.items():
+            print(f"left out: {name}: {system}: {reason}", file=sys.stderr)
+    return 1 if report["left_out"] else 0
+
+
+def _systems(texts):
+    """Return folders by name from NAME=FOLDER or FOLDER."""
+    systems = {}
+    for text in texts:
+        name, given, folder = text.partition("=")
+        if not given:
+            name, folder = Path(text).name, text
+        if not name or not folder:
+            raise ValueError(f"--systems has {text!r}, expected NAME=FOLDER")
+        if name in systems:
+            raise ValueError(
+                f"--systems has two of the name {name}, expected one each; "
+                "write NAME=FOLDER with other names"
+            )
+        systems[name] = folder
+    return systems

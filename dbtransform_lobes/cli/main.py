@@ -11,7 +11,15 @@ import sys
 
 from dbtransform_lobes import __version__
 
-COMMANDS = ("enhance", "mix", "export", "evaluate", "benchmark")
+COMMANDS = (
+    "enhance",
+    "mix",
+    "export",
+    "evaluate",
+    "curves",
+    "seeds",
+    "benchmark",
+)
 
 
 def build_parser():

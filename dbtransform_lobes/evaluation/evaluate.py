@@ -7,7 +7,6 @@ counted and named apart, all others are failures with their reason.
 import csv
 import io
 import json
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import soundfile
@@ -19,10 +18,12 @@ from dbtransform_lobes.evaluation.metrics import (
     SilentFileError,
     score,
 )
+from dbtransform_lobes.evaluation.parallel import run_isolated
+from dbtransform_lobes.evaluation.statistics import mean_interval
 from dbtransform_lobes.versions import package_versions
 
 SUFFIXES = (".wav", ".flac")
-COLUMNS = ("file", "status", *METRICS, "reason")
+NO_METRICS = ("system", "file", "snr_db", "noise", "status", "reason")
 SCORED, SILENT, FAILED = "scored", "silent", "failed"
 
 
@@ -32,18 +33,19 @@ def list_audio(folder):
     Arguments
     ---------
     folder : str or Path
-        A folder; its subfolders are not searched.
+        A folder; it is searched to any depth.
 
     Returns
     -------
     files : dict
-        Path of each .wav and .flac file by its stem.
+        Path of each .wav and .flac file, sorted by its path in the folder
+        without suffix (``"a"``, ``"speaker/a"``), which is the key.
 
     Raises
     ------
     ValueError
         If the folder does not exist, has no audio file, or has two files
-        of one stem.
+        of one name.
 
     Example
     -------
@@ -56,21 +58,22 @@ def list_audio(folder):
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give a folder of audio files")
     files = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
-        if path.stem in files:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in files:
             raise ValueError(
-                f"{folder} holds {files[path.stem].name} and {path.name}, "
+                f"{folder} holds {files[name].name} and {path.name}, "
                 "expected one file a name; remove one of them"
             )
-        files[path.stem] = path
+        files[name] = path
     if not files:
         raise ValueError(
             f"{folder} holds no {' or '.join(SUFFIXES)} file; "
-            "give the folder that directly holds the files"
+            "give the folder that holds the files"
         )
-    return files
+    return dict(sorted(files.items()))
 
 
 def pair_files(clean_folder, estimate_folder):
@@ -173,20 +176,46 @@ def score_file(name, clean_path, estimate_path):
     return row
 
 
-def _score_pairs(pairs, jobs):
-    """Yield the rows of all pairs, from ``jobs`` processes, in any order."""
-    if jobs == 1:
-        for pair in pairs:
-            yield score_file(*pair)
-        return
-    with ProcessPoolExecutor(min(jobs, len(pairs))) as pool:
-        futures = {pool.submit(score_file, *pair): pair for pair in pairs}
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except RuntimeError as error:  # the process died
-                name = futures[future][0]
-                yield {"file": name, "status": FAILED, "reason": str(error)}
+def score_pairs(pairs, jobs=1, progress=True):
+    """Score pairs of files in worker processes.
+
+    Arguments
+    ---------
+    pairs : list of tuple
+        Arguments of ``score_file``.
+    jobs : int
+        Number of processes.
+    progress : bool
+        Whether to show a progress bar on the standard error output.
+
+    Returns
+    -------
+    rows : list of dict
+        Rows as ``score_file`` returns them, in the order of the pairs. A
+        pair that crashes its process has "failed" like any other.
+
+    Raises
+    ------
+    ValueError
+        If ``jobs`` is below 1.
+
+    Example
+    -------
+    >>> rows = score_pairs([("a", Path("a.wav"), Path("a.wav"))])
+    >>> assert rows[0]["status"] == "failed"
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, expected a number of at least 1")
+    rows = {}
+    for pair, row, reason in tqdm(
+        run_isolated(score_file, pairs, min(jobs, max(1, len(pairs)))),
+        total=len(pairs),
+        unit="file",
+        disable=not progress,
+    ):
+        failure = {"file": pair[0], "status": FAILED, "reason": reason}
+        rows[pair] = failure if row is None else row
+    return [rows[pair] for pair in pairs]
 
 
 def summarise(rows):
@@ -211,10 +240,10 @@ def summarise(rows):
     >>> assert summary["silent"] == ["a"] and summary["num_scored"] == 0
     """
     scored = [row for row in rows if row["status"] == SCORED]
-    means = dict.fromkeys(METRICS)
-    if scored:
-        for metric in METRICS:
-            means[metric] = sum(row[metric] for row in scored) / len(scored)
+    means = {
+        metric: mean_interval([row[metric] for row in scored])["mean"]
+        for metric in metric_names(rows)
+    }
     return {
         "num_files": len(rows),
         "num_scored": len(scored),
@@ -228,13 +257,59 @@ def summarise(rows):
     }
 
 
-def _csv_text(rows):
-    """One row a file, six decimals, with a header."""
+def metric_names(rows):
+    """Return the metrics that rows hold, at least those of ``METRICS``.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Rows as ``score_file`` returns them.
+
+    Returns
+    -------
+    names : tuple of str
+        In the order of the rows' keys.
+
+    Example
+    -------
+    >>> assert metric_names([{"file": "a", "status": "silent"}]) == METRICS
+    """
+    keys = dict.fromkeys(METRICS)
+    for row in rows:
+        keys.update(dict.fromkeys(row))
+    return tuple(key for key in keys if key not in NO_METRICS)
+
+
+def scores_text(rows):
+    """Return rows as csv, one a file, six decimals, with a header.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Rows as ``score_file`` returns them; ``system``, ``snr_db`` and
+        ``noise`` are columns if some row has them.
+
+    Returns
+    -------
+    text : str
+        The csv.
+
+    Example
+    -------
+    >>> row = {"file": "a", "status": "silent", "reason": "no speech"}
+    >>> scores_text([row]).splitlines()[1]
+    'a,silent,,,,,,,,,no speech'
+    """
+    metrics = metric_names(rows)
+    given = {key for row in rows for key in row} | {"file", "status"}
+    columns = [key for key in NO_METRICS[:-1] if key in given]
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        stream, [*columns, *metrics, "reason"], restval="", lineterminator="\n"
+    )
     writer.writeheader()
     for row in rows:
-        scores = {m: f"{row[m]:.6f}" for m in METRICS if m in row}
+        scores = {m: f"{row[m]:.6f}" for m in metrics if m in row}
         writer.writerow({**row, **scores})
     return stream.getvalue()
 
@@ -261,7 +336,7 @@ def write_scores(rows, report, output_folder):
     folder = Path(output_folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
-    write_text(folder / "scores.csv", _csv_text(rows))
+    write_text(folder / "scores.csv", scores_text(rows))
     write_text(folder / "scores.json", text + "\n")
 
 
@@ -303,18 +378,8 @@ def evaluate_folders(
     ...     report = evaluate_folders(folder, folder, progress=False)
     >>> assert report["silent"] == ["a"] and report["failed"] == {}
     """
-    if jobs < 1:
-        raise ValueError(f"jobs is {jobs}, expected a number of at least 1")
     pairs = pair_files(clean_folder, estimate_folder)
-    rows = list(
-        tqdm(
-            _score_pairs(pairs, jobs),
-            total=len(pairs),
-            unit="file",
-            disable=not progress,
-        )
-    )
-    rows.sort(key=lambda row: row["file"])
+    rows = score_pairs(pairs, jobs, progress)
     report = {
         **summarise(rows),
         "versions": package_versions(),

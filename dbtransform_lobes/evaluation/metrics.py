@@ -13,16 +13,17 @@ from pystoi import stoi as stoi_package
 
 from dbtransform_lobes.evaluation.composite import SAMPLE_RATE, composite
 
-METRICS = (
-    "pesq",
-    "stoi",
-    "estoi",
-    "si_sdr",
-    "seg_snr",
-    "csig",
-    "cbak",
-    "covl",
-)
+LABELS = {  # of tables and plots; a metric without label goes by its name
+    "pesq": "PESQ-WB",
+    "stoi": "STOI",
+    "estoi": "ESTOI",
+    "si_sdr": "SI-SDR (dB)",
+    "seg_snr": "SegSNR (dB)",
+    "csig": "CSIG",
+    "cbak": "CBAK",
+    "covl": "COVL",
+}
+METRICS = tuple(LABELS)
 EPS = np.finfo(np.float64).eps
 SILENT_PEAK = 1e-9  # -180 dBFS, far below one step of 24 bits
 # PESQ has room for 50 utterances and crashes the process not far above.

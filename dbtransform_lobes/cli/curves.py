@@ -1,0 +1,42 @@
+"""``dbtransform curves``: plot the training of runs."""
+
+from pathlib import Path
+
+HELP = "Plot loss terms and validation metrics of runs against epochs."
+EXAMPLES = """\
+  dbtransform curves results/db_transform/1 --output curves.png
+  dbtransform curves results/db_transform results/bsrnn --output curves.pdf
+
+Seeds of one configuration (results/NAME/1, results/NAME/2) are drawn as their
+mean in a band from the lowest to the highest.
+"""
+
+
+def add_arguments(parser):
+    """Add the arguments of this command to its parser."""
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="output folder of a training, or a folder of such",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="the plot, .png or .pdf (replacing an older one)",
+    )
+
+
+def run(args):
+    """Plot the curves; return 0."""
+    from dbtransform_lobes.evaluation.curves import plot_curves
+    from dbtransform_lobes.evaluation.runs import find_runs
+
+    if not Path(args.output).parent.is_dir():
+        raise ValueError(
+            f"there is no folder {Path(args.output).parent} for "
+            f"{args.output}: make it first"
+        )
+    plot_curves(find_runs(args.runs), args.output)
+    return 0

@@ -1,0 +1,309 @@
+"""Score several systems on the same files and compare them.
+
+All means and differences are taken over the files that every system has
+scored; files that one of them lacks or fails on are named and left out.
+"""
+
+import json
+from pathlib import Path
+
+from dbtransform_lobes.data.recordings import raise_problems, write_text
+from dbtransform_lobes.evaluation.conditions import (
+    group_by_noise,
+    group_by_snr,
+    read_conditions,
+)
+from dbtransform_lobes.evaluation.evaluate import (
+    SCORED,
+    SILENT,
+    list_audio,
+    metric_names,
+    score_pairs,
+    scores_text,
+)
+from dbtransform_lobes.evaluation.plots import plot_comparison
+from dbtransform_lobes.evaluation.statistics import INTERVAL, mean_interval
+from dbtransform_lobes.evaluation.tables import comparison_text
+from dbtransform_lobes.plotting import check_plot
+from dbtransform_lobes.versions import package_versions
+
+MISSING = "missing"
+
+
+def compare_systems(
+    clean,
+    systems,
+    output_folder=None,
+    reference=None,
+    conditions=None,
+    plots=(),
+    jobs=1,
+    progress=True,
+):
+    """Score folders of enhanced files and compare them with one of them.
+
+    Arguments
+    ---------
+    clean : str or Path
+        Folder of clean speech, searched to any depth; or a manifest, see
+        ``read_conditions``, with paths of clean files (relative to it), and
+        with SNR and noise if known. Where it has paths of noisy files, too,
+        enhanced files may have their names in place of the id.
+    systems : dict
+        Folder of enhanced (or noisy) files by the name of the system.
+    output_folder : str or Path, optional
+        Where to write ``scores.csv`` (every file), ``comparison.json``,
+        ``comparison.md`` and the plots, if at all; older ones are replaced.
+    reference : str, optional
+        The system that the others are compared with; the first by default.
+    conditions : str or Path, optional
+        SNR and noise of every file, see ``read_conditions``.
+    plots : sequence of str
+        Formats of the plots, of "png" and "pdf".
+    jobs : int
+        Number of processes.
+    progress : bool
+        Whether to show a progress bar on the standard error output.
+
+    Returns
+    -------
+    report : dict
+        All keys of ``comparison.json``: those of ``summarise_systems``,
+        ``without_clean`` (names of files by system), ``versions`` and
+        ``configuration``; besides them ``rows``.
+
+    Raises
+    ------
+    ValueError
+        If a folder is missing, empty or holds none of the files, the
+        conditions lack a file, or an argument is out of range. A file that
+        cannot be scored does not raise.
+
+    Example
+    -------
+    >>> compare_systems(
+    ...     "clean", {"noisy": "noisy", "model": "enhanced"}
+    ... )  # doctest: +SKIP
+    """
+    for suffix in plots:
+        check_plot(f"plot.{suffix}")
+    reference = _reference(systems, reference)
+    clean_files, known, aliases = _read_clean(clean, conditions)
+    estimates = {
+        system: {
+            aliases.get(name, name): path
+            for name, path in list_audio(folder).items()
+        }
+        for system, folder in systems.items()
+    }
+    _check_names(clean_files, estimates, systems)
+    rows = _score_systems(clean_files, estimates, known, jobs, progress)
+    report = {
+        **summarise_systems(rows, reference),
+        "without_clean": {
+            system: [name for name in files if name not in clean_files]
+            for system, files in estimates.items()
+        },
+        "versions": package_versions(),
+        "configuration": {
+            "clean": str(clean),
+            "systems": {name: str(path) for name, path in systems.items()},
+            "reference": reference,
+            "conditions": None if conditions is None else str(conditions),
+        },
+    }
+    if output_folder is not None:
+        _write(rows, report, Path(output_folder), plots)
+    return {**report, "rows": rows}
+
+
+def _reference(systems, reference):
+    if not systems:
+        raise ValueError("no system is given, expected at least one")
+    if reference is None:
+        return next(iter(systems))
+    if reference not in systems:
+        raise ValueError(
+            f"the reference is {reference}, expected one of the systems "
+            f"{', '.join(systems)}"
+        )
+    return reference
+
+
+def _read_clean(clean, conditions):
+    """Return clean files by name, what is known of each, and other names."""
+    if Path(clean).is_file():
+        files, known, aliases = _read_manifest(clean)
+    else:
+        files, aliases = list_audio(clean), {}
+        known = {name: {} for name in files}
+    if conditions is not None:
+        given = read_conditions(conditions)
+        unknown = [name for name in files if name not in given]
+        raise_problems(f"{conditions}: clean files without a line", unknown)
+        for name, entry in known.items():
+            entry.update(given[name])
+    known = {
+        name: {key: entry[key] for key in ("snr_db", "noise") if key in entry}
+        for name, entry in known.items()
+    }
+    return files, known, aliases
+
+
+def _read_manifest(path):
+    known = read_conditions(path)
+    problems = [
+        f"{name}: {entry.get('clean', 'nothing')}"
+        for name, entry in known.items()
+        if "{" in entry.get("clean", "{")
+    ]
+    raise_problems(
+        f"{path}: no paths of clean files; give their folder instead", problems
+    )
+    files = {
+        name: Path(path).parent / entry["clean"]
+        for name, entry in known.items()
+    }
+    aliases = {
+        Path(entry["noisy"]).stem: name
+        for name, entry in known.items()
+        if "noisy" in entry
+    }
+    return files, known, aliases
+
+
+def _check_names(clean_files, estimates, systems):
+    """Refuse a system without any of the files: the folder is wrong."""
+    for system, files in estimates.items():
+        if not files.keys() & clean_files.keys():
+            raise ValueError(
+                f"{systems[system]} ({system}) holds no file of the name of a "
+                f"clean file: it has {next(iter(files))}, expected "
+                f"{next(iter(clean_files))}; give another folder"
+            )
+
+
+def _score_systems(clean_files, estimates, known, jobs, progress):
+    """Return a row for every system and clean file."""
+    places = [(system, name) for system in estimates for name in clean_files]
+    found = [place for place in places if place[1] in estimates[place[0]]]
+    pairs = [
+        (name, clean_files[name], estimates[system][name])
+        for system, name in found
+    ]
+    scored = dict(zip(found, score_pairs(pairs, jobs, progress), strict=True))
+    rows = []
+    for system, name in places:
+        row = {"status": MISSING, "reason": "there is no such file"}
+        row.update(scored.get((system, name), {}))
+        rows.append({"system": system, "file": name, **known[name], **row})
+    return rows
+
+
+def summarise_systems(rows, reference):
+    """Compare systems over the files that all of them have scored.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Rows as ``score_file`` returns them with ``system`` and, if known,
+        ``snr_db`` and ``noise``; each system has the same files.
+    reference : str
+        The system that the others are compared with.
+
+    Returns
+    -------
+    summary : dict
+        ``num_files``; ``reference``; ``interval`` (its kind);
+        ``num_compared``, ``means`` and ``differences`` (system minus
+        reference, file by file), both by system and metric as
+        ``mean_interval`` returns them; ``by_snr`` and ``by_noise``, lists of
+        groups with ``snr_db`` or ``noise`` and the last three; whether the
+        SNRs are the centres of ``snr_ranges``; ``silent`` (names) and
+        ``left_out`` (by name and system, the reason).
+
+    Example
+    -------
+    >>> rows = [
+    ...     {"system": "a", "file": "x", "status": "silent", "reason": ""}
+    ... ]
+    >>> summary = summarise_systems(rows, "a")
+    >>> summary["num_compared"], summary["silent"]
+    (0, ['x'])
+    """
+    table, left_out = {}, {}
+    for row in rows:
+        table.setdefault(row["system"], {})[row["file"]] = row
+        if row["status"] not in (SCORED, SILENT):
+            reasons = left_out.setdefault(row["file"], {})
+            reasons[row["system"]] = row["reason"]
+    files = table[reference]
+    compared = [
+        name
+        for name in files
+        if all(table[system][name]["status"] == SCORED for system in table)
+    ]
+    metrics = metric_names(rows)
+    by_snr, snr_ranges = group_by_snr(files, compared)
+    by_noise = group_by_noise(files, compared)
+    return {
+        "num_files": len(files),
+        "reference": reference,
+        "interval": INTERVAL,
+        **_summary(table, compared, reference, metrics),
+        "snr_ranges": snr_ranges,
+        "by_snr": [
+            {"snr_db": snr, **_summary(table, names, reference, metrics)}
+            for snr, names in by_snr.items()
+        ],
+        "by_noise": [
+            {"noise": noise, **_summary(table, names, reference, metrics)}
+            for noise, names in by_noise.items()
+        ],
+        "silent": [
+            name
+            for name in files
+            if any(table[system][name]["status"] == SILENT for system in table)
+        ],
+        "left_out": left_out,
+    }
+
+
+def _summary(table, names, reference, metrics):
+    """Means and differences over some files."""
+
+    def values(system, metric):
+        return [table[system][name][metric] for name in names]
+
+    def difference(system, metric):
+        pairs = zip(
+            values(system, metric), values(reference, metric), strict=True
+        )
+        return [value - base for value, base in pairs]
+
+    def estimates(function, systems):
+        return {
+            system: {
+                metric: mean_interval(function(system, metric))
+                for metric in metrics
+            }
+            for system in systems
+        }
+
+    others = [system for system in table if system != reference]
+    return {
+        "num_compared": len(names),
+        "means": estimates(values, table),
+        "differences": estimates(difference, others),
+    }
+
+
+def _write(rows, report, folder, plots):
+    """Write every result, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(folder / "scores.csv", scores_text(rows))
+    write_text(folder / "comparison.json", text + "\n")
+    write_text(folder / "comparison.md", comparison_text(report))
+    for suffix in plots:
+        plot_comparison(report, folder, suffix)

@@ -1,0 +1,150 @@
+"""Folders of training runs: which there are, which differ only by the seed."""
+
+import re
+from pathlib import Path
+
+# What a run writes, from its start to its test.
+RUN_FILES = ("hyperparams.yaml", "train_log.txt", "scores.json")
+SEED_FOLDER = re.compile(r"(seed[_-]?)?\d+")
+
+
+def find_runs(folders):
+    """Find the runs among folders and right below them.
+
+    Arguments
+    ---------
+    folders : sequence of str or Path
+        Each a run, or a folder of runs such as ``results/NAME``.
+
+    Returns
+    -------
+    runs : list of Path
+        Each run once, in the order given; those of one folder sorted.
+
+    Raises
+    ------
+    ValueError
+        If a folder does not exist or holds no run.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "name", "1").mkdir(parents=True)
+    ...     Path(folder, "name", "1", "train_log.txt").touch()
+    ...     [run] = find_runs([Path(folder, "name")])
+    >>> run.name
+    '1'
+    """
+    runs = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder; give that of a run")
+        found = [folder] if _is_run(folder) else _runs_below(folder)
+        if not found:
+            raise ValueError(
+                f"{folder} is no run and has none right below it, expected "
+                f"one of the files {', '.join(RUN_FILES)}"
+            )
+        runs += found
+    return list(dict.fromkeys(runs))
+
+
+def _is_run(folder):
+    return any((folder / name).is_file() for name in RUN_FILES)
+
+
+def _runs_below(folder):
+    runs = [path for path in folder.iterdir() if _is_run(path)]
+    return sorted(runs, key=lambda run: (len(run.name), run.name))
+
+
+def group_runs(runs):
+    """Group the runs that differ only by their seed.
+
+    Arguments
+    ---------
+    runs : sequence of Path
+        Runs; one whose folder is called ``1``, ``seed2`` or the like is a
+        seed of the folder above it, any other stands for itself.
+
+    Returns
+    -------
+    groups : dict
+        List of runs by the name of the folder they are seeds of, or by its
+        path where names are the same.
+
+    Example
+    -------
+    >>> group_runs([Path("results/a/1"), Path("results/a/2"), Path("b")])
+    {'a': [PosixPath('results/a/1'), PosixPath('results/a/2')],
+     'b': [PosixPath('b')]}
+    """
+    groups = {}
+    for run in runs:
+        place = run.resolve()
+        is_seed = SEED_FOLDER.fullmatch(place.name)
+        groups.setdefault(place.parent if is_seed else place, []).append(run)
+    names = [place.name for place in groups]
+    return {
+        place.name if names.count(place.name) == 1 else str(place): members
+        for place, members in groups.items()
+    }
+
+
+def read_train_log(run):
+    """Read the ``train_log.txt`` that SpeechBrain's FileTrainLogger writes.
+
+    Arguments
+    ---------
+    run : str or Path
+        Folder of a run.
+
+    Returns
+    -------
+    epochs : dict
+        By the number of the epoch, a dict of all numbers logged for it, such
+        as ``"train loss"`` and ``"valid pesq"``. Of an epoch that was
+        logged twice, after a resume, the last is taken; a line that was not
+        written to its end is left out.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file or no epoch in it.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "train_log.txt")
+    ...     _ = path.write_text("epoch: 1, lr: 0 - train loss: -2.5e-01\\n")
+    ...     read_train_log(folder)
+    {1: {'lr': 0.0, 'train loss': -0.25}}
+    """
+    path = Path(run, "train_log.txt")
+    if not path.is_file():
+        raise ValueError(
+            f"{run} has no train_log.txt; its first epoch has not ended"
+        )
+    epochs = {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for line in lines:
+        numbers = _numbers(line) if line.endswith("\n") else {}
+        if "epoch" in numbers:
+            epochs[int(numbers.pop("epoch"))] = numbers
+    if not epochs:
+        raise ValueError(f"{path} has no line of an epoch (epoch: 1, ...)")
+    return dict(sorted(epochs.items()))
+
+
+def _numbers(line):
+    """Return the items ``key: value`` of a line whose value is a number."""
+    numbers = {}
+    for item in re.split(r" - |, ", line.strip()):
+        key, _, text = item.partition(": ")
+        try:
+            numbers[key] = float(text)
+        except ValueError:  # text such as "best checkpoint"
+            continue
+    return numbers

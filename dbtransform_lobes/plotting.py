@@ -1,0 +1,127 @@
+"""What all plots share: colours, the check before work, and saving."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+SUFFIXES = (".png", ".pdf")
+
+# Told apart with any colour vision (Okabe & Ito, 2008).
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+MARKERS = "osD^vP*"
+LINES = ("-", "--", ":", "-.")
+PANEL_COLUMNS = 4
+
+
+def check_plot(path):
+    """Refuse what could not be plotted, before anything is measured.
+
+    Arguments
+    ---------
+    path : str | pathlib.Path
+        The file to write.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown or matplotlib is not installed.
+
+    Example
+    -------
+    >>> check_plot("cost.txt")
+    Traceback (most recent call last):
+    ...
+    ValueError: the plot is cost.txt, expected a name in .png or .pdf
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        expected = " or ".join(SUFFIXES)
+        raise ValueError(f"the plot is {path}, expected a name in {expected}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(
+            "plots need matplotlib, which is not installed: "
+            "pip install 'dbtransform[plot]'"
+        )
+
+
+def style(number):
+    """Colour and marker of the n-th curve, as arguments of ``plot``.
+
+    When the colours are used up, they come again with other markers.
+
+    Example
+    -------
+    >>> style(0)
+    {'color': '#0072B2', 'marker': 'o'}
+    """
+    turn, place = divmod(number, len(COLOURS))
+    return {
+        "color": COLOURS[place],
+        "marker": MARKERS[(place + turn) % len(MARKERS)],
+    }
+
+
+def panel_grid(count, row_height=2.0):
+    """Make a figure of panels, four beside each other.
+
+    Arguments
+    ---------
+    count : int
+        Number of panels.
+    row_height : float
+        Of each row, in inches.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Not known to pyplot: it opens no window and touches no global state.
+    panels : list of matplotlib.axes.Axes
+        Row by row.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(PANEL_COLUMNS, count)
+    num_rows = -(-count // columns)
+    figure = Figure(
+        figsize=(max(2.6 * columns, 5.2), row_height * num_rows + 0.6),
+        layout="constrained",
+    )
+    axes = list(figure.subplots(num_rows, columns, squeeze=False).flat)
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    for panel in axes[:count]:
+        tidy(panel)
+    return figure, axes[:count]
+
+
+def tidy(axes):
+    """Give axes a light grid and no box."""
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(figure, path):
+    """Write a figure under a temporary name, then rename it.
+
+    Arguments
+    ---------
+    figure : matplotlib.figure.Figure
+        What to save.
+    path : str | pathlib.Path
+        PNG (150 dpi) or PDF by its suffix; an older file is replaced.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    try:
+        figure.savefig(temporary, dpi=150)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,505 @@
+"""Tests of comparing systems: intervals, conditions, tables, plots, CLI."""
+
+import csv
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import soundfile as sf
+from scipy.integrate import quad
+from scipy.optimize import brentq
+
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.evaluation import plots
+from dbtransform_lobes.evaluation.compare import (
+    compare_systems,
+    summarise_systems,
+)
+from dbtransform_lobes.evaluation.conditions import (
+    group_by_snr,
+    noise_type,
+    read_conditions,
+)
+from dbtransform_lobes.evaluation.metrics import (
+    METRICS,
+    pesq_wide_band,
+    score,
+)
+from dbtransform_lobes.evaluation.parallel import run_isolated
+from dbtransform_lobes.evaluation.statistics import (
+    mean_interval,
+    standard_deviation,
+)
+from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
+from tests.signals import noise_like, speech_like
+
+RATE = 16000
+SNRS = {"speaker/a": 0.0, "speaker/b": 5.0, "c": 0.0, "d": 5.0}
+NOISES = {"speaker/a": "bus", "speaker/b": "bus", "c": "cafe", "d": "cafe"}
+GAINS = {"noisy": 1.0, "good": 0.3, "poor": 0.8}  # of the noise
+
+
+def write(path, signal):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, 0.3 * signal, RATE)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Four clean files, three systems: less noise, better system."""
+    root = tmp_path_factory.mktemp("systems")
+    for seed, (name, snr) in enumerate(SNRS.items()):
+        clean, noise = speech_like(1.5, seed), noise_like(1.5, seed)
+        noise *= np.sqrt(np.sum(clean**2) / np.sum(noise**2))
+        noise *= 10 ** (-snr / 20)
+        write(root / "clean" / f"{name}.wav", clean)
+        for system, gain in GAINS.items():
+            suffix = "flac" if system == "good" else "wav"
+            write(root / system / f"{name}.{suffix}", clean + gain * noise)
+    lines = ["id,speech,noise,noise_offset_s,snr_db"]
+    lines += [
+        f"{name},s.flac,noise/{NOISES[name]}_00.flac,0.5,{snr}"
+        for name, snr in SNRS.items()
+    ]
+    (root / "mixtures.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def compared(folders, tmp_path_factory):
+    """The comparison of all three systems, and its folder."""
+    output = tmp_path_factory.mktemp("comparison") / "new"
+    report = compare_systems(
+        folders / "clean",
+        {system: folders / system for system in GAINS},
+        output,
+        conditions=folders / "mixtures.csv",
+        progress=False,
+    )
+    return report, output
+
+
+def literal_interval(values):
+    """Student's t interval with the quantile from the integrated density."""
+    count = len(values)
+    mean = sum(values) / count
+    variance = sum((value - mean) ** 2 for value in values) / (count - 1)
+    degrees = count - 1
+    scale = math.gamma((degrees + 1) / 2) / (
+        math.sqrt(degrees * math.pi) * math.gamma(degrees / 2)
+    )
+
+    def density(x):
+        return scale * (1 + x * x / degrees) ** (-(degrees + 1) / 2)
+
+    quantile = brentq(
+        lambda x: quad(density, 0, x, epsabs=1e-14)[0] - 0.475,
+        0,
+        20,
+        xtol=1e-14,
+    )
+    half = quantile * math.sqrt(variance / count)
+    return mean - half, mean + half
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_interval_equals_its_literal_twin(count):
+    values = (3 + np.random.default_rng(count).standard_normal(count)).tolist()
+    estimate = mean_interval(values)
+    low, high = literal_interval(values)
+    assert abs(estimate["low"] - low) < 1e-10 * max(1, abs(low))
+    assert abs(estimate["high"] - high) < 1e-10 * max(1, abs(high))
+    # the input tells the normal quantile and the denominator n apart
+    deviation = np.std(values, ddof=1)
+    normal = 1.959964 * deviation / math.sqrt(count)
+    assert abs(estimate["high"] - estimate["mean"] - normal) > 1e-3
+    assert abs(deviation - np.std(values)) > 1e-3
+    assert abs(standard_deviation(values) - deviation) < 1e-12
+
+
+def test_intervals_cover_the_true_mean_as_often_as_they_say():
+    draws = np.random.default_rng(0).standard_normal((1000, 8))
+    estimates = [mean_interval(row.tolist()) for row in draws]
+    covered = sum(e["low"] <= 0 <= e["high"] for e in estimates)
+    assert 930 <= covered <= 970
+
+
+def test_interval_of_few_or_equal_values():
+    assert set(mean_interval([]).values()) == {None}
+    assert mean_interval([2.0]) == {"mean": 2.0, "low": None, "high": None}
+    assert mean_interval([2.0] * 3) == {"mean": 2.0, "low": 2.0, "high": 2.0}
+    assert standard_deviation([1.0]) is None
+
+
+def die(number):
+    """End the process without a word when the number is 2."""
+    if number == 2:
+        os._exit(1)
+    return 10 / number
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_worker_that_dies_costs_one_task(jobs):
+    tasks = [(number,) for number in (1, 2, 0, 2, 5)]
+    results = list(run_isolated(die, tasks, jobs))
+    assert sorted(task for task, _, _ in results) == sorted(tasks)
+    values = {task: (value, reason) for task, value, reason in results}
+    assert values[1,] == (10.0, "") and values[5,] == (2.0, "")
+    assert values[2,][0] is None and "died" in values[2,][1]
+    assert "ZeroDivisionError" in values[0,][1]
+
+
+def test_the_segmentation_fault_of_pesq_is_survived():
+    """PESQ has room for 50 utterances; here are 60."""
+    time = np.arange(60 * RATE)
+    noise = np.random.default_rng(0).standard_normal(len(time))
+    long = 0.1 * noise * (time // 8000 % 2)
+    tasks = [(long, long), (long[: 4 * RATE], long[: 4 * RATE])]
+    results = [result[1:] for result in run_isolated(pesq_wide_band, tasks)]
+    (crashed, reason), (mos, nothing) = results
+    assert crashed is None and "died" in reason
+    assert mos > 4.6 and nothing == ""
+
+
+def test_conditions_of_the_mix_command_and_of_voicebank(folders, tmp_path):
+    conditions = read_conditions(folders / "mixtures.csv")
+    assert {n: c["snr_db"] for n, c in conditions.items()} == SNRS
+    assert {n: c["noise"] for n, c in conditions.items()} == NOISES
+    log = tmp_path / "log_testset.txt"
+    log.write_text("p232_001 bus 17.5\n\np257_002 living 2.5\n")
+    assert read_conditions(log) == {
+        "p232_001": {"noise": "bus", "snr_db": 17.5},
+        "p257_002": {"noise": "living", "snr_db": 2.5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("noise", "expected"),
+    [
+        ("living room", "living room"),
+        ("noise/cafe__coffee_00.flac", "cafe"),
+        ("DEMAND/TBUS/ch01.wav", "TBUS"),
+        ("youtube/_x.wav", "youtube"),
+        ("rain.wav", "rain"),
+        ("speech/a.wav|speech/b.wav", "babble"),
+    ],
+)
+def test_noise_types(noise, expected):
+    assert noise_type(noise) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no line of a file"),
+        ("name,snr_db\na,1\n", "expected a column id or file"),
+        ("id,snr_db\na,loud\n", "line 2: .*loud"),
+        ("id,snr_db\na,nan\n", "line 2: the SNR is not finite"),
+        ("id,snr_db\na,1\na.wav,2\n", "line 3: a is there already"),
+        ("id,snr_db\n,1\n", "line 2: the name of the file is empty"),
+        ("a bus 1\nb bus\n", "line 2: expected a csv"),
+    ],
+)
+def test_wrong_conditions_are_refused(text, message, tmp_path):
+    path = tmp_path / "conditions.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_conditions(path)
+
+
+def test_many_snrs_are_grouped_in_ranges():
+    conditions = {str(i): {"snr_db": i / 2} for i in range(-10, 20)}
+    groups, ranges = group_by_snr(conditions, conditions)
+    assert ranges and list(groups) == [-2.5, 2.5, 7.5]
+    assert groups[2.5] == [str(i) for i in range(10)]
+    few = list(conditions)[:5]
+    groups, ranges = group_by_snr(conditions, few)
+    assert not ranges and groups[-5.0] == ["-10"]
+
+
+def test_means_and_differences_are_those_of_the_files(folders, compared):
+    report, output = compared
+    assert report["num_compared"] == report["num_files"] == 4
+    assert report["reference"] == "noisy" and report["left_out"] == {}
+    scores = {}
+    for system in GAINS:
+        suffix = "flac" if system == "good" else "wav"
+        scores[system] = {
+            name: score(
+                sf.read(folders / "clean" / f"{name}.wav")[0],
+                sf.read(folders / system / f"{name}.{suffix}")[0],
+            )
+            for name in SNRS
+        }
+    for metric in METRICS:
+        for system, by_file in scores.items():
+            values = [by_file[name][metric] for name in SNRS]
+            mean = report["means"][system][metric]["mean"]
+            assert abs(mean - sum(values) / 4) < 1e-10
+        differences = [
+            scores["good"][name][metric] - scores["noisy"][name][metric]
+            for name in SNRS
+        ]
+        given = report["differences"]["good"][metric]
+        low, high = literal_interval(differences)
+        assert abs(given["low"] - low) < 1e-8
+        assert abs(given["high"] - high) < 1e-8
+        # pairing matters: the interval of the means is wider
+        spread = report["means"]["good"]["si_sdr"]
+    paired = report["differences"]["good"]["si_sdr"]
+    width = paired["high"] - paired["low"]
+    assert width < 0.5 * (spread["high"] - spread["low"])
+    assert "noisy" not in report["differences"]
+    with open(output / "scores.csv", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 12 and rows[0]["system"] == "noisy"
+    row = next(
+        r for r in rows if (r["system"], r["file"]) == ("poor", "speaker/b")
+    )
+    assert abs(float(row["pesq"]) - scores["poor"]["speaker/b"]["pesq"]) < 1e-6
+    assert (row["snr_db"], row["noise"]) == ("5.0", "bus")
+
+
+def test_groups_hold_the_files_of_their_condition(compared):
+    report, _ = compared
+    assert [group["snr_db"] for group in report["by_snr"]] == [0.0, 5.0]
+    assert [group["noise"] for group in report["by_noise"]] == ["bus", "cafe"]
+    rows = {(row["system"], row["file"]): row for row in report["rows"]}
+    for key, conditions in (("snr_db", SNRS), ("noise", NOISES)):
+        for group in report["by_snr" if key == "snr_db" else "by_noise"]:
+            names = [n for n in SNRS if conditions[n] == group[key]]
+            assert group["num_compared"] == len(names) == 2
+            for system in GAINS:
+                values = [rows[system, name]["estoi"] for name in names]
+                mean = group["means"][system]["estoi"]["mean"]
+                assert abs(mean - sum(values) / 2) < 1e-10
+
+
+def test_everything_is_written_beside_versions_and_configuration(
+    folders, compared
+):
+    report, output = compared
+    names = {"scores.csv", "comparison.json", "comparison.md"}
+    assert {path.name for path in output.iterdir()} == names
+    written = json.loads((output / "comparison.json").read_text())
+    assert written == {k: v for k, v in report.items() if k != "rows"}
+    assert written["configuration"]["systems"]["good"] == str(folders / "good")
+    assert set(written["versions"]) >= {"pesq", "pystoi", "dbtransform_lobes"}
+    assert "Student t" in written["interval"]
+    text = (output / "comparison.md").read_text()
+    assert text == comparison_text(report)
+    mean = report["means"]["good"]["pesq"]["mean"]
+    low = report["differences"]["good"]["pesq"]["low"]
+    assert f"{mean:.3f}" in text and f"[{low:+.3f}, " in text
+    for title in ("## Means", "## Differences to noisy", "5 dB", "cafe"):
+        assert title in text
+
+
+def test_files_that_one_system_lacks_are_left_out_of_all(folders, tmp_path):
+    lacking = tmp_path / "lacking"
+    for name in ("speaker/a", "speaker/b", "c", "extra"):
+        source = "c" if name == "extra" else name
+        signal, _ = sf.read(folders / "poor" / f"{source}.wav")
+        write(lacking / f"{name}.wav", signal[: -7 if name == "c" else None])
+    report = compare_systems(
+        folders / "clean",
+        {"noisy": folders / "noisy", "lacking": lacking},
+        progress=False,
+    )
+    assert report["num_compared"] == 2 and report["num_files"] == 4
+    assert "no such file" in report["left_out"]["d"]["lacking"]
+    assert "equal lengths" in report["left_out"]["c"]["lacking"]
+    assert report["without_clean"] == {"noisy": [], "lacking": ["extra"]}
+    kept = [
+        row["pesq"]
+        for row in report["rows"]
+        if row["system"] == "noisy" and row["file"].startswith("speaker")
+    ]
+    mean = report["means"]["noisy"]["pesq"]["mean"]
+    assert len(kept) == 2 and abs(mean - sum(kept) / 2) < 1e-10
+    status = {
+        row["file"]: row["status"]
+        for row in report["rows"]
+        if row["system"] == "lacking"
+    }
+    assert status["d"] == "missing" and status["c"] == "failed"
+    assert report["by_snr"] == report["by_noise"] == []
+
+
+def test_a_system_without_any_score_leaves_empty_tables():
+    rows = [
+        {"system": system, "file": "x", "status": status, "reason": "why"}
+        for system, status in (("a", "failed"), ("b", "missing"))
+    ]
+    summary = summarise_systems(rows, "a")
+    assert summary["num_compared"] == 0
+    assert summary["left_out"] == {"x": {"a": "why", "b": "why"}}
+    assert summary["means"]["a"]["pesq"]["mean"] is None
+    assert "| a" in comparison_text(summary)
+
+
+def test_a_manifest_names_clean_files_of_other_names(folders, tmp_path):
+    signal, _ = sf.read(folders / "noisy" / "c.wav")
+    write(tmp_path / "out" / "noisy_fileid_3.wav", signal)
+    manifest = tmp_path / "manifest.csv"
+    clean = os.path.relpath(folders / "clean" / "c.wav", tmp_path)
+    manifest.write_text(f"id,clean,snr\nnoisy_fileid_3,{clean},0\n")
+    report = compare_systems(
+        manifest, {"noisy": tmp_path / "out"}, progress=False
+    )
+    assert report["num_compared"] == 1 and report["by_snr"][0]["snr_db"] == 0
+    assert report["differences"] == {}
+    assert "Differences" not in comparison_text(report)
+    for path in ("", "{data_root}/c.wav"):
+        manifest.write_text(f"id,clean\nnoisy_fileid_3,{path}\n")
+        with pytest.raises(ValueError, match="no paths of clean files"):
+            compare_systems(manifest, {"noisy": tmp_path / "out"})
+
+
+def test_a_manifest_of_a_recipe_knows_the_noisy_names(folders, tmp_path):
+    """As of the DNS test set: id, clean and noisy have different names."""
+    for system in ("noisy", "good"):
+        suffix = "flac" if system == "good" else "wav"
+        signal, _ = sf.read(folders / system / f"c.{suffix}")
+        name = "book_snr5_fileid_3" if system == "noisy" else "3"
+        write(tmp_path / system / f"{name}.wav", signal)
+    entry = {
+        "clean_wav": str(folders / "clean" / "c.wav"),
+        "noisy_wav": "noisy/book_snr5_fileid_3.wav",
+        "length": 1.5,
+        "snr_db": 5,
+    }
+    manifest = tmp_path / "test.json"
+    manifest.write_text(json.dumps({"3": entry}))
+    systems = {name: tmp_path / name for name in ("noisy", "good")}
+    report = compare_systems(manifest, systems, progress=False)
+    assert report["num_compared"] == 1 and report["left_out"] == {}
+    assert report["by_snr"][0]["snr_db"] == 5.0
+    assert report["without_clean"] == {"noisy": [], "good": []}
+    assert report["differences"]["good"]["pesq"]["mean"] > 0
+    manifest.write_text("[1]")
+    with pytest.raises(ValueError, match="expected JSON of the form"):
+        read_conditions(manifest)
+
+
+def test_impossible_comparisons_are_refused(folders, tmp_path):
+    clean, noisy = folders / "clean", {"noisy": folders / "noisy"}
+    with pytest.raises(ValueError, match="expected at least one"):
+        compare_systems(clean, {})
+    with pytest.raises(ValueError, match="expected one of the systems noisy"):
+        compare_systems(clean, noisy, reference="best")
+    with pytest.raises(ValueError, match="is no folder"):
+        compare_systems(clean, {"noisy": tmp_path / "none"})
+    write(tmp_path / "other" / "z.wav", np.zeros(RATE))
+    with pytest.raises(ValueError, match="it has z, expected c"):
+        compare_systems(clean, {"other": tmp_path / "other"})
+    conditions = tmp_path / "conditions.csv"
+    conditions.write_text("id,snr_db\nc,1\nd,2\n")
+    with pytest.raises(ValueError, match="(?s)without a line.*speaker/a"):
+        compare_systems(clean, noisy, conditions=conditions)
+    with pytest.raises(ValueError, match="expected a name in .png or .pdf"):
+        compare_systems(clean, noisy, plots=["svg"])
+
+
+def test_a_failed_write_leaves_the_older_comparison(
+    folders, compared, monkeypatch
+):
+    report, output = compared
+    before = {path: path.read_bytes() for path in output.iterdir()}
+
+    def fail(*args, **kwargs):
+        raise OSError("disk is full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        compare_systems(
+            folders / "clean",
+            {"poor": folders / "poor"},
+            output,
+            progress=False,
+        )
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_markdown_cells_keep_their_bars():
+    lines = markdown_table(["a|b", "n"], [["x", 1]]).splitlines()
+    assert lines == ["| a\\|b | n |", "|:-----|--:|", "| x    | 1 |"]
+
+
+def test_plots_show_the_means_and_differences(compared, tmp_path):
+    pytest.importorskip("matplotlib")
+    report, _ = compared
+    for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        plots.plot_comparison(report, tmp_path, suffix)
+        for name in ("differences", "by_snr", "by_noise"):
+            assert (tmp_path / f"{name}.{suffix}").read_bytes()[:4] == start
+    assert len(list(tmp_path.iterdir())) == 6
+    panel = plots._by_snr(report).axes[0]
+    assert panel.get_title() == "PESQ-WB"
+    for curve, system in zip(panel.containers, GAINS, strict=True):
+        means = [g["means"][system]["pesq"]["mean"] for g in report["by_snr"]]
+        assert curve.lines[0].get_ydata().tolist() == means
+    panel = plots._differences(report).axes[3]
+    [line] = panel.containers[0].lines[2]  # the bar of the interval
+    given = report["differences"]["good"]["si_sdr"]
+    ends = [given["low"], given["high"]]
+    assert line.get_segments()[0][:, 0].tolist() == pytest.approx(ends)
+
+
+def test_plot_of_more_noises_and_systems_than_fit(compared, tmp_path):
+    pytest.importorskip("matplotlib")
+    report, _ = compared
+    group = report["by_noise"][0]
+    report = {
+        **report,
+        "by_noise": [
+            {**group, "noise": f"n{i}", "num_compared": i} for i in range(12)
+        ],
+    }
+    figure = plots._by_noise(report)
+    assert "10 of 12 noises" in figure.get_suptitle()
+    labels = [text.get_text() for text in figure.axes[-1].get_xticklabels()]
+    assert labels == [f"n{i}" for i in range(2, 12)]
+    looks = [tuple(plots.style(number).values()) for number in range(20)]
+    assert len(set(looks)) == 20
+
+
+def test_command_compares_and_lists_what_is_left_out(folders, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "comparison"
+    systems = [f"ours={folders / 'good'}", str(folders / "noisy")]
+    command = ["evaluate", str(folders / "clean"), "--systems", *systems]
+    command += ["--reference", "noisy", "--jobs", "2"]
+    assert main([*command, "--plot", "pdf", "--output", str(output)]) == 0
+    text = capsys.readouterr().out
+    assert text == (output / "comparison.md").read_text()
+    assert "4 of 4 files" in text and "Differences to noisy" in text
+    assert (output / "differences.pdf").is_file()
+    assert not (output / "by_snr.pdf").exists()
+    (tmp_path / "bad").mkdir()
+    for name in ("c", "d"):
+        (tmp_path / "bad" / f"{name}.wav").write_bytes(b"no audio")
+    command.insert(3, f"bad={tmp_path / 'bad'}")
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert "0 of 4 files" in captured.out
+    assert "left out: c: bad: Error opening" in captured.err
+    assert "left out: speaker/a: bad: there is no such file" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a folder of enhanced files"),
+        (["noisy", "--reference", "a"], "--reference given without"),
+        (["noisy", "--systems", "a=b"], "given besides --systems"),
+        (["--systems", "=b"], "expected NAME=FOLDER"),
+        (["--systems", "x/a", "y/a"], "two of the name a"),
+        (["--systems", "a", "--plot", "png"], "without --output"),
+    ],
+)
+def test_command_refuses(arguments, message, capsys):
+    assert main(["evaluate", "clean", *arguments]) == 1
+    assert message in capsys.readouterr().err

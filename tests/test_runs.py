@@ -1,0 +1,176 @@
+"""Tests of training curves and of means over seeds."""
+
+import json
+import statistics
+
+import pytest
+
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.evaluation import curves
+from dbtransform_lobes.evaluation.runs import (
+    find_runs,
+    group_runs,
+    read_train_log,
+)
+from dbtransform_lobes.evaluation.seeds import compare_seeds, seeds_text
+
+PESQ = {("a", 1): 1.5, ("a", 2): 1.7, ("a", 10): 1.9, ("b", 1): 2.0}
+
+
+def log(run, epochs, offset=0.0):
+    """Let SpeechBrain write the log of a run, with its test."""
+    from speechbrain.utils.train_logger import FileTrainLogger
+
+    run.mkdir(parents=True, exist_ok=True)
+    logger = FileTrainLogger(str(run / "train_log.txt"))
+    for epoch in epochs:
+        logger.log_stats(
+            {"epoch": epoch, "lr": 1e-3},
+            {"loss": 9.0 - epoch, "loss_si_sdr": -8.25 - epoch},
+            {
+                "loss": 9.5 - epoch,
+                "loss_si_sdr": -8.5 - epoch,
+                "pesq": 1.25 + offset + 0.25 * (epoch % 3),
+                "silent_files": 0,
+            },
+        )
+    logger.log_stats({"test": "best"}, test_stats={"pesq": 1.5})
+
+
+@pytest.fixture
+def results(tmp_path):
+    """results/NAME/SEED of two configurations."""
+    for (name, seed), pesq in PESQ.items():
+        run = tmp_path / name / str(seed)
+        log(run, (1, 2, 3, 4), offset=(seed - 1) / 4)
+        text = json.dumps({"means": {"pesq": pesq}, "num_scored": 2})
+        (run / "scores.json").write_text(text)
+    return tmp_path
+
+
+def test_log_is_read_as_it_was_written(tmp_path):
+    log(tmp_path, (1, 2, 3))
+    log(tmp_path, (3, 4), offset=0.5)  # resumed: epoch 3 again
+    with open(tmp_path / "train_log.txt", "a") as stream:
+        stream.write("epoch: 5, lr: 1.00e-03 - train loss: 1.")  # killed
+    epochs = read_train_log(tmp_path)
+    assert list(epochs) == [1, 2, 3, 4]
+    assert epochs[2] == {
+        "lr": 1e-3,
+        "train loss": 7.0,
+        "train loss_si_sdr": -10.2,  # three digits, as SpeechBrain writes it
+        "valid loss": 7.5,
+        "valid loss_si_sdr": -10.5,
+        "valid pesq": 1.75,
+        "valid silent_files": 0.0,
+    }
+    assert epochs[3]["valid pesq"] == 1.75
+
+
+def test_runs_without_a_log_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="its first epoch has not ended"):
+        read_train_log(tmp_path)
+    (tmp_path / "train_log.txt").write_text("nothing\n")
+    with pytest.raises(ValueError, match="no line of an epoch"):
+        read_train_log(tmp_path)
+    with pytest.raises(ValueError, match="is no folder"):
+        find_runs([tmp_path / "none"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has none right below it"):
+        find_runs([tmp_path / "empty"])
+
+
+def test_runs_are_found_and_grouped_by_seed(results):
+    runs = find_runs([results / "a", results / "b" / "1", results / "b"])
+    a, b = results / "a", results / "b"
+    assert runs == [a / "1", a / "2", a / "10", b / "1"]
+    assert group_runs(runs) == {"a": runs[:3], "b": runs[3:]}
+    log(results / "other" / "a" / "seed_3", (1,))
+    log(results / "other" / "c", (1,))
+    more = find_runs([results / "other" / "a", results / "other"])
+    groups = group_runs([*runs, *more])
+    assert set(groups) == {str(a), "b", str(results / "other" / "a"), "c"}
+
+
+def test_curves_show_mean_and_range_of_the_seeds(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    log(results / "a" / "1", (5,))  # a seed that is an epoch ahead
+    groups = {
+        name: curves._common_epochs(name, [read_train_log(r) for r in runs])
+        for name, runs in group_runs(find_runs([results / "a"])).items()
+    }
+    names = curves._panel_names(groups)
+    assert names == ["loss", "loss_si_sdr", "pesq"]  # never 0 for all
+    panel = Figure().add_subplot()
+    curves._draw(panel, groups, "pesq")
+    train, valid = panel.lines
+    assert valid.get_xdata().tolist() == [1, 2, 3, 4]
+    seeds = [[1.5, 1.75, 1.25, 1.5]]
+    seeds += [[v + d for v in seeds[0]] for d in (0.25, 2.25)]
+    means = [sum(values) / 3 for values in zip(*seeds, strict=True)]
+    assert valid.get_ydata().tolist() == pytest.approx(means)
+    edges = panel.collections[1].get_paths()[0].vertices[:, 1]
+    assert edges.min() == 1.25 and edges.max() == 1.75 + 2.25
+    assert train.get_linestyle() != valid.get_linestyle()
+
+
+def test_curves_command(results, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        path = tmp_path / "plots" / f"curves.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        runs = [str(results / "a"), str(results / "b" / "1")]
+        assert main(["curves", *runs, "--output", str(path)]) == 0
+        assert path.read_bytes()[:4] == start
+        assert len(list(path.parent.iterdir())) <= 2
+    assert main(["curves", *runs, "--output", "curves.txt"]) == 1
+    assert "expected a name in .png or .pdf" in capsys.readouterr().err
+    assert main(["curves", *runs, "--output", "none/curves.png"]) == 1
+    assert "make it first" in capsys.readouterr().err
+
+
+def test_seeds_without_common_epochs_are_refused(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    (results / "a" / "2" / "train_log.txt").unlink()
+    log(results / "a" / "2", (7,))
+    with pytest.raises(ValueError, match="no epoch in common"):
+        curves.plot_curves(find_runs([results / "a"]), tmp_path / "c.png")
+
+
+def test_seeds_have_mean_and_sample_deviation(results):
+    report = compare_seeds(find_runs([results / "a", results / "b"]))
+    values = [1.5, 1.7, 1.9]
+    score = report["groups"]["a"]["scores"]["pesq"]
+    assert abs(score["mean"] - statistics.fmean(values)) < 1e-12
+    assert abs(score["std"] - statistics.stdev(values)) < 1e-12
+    assert abs(score["std"] - statistics.pstdev(values)) > 0.01
+    assert report["groups"]["b"]["scores"]["pesq"]["std"] is None
+    text = seeds_text(report)
+    assert "| a             |    3 | 1.700 ± 0.200 |" in text
+    assert "| b             |    1 |         2.000 |" in text
+
+
+def test_validation_scores_are_those_of_the_best_epoch(results):
+    report = compare_seeds(find_runs([results / "a"]), valid=True)
+    entries = report["groups"]["a"]["runs"]
+    assert [entry["epoch"] for entry in entries] == [2, 2, 2]
+    pesq = [entry["scores"] for entry in entries]
+    assert pesq == [{"pesq": 1.75}, {"pesq": 2.0}, {"pesq": 4.0}]
+    assert "Validation scores" in seeds_text(report)
+
+
+def test_seeds_command_goes_on_without_bad_runs(results, tmp_path, capsys):
+    (results / "a" / "2" / "scores.json").write_text("{}")
+    (results / "a" / "10" / "scores.json").unlink()
+    path = tmp_path / "seeds.json"
+    assert main(["seeds", str(results / "a"), "--json", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert "| a             |    1 |   1.500 |" in captured.out
+    assert "a/2: scores.json is not that of a tested run" in captured.err
+    assert "a/10: there is no scores.json" in captured.err
+    report = json.loads(path.read_text())
+    assert list(report["groups"]["a"]["scores"]) == ["pesq"]
+    assert len(report["failed"]) == 2
+    assert main(["seeds", str(results / "b")]) == 0

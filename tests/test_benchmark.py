@@ -301,6 +301,49 @@ def test_results_of_a_benchmark(models, no_children, monkeypatch):
         assert loops[part] == pytest.approx(batched[part], rel=0.01), part
 
 
+def test_streams_of_causal_models_are_timed(tmp_path):
+    causal = {"n_fft": 64, "band_widths": LAYOUT, "num_channels": 8}
+    causal |= {"num_heads": 2, "num_neighbours": 2, "causal": True}
+    path = write_model(
+        tmp_path,
+        "live",
+        "dbtransform_lobes.models.db_transform.DBTransform",
+        **causal,
+        window=4,
+    )
+    other = write_model(
+        tmp_path, "other", "dbtransform_lobes.models.bsrnn.BSRNN", **TINY_BSRNN
+    )
+    candidates = [load_candidate(str(each)) for each in (path, other)]
+    cases = measure.time_streaming(candidates, threads=1, seconds=0.1)
+    assert [(c["model"], c["frames"]) for c in cases] == [
+        ("live", 1),
+        ("live", 4),
+    ]
+    for case in cases:
+        heard = case["frames"] * 0.002  # hops of 2 ms
+        factor = case["seconds"] / heard
+        assert case["real_time_factor"] == pytest.approx(factor)
+
+
+def test_operations_of_a_long_signal_are_those_of_a_shorter_one(tmp_path):
+    """Models that cut their input are counted at 30 s, others in full."""
+    settings = {"n_fft": 64, "band_widths": LAYOUT, "num_channels": 4}
+    settings |= {"num_heads": 1, "num_neighbours": 2, "window": 4}
+    path = write_model(
+        tmp_path,
+        "cut",
+        "dbtransform_lobes.models.db_transform.DBTransform",
+        **settings,
+    )
+    candidate = load_candidate(str(path))
+    short, long = (
+        measure.operations([candidate], length)[0]["macs_per_second"]
+        for length in (30.0, 300.0)
+    )
+    assert short == long and short["attention"] > 0 and short["fusion"] > 0
+
+
 def test_memory_of_a_pass(tmp_path):
     path = write_model(
         tmp_path, "hungry", "tests.test_benchmark.Hungry", num_bytes=200_000_000

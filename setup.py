@@ -46,6 +46,7 @@ setup(
         ],
         "tensorboard": ["tensorboard>=2.15"],
         "plot": ["matplotlib>=3.8"],
+        "pesq-loss": ["torch-pesq>=0.1.2"],
     },
     entry_points={
         "console_scripts": ["dbtransform = dbtransform_lobes.cli.main:main"]

@@ -50,7 +50,9 @@ def unit_rms_gain(noisy, eps=1e-8):
     return torch.where(level > eps, 1 / level.clamp_min(eps), 1.0)
 
 
-def enhance_waveform(model, compute_stft, compute_istft, noisy, gain=None):
+def enhance_waveform(
+    model, compute_stft, compute_istft, noisy, gain=None, return_spec=False
+):
     """Enhance waveforms; level and length of the input are kept.
 
     The spectral transforms run in fp32 whatever the precision of the model.
@@ -67,11 +69,16 @@ def enhance_waveform(model, compute_stft, compute_istft, noisy, gain=None):
         (B, 1), what brings the signals to the level that the model expects;
         ``unit_rms_gain(noisy)`` if not given. A part of a long signal is
         given the gain of the whole.
+    return_spec : bool
+        Whether to return the estimated spectrum as well.
 
     Returns
     -------
-    torch.Tensor
+    enhanced : torch.Tensor
         (B, L).
+    spec : torch.Tensor
+        Only if asked for: what the model returned, complex (B, F, T), at the
+        level that the gain gives.
 
     Example
     -------
@@ -94,4 +101,5 @@ def enhance_waveform(model, compute_stft, compute_istft, noisy, gain=None):
     estimate = model(spec)  # (B, F, T)
     with torch.autocast(noisy.device.type, enabled=False):
         stft = torch.view_as_real(estimate.transpose(1, 2))
-        return compute_istft(stft, sig_length=noisy.shape[-1]) / gain
+        enhanced = compute_istft(stft, sig_length=noisy.shape[-1]) / gain
+    return (enhanced, estimate) if return_spec else enhanced

@@ -36,7 +36,8 @@ class EnhanceBrain(sb.Brain):
     moving average of the weights; every rank does its share of the files and
     all of them know the scores. See speechbrain.core.Brain for the
     arguments; hparams give compute_stft, compute_istft, loss, ema_decay,
-    lr_schedule and train_logger.
+    lr_schedule and train_logger; with a metric_weight above 0 also
+    metric_gan, which makes a MetricGAN.
     """
 
     def __init__(self, *args, **kwargs):
@@ -45,6 +46,11 @@ class EnhanceBrain(sb.Brain):
         self.ema = weight_ema(self.modules.model, self.hparams.ema_decay)
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("ema", self.ema)
+        self.metric_gan = self.adversary = None
+        if getattr(self.hparams, "metric_weight", 0):
+            self.metric_gan = self.hparams.metric_gan(device=self.device)
+            if self.checkpointer is not None:
+                self.metric_gan.add_to(self.checkpointer)
         self.loggers = []
         if if_main_process():
             self.loggers.append(self.hparams.train_logger)
@@ -66,7 +72,7 @@ class EnhanceBrain(sb.Brain):
             )
 
     def compute_forward(self, batch, stage):
-        """Noisy waveforms to enhanced ones, at a noisy RMS of 1."""
+        """Noisy waveforms to enhanced ones and their spectrum, at unit RMS."""
         batch = batch.to(self.device)
         noisy = batch.noisy.data
         training = stage == sb.Stage.TRAIN
@@ -75,12 +81,17 @@ class EnhanceBrain(sb.Brain):
             self.hparams.compute_stft,
             self.hparams.compute_istft,
             noisy * unit_rms_gain(noisy),
+            return_spec=True,
         )
 
     def compute_objectives(self, predictions, batch, stage):
         """Mean loss; keeps the terms to log and, off training, the scores."""
         gain = unit_rms_gain(batch.noisy.data)
-        losses, terms = self.hparams.loss(batch.clean.data * gain, predictions)
+        clean, (estimate, spec) = batch.clean.data * gain, predictions
+        losses, terms = self.hparams.loss(clean, estimate, spec)
+        if stage == sb.Stage.TRAIN and self.adversary is not None:
+            terms["metric"] = self.adversary.generator_term(clean, estimate)
+            losses = losses + self.adversary.weight * terms["metric"]
         if not torch.isfinite(losses).all():
             bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
             raise ValueError(
@@ -91,9 +102,9 @@ class EnhanceBrain(sb.Brain):
         for name, term in terms.items():
             self.terms.setdefault(name, []).append(term.detach().mean())
         if stage == sb.Stage.VALID:
-            self._score(batch, predictions / gain)
+            self._score(batch, estimate / gain)
         if stage == sb.Stage.TEST:
-            self._write(batch, predictions / gain)
+            self._write(batch, estimate / gain)
         return losses.mean()
 
     def _score(self, batch, estimate):
@@ -155,16 +166,26 @@ class EnhanceBrain(sb.Brain):
             self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Averages the weights."""
+        """Averages the weights; trains the metric discriminator, if any."""
         self.heard += batch.noisy.data.numel()
         if should_step:
             self.ema.update_parameters(self.modules.model)
+        if self.adversary is not None:
+            clean = batch.clean.data * unit_rms_gain(batch.noisy.data)
+            term = self.adversary.on_batch_end(clean, outputs[0], should_step)
+            if term is not None:
+                self.terms.setdefault("discriminator", []).append(term)
 
     def on_stage_start(self, stage, epoch=None):
         """Starts the sums of a stage."""
         self.terms, self.scores = {}, []
         if stage == sb.Stage.TRAIN:
             self.heard, self.started = 0, time.monotonic()
+        if stage == sb.Stage.TRAIN and self.metric_gan is not None:
+            started = epoch >= self.metric_gan.start_epoch
+            self.adversary = self.metric_gan if started else None
+        elif stage == sb.Stage.TEST and self.metric_gan is not None:
+            self.metric_gan.workers.close()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Logs a stage; after validation also saves a checkpoint."""
@@ -174,6 +195,8 @@ class EnhanceBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_stats = mean_over_ranks(means)
             self.train_stats["audio_s_per_s"] = self._speed()
+            if self.adversary is not None:
+                self.train_stats.update(self.adversary.counts())
         elif stage == sb.Stage.VALID:
             # Every rank has its share of the files.
             stats = mean_over_ranks(means, weight=len(self.scores))

@@ -5,6 +5,15 @@ from speechbrain.nnet.losses import cal_si_snr
 from torch import nn
 
 from dbtransform_lobes.models.band_split import compress
+from dbtransform_lobes.training.losses_multi_resolution import (
+    multi_resolution_stft,
+)
+from dbtransform_lobes.training.losses_pesq import PesqDisturbance
+from dbtransform_lobes.training.losses_phase import (
+    angular_frequency,
+    group_delay,
+    instantaneous_phase,
+)
 
 
 def compressed_magnitude(clean, estimate, exponent=0.3):
@@ -171,22 +180,56 @@ def envelope_distance(clean, estimate, bands, frames=48, step=8, floor=0.1):
     return 1 - product.flatten(1).mean(-1)
 
 
+def time_l1(clean, estimate):
+    """Mean of |s - y|.
+
+    Arguments
+    ---------
+    clean, estimate : torch.Tensor
+        Waveforms (B, L).
+
+    Returns
+    -------
+    torch.Tensor
+        (B,), one value for each item.
+
+    Example
+    -------
+    >>> time_l1(torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, -2.0]]))
+    tensor([1.])
+    """
+    return (clean - estimate).abs().mean(-1)
+
+
 class EnhancementLoss(nn.Module):
     """Weighted sum of the terms, in fp32.
 
     The spectral terms see the STFT of the waveforms (for the estimate the
     STFT of its iSTFT), brought to a clean RMS that does not depend on the
-    recording's level by the caller.
+    recording's level by the caller. Consistency is the compressed complex
+    error of the model's spectrum against the STFT of its iSTFT (MP-SENet, Lu
+    et al., 2023, arXiv:2308.08926), 0 if there is a signal of that spectrum.
 
     Arguments
     ---------
     compute_stft : torch.nn.Module
         SpeechBrain's STFT.
-    magnitude, complex, si_sdr, envelope : float
+    magnitude, complex, si_sdr, envelope, phase, group_delay, \
+    angular_frequency, consistency, time, multi_resolution, pesq : float
         Weights; a term of weight 0 is not computed. ``envelope`` resembles
-        ESTOI, so a model trained with it has seen its own test metric.
+        ESTOI and ``pesq`` PESQ, so a model trained with them has seen its own
+        test metric; ``pesq`` needs the package torch-pesq.
     exponent : float
-        Compression of the spectral terms.
+        Compression of the magnitude, complex and consistency terms.
+    n_ffts : sequence of int
+        Resolutions of ``multi_resolution``.
+    front_end : torch.nn.Module, optional
+        STFT of the model, for ``consistency``.
+
+    Raises
+    ------
+    ValueError
+        If a weight is below 0, none is above, or a term lacks what it needs.
 
     Example
     -------
@@ -206,7 +249,16 @@ class EnhancementLoss(nn.Module):
         complex=1.0,
         si_sdr=0.0,
         envelope=0.0,
+        phase=0.0,
+        group_delay=0.0,
+        angular_frequency=0.0,
+        consistency=0.0,
+        time=0.0,
+        multi_resolution=0.0,
+        pesq=0.0,
         exponent=0.3,
+        n_ffts=(512, 1024, 2048),
+        front_end=None,
     ):
         super().__init__()
         weights = {
@@ -214,25 +266,32 @@ class EnhancementLoss(nn.Module):
             "complex": complex,
             "si_sdr": si_sdr,
             "envelope": envelope,
+            "phase": phase,
+            "group_delay": group_delay,
+            "angular_frequency": angular_frequency,
+            "consistency": consistency,
+            "time": time,
+            "multi_resolution": multi_resolution,
+            "pesq": pesq,
         }
-        if min(weights.values()) < 0 or not any(weights.values()):
-            raise ValueError(
-                f"loss weights are {weights}, expected none below 0 and one "
-                f"above"
-            )
+        _check_weights(weights, front_end)
         self.weights = {name: w for name, w in weights.items() if w}
         self.compute_stft, self.exponent = compute_stft, exponent
-        self.bands = third_octave_bands(
-            compute_stft.n_fft, compute_stft.sample_rate
-        )
+        self.n_ffts, self.front_end = tuple(n_ffts), front_end
+        rate = compute_stft.sample_rate
+        self.bands = third_octave_bands(compute_stft.n_fft, rate)
+        self.pesq = PesqDisturbance(rate) if pesq else None
 
-    def forward(self, clean, estimate):
+    def forward(self, clean, estimate, spec=None):
         """Loss of every item and its terms.
 
         Arguments
         ---------
         clean, estimate : torch.Tensor
             Waveforms (B, L).
+        spec : torch.Tensor, optional
+            Complex (B, F, T), what the model made and the estimate is the
+            iSTFT of; needed for ``consistency`` alone.
 
         Returns
         -------
@@ -242,18 +301,45 @@ class EnhancementLoss(nn.Module):
             Each (B,), without their weights.
         """
         with torch.autocast(clean.device.type, enabled=False):
-            clean, estimate = clean.float(), estimate.float()
-            spectra = self.compute_stft(clean), self.compute_stft(estimate)
-            compute = {
-                "magnitude": lambda: compressed_magnitude(
-                    *spectra, self.exponent
-                ),
-                "complex": lambda: compressed_complex(*spectra, self.exponent),
-                "si_sdr": lambda: negative_si_sdr(clean, estimate),
-                "envelope": lambda: envelope_distance(
-                    *spectra, self.bands.to(clean.device)
-                ),
-            }
+            compute = self._computations(clean.float(), estimate.float(), spec)
             terms = {name: compute[name]() for name in self.weights}
         total = sum(self.weights[name] * term for name, term in terms.items())
         return total, terms
+
+    def _computations(self, clean, estimate, spec):
+        """A function for each term, called only if its weight is not 0."""
+        spectra = self.compute_stft(clean), self.compute_stft(estimate)
+        device, exponent = clean.device, self.exponent
+        return {
+            "magnitude": lambda: compressed_magnitude(*spectra, exponent),
+            "complex": lambda: compressed_complex(*spectra, exponent),
+            "si_sdr": lambda: negative_si_sdr(clean, estimate),
+            "envelope": lambda: envelope_distance(
+                *spectra, self.bands.to(device)
+            ),
+            "phase": lambda: instantaneous_phase(*spectra),
+            "group_delay": lambda: group_delay(*spectra),
+            "angular_frequency": lambda: angular_frequency(*spectra),
+            "consistency": lambda: compressed_complex(
+                self.front_end(estimate),
+                torch.view_as_real(spec.transpose(1, 2)),
+                exponent,
+            ),
+            "time": lambda: time_l1(clean, estimate),
+            "multi_resolution": lambda: multi_resolution_stft(
+                clean, estimate, self.n_ffts
+            ),
+            "pesq": lambda: self.pesq.to(device)(clean, estimate),
+        }
+
+
+def _check_weights(weights, front_end):
+    if min(weights.values()) < 0 or not any(weights.values()):
+        raise ValueError(
+            f"loss weights are {weights}, expected none below 0 and one above"
+        )
+    if weights["consistency"] and front_end is None:
+        raise ValueError(
+            "the consistency term has no front_end, expected the STFT of the "
+            "model; give one or set its weight to 0"
+        )

@@ -1,0 +1,348 @@
+"""The metric discriminator, its losses, and PESQ in other processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from speechbrain.processing.features import STFT
+
+from dbtransform_lobes.evaluation.metrics import pesq_wide_band
+from dbtransform_lobes.models.metric_discriminator import MetricDiscriminator
+from dbtransform_lobes.training import pesq_workers
+from dbtransform_lobes.training.metric_gan import MetricGAN
+from dbtransform_lobes.training.pesq_workers import PesqWorkers, pesq_target
+from tests.signals import noise_like, speech_like
+from tests.twins import array, assert_twin, randn
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def stft(sample_rate=16000):
+    return STFT(sample_rate, n_fft=512, win_length=32, hop_length=8)
+
+
+def tiny_gan(**settings):
+    torch.manual_seed(0)
+    return MetricGAN(stft(), num_channels=4, **settings)
+
+
+def batch(gains=(0.05, 0.5)):
+    """Clean and noisy waveforms (B, L) of 0.5 s."""
+    clean = np.stack([speech_like(0.5, seed) for seed in range(len(gains))])
+    noise = np.stack([noise_like(0.5, seed) for seed in range(len(gains))])
+    noisy = clean + np.array(gains)[:, None] * noise
+    return torch.tensor(clean).float(), torch.tensor(noisy).float()
+
+
+def wait_for(condition, seconds=120):
+    """Poll; the limit only keeps a broken test from hanging."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError("what was waited for did not come")
+
+
+# Discriminator
+
+
+def test_scores_lie_between_0_and_1_and_depend_on_both():
+    torch.manual_seed(0)
+    model = MetricDiscriminator(4).eval()
+    clean, estimate = torch.rand(2, 3, 50, 257)
+    score = model(clean, estimate)
+    assert score.shape == (3,) and ((score > 0) & (score < 1)).all()
+    assert (score != model(estimate, clean)).all()
+    assert (score != model(clean, clean)).all()
+
+
+def test_items_of_a_batch_do_not_see_each_other():
+    """So no statistics need to be exchanged between ranks."""
+    torch.manual_seed(0)
+    model = MetricDiscriminator(4).eval()
+    clean, estimate = torch.rand(2, 3, 50, 257)
+    both = model(clean, estimate)
+    for item in range(3):
+        alone = model(clean[item, None], estimate[item, None])
+        assert torch.allclose(alone, both[item], atol=1e-6)
+    assert not any(
+        isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        for module in model.modules()
+    )
+
+
+def test_spectral_norm_of_the_weights_is_one():
+    torch.manual_seed(0)
+    model = MetricDiscriminator(4)
+    for _ in range(50):  # power iterations
+        model(*torch.rand(2, 1, 32, 33))
+    model.requires_grad_(False)
+    for layer in model.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            norm = torch.linalg.matrix_norm(layer.weight.flatten(1), 2)
+            assert float(norm) == pytest.approx(1, abs=0.02)
+
+
+def test_too_short_crops_are_refused():
+    with pytest.raises(ValueError, match="31 frames .*at least 32"):
+        MetricDiscriminator(2)(*torch.rand(2, 1, 31, 257))
+
+
+# Losses
+
+
+def test_losses_equal_their_twins():
+    """CMGAN, eq. 5 and 6, from the scores of the same discriminator."""
+    gan = tiny_gan(lr=0.0)
+    gan.discriminator.head[1].p = 0.0
+    clean, noisy = batch((0.05, 0.2, 0.5))
+    targets = [0.9, 0.5, 0.1]
+    for _ in range(30):  # the power iterations settle
+        gan.step(clean, [])
+
+    def magnitude(wave):
+        spec = array(stft()(wave)).astype(np.float64)
+        result = np.zeros(spec.shape[:-1])
+        for index in np.ndindex(result.shape):
+            result[index] = abs(complex(*spec[index])) ** 0.3
+        return torch.tensor(result).float()
+
+    def scores(estimate):
+        discriminator = gan.discriminator.eval()
+        return array(discriminator(magnitude(clean), magnitude(estimate)))
+
+    same, other = scores(clean), scores(noisy)
+    generator = [(score - 1) ** 2 for score in other]
+    assert_twin(
+        gan.generator_term(clean, noisy),
+        np.array(generator),
+        [score**2 for score in other],
+        [(score - 1) ** 2 for score in same],
+        tolerance=1e-5,
+    )
+    errors = [(d - q) ** 2 for d, q in zip(other, targets, strict=True)]
+    alone = sum((d - 1) ** 2 for d in same) / 3
+    items = list(zip(clean, noisy, targets, strict=True))
+    loss = gan.step(clean, items)
+    assert_twin(
+        loss, alone + sum(errors) / 3, alone, sum(errors) / 3, tolerance=1e-3
+    )
+    # An item whose PESQ failed is not among them.
+    assert_twin(gan.step(clean, items[:1]), alone + errors[0], tolerance=1e-3)
+    assert_twin(gan.step(clean, []), alone, tolerance=1e-3)
+
+
+def test_gradient_goes_to_the_estimate_alone():
+    gan = tiny_gan()
+    clean, noisy = batch()
+    gan.step(clean, [])
+    gan.optimizer.zero_grad()
+    gan.generator_term(clean, noisy.requires_grad_()).sum().backward()
+    assert (noisy.grad.abs().amax(-1) > 0).all()
+    assert torch.isfinite(noisy.grad).all()
+    assert all(p.grad is None for p in gan.discriminator.parameters())
+    before = [p.clone() for p in gan.discriminator.parameters()]
+    gan.step(clean, [])
+    after = gan.discriminator.parameters()
+    assert any(
+        not torch.equal(*pair) for pair in zip(before, after, strict=True)
+    )
+
+
+def test_silence_and_autocast_leave_it_finite_and_in_fp32():
+    gan = tiny_gan()
+    clean, noisy = batch()
+    exact = gan.generator_term(clean, noisy)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(gan.generator_term(clean, noisy), exact)
+    silence = torch.zeros_like(noisy, requires_grad=True)
+    term = gan.generator_term(clean, silence)
+    term.sum().backward()
+    assert torch.isfinite(term).all() and torch.isfinite(silence.grad).all()
+    assert exact.dtype == torch.float32 and (exact > 0).all()
+
+
+def test_discriminator_learns_a_fixed_batch():
+    gan = tiny_gan(lr=0.01)
+    clean, noisy = batch((0.05, 0.2, 0.5))
+    targets = [0.8, 0.4, 0.05]
+    items = list(zip(clean, noisy, targets, strict=True))
+    losses = [float(gan.step(clean, items)) for _ in range(150)]
+    assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:3])
+    # It has learned the order, not only the mean.
+    guesses = 1 - gan.generator_term(clean, noisy).sqrt()
+    assert (guesses.diff() < -0.1).all()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"weight": -1.0}, "metric_weight is -1.0, expected more than 0"),
+        ({"num_workers": 0}, "pesq_workers is 0, expected at least 1"),
+        (
+            {"compute_stft": stft(48000)},
+            "sample_rate is 48000 Hz, expected 16000 Hz",
+        ),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MetricGAN(**{"compute_stft": stft(), **settings})
+
+
+# PESQ
+
+
+def test_target_is_the_scaled_pesq():
+    """Q = (PESQ - 1) / 3.5."""
+    clean, noisy = (array(wave) for wave in batch())
+    for pair in zip(clean, noisy, strict=True):
+        score = pesq_wide_band(*pair)
+        assert pesq_target(*pair) == pytest.approx((score - 1) / 3.5, abs=1e-10)
+        assert 1 < score < 4.5
+    assert pesq_target(clean[0], clean[0]) > 1  # 4.64 is above 4.5
+
+
+@pytest.mark.parametrize("kind", ["clean", "estimate", "short", "click"])
+def test_what_pesq_cannot_score_has_no_target(kind):
+    clean, noisy = (array(wave[0]) for wave in batch())
+    pair = {
+        "clean": (0 * clean, noisy),
+        "estimate": (clean, 0 * noisy),
+        "short": (clean[:2000], noisy[:2000]),
+        "click": (np.append(np.zeros(7400), noisy[:600]), noisy),
+    }[kind]
+    assert np.isnan(pesq_target(*pair))
+    assert not np.isnan(pesq_target(clean, noisy))
+
+
+@pytest.fixture
+def workers():
+    workers = PesqWorkers(1)
+    yield workers
+    workers.close()
+
+
+def pids(workers):
+    return list(workers.pool._processes)
+
+
+def take(workers, count):
+    """Wait until so many items are no longer with the workers."""
+    items = []
+
+    def arrived():
+        items.extend(workers.ready())
+        gone = sum(workers.counts.values())
+        return gone >= count
+
+    wait_for(arrived)
+    return items
+
+
+def test_workers_score_mask_failures_and_survive_a_death(workers):
+    assert workers.ready() == [] and workers.pool is None
+    clean, noisy = batch((0.05, 0.5, 0.5))
+    clean[1] = 0
+    workers.submit(clean, noisy)
+    items = take(workers, 3)
+    assert workers.counts == {"scored": 2, "failed": 1}
+    for item, (reference, estimate, target) in zip((0, 2), items, strict=True):
+        assert torch.equal(reference, clean[item])
+        assert torch.equal(estimate, noisy[item])
+        twin = (pesq_wide_band(array(reference), array(estimate)) - 1) / 3.5
+        assert target == pytest.approx(twin, abs=1e-6)
+
+    # A stopped worker stops nobody: nothing waits, and little is held.
+    (pid,) = pids(workers)
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(5):
+        workers.submit(clean, noisy)
+        assert workers.ready() == []
+    assert len(workers.waiting) == 6
+    assert workers.counts["skipped"] == 9
+    os.kill(pid, signal.SIGCONT)
+    assert len(take(workers, 3 + 15)) == 4
+
+    # A killed one loses what it held; the next batch gets another worker.
+    os.kill(pid, signal.SIGSTOP)
+    workers.submit(clean, noisy)
+    os.kill(pid, signal.SIGKILL)
+    assert take(workers, 18 + 3) == []
+    workers.submit(clean, noisy)
+    assert len(take(workers, 21 + 3)) == 2
+    assert pids(workers) != [pid]
+
+
+def test_workers_that_only_die_stop_the_run(workers, monkeypatch):
+    monkeypatch.setattr(pesq_workers, "MAX_DEATHS", 1)
+    workers.submit(*batch())
+    os.kill(wait_for(lambda: pids(workers))[0], signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="died 1 times .*pesq_workers lower"):
+        take(workers, 2)
+
+
+def test_workers_end_when_their_parent_is_killed():
+    script = (
+        "import os, time, torch\n"
+        "from dbtransform_lobes.training.pesq_workers import PesqWorkers\n"
+        "if __name__ == '__main__':\n"
+        "    workers = PesqWorkers(1)\n"
+        "    workers.submit(torch.zeros(1, 8000), torch.zeros(1, 8000))\n"
+        "    while not workers.ready() and not workers.counts:\n"
+        "        time.sleep(0.05)\n"
+        "    print(*workers.pool._processes, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as parent:
+        pid = int(parent.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        parent.kill()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+
+
+# Ranks
+
+
+def one_rank(rank, folder):
+    """Rank 0 has a scored item, rank 1 has none."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    torch.manual_seed(rank)
+    gan = MetricGAN(stft(), num_channels=2)
+    clean, noisy = randn(2, 2, 8000, seed=rank, dtype=torch.float32)
+    for step in range(2):
+        gan.generator_term(clean, noisy)
+        items = [(clean[0], noisy[0], 0.3)] if rank == 0 else []
+        gan.step(clean, items * step)
+    weights = {k: p.detach() for k, p in gan.discriminator.named_parameters()}
+    torch.save(weights, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_keep_one_discriminator_whatever_each_has_scored(tmp_path):
+    mp.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    torch.manual_seed(0)
+    start = dict(
+        MetricGAN(stft(), num_channels=2).discriminator.named_parameters()
+    )
+    assert any(not torch.equal(first[key], start[key]) for key in first)

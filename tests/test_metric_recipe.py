@@ -1,0 +1,59 @@
+"""The recipe with the metric discriminator: trained, saved, resumed."""
+
+import re
+
+import pytest
+import torch
+
+from tests.signals import voicebank_tree
+from tests.test_recipe import run_recipe
+
+FLAGS = [
+    "--metric_weight=0.05",
+    "--metric_channels=2",
+    "--pesq_workers=1",
+    "--consistency_weight=1.0",
+]
+
+
+def newest(output, name):
+    folder = sorted((output / "save").glob("CKPT*"))[-1]
+    return torch.load(folder / f"{name}.ckpt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("voicebank")
+    return voicebank_tree(folder, 16000, utterances=1, seconds=1.5)
+
+
+def test_recipe_trains_and_resumes_the_discriminator(tree, tmp_path):
+    """Off in epoch 1, on in epoch 2, resumed in epoch 3, in bf16."""
+    flags = [*FLAGS, "--metric_start_epoch=2", "--precision=bf16"]
+    for last in (2, 3):
+        done = run_recipe(tree, tmp_path, *flags, f"--number_of_epochs={last}")
+        assert done.returncode == 0, done.stdout_text
+        steps = newest(tmp_path, "metric_optimizer")["state"][0]["step"]
+        assert int(steps) == 3 * (last - 1)
+        if last == 2:
+            before = newest(tmp_path, "discriminator")
+    after = newest(tmp_path, "discriminator")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    lines = (tmp_path / "train_log.txt").read_text().splitlines()
+    epochs = [line for line in lines if line.startswith("epoch")]
+    for epoch, line in enumerate(epochs, start=1):
+        train, valid = line.split("valid", 1)
+        for name in ("loss_metric", "loss_discriminator", "pesq_failed"):
+            assert (f"train {name}" in train) == (epoch > 1), line
+        assert "metric" not in valid and "discriminator" not in valid
+        assert re.search(r"train loss_consistency: \d", train)
+    assert len(epochs) == 3
+
+
+def test_without_weight_there_is_no_discriminator(tree, tmp_path):
+    done = run_recipe(tree, tmp_path, "--number_of_epochs=1")
+    assert done.returncode == 0, done.stdout_text
+    assert not list((tmp_path / "save").rglob("discriminator*"))
+    assert not list((tmp_path / "save").rglob("metric_optimizer*"))
+    assert "metric" not in (tmp_path / "train_log.txt").read_text()

@@ -11,7 +11,8 @@ import soundfile as sf
 import torch
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference import EnhanceModel, enhance_model
+from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference import source as model_source
 from dbtransform_lobes.inference.export import export_model
 from tests.runs import tiny_run
 from tests.signals import noise_like, speech_like, write_wav
@@ -78,14 +79,14 @@ def test_single_file(enhance, model_folder, tree):
 
 def test_bundled_weights_are_the_default(tree, model_folder, monkeypatch):
     monkeypatch.chdir(tree)
-    monkeypatch.setattr(enhance_model, "BUNDLED", model_folder)
+    monkeypatch.setattr(model_source, "BUNDLED", model_folder.parent)
     assert main(["enhance", "noisy/a.wav", "enhanced.wav"]) == 0
     assert (tree / "enhanced.wav").is_file()
 
 
 def test_without_bundled_weights(tree, monkeypatch, capsys):
     monkeypatch.chdir(tree)
-    monkeypatch.setattr(enhance_model, "BUNDLED", tree)
+    monkeypatch.setattr(model_source, "BUNDLED", tree)
     assert main(["enhance", "noisy/a.wav", "enhanced.wav"]) == 1
     assert "built without weights" in capsys.readouterr().err
 

@@ -20,11 +20,9 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from torch.optim.swa_utils import AveragedModel
 
 from dbtransform_lobes.data.recordings import write_text
-from dbtransform_lobes.inference.enhance_model import (
-    EnhanceModel,
-    read_state_dict,
-)
+from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.model_card import model_card
+from dbtransform_lobes.inference.weights import read_state_dict
 from dbtransform_lobes.models.waveform import enhance_waveform
 
 KEPT_KEYS = ("sample_rate", "compute_stft", "compute_istft", "model")

@@ -15,7 +15,7 @@ from dbtransform_lobes.models.waveform import enhance_waveform
 from tests.runs import save_checkpoint, tiny_run, write_hyperparams
 from tests.signals import noise_like, speech_like
 
-FILES = ["README.md", "hyperparams.yaml", "model.ckpt"]
+FILES = ["README.md", "custom.py", "hyperparams.yaml", "model.ckpt"]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,10 @@ def test_card_says_what_is_known(run, tmp_path):
     assert front["library_name"] == "speechbrain"
     assert front["pipeline_tag"] == "audio-to-audio"
     assert front["license"] == "apache-2.0" and front["language"] == "cs"
+    assert front["metrics"] == ["pesq"]
+    result = front["model-index"][0]["results"][0]
+    assert result["metrics"] == [{"type": "pesq", "value": 2.125}]
+    assert result["dataset"]["name"].startswith("test")
     count = sum(weight.numel() for weight in run[1].parameters())
     assert f"| parameters | {count:,} |" in card
     assert "| num_channels | 8 |" in card and "| n_fft | 512 |" in card

@@ -11,7 +11,21 @@ import sys
 
 from dbtransform_lobes import __version__
 
-COMMANDS = ("enhance", "mix", "export", "evaluate", "benchmark")
+COMMANDS = (
+    "enhance",
+    "info",
+    "mix",
+    "export",
+    "push",
+    "evaluate",
+    "benchmark",
+)
+EXAMPLES = """\
+  dbtransform enhance noisy.wav enhanced.wav
+  dbtransform enhance noisy_folder --output enhanced_folder --jobs 2
+  dbtransform info
+  dbtransform COMMAND --help
+"""
 
 
 def build_parser():
@@ -19,6 +33,8 @@ def build_parser():
     parser = argparse.ArgumentParser(
         prog="dbtransform",
         description="Speech enhancement with DB-Transform.",
+        epilog=f"examples:\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(

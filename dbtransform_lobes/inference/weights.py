@@ -89,7 +89,7 @@ def read_state_dict(path):
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         # Damaged bytes end in any of a dozen types of error within torch.
         reason = str(error).partition("\n")[0] or "the file is empty"
         raise ValueError(

@@ -9,6 +9,7 @@ import numpy as np
 import soundfile as sf
 
 from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES, audio_info
+from dbtransform_lobes.inference.id3 import id3_block
 
 TAGS = (
     "title",
@@ -179,24 +180,33 @@ def write_file(path, audio):
     container = audio.container if known else containers[0]
     subtype = _subtype(container, audio.subtype)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    layout = (audio.sample_rate, audio.signal.shape[1], subtype)
     try:
-        with sf.SoundFile(temporary, "w", *layout, format=container) as file:
-            for tag, text in audio.tags.items():
-                setattr(file, tag, text)
-            size = max(1, SAMPLES_AT_ONCE // file.channels)
-            for start in range(0, len(audio.signal), size):
-                file.write(audio.signal[start : start + size])
+        _encode(temporary, audio, container, subtype)
         _check_written(temporary, len(audio.signal))
         os.replace(temporary, path)
     except (sf.LibsndfileError, OSError) as error:
         raise ValueError(
             f"{path}: writing failed ({_reason(error)}): {container} {subtype} "
-            f"of {layout[1]} channels at {layout[0]} Hz; check the folder, "
-            "the room on the disk, and whether the format can hold this"
+            f"of {audio.signal.shape[1]} channels at {audio.sample_rate} Hz; "
+            "check the folder, the room on the disk, and whether the format "
+            "can hold this"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _encode(path, audio, container, subtype):
+    """Write samples and tags."""
+    layout = (audio.sample_rate, audio.signal.shape[1], subtype)
+    by_id3 = container == "MP3"
+    with sf.SoundFile(path, "w", *layout, format=container) as file:
+        for tag, text in () if by_id3 else audio.tags.items():
+            setattr(file, tag, text)
+        size = max(1, SAMPLES_AT_ONCE // file.channels)
+        for start in range(0, len(audio.signal), size):
+            file.write(audio.signal[start : start + size])
+    if by_id3 and audio.tags:
+        path.write_bytes(id3_block(audio.tags) + path.read_bytes())
 
 
 def _subtype(container, subtype):

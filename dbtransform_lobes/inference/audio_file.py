@@ -155,7 +155,7 @@ def write_file(path, audio):
     path : str
         Its suffix gives the container; the sample format is that of the
         audio if the container has it. Samples beyond full scale are clipped
-        in integer formats.
+        but in floating-point formats.
     audio : AudioFile
         What to write.
 
@@ -204,7 +204,10 @@ def _encode(path, audio, container, subtype):
             setattr(file, tag, text)
         size = max(1, SAMPLES_AT_ONCE // file.channels)
         for start in range(0, len(audio.signal), size):
-            file.write(audio.signal[start : start + size])
+            block = audio.signal[start : start + size]
+            if subtype not in ("FLOAT", "DOUBLE"):
+                block = block.clip(-1, 1)  # LAME aborts far beyond
+            file.write(block)
     if by_id3 and audio.tags:
         path.write_bytes(id3_block(audio.tags) + path.read_bytes())
 

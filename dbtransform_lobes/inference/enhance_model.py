@@ -293,7 +293,8 @@ class EnhanceModel(Pretrained):
             suffix (.wav, .flac, .ogg, .mp3) gives the container; the sample
             format is that of the input if the container has it, and tags
             (title, artist ...) are kept. Samples beyond full scale are
-            clipped in integer formats. The file is there whole or not at all.
+            clipped but in floating-point formats. The file is there whole or
+            not at all.
         **options
             ``strength``, ``attenuation_limit_db`` and ``high_band`` as in
             ``enhance_array``.

@@ -1,4 +1,4 @@
-"""A tiny training run and its model folder, without any training."""
+"""Models without any training: a tiny run, and one of any network."""
 
 import logging
 import sys
@@ -8,8 +8,10 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.processing.features import ISTFT, STFT
 from speechbrain.utils.checkpoints import Checkpointer
 
+from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.training.ema import weight_ema
 
 RECIPE = Path(__file__).parents[1] / "hparams" / "db_transform.yaml"
@@ -75,3 +77,19 @@ def tiny_run(folder, **overrides):
     save_checkpoint(folder, "third", 3, pesq=2.25, stoi=0.9)
     save_checkpoint(folder, "within", 4, end_of_epoch=False)
     return best
+
+
+def model_of(network):
+    """An EnhanceModel of 16 kHz around any network, on the CPU."""
+    options = {
+        "win_length": 32,
+        "hop_length": 8,
+        "n_fft": 512,
+        "window_fn": torch.hann_window,
+    }
+    transforms = {
+        "sample_rate": 16000,
+        "compute_stft": STFT(16000, **options),
+        "compute_istft": ISTFT(16000, **options),
+    }
+    return EnhanceModel({"model": network}, transforms, {"device": "cpu"})

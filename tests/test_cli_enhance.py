@@ -11,7 +11,8 @@ import soundfile as sf
 import torch
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference import EnhanceModel, enhance_model
+from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference import source as model_source
 from dbtransform_lobes.inference.export import export_model
 from tests.runs import tiny_run
 from tests.signals import noise_like, speech_like, write_wav
@@ -78,14 +79,14 @@ def test_single_file(enhance, model_folder, tree):
 
 def test_bundled_weights_are_the_default(tree, model_folder, monkeypatch):
     monkeypatch.chdir(tree)
-    monkeypatch.setattr(enhance_model, "BUNDLED", model_folder)
+    monkeypatch.setattr(model_source, "BUNDLED", model_folder.parent)
     assert main(["enhance", "noisy/a.wav", "enhanced.wav"]) == 0
     assert (tree / "enhanced.wav").is_file()
 
 
 def test_without_bundled_weights(tree, monkeypatch, capsys):
     monkeypatch.chdir(tree)
-    monkeypatch.setattr(enhance_model, "BUNDLED", tree)
+    monkeypatch.setattr(model_source, "BUNDLED", tree)
     assert main(["enhance", "noisy/a.wav", "enhanced.wav"]) == 1
     assert "built without weights" in capsys.readouterr().err
 
@@ -141,10 +142,10 @@ def test_a_lack_of_memory_is_a_failure_of_its_file(
 ):
     enhance_file = EnhanceModel.enhance_file
 
-    def fail(self, path, output):
+    def fail(self, path, output, **options):
         if path.name == "a.wav":
             raise torch.OutOfMemoryError("out of memory")
-        return enhance_file(self, path, output)
+        return enhance_file(self, path, output, **options)
 
     monkeypatch.setattr(EnhanceModel, "enhance_file", fail)
     assert enhance("noisy", "--output", "out") == 1
@@ -187,7 +188,17 @@ def test_no_readable_file_fails_without_weights(enhance, no_weights, tree):
              "--force"],
             "x/b.wav: the output is the input",
         ),
-        (["noisy/a.wav", "out.wav", "--threads", "0"], "at least 1"),
+        (["noisy/a.wav", "out.wav", "--threads", "0"], "--threads is 0"),
+        (["noisy/a.wav", "out.wav", "--jobs", "0"], "--jobs is 0, expected"),
+        (["noisy/a.wav", "out.wav", "--strength", "1.5"], "strength is 1.5"),
+        (["noisy/a.wav", "out.wav", "--strength", "nan"], "strength is nan"),
+        (
+            ["noisy/a.wav", "out.wav", "--attenuation-limit", "-3"],
+            "is -3.0, expected 0 or more decibels",
+        ),
+        (["noisy/*.wav", "out.wav"], "is a pattern; give --output"),
+        (["noisy/x*.wav", "--output", "out"], "no audio file has such a name"),
+        (["noisy/*.txt", "--output", "out"], "no audio file has such a name"),
         (["noisy/a.wav", "out.wav", "--device", "gpu"], "expected cpu, cuda"),
         (["noisy/a.wav", "out.wav", "--device", "cuda:99"], "use --device cpu"),
     ],
@@ -214,8 +225,9 @@ def test_an_output_is_never_another_input(enhance, no_weights, tree, capsys):
 def test_model_folder_must_be_one(tree, monkeypatch, capsys):
     monkeypatch.chdir(tree)
     arguments = ["enhance", "noisy/a.wav", "out.wav", "--model"]
-    assert main([*arguments, "owner/name"]) == 1
-    assert "owner/name: there is no such folder" in capsys.readouterr().err
+    assert main([*arguments, "no_such_model"]) == 1
+    error = capsys.readouterr().err
+    assert "no_such_model: there is no such folder, expected" in error
     assert main([*arguments, "noisy"]) == 1
     assert "no hyperparams.yaml" in capsys.readouterr().err
     assert not (tree / "out.wav").exists()

@@ -15,7 +15,7 @@ from dbtransform_lobes.models.waveform import enhance_waveform
 from tests.runs import save_checkpoint, tiny_run, write_hyperparams
 from tests.signals import noise_like, speech_like
 
-FILES = ["README.md", "hyperparams.yaml", "model.ckpt"]
+FILES = ["README.md", "custom.py", "hyperparams.yaml", "model.ckpt"]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,10 @@ def test_card_says_what_is_known(run, tmp_path):
     assert front["library_name"] == "speechbrain"
     assert front["pipeline_tag"] == "audio-to-audio"
     assert front["license"] == "apache-2.0" and front["language"] == "cs"
+    assert front["metrics"] == ["pesq"]
+    result = front["model-index"][0]["results"][0]
+    assert result["metrics"] == [{"type": "pesq", "value": 2.125}]
+    assert result["dataset"]["name"].startswith("test")
     count = sum(weight.numel() for weight in run[1].parameters())
     assert f"| parameters | {count:,} |" in card
     assert "| num_channels | 8 |" in card and "| n_fft | 512 |" in card
@@ -193,7 +197,7 @@ def test_mismatch_leaves_nothing(run, tmp_path, monkeypatch, force):
     assert names(tmp_path) == (["m"] if force else [])
 
 
-def test_nan_weights_are_a_mismatch(tmp_path):
+def test_nan_weights_are_refused(tmp_path):
     write_hyperparams(tmp_path / "run")
     save_checkpoint(tmp_path / "run", "a")
     path = tmp_path / "run/save/CKPT+a/ema.ckpt"
@@ -203,7 +207,7 @@ def test_nan_weights_are_a_mismatch(tmp_path):
         for key, value in state.items()
     }
     torch.save(state, path)
-    with pytest.raises(ValueError, match="by nan"):
+    with pytest.raises(ValueError, match="are nan or infinite"):
         export_model(tmp_path / "run", tmp_path / "m")
     assert names(tmp_path) == ["run"]
 

@@ -9,9 +9,15 @@ import pytest
 import soundfile as sf
 import torch
 from speechbrain.processing.features import ISTFT, STFT
-from speechbrain.utils.fetching import FetchFrom, FetchSource
+from speechbrain.utils.fetching import (
+    FetchConfig,
+    FetchFrom,
+    FetchSource,
+    LocalStrategy,
+)
 
-from dbtransform_lobes.inference import EnhanceModel, enhance_model
+from dbtransform_lobes.inference import EnhanceModel, audio_file
+from dbtransform_lobes.inference import source as model_source
 from dbtransform_lobes.inference.export import export_model
 from tests.runs import tiny_run
 from tests.signals import noise_like, speech_like
@@ -83,19 +89,17 @@ def test_a_folder_loads_offline_and_leaves_nothing(
         loaded = EnhanceModel.from_hparams(source, run_opts=CPU)
         assert not any(w.requires_grad for w in loaded.parameters())
         assert not loaded.mods.model.training
-    EnhanceModel.from_hparams("own", savedir="cache", run_opts=CPU)
     assert EnhanceModel.from_hparams("own", download_only=True) is None
     assert files_below(tmp_path) == before
 
 
-def test_overrides_and_savedir_are_never_stale(
-    own_folder, model_folder, tmp_path
-):
-    savedir = tmp_path / "savedir"
-    first = EnhanceModel.from_hparams(str(model_folder), savedir=str(savedir))
+def test_overrides_and_savedir_are_never_stale(own_folder, tmp_path):
+    savedir = str(tmp_path / "savedir")
+    copy = {"savedir": savedir, "local_strategy": LocalStrategy.COPY}
+    first = EnhanceModel.from_hparams(str(own_folder), **copy)
     state = torch.load(own_folder / "model.ckpt")
     torch.save({k: v * 2 for k, v in state.items()}, own_folder / "model.ckpt")
-    second = EnhanceModel.from_hparams(str(own_folder), savedir=str(savedir))
+    second = EnhanceModel.from_hparams(str(own_folder), **copy)
     for one, two in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(2 * one, two)
     options = {"overrides": {"model": {"rope": False}}, "run_opts": CPU}
@@ -109,15 +113,46 @@ def test_overrides_and_savedir_are_never_stale(
 
 
 def test_without_weights_the_package_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(enhance_model, "BUNDLED", tmp_path)
+    monkeypatch.setattr(model_source, "BUNDLED", tmp_path)
     with pytest.raises(FileNotFoundError, match="built without weights"):
         EnhanceModel.from_hparams()
 
 
 def test_bundled_weights_are_the_default(model_folder, monkeypatch):
-    monkeypatch.setattr(enhance_model, "BUNDLED", model_folder)
+    monkeypatch.setattr(model_source, "BUNDLED", model_folder.parent)
     loaded = EnhanceModel.from_hparams(run_opts=CPU)
+    assert (
+        loaded.mods.model.state_dict().keys()
+        == torch.load(model_folder / "model.ckpt").keys()
+    )
     assert loaded.enhance_batch(torch.ones(1, 100)).shape == (1, 100)
+
+
+def test_a_savedir_of_another_source_is_not_reused(
+    own_folder, model_folder, tmp_path
+):
+    savedir = tmp_path / "savedir"
+    load = EnhanceModel.from_hparams
+    load(own_folder, savedir=savedir)
+    assert (savedir / "model.ckpt").resolve() == own_folder / "model.ckpt"
+    with pytest.raises(ValueError, match="holds a model from .*own, expected"):
+        load(model_folder, savedir=savedir)
+    with pytest.raises(ValueError, match="give another savedir"):
+        load("owner/name", savedir=savedir)
+    assert (savedir / "model.ckpt").resolve() == own_folder / "model.ckpt"
+    copy = {"local_strategy": LocalStrategy.COPY}
+    config = FetchConfig(overwrite=True)
+    load(model_folder, savedir=savedir, fetch_config=config, **copy)
+    assert not (savedir / "model.ckpt").is_symlink()
+    load(model_folder, savedir=savedir)  # links again, as it is told
+    assert (savedir / "model.ckpt").is_symlink()
+    (savedir / "source.json").unlink()  # as stock SpeechBrain leaves it
+    with pytest.raises(ValueError, match="from an unknown source"):
+        load(model_folder, savedir=savedir)
+    load(model_folder, savedir=model_folder)  # the folder itself: in place
+    nowhere = {"local_strategy": LocalStrategy.NO_LINK}
+    load(model_folder, savedir=tmp_path / "unused", **nowhere)
+    assert not (tmp_path / "unused").exists()
 
 
 def test_keys_are_strict(own_folder):
@@ -166,7 +201,7 @@ def test_a_failed_download_says_what_was_tried(monkeypatch):
     def refuse(*args, **kwargs):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(enhance_model, "fetch", refuse)
+    monkeypatch.setattr(model_source, "snapshot_download", refuse)
     with pytest.raises(ValueError, match="owner/name: there is no such folder"):
         EnhanceModel.from_hparams("owner/name")
 
@@ -417,8 +452,11 @@ def test_an_interrupted_write_leaves_no_file(
         written.append(write(self, data))
 
     monkeypatch.setattr(sf.SoundFile, "write", fail)
-    monkeypatch.setattr(enhance_model, "FRAMES_A_WRITE", 4000)
-    with pytest.raises(error):
+    monkeypatch.setattr(audio_file, "SAMPLES_AT_ONCE", 4000)
+    with pytest.raises(
+        KeyboardInterrupt if error is KeyboardInterrupt else ValueError,
+        match="disk full",
+    ):
         model.enhance_file(tmp_path / "a.wav", output)
     assert written
     assert output.exists() == old and (not old or output.read_text() == "old")

@@ -1,5 +1,6 @@
 """``dbtransform enhance``: enhance files and folders of noisy speech."""
 
+import glob
 import sys
 from pathlib import Path
 
@@ -7,7 +8,10 @@ HELP = "Enhance noisy speech; rate, channels, length and level are kept."
 EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav
   dbtransform enhance noisy_folder --output enhanced_folder
+  dbtransform enhance "talks/**/*.mp3" --output enhanced_folder --jobs 2
+  dbtransform enhance noisy_folder --output enhanced_folder --resume
   dbtransform enhance a.wav b.flac --output . --suffix _enhanced
+  dbtransform enhance noisy.wav enhanced.wav --attenuation-limit 12
   dbtransform enhance noisy.wav enhanced.wav --model my_model --device cuda
 """
 
@@ -19,32 +23,94 @@ def add_arguments(parser):
         metavar="PATH",
         nargs="+",
         help="without --output: the noisy file and the file to write; with "
-        "it: files and folders, which are searched to any depth",
+        "it: files, folders, which are searched to any depth, and quoted "
+        "patterns (*, ?, [abc], **)",
     )
+    _add_output_arguments(parser)
+    _add_model_arguments(parser)
+    _add_sound_arguments(parser)
+
+
+def _add_output_arguments(parser):
     parser.add_argument(
         "--output",
         metavar="FOLDER",
         help="folder of the results; folders keep their structure in it",
     )
     parser.add_argument(
+        "--suffix",
+        default="",
+        help="added to the names of the results in --output (default none)",
+    )
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--force", action="store_true", help="replace files that exist"
+    )
+    again.add_argument(
+        "--resume",
+        action="store_true",
+        help="leave out files whose result is there and not older than they",
+    )
+
+
+def _add_model_arguments(parser):
+    parser.add_argument(
         "--model",
-        metavar="FOLDER",
-        help="model folder written by `dbtransform export` (default: the "
-        "weights that come with the package)",
+        metavar="MODEL",
+        help="model folder written by `dbtransform export`, name of a model "
+        "of the package or of the Hugging Face hub (owner/name) (default: "
+        "the weights that come with the package)",
+    )
+    parser.add_argument(
+        "--revision", help="branch, tag or commit of a model of the hub"
+    )
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="let the hyperparams.yaml of the model name any Python object: "
+        "it can run any code then",
     )
     parser.add_argument(
         "--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)"
     )
     parser.add_argument(
-        "--threads", metavar="N", type=int, help="CPU threads (default: all)"
+        "--threads",
+        metavar="N",
+        type=int,
+        help="CPU threads of each process (default: all, shared)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace files that exist"
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=1,
+        help="number of processes, each with a model of its own (default 1)",
+    )
+
+
+def _add_sound_arguments(parser):
+    parser.add_argument(
+        "--strength",
+        metavar="0..1",
+        type=float,
+        default=1.0,
+        help="0 leaves the noisy signal, 1 is the whole enhancement "
+        "(default 1)",
     )
     parser.add_argument(
-        "--suffix",
-        default="",
-        help="added to the names of the results in --output (default none)",
+        "--attenuation-limit",
+        metavar="DB",
+        type=float,
+        help="reduce noise by at most this many decibels; speech keeps its "
+        "level (default: no limit)",
+    )
+    parser.add_argument(
+        "--high-band",
+        choices=("keep", "drop"),
+        default="keep",
+        help="above the band of the model (8 kHz), in files of a higher "
+        "sample rate: keep what is there, scaled as the top of that band, or "
+        "drop it (default keep)",
     )
 
 
@@ -54,14 +120,18 @@ def run(args):
         pairs = _single_pair(args.paths, args.suffix)
     else:
         pairs = _folder_pairs(args.paths, Path(args.output), args.suffix)
-    _check_outputs(pairs, args.force)
+    _check_outputs(pairs, args.force or args.resume)
     _check_options(args)
+    total, pairs = len(pairs), _left_to_do(pairs) if args.resume else pairs
     readable, failures = _split_unreadable(pairs)
     if readable:
         failures += _enhance(readable, args)
     if args.output is not None:
-        done = len(pairs) - len(failures)
-        print(f"{done} of {len(pairs)} files enhanced into {args.output}")
+        print(
+            f"{len(pairs) - len(failures)} of {total} files enhanced into "
+            f"{args.output}"
+            + (f", {total - len(pairs)} were there" if args.resume else "")
+        )
     for path, reason in failures:
         reason = reason.removeprefix(f"{path}: ")
         print(f"failed: {path}: {reason}", file=sys.stderr)
@@ -77,6 +147,8 @@ def _single_pair(paths, suffix):
     source, target = map(Path, paths)
     if source.is_dir():
         raise ValueError(f"{source}: is a folder; give --output FOLDER")
+    if _is_pattern(source):
+        raise ValueError(f"{source}: is a pattern; give --output FOLDER")
     if suffix:
         raise ValueError(
             f"--suffix {suffix} given without --output, which names the "
@@ -96,13 +168,49 @@ def _folder_pairs(paths, output, suffix):
     if "/" in suffix or "\\" in suffix:
         raise ValueError(f"--suffix is {suffix!r}, expected a part of a name")
     pairs = []
-    for path in map(Path, paths):
+    for path, root in _expand(paths):
         files = _audio_files(path, output) if path.is_dir() else [path]
-        root = path if path.is_dir() else path.parent
         for file in files:
             target = output / file.relative_to(root)
             pairs.append((file, target.with_stem(target.stem + suffix)))
     return pairs
+
+
+def _is_pattern(path):
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def _expand(paths):
+    """List (path, the folder its results are relative to), patterns too."""
+    expanded = []
+    for path in map(Path, paths):
+        if not _is_pattern(path):
+            expanded.append((path, path if path.is_dir() else path.parent))
+            continue
+        found = _matches(path)
+        if not found:
+            raise ValueError(
+                f"{path}: no folder and no audio file has such a name"
+            )
+        fixed = [part for part in path.parts if glob.has_magic(part)][0]
+        root = Path(*path.parts[: path.parts.index(fixed)])
+        expanded += [(each, root) for each in found]
+    return expanded
+
+
+def _matches(pattern):
+    """Audio files of a pattern, and folders unless ** goes into them."""
+    from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES
+
+    found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
+    return [
+        path
+        for path in found
+        if path.suffix.lower() in AUDIO_SUFFIXES
+        and path.is_file()
+        or path.is_dir()
+        and "**" not in pattern.parts
+    ]
 
 
 def _audio_files(folder, output):
@@ -167,13 +275,43 @@ def _check_outputs(pairs, force):
 
 
 def _check_options(args):
-    if args.threads is not None and args.threads < 1:
-        raise ValueError(f"--threads is {args.threads}, expected at least 1")
-    if args.model is not None and not Path(args.model).is_dir():
-        raise FileNotFoundError(
-            f"{args.model}: there is no such folder (--model), expected a "
-            "model folder written by `dbtransform export`"
+    for name in ("threads", "jobs"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} is {value}, expected at least 1")
+    from dbtransform_lobes.inference.source import resolve
+    from dbtransform_lobes.inference.strength import wet_share
+
+    wet_share(args.strength, args.attenuation_limit)
+    resolve(args.model)
+    _check_device(args.device)
+
+
+def _check_device(device):
+    import torch
+
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"--device is {device!r}, expected cpu, cuda or cuda:N"
+        ) from error
+    number = torch.cuda.device_count()
+    if kind.type == "cuda" and (kind.index or 0) >= number:
+        raise ValueError(
+            f"--device is {device}, but torch sees {number} GPUs; use "
+            "--device cpu"
         )
+
+
+def _left_to_do(pairs):
+    """Pairs without a result, or with one that is older than its input."""
+    return [
+        (source, target)
+        for source, target in pairs
+        if not target.exists()
+        or target.stat().st_mtime < source.stat().st_mtime
+    ]
 
 
 def _split_unreadable(pairs):
@@ -191,42 +329,39 @@ def _split_unreadable(pairs):
 
 
 def _enhance(pairs, args):
-    """Enhance the files one by one; returns (path, reason) of failures."""
+    """Enhance the files; returns (path, reason) of failures, in order."""
+    from huggingface_hub import get_token
+    from speechbrain.utils.fetching import FetchConfig
     from tqdm import tqdm
 
-    model = _load(args)
-    failures = []
-    for source, target in tqdm(pairs, unit="file", disable=len(pairs) == 1):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            model.enhance_file(source, target)
-        except (ValueError, OSError, RuntimeError) as error:
-            # torch's errors, such as a lack of memory, are RuntimeErrors
-            failures.append((source, str(error)))
-    return failures
+    from dbtransform_lobes.inference.batch import enhance_files
 
-
-def _load(args):
-    """Load the model onto the device."""
-    import torch
-
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"--device is {args.device!r}, expected cpu, cuda or cuda:N"
-        ) from error
-    if device.type == "cuda":
-        number = torch.cuda.device_count()
-        if (device.index or 0) >= number:
-            raise ValueError(
-                f"--device is {args.device}, but torch sees {number} GPUs; "
-                "use --device cpu"
-            )
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    from dbtransform_lobes.inference import EnhanceModel
-
-    return EnhanceModel.from_hparams(
-        args.model, run_opts={"device": args.device}
+    results = enhance_files(
+        pairs,
+        {
+            "source": args.model,
+            "run_opts": {"device": args.device},
+            "trust_code": args.trust_code,
+            "fetch_config": FetchConfig(
+                revision=args.revision, token=get_token() is not None
+            ),
+        },
+        {
+            "strength": args.strength,
+            "attenuation_limit_db": args.attenuation_limit,
+            "high_band": args.high_band,
+        },
+        args.jobs,
+        args.threads,
     )
+    failures, notes = {}, []
+    progress = tqdm(
+        results, total=len(pairs), unit="file", disable=len(pairs) == 1
+    )
+    for path, reason, warned in progress:
+        notes += warned
+        if reason is not None:
+            failures[path] = reason
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
+    return [(path, failures[path]) for path, _ in pairs if path in failures]

@@ -13,13 +13,21 @@ from dbtransform_lobes import __version__
 
 COMMANDS = (
     "enhance",
+    "info",
     "mix",
     "export",
+    "push",
     "evaluate",
     "curves",
     "seeds",
     "benchmark",
 )
+EXAMPLES = """\
+  dbtransform enhance noisy.wav enhanced.wav
+  dbtransform enhance noisy_folder --output enhanced_folder --jobs 2
+  dbtransform info
+  dbtransform COMMAND --help
+"""
 
 
 def build_parser():
@@ -27,6 +35,8 @@ def build_parser():
     parser = argparse.ArgumentParser(
         prog="dbtransform",
         description="Speech enhancement with DB-Transform.",
+        epilog=f"examples:\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(

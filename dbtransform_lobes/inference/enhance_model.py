@@ -1,34 +1,34 @@
-"""Enhancement of batches and files with trained weights.
+"""Enhancement of batches, arrays and files with trained weights.
 
 A model folder holds ``hyperparams.yaml`` and ``model.ckpt``, as
-``dbtransform export`` writes them. Files keep their sample rate, channels,
+``dbtransform export`` writes them. Signals keep their sample rate, channels,
 length and level.
 """
 
-import os
-import pickle
-import re
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
-import soundfile as sf
 import soxr
 import torch
-from hyperpyyaml import load_hyperpyyaml
-from ruamel.yaml.error import YAMLError
 from speechbrain.inference.interfaces import Pretrained
-from speechbrain.utils.fetching import (
-    FetchConfig,
-    FetchFrom,
-    FetchSource,
-    LocalStrategy,
-    fetch,
+from speechbrain.utils.fetching import FetchFrom, FetchSource, LocalStrategy
+from speechbrain.utils.parameter_transfer import Pretrainer
+
+from dbtransform_lobes.inference.audio_file import (
+    check_output,
+    read_file,
+    write_file,
 )
-
-from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES, audio_info
+from dbtransform_lobes.inference.high_band import (
+    HIGH_BANDS,
+    gain_at,
+    top_band_gain,
+)
+from dbtransform_lobes.inference.restricted_yaml import load_restricted
+from dbtransform_lobes.inference.source import find_model
+from dbtransform_lobes.inference.strength import blend, wet_share
+from dbtransform_lobes.inference.weights import load_strictly
 from dbtransform_lobes.models.waveform import enhance_waveform, unit_rms_gain
-
-BUNDLED = Path(__file__).resolve().parents[1] / "bundled" / "db_transform_small"
 
 # Signals longer than LONGEST are cut into segments; a multiple of the hop
 # apart, their frames are those of the whole signal.
@@ -36,8 +36,8 @@ LONGEST_SECONDS = 20
 SEGMENT_SECONDS = 16
 OVERLAP_SECONDS = 2
 
-# Long single writes crash libsndfile's Vorbis encoder.
-FRAMES_A_WRITE = 65536
+# In Hz; beyond them is no speech, but headers that would fill the memory.
+SAMPLE_RATES = (2000, 768000)
 
 
 class EnhanceModel(Pretrained):
@@ -86,6 +86,10 @@ class EnhanceModel(Pretrained):
     ):
         _check_needed("modules", modules, self.MODULES_NEEDED)
         _check_needed("hparams", hparams, self.HPARAMS_NEEDED)
+        _check_types(modules, hparams)
+        if isinstance(run_opts, dict) and "device" in run_opts:
+            # SpeechBrain splits the name of the device
+            run_opts = {**run_opts, "device": str(run_opts["device"])}
         super().__init__(modules, hparams, run_opts, freeze_params)
 
     @classmethod
@@ -99,24 +103,37 @@ class EnhanceModel(Pretrained):
         download_only=False,
         local_strategy=LocalStrategy.SYMLINK,
         fetch_config=None,
+        trust_code=False,
         **kwargs,
     ):
-        """Load a model folder or a Hugging Face model; keys are strict.
+        """Load a model; a folder or a bundled one without any network.
 
-        A local folder is read in place: no network, no copies, no links.
-        The YAML file can name any Python object: load only what you trust.
+        Weights are read without running code. The YAML file may build models
+        of this package, layers of torch and SpeechBrain's STFT alone, unless
+        ``trust_code``: then it can run any code.
 
         Arguments
         ---------
-        source : str, optional
-            A model folder, a Hugging Face id ("owner/name") or a URL; the
-            weights that come with this package if not given.
+        source : str or FetchSource, optional
+            A model folder, the name of a bundled model ("db_transform_small",
+            the default), a name on the Hugging Face hub ("owner/name") or a
+            URL.
         hparams_file, overrides, overrides_must_match
             YAML file, changes to it, whether each must be a key of it.
-        savedir, download_only, local_strategy, fetch_config
-            Of downloads, as in SpeechBrain; a local folder needs none.
+        savedir : str, optional
+            Folder to collect the files in. Without it, folders are read in
+            place and models of the hub from its cache.
+        download_only : bool
+            Get the files, load nothing.
+        local_strategy : LocalStrategy
+            How ``savedir`` gets the files: links (default) or copies.
+        fetch_config : FetchConfig, optional
+            Revision, token, cache, use of the network, updates.
+        trust_code : bool
+            Let the YAML file name any Python object.
         **kwargs
-            For the constructor, such as ``run_opts={"device": "cpu"}``.
+            For the constructor, such as ``run_opts={"device": "cuda",
+            "precision": "bf16"}``.
 
         Returns
         -------
@@ -128,28 +145,30 @@ class EnhanceModel(Pretrained):
         FileNotFoundError
             If the folder or a file of it is missing.
         ValueError
-            If weights and model differ, or the YAML file lacks something.
+            If weights and model differ, the YAML file lacks something or asks
+            for more than it may, a download fails or ``savedir`` holds
+            another model.
         """
-        source, is_local = _resolve_source(source, hparams_file)
-        options = {
-            "savedir": None if is_local else savedir,
-            "local_strategy": local_strategy,
-            "fetch_config": fetch_config or FetchConfig(),
-        }
-        path = _fetch_hparams(hparams_file, source, options)
-        hparams = _read_hparams(path, overrides, overrides_must_match)
+        folder = find_model(
+            source, hparams_file, savedir, local_strategy, fetch_config
+        )
+        if download_only:
+            return None
+        hparams = load_restricted(
+            folder / hparams_file, overrides, overrides_must_match, trust_code
+        )
         _check_needed(hparams_file, hparams, ["modules", "pretrainer"])
         _check_needed("modules", hparams["modules"], cls.MODULES_NEEDED)
         pretrainer = hparams["pretrainer"]
         _make_strict(pretrainer, hparams["modules"]["model"])
-        pretrainer.set_collect_in(options.pop("savedir"))
-        pretrainer.collect_files(default_source=source, **options)
-        if download_only:
-            return None
+        pretrainer.set_collect_in(None)
+        pretrainer.collect_files(FetchSource(FetchFrom.LOCAL, str(folder)))
         pretrainer.load_collected()
         return cls(modules=hparams["modules"], hparams=hparams, **kwargs)
 
-    def enhance_batch(self, noisy, lengths=None):
+    def enhance_batch(
+        self, noisy, lengths=None, strength=1.0, attenuation_limit_db=None
+    ):
         """Enhance waveforms; level and length are kept, silence stays so.
 
         Every item is enhanced over its valid part alone, so that its result
@@ -162,6 +181,10 @@ class EnhanceModel(Pretrained):
         lengths : torch.Tensor, optional
             Valid part of each item as a share of L, (B,), 0 < share <= 1;
             all of L if not given.
+        strength : float
+            0 returns the input, 1 the whole enhancement; see ``wet_share``.
+        attenuation_limit_db : float, optional
+            Reduce noise by at most this, in dB; speech keeps its level.
 
         Returns
         -------
@@ -171,9 +194,10 @@ class EnhanceModel(Pretrained):
         Raises
         ------
         ValueError
-            If the rank, type, length or a sample of ``noisy`` is wrong, or
-            ``lengths`` do not fit it.
+            If the rank, type, length or a sample of ``noisy`` is wrong,
+            ``lengths`` do not fit it, or strength or limit is out of range.
         """
+        wet = wet_share(strength, attenuation_limit_db)
         _check_batch(noisy)
         valid = _valid_samples(noisy, lengths)
         noisy = noisy.detach().to(self.device, torch.float32)
@@ -181,19 +205,84 @@ class EnhanceModel(Pretrained):
         with torch.inference_mode(), self.inference_ctx:
             for length in valid.unique().tolist():
                 items = (valid == length).nonzero().flatten().to(self.device)
-                enhanced[items, :length] = self._enhance(noisy[items, :length])
+                part = noisy[items, :length]
+                estimate = self._enhance(part)
+                enhanced[items, :length] = blend(part, estimate, wet)
         return enhanced
 
     forward = enhance_batch
 
-    def enhance_file(self, path, output=None):
-        """Enhance an audio file of any sample rate and number of channels.
+    def enhance_array(
+        self,
+        signal,
+        sample_rate,
+        strength=1.0,
+        attenuation_limit_db=None,
+        high_band="keep",
+    ):
+        """Enhance samples of any rate and number of channels.
 
-        Other sample rates are resampled to the model's and back, so that
-        nothing above half the model's rate remains. Channels are enhanced
-        each on its own. Signals of more than 20 s are enhanced in segments
-        of 16 to 20 s with a linear cross-fade over 2 s, at the level of the
-        whole signal: memory grows with the samples alone.
+        Other sample rates are resampled to the model's and back. Channels are
+        enhanced each on its own. Signals of more than 20 s are enhanced in
+        segments of 16 to 20 s with a linear cross-fade over 2 s, at the level
+        of the whole signal: memory grows with the samples alone.
+
+        Arguments
+        ---------
+        signal : numpy.ndarray
+            Floating point (L,) or (L, channels), as soundfile reads it.
+        sample_rate : int
+            In Hz, 2000 to 768000.
+        strength : float
+            0 returns the input, 1 the whole enhancement; see ``wet_share``.
+        attenuation_limit_db : float, optional
+            Reduce noise by at most this, in dB; speech keeps its level.
+        high_band : str
+            What becomes of the band above half the model's rate: "keep" it,
+            scaled by the gain of the top of the model's band (see
+            ``top_band_gain``), or "drop" it.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the same shape, float32.
+
+        Raises
+        ------
+        ValueError
+            If the shape, type, rate or a sample of the signal is wrong, or an
+            option is out of range.
+
+        Example
+        -------
+        >>> model = EnhanceModel.from_hparams(run_opts={"device": "cpu"})
+        >>> stereo = np.zeros((4410, 2))
+        >>> model.enhance_array(stereo, 44100, strength=0.8).shape
+        (4410, 2)
+        """
+        wet = wet_share(strength, attenuation_limit_db)
+        if high_band not in HIGH_BANDS:
+            raise ValueError(
+                f"high_band is {high_band!r}, expected one of "
+                f"{', '.join(HIGH_BANDS)}"
+            )
+        signal = _check_array(signal, sample_rate)
+        channels = signal.reshape(len(signal), -1).T
+        enhanced = np.zeros_like(channels)
+        for output, channel in zip(enhanced, channels, strict=True):
+            if channel.any():
+                output[:] = self._enhance_channel(
+                    channel, sample_rate, wet, high_band
+                )
+        if not np.isfinite(enhanced).all():
+            raise ValueError(
+                "the model returned samples that are not finite; use fp32 "
+                "(run_opts precision) or another model"
+            )
+        return enhanced.T.reshape(signal.shape)
+
+    def enhance_file(self, path, output=None, **options):
+        """Enhance an audio file of any sample rate and number of channels.
 
         Arguments
         ---------
@@ -202,9 +291,13 @@ class EnhanceModel(Pretrained):
         output : str, optional
             Where to write the result; an existing file is replaced. The
             suffix (.wav, .flac, .ogg, .mp3) gives the container; the sample
-            format is that of the input if the container has it. Samples
-            beyond full scale are clipped in integer formats. The file is
-            there whole or not at all.
+            format is that of the input if the container has it, and tags
+            (title, artist ...) are kept. Samples beyond full scale are
+            clipped but in floating-point formats. The file is there whole or
+            not at all.
+        **options
+            ``strength``, ``attenuation_limit_db`` and ``high_band`` as in
+            ``enhance_array``.
 
         Returns
         -------
@@ -217,23 +310,37 @@ class EnhanceModel(Pretrained):
         FileNotFoundError
             If there is no such file, or no folder for the output.
         ValueError
-            If the file is no audio, is empty or has samples that are not
-            finite; if the output is the input or has another suffix.
+            If the file is no audio, is empty or damaged or has samples that
+            are not finite; if the output is the input, has another suffix or
+            cannot be written; if an option is out of range.
         """
-        info = audio_info(path)
         if output is not None:
-            _check_output(path, output)
-        noisy = _read(path)  # (L, channels)
-        rate = self.hparams.sample_rate
-        length = max(1, round(len(noisy) * rate / info.samplerate))
-        resampled = _resample(noisy, info.samplerate, rate, length)
-        for channel in resampled.T:
-            channel[:] = self._enhance_long(torch.tensor(channel)).numpy()
-        enhanced = _resample(resampled, rate, info.samplerate, len(noisy))
+            check_output(path, output)
+        audio = read_file(path)
+        try:
+            enhanced = self.enhance_array(
+                audio.signal, audio.sample_rate, **options
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         if output is not None:
-            _write(output, enhanced, info.samplerate, info.subtype)
+            write_file(output, replace(audio, signal=enhanced))
         enhanced = torch.from_numpy(np.ascontiguousarray(enhanced.T))
         return enhanced[0] if len(enhanced) == 1 else enhanced
+
+    def _enhance_channel(self, noisy, sample_rate, wet, high_band):
+        """Enhance (L,) of any rate."""
+        rate = self.hparams.sample_rate
+        length = max(1, round(len(noisy) * rate / sample_rate))
+        low = _resample(noisy, sample_rate, rate, length)
+        estimate = self._enhance_long(torch.tensor(low)).numpy()
+        estimate = blend(low, estimate, wet)
+        enhanced = _resample(estimate, rate, sample_rate, len(noisy))
+        if sample_rate > rate and high_band == "keep":
+            high = noisy - _resample(low, rate, sample_rate, len(noisy))
+            gain = top_band_gain(low, estimate, rate)
+            enhanced += high * gain_at(gain, len(noisy), sample_rate)
+        return enhanced
 
     def _enhance(self, noisy, gain=None):
         """Enhance (B, L) at the gain that is given or that of each item."""
@@ -294,172 +401,13 @@ def segment_bounds(length, sample_rate):
     return [*bounds, (start, length)]
 
 
-def load_strictly(model, path):
-    """Load a state dict into a model if keys and shapes are the same.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        Its weights are replaced.
-    path : str
-        A file of tensors; anything else in it is refused.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it holds no state dict or that of another model; lists the keys
-        that are missing, unexpected and of another shape.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = f"{folder}/model.ckpt"
-    ...     torch.save({"weight": torch.ones(1, 1)}, path)
-    ...     model = torch.nn.Linear(1, 1, bias=False)
-    ...     load_strictly(model, path)
-    >>> model.weight.item()
-    1.0
-    """
-    state = read_state_dict(path)
-    check_weights(
-        state,
-        model.state_dict(),
-        f"{path}: the weights are not those of the model that the YAML file "
-        "describes; export the run again",
-    )
-    model.load_state_dict(state)
-
-
-def check_weights(given, expected, title):
-    """Raise a ValueError with all keys by which two state dicts differ.
-
-    Arguments
-    ---------
-    given, expected : dict
-        Tensor by name.
-    title : str
-        What is wrong if they differ and what to do about it.
-
-    Raises
-    ------
-    ValueError
-        Lists the keys that are missing, unexpected and of another shape.
-
-    Example
-    -------
-    >>> check_weights({"a": torch.ones(1)}, {"a": torch.zeros(1)}, "differ")
-    """
-    problems = {
-        "missing": [key for key in expected if key not in given],
-        "unexpected": [key for key in given if key not in expected],
-        "of another shape": [
-            f"{key} {tuple(given[key].shape)}, expected "
-            f"{tuple(expected[key].shape)}"
-            for key in expected
-            if key in given and given[key].shape != expected[key].shape
-        ],
-    }
-    lines = [f"  {kind}: {', '.join(k)}" for kind, k in problems.items() if k]
-    if lines:
-        raise ValueError("\n".join([title, *lines]))
-
-
-def read_state_dict(path):
-    """Read a file of named tensors to the CPU, and nothing but tensors.
-
-    Arguments
-    ---------
-    path : str
-        What ``torch.save`` wrote.
-
-    Returns
-    -------
-    dict
-        Tensor by name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it holds anything else.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{path}: there is no such file, expected the weights; make a "
-            "model folder with `dbtransform export RUN_FOLDER MODEL_FOLDER`"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0] or "the file is empty"
-        raise ValueError(
-            f"{path}: expected a state dict that torch can read ({reason}); "
-            "export or download it again"
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
-        raise ValueError(
-            f"{path}: expected a state dict of tensors, given "
-            f"{type(state).__name__}; export the run again"
-        )
-    return state
-
-
-def _resolve_source(source, hparams_file):
-    """Return the source and whether it is a folder on this machine."""
-    if source is None:
-        if not (BUNDLED / hparams_file).is_file():
-            raise FileNotFoundError(
-                "this package was built without weights: give a model folder "
-                "or a Hugging Face id, or make a model folder with "
-                "`dbtransform export RUN_FOLDER MODEL_FOLDER`"
-            )
-        return str(BUNDLED), True
-    if isinstance(source, FetchSource):
-        if source.FetchFrom != FetchFrom.LOCAL:
-            return source, False
-        source = source.path
-    source = os.path.expanduser(source)
-    if os.path.isdir(source):
-        if not os.path.isfile(os.path.join(source, hparams_file)):
-            raise FileNotFoundError(
-                f"{source}: there is no {hparams_file}, expected a model "
-                "folder as `dbtransform export` writes it"
-            )
-        return source, True
-    if re.fullmatch(r"https?://.+|\w[\w.-]*/[\w.-]+", source):
-        return source, False
-    raise FileNotFoundError(
-        f"{source}: there is no such folder, expected a model folder or a "
-        "Hugging Face id (owner/name)"
-    )
-
-
-def _fetch_hparams(hparams_file, source, options):
-    try:
-        return fetch(hparams_file, source, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{source}: there is no such folder, and downloading "
-            f"{hparams_file} from there failed ({error}); check the name"
-        ) from error
-
-
-def _read_hparams(path, overrides, overrides_must_match):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return load_hyperpyyaml(file, overrides, overrides_must_match)
-    except YAMLError as error:
-        raise ValueError(f"{path}: expected HyperPyYAML ({error})") from error
-
-
 def _make_strict(pretrainer, model):
     """Let the pretrainer refuse weights that do not fit."""
+    if not isinstance(pretrainer, Pretrainer) or pretrainer.paths:
+        raise ValueError(
+            "the pretrainer is none of SpeechBrain's or has paths of its own, "
+            "expected one that takes the weights from the model folder"
+        )
     if all(loadable is not model for loadable in pretrainer.loadables.values()):
         raise ValueError(
             "the pretrainer does not load the model, expected it in its "
@@ -471,12 +419,33 @@ def _make_strict(pretrainer, model):
 
 
 def _check_needed(what, given, needed):
-    missing = [name for name in needed if (given or {}).get(name) is None]
+    given = given if isinstance(given, dict) else {}
+    missing = [name for name in needed if given.get(name) is None]
+    names = ", ".join(map(str, given)) or "none"
     if missing:
         raise ValueError(
             f"{what} lack {', '.join(missing)}, expected "
-            f"{', '.join(needed)}, given {', '.join(given or {}) or 'none'}; "
+            f"{', '.join(needed)}, given {names}; "
             "`dbtransform export` writes a complete model folder"
+        )
+
+
+def _check_types(modules, hparams):
+    """Refuse a YAML file that puts something else under these names."""
+    layers = {
+        "model": modules["model"],
+        "compute_stft": hparams["compute_stft"],
+        "compute_istft": hparams["compute_istft"],
+    }
+    for name, layer in layers.items():
+        if not isinstance(layer, torch.nn.Module):
+            raise ValueError(
+                f"{name} is {type(layer).__name__}, expected a torch module"
+            )
+    rate = hparams["sample_rate"]
+    if not isinstance(rate, int) or not SAMPLE_RATES[0] <= rate:
+        raise ValueError(
+            f"sample_rate is {rate!r}, expected a whole number of Hz"
         )
 
 
@@ -519,62 +488,35 @@ def _valid_samples(noisy, lengths):
     return valid.long()
 
 
-def _check_output(path, output):
-    """Refuse an output that cannot be written, or would replace the input."""
-    output = Path(output)
-    if output.suffix.lower() not in AUDIO_SUFFIXES:
+def _check_array(signal, sample_rate):
+    """Return (L,) or (L, channels) as float32."""
+    signal = np.asarray(signal)
+    low, high = SAMPLE_RATES
+    if not low <= sample_rate <= high:
         raise ValueError(
-            f"{output}: the suffix is {output.suffix!r}, expected one of "
-            f"{', '.join(AUDIO_SUFFIXES)}"
+            f"the sample rate is {sample_rate} Hz, expected {low} to {high}"
         )
-    if not output.parent.is_dir():
-        raise FileNotFoundError(
-            f"{output.parent}: there is no such folder; make it first"
-        )
-    if output.is_dir():
-        raise ValueError(f"{output}: is a folder, expected a file to write")
-    if output.exists() and os.path.samefile(path, output):
+    if signal.dtype.kind != "f":
         raise ValueError(
-            f"{output}: the output is the input; give another file"
+            f"the samples are {signal.dtype}, expected floating point; divide "
+            "16-bit samples by 32768"
         )
-
-
-def _read(path):
-    """Samples of a file, (L, channels), float32."""
-    try:
-        signal, _ = sf.read(str(path), dtype="float32", always_2d=True)
-    except (sf.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"{path}: reading failed ({error})") from error
+    if signal.ndim not in (1, 2) or signal.size == 0:
+        raise ValueError(
+            f"the signal has shape {signal.shape}, expected (samples,) or "
+            "(samples, channels) with at least one of each"
+        )
+    signal = signal.astype(np.float32)
     if not np.isfinite(signal).all():
         raise ValueError(
-            f"{path}: samples are not finite (NaN or infinity), expected "
-            "audio; repair or remove the file"
+            "samples are not finite (NaN or infinity), expected audio; repair "
+            "or leave out this signal"
         )
     return signal
 
 
 def _resample(signal, sample_rate, new_rate, length):
-    """Resample (L, channels) and cut or zero-pad it to a length."""
+    """Resample (L,) and cut or zero-pad it to a length."""
     if sample_rate != new_rate:
         signal = soxr.resample(signal, sample_rate, new_rate)
-    missing = max(0, length - len(signal))
-    return np.pad(signal[:length], ((0, missing), (0, 0)))
-
-
-def _write(path, signal, sample_rate, subtype):
-    """Write (L, channels) under a temporary name, then rename it."""
-    path = Path(path)
-    container = path.suffix[1:].upper()
-    if not sf.check_format(container, subtype):
-        subtype = sf.default_subtype(container)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    layout = (sample_rate, signal.shape[1], subtype)
-    try:
-        with sf.SoundFile(temporary, "w", *layout, format=container) as file:
-            for start in range(0, len(signal), FRAMES_A_WRITE):
-                file.write(signal[start : start + FRAMES_A_WRITE])
-        os.replace(temporary, path)
-    except sf.LibsndfileError as error:
-        raise ValueError(f"{path}: writing failed ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    return np.pad(signal[:length], (0, max(0, length - len(signal))))

@@ -5,6 +5,7 @@ run folder                          model folder
   save/CKPT+*/ema.ckpt        ->      model.ckpt        (averaged weights)
   save/CKPT+*/CKPT.yaml, scores.json, the data's dataset.json
                               ->      README.md         (model card)
+                                      custom.py         (for foreign_class)
 """
 
 import io
@@ -20,19 +21,20 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from torch.optim.swa_utils import AveragedModel
 
 from dbtransform_lobes.data.recordings import write_text
-from dbtransform_lobes.inference.enhance_model import (
-    EnhanceModel,
-    read_state_dict,
-)
+from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.model_card import model_card
+from dbtransform_lobes.inference.weights import read_state_dict
 from dbtransform_lobes.models.waveform import enhance_waveform
 
 KEPT_KEYS = ("sample_rate", "compute_stft", "compute_istft", "model")
-FILES = ("hyperparams.yaml", "model.ckpt", "README.md")
+FILES = ("hyperparams.yaml", "model.ckpt", "README.md", "custom.py")
 TOLERANCE = 1e-6
 HEADER = """\
 # An enhancer for dbtransform_lobes.inference.EnhanceModel.from_hparams.
 """
+# For speechbrain.inference.interfaces.foreign_class, which wants a file of
+# the model folder.
+CUSTOM = "from dbtransform_lobes.inference import EnhanceModel  # noqa: F401\n"
 PRETRAINER = """
 modules:
   model: !ref <model>
@@ -109,6 +111,7 @@ def export_model(
     try:
         temporary.mkdir()
         write_text(temporary / "hyperparams.yaml", hyperparams)
+        write_text(temporary / "custom.py", CUSTOM)
         torch.save(state, temporary / "model.ckpt")
         write_text(
             temporary / "README.md",

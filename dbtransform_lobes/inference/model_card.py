@@ -6,21 +6,15 @@ from collections import Counter
 from pathlib import Path
 
 import ruamel.yaml
+from huggingface_hub import EvalResult, ModelCardData
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 from dbtransform_lobes.versions import package_versions
 
+TAGS = ("speech-enhancement", "audio-to-audio", "speechbrain", "dbtransform")
 TITLE = """\
 ---
-language: {language}
-license: apache-2.0
-library_name: speechbrain
-pipeline_tag: audio-to-audio
-tags:
-- speech-enhancement
-- audio-to-audio
-- speechbrain
-- dbtransform
+{front_matter}
 ---
 
 # {name}
@@ -38,7 +32,8 @@ model.enhance_file("noisy.wav", "enhanced.wav")
 ```
 
 or `dbtransform enhance noisy.wav enhanced.wav --model MODEL_FOLDER`. Other
-sample rates are resampled and back; nothing above {top} Hz remains.
+sample rates are resampled and back; what lies above {top} Hz is not enhanced
+but scaled as the top of the band below (or dropped: `--high-band drop`).
 """
 
 
@@ -70,10 +65,13 @@ def model_card(run_folder, hyperparams, meta, text="", language="en"):
         run = ruamel.yaml.YAML().load(resolve_references(file))
     name = tree["model"].tag.value.rpartition(".")[2]
     rate = tree["sample_rate"]
+    front_matter = _front_matter(name, language, _best_scores(run_folder, meta))
     return "\n".join(
         part.strip() + "\n"
         for part in (
-            TITLE.format(language=language, name=name, sample_rate=rate),
+            TITLE.format(
+                front_matter=front_matter, name=name, sample_rate=rate
+            ),
             USAGE.format(top=rate // 2),
             text,
             _data(run),
@@ -83,6 +81,50 @@ def model_card(run_folder, hyperparams, meta, text="", language="en"):
         )
         if part.strip()
     )
+
+
+def _front_matter(name, language, scores):
+    """What the hub reads, with the scores as its model-index."""
+    kind, values = scores
+    results = [
+        EvalResult(
+            task_type="audio-to-audio",
+            task_name="Speech enhancement",
+            dataset_type="custom",
+            dataset_name=f"{kind} mixtures, see the card",
+            metric_type=metric,
+            metric_value=round(value, 3),
+        )
+        for metric, value in values.items()
+    ]
+    data = ModelCardData(
+        language=language,
+        license="apache-2.0",
+        library_name="speechbrain",
+        pipeline_tag="audio-to-audio",
+        tags=list(TAGS),
+        metrics=list(values) or None,
+        model_name=name,
+        eval_results=results or None,
+    )
+    return data.to_yaml()
+
+
+def _best_scores(run_folder, meta):
+    """Scores of the test, else of the validation."""
+    report = _read_json(Path(run_folder) / "scores.json") or {}
+    kind, means = "validation", _validation_scores(meta)
+    if report.get("means"):
+        kind, means = "test", report["means"]
+    return kind, {name: v for name, v in means.items() if v is not None}
+
+
+def _validation_scores(meta):
+    return {
+        name: value
+        for name, value in meta.items()
+        if isinstance(value, float) and name != "unixtime"
+    }
 
 
 def _table(columns, rows):
@@ -159,8 +201,7 @@ def _sources(entries):
 
 def _scores(run_folder, run, meta):
     parts = []
-    valid = {k: v for k, v in meta.items() if isinstance(v, float)}
-    valid.pop("unixtime", None)
+    valid = _validation_scores(meta)
     if valid:
         count = run.get("valid_files") or "all"
         parts.append(f"Validation ({count} files):")

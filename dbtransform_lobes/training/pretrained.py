@@ -6,10 +6,8 @@ import torch
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
-from dbtransform_lobes.inference.enhance_model import (
-    EnhanceModel,
-    check_weights,
-)
+from dbtransform_lobes.inference.enhance_model import EnhanceModel
+from dbtransform_lobes.inference.weights import check_weights
 
 logger = get_logger(__name__)
 

@@ -1,0 +1,60 @@
+"""``dbtransform push``: send a model folder to the Hugging Face hub."""
+
+HELP = "Send a model folder to the Hugging Face hub."
+EXAMPLES = """\
+  dbtransform push my_model owner/name --dry-run
+  dbtransform push my_model owner/name --private
+  dbtransform enhance noisy.wav enhanced.wav --model owner/name
+"""
+
+
+def add_arguments(parser):
+    """Add the arguments of ``push`` to its parser."""
+    parser.add_argument(
+        "model_folder",
+        metavar="MODEL_FOLDER",
+        help="written by `dbtransform export`",
+    )
+    parser.add_argument(
+        "name", metavar="OWNER/NAME", help="of the repository on the hub"
+    )
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="make a private repository; refused if it is there and public",
+    )
+    parser.add_argument(
+        "--revision", help="branch, made if it is not there (default main)"
+    )
+    parser.add_argument(
+        "--token",
+        help="with the right to write (default: HF_TOKEN or that of "
+        "`hf auth login`)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the folder and list what would be sent; no network",
+    )
+
+
+def run(args):
+    """Push the folder or say what would be pushed; return the exit code."""
+    from dbtransform_lobes.inference.hub import plan_upload, push_model
+
+    files, others = plan_upload(args.model_folder, args.name)
+    place = f"{args.name}, revision {args.revision or 'main'}" + (
+        ", private" if args.private else ""
+    )
+    for file in files:
+        print(f"{file.sha256}  {file.size:>12,} bytes  {file.name}")
+    if others:
+        print(f"left out: {', '.join(others)}")
+    if args.dry_run:
+        print(f"dry run: nothing was sent to {place}")
+        return 0
+    address = push_model(
+        args.model_folder, args.name, args.private, args.revision, args.token
+    )
+    print(f"sent to {place}: {address}")
+    return 0

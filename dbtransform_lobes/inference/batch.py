@@ -1,0 +1,117 @@
+"""Many files, one after the other or in several processes."""
+
+import multiprocessing
+import os
+import signal
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import torch
+
+from dbtransform_lobes.inference.enhance_model import EnhanceModel
+
+# What a worker process has: its model, and whether a file is being made.
+_WORKER = {"model": None, "busy": False}
+
+
+def enhance_files(pairs, model_options, options, jobs=1, threads=None):
+    """Enhance files; those that fail do not stop the others.
+
+    Arguments
+    ---------
+    pairs : list of tuple
+        (input, output) paths; folders of outputs are made.
+    model_options : dict
+        For ``EnhanceModel.from_hparams``.
+    options : dict
+        For ``EnhanceModel.enhance_file``.
+    jobs : int
+        Number of processes. Each has a model of its own, and none is left
+        when this generator ends, be it by Ctrl-C.
+    threads : int, optional
+        CPU threads of each process; by default all of them, shared.
+
+    Yields
+    ------
+    tuple
+        (input, reason, notes): why it failed, None if it did not, and a list
+        of warnings; in any order if ``jobs`` > 1.
+
+    Raises
+    ------
+    ValueError, OSError
+        If the model cannot be loaded.
+    """
+    jobs = min(jobs, len(pairs))
+    if threads is None and jobs > 1:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = EnhanceModel.from_hparams(**model_options)
+    if jobs == 1:
+        for pair in pairs:
+            yield _enhance(model, pair, options)
+        return
+    del model  # it could be loaded: so can the workers
+    with ProcessPoolExecutor(
+        jobs,
+        multiprocessing.get_context("spawn"),
+        _start_worker,
+        (model_options, threads),
+    ) as pool:
+        try:
+            yield from _collect(pool, pairs, options)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _collect(pool, pairs, options):
+    futures = {pool.submit(_work, pair, options): pair for pair in pairs}
+    for future in as_completed(futures):
+        try:
+            yield future.result()
+        except Exception as error:
+            # A process that died takes the files of the others with it.
+            yield futures[future][0], str(error), []
+
+
+def _enhance(model, pair, options):
+    source, target = pair
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            model.enhance_file(source, target, **options)
+            reason = None
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            # torch's errors, such as a lack of memory, are RuntimeErrors
+            reason = str(error) or type(error).__name__
+    notes = [str(warning.message) for warning in caught]
+    return source, reason, [n for n in notes if n.startswith(str(source))]
+
+
+def _start_worker(model_options, threads):
+    # Ctrl-C reaches all processes: the first one tells the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop_worker)
+    torch.set_num_threads(threads)
+    _WORKER["model"] = EnhanceModel.from_hparams(**model_options)
+
+
+def _stop_worker(*_):
+    if _WORKER["busy"]:
+        raise KeyboardInterrupt  # so that the temporary file is removed
+    os._exit(130)
+
+
+def _work(pair, options):
+    _WORKER["busy"] = True
+    try:
+        return _enhance(_WORKER["model"], pair, options)
+    except KeyboardInterrupt:
+        os._exit(130)
+    finally:
+        _WORKER["busy"] = False

@@ -1,0 +1,156 @@
+"""Sending a model folder to the Hugging Face hub."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.utils import validate_repo_id
+
+from dbtransform_lobes.inference.enhance_model import EnhanceModel
+from dbtransform_lobes.inference.export import FILES
+from dbtransform_lobes.inference.source import HUB_NAME
+
+CARD_KEYS = ("license", "library_name", "pipeline_tag", "tags")
+
+
+@dataclass(frozen=True)
+class UploadFile:
+    """A file to send.
+
+    Arguments
+    ---------
+    name : str
+        In the folder and on the hub.
+    size : int
+        In bytes.
+    sha256 : str
+        Of its content.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+def plan_upload(model_folder, name):
+    """Check a model folder and list what of it goes to the hub.
+
+    Arguments
+    ---------
+    model_folder : str
+        As ``dbtransform export`` writes it.
+    name : str
+        "owner/name" on the hub.
+
+    Returns
+    -------
+    tuple
+        A list of UploadFile, and the names of what is left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or a file of it is missing.
+    ValueError
+        If the name is wrong, the model cannot be loaded without running its
+        code, or the model card lacks something.
+    """
+    validate_repo_id(name)
+    if not HUB_NAME.fullmatch(name):
+        raise ValueError(f"the name is {name!r}, expected owner/name")
+    folder = Path(model_folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: there is no such folder, expected a model folder; "
+            "make one with `dbtransform export RUN_FOLDER MODEL_FOLDER`"
+        )
+    missing = [file for file in FILES if not (folder / file).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder}: {', '.join(missing)} missing, expected "
+            f"{', '.join(FILES)}; export the run again"
+        )
+    EnhanceModel.from_hparams(str(folder), run_opts={"device": "cpu"})
+    _check_card(folder / "README.md")
+    others = {path.name for path in folder.iterdir()} - set(FILES)
+    return [_upload_file(folder / file) for file in FILES], sorted(others)
+
+
+def push_model(model_folder, name, private=False, revision=None, token=None):
+    """Send a model folder to the hub in one commit.
+
+    Arguments
+    ---------
+    model_folder, name : str
+        As in ``plan_upload``.
+    private : bool
+        Make a private repository; one that is there must be private.
+    revision : str, optional
+        Branch, which is made if need be; "main" if not given.
+    token : str, optional
+        The one of HF_TOKEN or `hf auth login` if not given.
+
+    Returns
+    -------
+    str
+        Address of the commit.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or a file of it is missing.
+    ValueError
+        If the folder or name is wrong (see ``plan_upload``), the repository
+        is public against what was asked, or the hub refuses.
+    """
+    files, _ = plan_upload(model_folder, name)
+    api = HfApi(token=token)
+    try:
+        api.create_repo(name, private=private or None, exist_ok=True)
+        public = private and not api.model_info(name).private
+        if revision and not public:
+            api.create_branch(name, branch=revision, exist_ok=True)
+        if not public:
+            commit = api.upload_folder(
+                repo_id=name,
+                folder_path=model_folder,
+                revision=revision,
+                allow_patterns=[file.name for file in files],
+                commit_message="Model folder of dbtransform",
+            )
+    except Exception as error:
+        # The hub's client raises whatever its transport does.
+        raise ValueError(
+            f"{name}: pushing failed ({type(error).__name__}: {error}); check "
+            "the network, the name and the token (HF_TOKEN, `hf auth login` "
+            "or --token), which must be allowed to write"
+        ) from error
+    if public:
+        raise ValueError(
+            f"{name}: is public already, expected a private repository; make "
+            "it private on the hub or give another name; nothing was sent"
+        )
+    return commit.commit_url
+
+
+def _check_card(path):
+    """Refuse a card without the front matter that the hub shows."""
+    try:
+        data = ModelCard.load(path).data.to_dict()
+    except Exception as error:
+        raise ValueError(
+            f"{path}: the front matter is no YAML ({error}); export again"
+        ) from error
+    missing = [key for key in CARD_KEYS if not data.get(key)]
+    if missing:
+        raise ValueError(
+            f"{path}: the front matter lacks {', '.join(missing)}, expected "
+            f"{', '.join(CARD_KEYS)}; export again"
+        )
+
+
+def _upload_file(path):
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return UploadFile(path.name, len(content), digest)

@@ -1,0 +1,150 @@
+"""HyperPyYAML without the power to run code.
+
+A HyperPyYAML file can name any Python object, call it and read any file while
+it is loaded. A model folder needs little of that: the lobes of this package,
+layers and windows of torch, SpeechBrain's STFT, ISTFT and Pretrainer. Every
+node of the file is compared with that list before anything is built.
+"""
+
+import pydoc
+import re
+
+import ruamel.yaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml.error import YAMLError
+
+NAMES = (
+    "speechbrain.processing.features.STFT",
+    "speechbrain.processing.features.ISTFT",
+    "speechbrain.utils.parameter_transfer.Pretrainer",
+    "torch.hann_window",
+    "torch.hamming_window",
+    "torch.blackman_window",
+)
+LAYER = re.compile(r"torch\.nn\.[A-Z]\w*")
+LOBE = re.compile(r"(dbtransform_lobes\.models\.[a-z]\w*)\.[A-Za-z]\w*")
+PLAIN_TAGS = tuple(
+    f"tag:yaml.org,2002:{name}"
+    for name in ("map", "seq", "str", "int", "float", "bool", "null", "merge")
+)
+
+
+def load_restricted(
+    path, overrides=None, overrides_must_match=True, trust_code=False
+):
+    """Load a HyperPyYAML file that builds nothing but an enhancer.
+
+    Arguments
+    ---------
+    path : str
+        The file.
+    overrides : dict, optional
+        Changes to it.
+    overrides_must_match : bool
+        Whether each must be a key of the file.
+    trust_code : bool
+        Load it without restrictions.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        If it is no HyperPyYAML or asks for more than it may have.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/hyperparams.yaml"
+    ...     with open(path, "w") as file:
+    ...         _ = file.write("activation: !new:torch.nn.ReLU\\nfiles: 3")
+    ...     load_restricted(path, {"files": 4})
+    {'activation': ReLU(), 'files': 4}
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            if trust_code:
+                return load_hyperpyyaml(file, overrides, overrides_must_match)
+            text = file.read()
+        _check(path, text, ("!ref", "!copy"))
+        stream = resolve_references(text, overrides, overrides_must_match)
+        _check(path, stream.getvalue())
+        return load_hyperpyyaml(stream)
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected HyperPyYAML ({error})") from error
+    except (TypeError, AttributeError, ImportError, MemoryError) as error:
+        # what objects raise that are given wrong arguments
+        raise ValueError(
+            f"{path}: what it describes cannot be built ({error}); export or "
+            "download it again"
+        ) from error
+
+
+def _check(path, text, more_tags=()):
+    """Refuse a text with a node that is not on the list."""
+    # the loader that HyperPyYAML uses: it must see the same nodes
+    root = ruamel.yaml.Loader(text).get_single_node()
+    if not isinstance(root, ruamel.yaml.MappingNode):
+        raise ValueError(f"{path}: expected HyperPyYAML with keys and values")
+    refused = sorted(
+        {
+            _shown(node)
+            for node in _nodes(root)
+            if _is_hidden_code(node)
+            or node.tag not in (*PLAIN_TAGS, *more_tags, "!tuple")
+            and not _is_allowed(node.tag)
+        }
+    )
+    if refused:
+        raise ValueError(
+            f"{path}: asks for {', '.join(refused)}, expected nothing but "
+            "models of this package, layers of torch and SpeechBrain's STFT, "
+            "ISTFT and Pretrainer: it could run any code; if you trust its "
+            "author, load it with trust_code=True (--trust-code)"
+        )
+
+
+def _shown(node):
+    return str(node.value) if _is_hidden_code(node) else node.tag
+
+
+def _nodes(root):
+    """All nodes below one; each once, as aliases may be nested for ever."""
+    found, waiting = {}, [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in found:
+            continue
+        found[id(node)] = node
+        if isinstance(node, ruamel.yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, ruamel.yaml.SequenceNode):
+            waiting += node.value
+    return found.values()
+
+
+def _is_hidden_code(node):
+    """Whether a scalar is a tuple with tags: HyperPyYAML parses it again."""
+    return (
+        isinstance(node, ruamel.yaml.ScalarNode)
+        and (node.value.startswith("(") or node.tag == "!tuple")
+        and "!" in node.value
+    )
+
+
+def _is_allowed(tag):
+    kind, _, name = tag.removeprefix("!").partition(":")
+    if kind not in ("new", "name"):
+        return False
+    if name in NAMES:
+        return True
+    if LAYER.fullmatch(name):
+        return isinstance(pydoc.locate(name), type)
+    lobe = LOBE.fullmatch(name)
+    if not lobe:
+        return False
+    # What the module defines itself, not what it imports.
+    return getattr(pydoc.locate(name), "__module__", None) == lobe[1]

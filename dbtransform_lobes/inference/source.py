@@ -1,0 +1,268 @@
+"""Where a model comes from: a folder, the package, the hub or a URL.
+
+``find_model`` turns each of them into a folder of this machine, following
+SpeechBrain's FetchConfig and LocalStrategy. A ``savedir`` remembers what it
+was filled from, so that it is never taken for another model.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import EntryNotFoundError
+from speechbrain.utils.fetching import (
+    FetchConfig,
+    FetchFrom,
+    FetchSource,
+    LocalStrategy,
+    fetch,
+    link_with_strategy,
+)
+
+from dbtransform_lobes.data.recordings import write_text
+
+BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
+DEFAULT = "db_transform_small"
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+URL = re.compile(r"https?://.+")
+PATTERNS = ("*.yaml", "*.ckpt", "README.md", "custom.py")
+WEIGHTS = "model.ckpt"
+RECORD = "source.json"
+
+
+def bundled_models():
+    """Names of the models that come with the package, the default first.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> "/" in "".join(bundled_models())
+    False
+    """
+    found = BUNDLED.glob("*/hyperparams.yaml")
+    names = sorted(path.parent.name for path in found)
+    return sorted(names, key=lambda name: name != DEFAULT)
+
+
+def resolve(source=None):
+    """Tell what a name stands for, without looking into it.
+
+    A folder of this machine goes before a bundled model of its name.
+
+    Arguments
+    ---------
+    source : str or FetchSource, optional
+        A folder, a bundled model, "owner/name" on the hub or a URL; the
+        default bundled model if not given.
+
+    Returns
+    -------
+    FetchSource
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is none of them.
+
+    Example
+    -------
+    >>> resolve("owner/name").FetchFrom
+    <FetchFrom.HUGGING_FACE: 2>
+    """
+    if isinstance(source, FetchSource):
+        return FetchSource(source.FetchFrom, str(source.path))
+    if source is None and not bundled_models():
+        raise FileNotFoundError(
+            "this package was built without weights: give a model folder or a "
+            "name on the hub, or make a model folder with `dbtransform export "
+            "RUN_FOLDER MODEL_FOLDER`"
+        )
+    source = bundled_models()[0] if source is None else source
+    folder = os.path.expanduser(source)
+    if os.path.isdir(folder):
+        return FetchSource(FetchFrom.LOCAL, folder)
+    if source in bundled_models():
+        return FetchSource(FetchFrom.LOCAL, str(BUNDLED / source))
+    if URL.fullmatch(str(source)):
+        return FetchSource(FetchFrom.URI, source)
+    if HUB_NAME.fullmatch(str(source)):
+        return FetchSource(FetchFrom.HUGGING_FACE, source)
+    raise FileNotFoundError(
+        f"{source}: there is no such folder, expected a model folder, a "
+        f"bundled model ({', '.join(bundled_models()) or 'none'}) or a name "
+        "on the hub (owner/name)"
+    )
+
+
+def find_model(
+    source=None,
+    hparams_file="hyperparams.yaml",
+    savedir=None,
+    local_strategy=LocalStrategy.SYMLINK,
+    fetch_config=None,
+):
+    """Return a folder with the files of a model, downloading it if need be.
+
+    Arguments
+    ---------
+    source : str or FetchSource, optional
+        As in ``resolve``.
+    hparams_file : str
+        Its YAML file.
+    savedir : str, optional
+        Folder to collect the files in. Without it a local model is read in
+        place and a model of the hub from the hub's cache.
+    local_strategy : LocalStrategy
+        How ``savedir`` gets the files: links, copies, copies without the
+        hub's cache, or (NO_LINK) not at all.
+    fetch_config : FetchConfig, optional
+        Revision, token, cache, and whether to use the network, to look for
+        updates and to refill a ``savedir``.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or a file of it is missing.
+    ValueError
+        If a download fails or ``savedir`` holds another model.
+    """
+    config = fetch_config or FetchConfig()
+    kind, path = resolve(source)
+    if local_strategy == LocalStrategy.NO_LINK and kind != FetchFrom.URI:
+        savedir = None
+    if kind == FetchFrom.LOCAL:
+        path = str(Path(path).expanduser().resolve())
+    folder = None
+    if savedir is not None and Path(savedir).resolve() != Path(path):
+        savedir = Path(savedir)
+        folder = _claim(savedir, kind, path, hparams_file, config)
+    else:
+        savedir = None
+    if folder is None and kind == FetchFrom.URI:
+        folder = _download_url(path, hparams_file, savedir, config)
+    elif folder is None:
+        folder = Path(path)
+        if kind == FetchFrom.HUGGING_FACE:
+            folder = _download_hub(
+                path, hparams_file, savedir, local_strategy, config
+            )
+        _check_folder(folder, hparams_file)
+        if savedir not in (None, folder):
+            folder = _collect(folder, savedir, hparams_file, local_strategy)
+    return folder
+
+
+def _claim(savedir, kind, path, hparams_file, config):
+    """Refuse a savedir of another model; return it if nothing is to do."""
+    record = {"source": path, "revision": config.revision}
+    place = savedir / RECORD
+    filled = [savedir / name for name in (hparams_file, WEIGHTS)]
+    filled = [file for file in filled if os.path.lexists(file)]
+    if filled and not config.overwrite:
+        given = _read_record(place)
+        moved = given.get("source") == path and config.allow_updates
+        if given != record and not moved:
+            raise ValueError(
+                f"{savedir}: holds a model from {_shown(given)}, expected one "
+                f"from {_shown(record)}; give another savedir, or "
+                "FetchConfig(overwrite=True) to replace it"
+            )
+        whole = len(filled) == 2 and all(file.is_file() for file in filled)
+        if whole and kind != FetchFrom.LOCAL and not config.allow_updates:
+            return savedir
+    savedir.mkdir(parents=True, exist_ok=True)
+    for file in filled if kind == FetchFrom.URI else ():
+        file.unlink()
+    write_text(place, json.dumps(record) + "\n")
+    return None
+
+
+def _read_record(place):
+    try:
+        record = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _shown(record):
+    revision = record.get("revision")
+    return record.get("source", "an unknown source") + (
+        f" at revision {revision}" if revision else ""
+    )
+
+
+def _download_hub(name, hparams_file, savedir, local_strategy, config):
+    """Download the files of a model of one commit; return their folder."""
+    direct = local_strategy == LocalStrategy.COPY_SKIP_CACHE
+    local_dir = savedir if direct else None
+    try:
+        folder = snapshot_download(
+            name,
+            revision=config.revision,
+            token=config.token,
+            cache_dir=config.huggingface_cache_dir,
+            local_dir=local_dir,
+            local_files_only=not config.allow_network,
+            allow_patterns=[*PATTERNS, hparams_file],
+            ignore_patterns="*/*",
+        )
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{name}: there is no such folder, and getting it from the hub "
+            f"failed ({type(error).__name__}: {reason}); check the name, the "
+            "revision and the network; a private model needs "
+            "FetchConfig(token=True) and a token (HF_TOKEN or `hf auth login`)"
+        ) from error
+    return savedir if direct and savedir else Path(folder)
+
+
+def _download_url(url, hparams_file, savedir, config):
+    """Download the two files of a model; return the savedir."""
+    try:
+        for name in (hparams_file, WEIGHTS):
+            source = FetchSource(FetchFrom.URI, url)
+            fetch(name, source, savedir, fetch_config=config)
+    except (OSError, ValueError) as error:
+        if savedir is not None:
+            (savedir / name).unlink(missing_ok=True)
+        raise ValueError(
+            f"{url}: downloading {name} failed ({error}); check the address, "
+            "and give a savedir"
+        ) from error
+    return savedir
+
+
+def _check_folder(folder, hparams_file):
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: there is no such folder, expected a model folder"
+        )
+    if not (folder / hparams_file).is_file():
+        raise FileNotFoundError(
+            f"{folder}: there is no {hparams_file}, expected a model folder "
+            "as `dbtransform export` writes it"
+        )
+
+
+def _collect(folder, savedir, hparams_file, local_strategy):
+    """Link or copy the files of a model into another folder."""
+    names = {hparams_file}
+    for pattern in PATTERNS:
+        names |= {path.name for path in folder.glob(pattern)}
+    for name in sorted(names):
+        (savedir / name).parent.mkdir(parents=True, exist_ok=True)
+        # a file of the hub's cache is itself a link to a blob
+        source = (folder / name).resolve()
+        link_with_strategy(source, savedir / name, local_strategy)
+    return savedir

@@ -1,0 +1,72 @@
+"""How much of the enhancement is heard.
+
+The result is a blend of the noisy and the enhanced signal,
+
+    blend = noisy + wet (enhanced - noisy),    0 <= wet <= 1:
+
+what the model leaves as it is keeps its level, and what it removes is left at
+1 - wet of its amplitude. A limit of A dB therefore is 1 - wet = 10^(-A / 20).
+"""
+
+import math
+
+
+def wet_share(strength=1.0, attenuation_limit_db=None):
+    """Share of the enhanced signal in the result.
+
+    Arguments
+    ---------
+    strength : float
+        0 leaves the noisy signal, 1 is the whole enhancement.
+    attenuation_limit_db : float, optional
+        Noise is reduced by at most this, in dB; no limit if not given.
+
+    Returns
+    -------
+    float
+        The smaller one of both demands, 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the strength is not in 0 to 1 or the limit is negative.
+
+    Example
+    -------
+    >>> wet_share(0.5), wet_share(1.0, attenuation_limit_db=20.0)
+    (0.5, 0.9)
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(
+            f"strength is {strength}, expected 0 (the noisy signal) to 1"
+        )
+    if attenuation_limit_db is None:
+        return float(strength)
+    if math.isnan(attenuation_limit_db) or attenuation_limit_db < 0:
+        raise ValueError(
+            f"attenuation_limit_db is {attenuation_limit_db}, expected 0 or "
+            "more decibels"
+        )
+    return min(float(strength), 1 - 10 ** (-attenuation_limit_db / 20))
+
+
+def blend(noisy, enhanced, wet):
+    """Blend two signals; exact at both ends.
+
+    Arguments
+    ---------
+    noisy, enhanced : numpy.ndarray or torch.Tensor
+        Of one shape.
+    wet : float
+        Share of the enhanced one.
+
+    Returns
+    -------
+    numpy.ndarray or torch.Tensor
+
+    Example
+    -------
+    >>> blend(4.0, 2.0, wet=0.25)
+    3.5
+    """
+    return enhanced if wet == 1 else noisy + wet * (enhanced - noisy)

@@ -1,0 +1,130 @@
+"""Weights from a file, without running anything that is in it."""
+
+import os
+
+import torch
+
+
+def load_strictly(model, path):
+    """Load a state dict into a model if keys and shapes are the same.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        Its weights are replaced.
+    path : str
+        A file of tensors; anything else in it is refused.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it holds no state dict or that of another model; lists the keys
+        that are missing, unexpected and of another shape. If a weight is not
+        finite.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/model.ckpt"
+    ...     torch.save({"weight": torch.ones(1, 1)}, path)
+    ...     model = torch.nn.Linear(1, 1, bias=False)
+    ...     load_strictly(model, path)
+    >>> model.weight.item()
+    1.0
+    """
+    given = read_state_dict(path)
+    check_weights(
+        given,
+        model.state_dict(),
+        f"{path}: the weights are not those of the model that the YAML file "
+        "describes; export the run again",
+    )
+    damaged = [key for key in given if not given[key].isfinite().all()]
+    if damaged:
+        raise ValueError(
+            f"{path}: {len(damaged)} weights are nan or infinite "
+            f"({', '.join(damaged[:3])} ...), expected numbers; export or "
+            "download it again"
+        )
+    model.load_state_dict(given)
+
+
+def check_weights(given, expected, title):
+    """Raise a ValueError with all keys by which two state dicts differ.
+
+    Arguments
+    ---------
+    given, expected : dict
+        Tensor by name.
+    title : str
+        What is wrong if they differ and what to do about it.
+
+    Raises
+    ------
+    ValueError
+        Lists the keys that are missing, unexpected and of another shape.
+
+    Example
+    -------
+    >>> check_weights({"a": torch.ones(1)}, {"a": torch.zeros(1)}, "differ")
+    """
+    problems = {
+        "missing": [key for key in expected if key not in given],
+        "unexpected": [str(key) for key in given if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(given[key].shape)}, expected "
+            f"{tuple(expected[key].shape)}"
+            for key in expected
+            if key in given and given[key].shape != expected[key].shape
+        ],
+    }
+    lines = [f"  {kind}: {', '.join(k)}" for kind, k in problems.items() if k]
+    if lines:
+        raise ValueError("\n".join([title, *lines]))
+
+
+def read_state_dict(path):
+    """Read a file of named tensors to the CPU, and nothing but tensors.
+
+    Arguments
+    ---------
+    path : str
+        What ``torch.save`` wrote.
+
+    Returns
+    -------
+    dict
+        Tensor by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it holds anything else.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{path}: there is no such file, expected the weights; make a "
+            "model folder with `dbtransform export RUN_FOLDER MODEL_FOLDER`"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Damaged bytes end in any of a dozen types of error within torch.
+        reason = str(error).partition("\n")[0] or "the file is empty"
+        raise ValueError(
+            f"{path}: expected a state dict that torch can read ({reason}); "
+            "export or download it again"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
+        raise ValueError(
+            f"{path}: expected a state dict of tensors, given "
+            f"{type(state).__name__}; export the run again"
+        )
+    return state

@@ -1,0 +1,281 @@
+"""Any rate, channels, container, sample format and tags: in as out."""
+
+import numpy as np
+import pytest
+import soundfile as sf
+import soxr
+import torch
+
+from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference.high_band import gain_at, top_band_gain
+from dbtransform_lobes.inference.id3 import id3_block
+from tests.runs import model_of as of
+from tests.signals import noise_like, speech_like
+
+CPU = {"device": "cpu"}
+TAGS = {
+    "title": "A title, äöü, čřž, 題",
+    "artist": "Somebody",
+    "comment": "x" * 300,
+    "date": "2026-01-02",
+    "album": "Album",
+    "tracknumber": "7",
+    "genre": "Speech",
+}
+
+
+class Half(torch.nn.Module):
+    """Halves what is above a frequency bin."""
+
+    def __init__(self, first_bin=0):
+        super().__init__()
+        self.first_bin = first_bin
+
+    def forward(self, spec):
+        spec = spec.clone()
+        spec[:, self.first_bin :] *= 0.5
+        return spec
+
+
+@pytest.fixture(scope="module")
+def model():
+    return EnhanceModel.from_hparams(run_opts=CPU)
+
+
+def noisy_signal(seconds, sample_rate, channels=1):
+    return np.stack(
+        [
+            speech_like(seconds, n, sample_rate)
+            + noise_like(seconds, n, sample_rate)
+            for n in range(channels)
+        ],
+        axis=1,
+    )
+
+
+def snr_db(reference, estimate):
+    error = np.sum(np.square(reference - estimate)) + 1e-20
+    return 10 * np.log10(np.sum(np.square(reference)) / error)
+
+
+# The band above the model's
+
+
+def literal_gain(noisy, enhanced, sample_rate):
+    """top_band_gain in loops: a direct Fourier sum, bin by bin."""
+    size, hop = int(0.032 * sample_rate), int(0.008 * sample_rate)
+    gains = []
+    for middle in range(0, len(noisy) + 1, hop):
+        energies = []
+        for signal in (noisy, enhanced):
+            energy = 0.0
+            for bin_ in range(size // 2 + 1):
+                if bin_ < 0.75 * size / 2:
+                    continue
+                total = 0j
+                for n in range(size):
+                    position = middle - size // 2 + n
+                    if not 0 <= position < len(signal):
+                        continue
+                    window = 0.5 - 0.5 * np.cos(2 * np.pi * n / size)
+                    turn = np.exp(-2j * np.pi * bin_ * n / size)
+                    total += window * signal[position] * turn
+                energy += abs(total) ** 2
+            energies.append(energy)
+        before, after = energies
+        gains.append(min(1.0, (after / before) ** 0.5) if before > 0 else 1.0)
+    return np.array(gains)
+
+
+def test_top_band_gain_equals_its_literal_twin():
+    rng = np.random.default_rng(0)
+    noisy = rng.standard_normal(85)
+    enhanced = noisy * np.linspace(0, 1.3, 85) + 0.1 * rng.standard_normal(85)
+    gain = top_band_gain(noisy, enhanced, 1000)
+    expected = literal_gain(noisy, enhanced, 1000)
+    assert gain.shape == expected.shape == (1 + 85 // 8,)
+    assert np.allclose(gain, expected, rtol=0, atol=1e-10)
+    assert gain.min() < 0.3 and gain.max() == 1.0
+    # A gain of the whole band would have been told apart.
+    assert not np.allclose(
+        gain, literal_gain(np.diff(noisy), np.diff(enhanced), 1000)[: len(gain)]
+    )
+    assert not np.any(top_band_gain(noisy, 0 * noisy, 1000))
+    assert np.all(top_band_gain(0 * noisy, 0 * noisy, 1000) == 1)
+
+
+def test_gain_at_interpolates_over_time_not_samples():
+    at = gain_at(np.array([0.2, 0.6, 0.4]), 4800, 48000)  # 100 ms
+    assert (
+        at[0] == 0.2 and np.isclose(at[384], 0.6) and np.isclose(at[768], 0.4)
+    )
+    assert np.isclose(at[192], 0.4) and np.all(at[768:] == 0.4)
+
+
+@pytest.mark.parametrize("sample_rate", [22050, 44100, 48000, 96000])
+def test_what_the_model_leaves_alone_stays_as_it_is(sample_rate):
+    """An identity gives back all bands, not only those below 8 kHz."""
+    signal = np.random.default_rng(0).standard_normal(sample_rate // 2)
+    signal = 0.1 * signal.astype(np.float32)
+    identity = of(torch.nn.Identity())
+    assert snr_db(signal, identity.enhance_array(signal, sample_rate)) > 90
+    dropped = identity.enhance_array(signal, sample_rate, high_band="drop")
+    assert snr_db(signal, dropped) < 6
+
+
+def test_high_band_gets_the_gain_of_the_top_of_the_band():
+    rng = np.random.default_rng(1)
+    signal = 0.1 * rng.standard_normal(48000)
+    low = soxr.resample(soxr.resample(signal, 48000, 16000), 16000, 48000)
+    above = signal - low
+    only_top, only_low = of(Half(180)), of(Half(0))  # from 5625 Hz, from 0
+    for halved in (only_top, only_low):
+        kept = halved.enhance_array(signal, 48000)
+        dropped = halved.enhance_array(signal, 48000, high_band="drop")
+        assert snr_db(0.5 * above, kept - dropped) > 40
+    rest = of(torch.nn.Identity()).enhance_array(signal, 48000) - signal
+    assert np.abs(rest).max() < 1e-4  # where the gain would have been 1
+
+
+def test_tone_above_the_band_is_kept_or_dropped():
+    time = np.arange(48000) / 48000
+    tone = 0.1 * np.sin(2 * np.pi * 12000 * time)
+    identity = of(torch.nn.Identity())
+    middle = slice(4800, -4800)
+    kept = identity.enhance_array(tone, 48000)
+    assert np.allclose(kept[middle], tone[middle], atol=1e-4)
+    dropped = identity.enhance_array(tone, 48000, high_band="drop")
+    assert np.abs(dropped[middle]).max() < 1e-4
+    with pytest.raises(ValueError, match="high_band is 'mirror', expected one"):
+        identity.enhance_array(tone, 48000, high_band="mirror")
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_array_shapes_and_types(model, dtype):
+    signal = noisy_signal(0.2, 44100, 3).astype(dtype)
+    enhanced = model.enhance_array(signal, 44100)
+    assert enhanced.shape == signal.shape and enhanced.dtype == np.float32
+    for channel in range(3):
+        alone = model.enhance_array(signal[:, channel], 44100)
+        assert alone.shape == signal.shape[:1]
+        assert np.allclose(alone, enhanced[:, channel], atol=1e-6)
+    assert not np.allclose(enhanced, signal, atol=1e-2)
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 16000, 44100])
+def test_silence_stays_silence_and_level_is_kept(model, sample_rate):
+    signal = noisy_signal(0.3, sample_rate, 2)
+    signal[:, 1] = 0
+    enhanced = model.enhance_array(signal, sample_rate)
+    assert enhanced[:, 0].any() and not enhanced[:, 1].any()
+    louder = model.enhance_array(100 * signal, sample_rate)
+    assert snr_db(100 * enhanced[:, 0], louder[:, 0]) > 60
+
+
+def test_bf16_is_near_fp32(model):
+    options = {"device": torch.device("cpu"), "precision": "bf16"}
+    half = EnhanceModel.from_hparams("db_transform_small", run_opts=options)
+    signal = noisy_signal(0.5, 16000)
+    enhanced = model.enhance_array(signal, 16000)
+    rounded = half.enhance_array(signal, 16000)
+    assert rounded.dtype == np.float32
+    assert 20 < snr_db(enhanced, rounded) < 80  # near, and not fp32 itself
+
+
+@pytest.mark.parametrize(
+    ("signal", "sample_rate", "message"),
+    [
+        (np.ones(9), 1999, "rate is 1999 Hz, expected 2000 to 768000"),
+        (np.ones(9), 2**31, "expected 2000 to 768000"),
+        (np.ones(9, np.int16), 16000, "int16, expected floating point; divide"),
+        (np.ones(0), 16000, "at least one of each"),
+        (np.ones((9, 0)), 16000, "at least one of each"),
+        (np.ones((9, 1, 1)), 16000, r"shape \(9, 1, 1\), expected"),
+        (np.full(9, np.nan), 16000, "not finite"),
+        (np.full(9, 1e300), 16000, "not finite"),
+    ],
+)
+def test_bad_arrays(model, signal, sample_rate, message):
+    with pytest.raises(ValueError, match=message):
+        with np.errstate(over="ignore"):
+            model.enhance_array(signal, sample_rate)
+
+
+def test_a_model_that_returns_nan_is_an_error():
+    class Broken(torch.nn.Module):
+        def forward(self, spec):
+            return spec * float("nan")
+
+    with pytest.raises(ValueError, match="the model returned samples that are"):
+        of(Broken()).enhance_array(np.ones(99), 16000)
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "suffix", "rates"),
+    [
+        ("WAV", "PCM_16", ".wav", (8000, 11025, 44100)),
+        ("WAV", "PCM_U8", ".wav", (16000,)),
+        ("WAVEX", "PCM_24", ".wav", (48000,)),
+        ("RF64", "FLOAT", ".wav", (16000,)),
+        ("FLAC", "PCM_24", ".flac", (96000,)),
+        ("OGG", "VORBIS", ".ogg", (44100,)),
+        ("OGG", "OPUS", ".ogg", (48000,)),
+        ("MP3", "MPEG_LAYER_III", ".mp3", (8000, 22050, 44100, 48000)),
+    ],
+)
+def test_format_length_and_tags_are_kept(
+    model, tmp_path, container, subtype, suffix, rates
+):
+    for rate in rates:
+        signal = noisy_signal(0.31, rate, 2)
+        path, output = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+        with sf.SoundFile(path, "w", rate, 2, subtype, format=container) as f:
+            for tag, text in () if suffix == ".mp3" else TAGS.items():
+                setattr(f, tag, text)
+            f.write(signal)
+        if suffix == ".mp3":
+            path.write_bytes(id3_block(TAGS) + path.read_bytes())
+        enhanced = model.enhance_file(path, output)
+        before, after = sf.info(path), sf.info(output)
+        for key in ("format", "subtype", "samplerate", "channels", "frames"):
+            assert getattr(after, key) == getattr(before, key), key
+        written, _ = sf.read(output)
+        assert written.shape == signal.shape
+        assert enhanced.shape == written.T.shape
+        assert snr_db(enhanced.T.numpy(), written) > 5  # codecs are lossy
+        with sf.SoundFile(output) as file:
+            tags = {tag: getattr(file, tag) for tag in TAGS}
+        assert tags == TAGS
+
+
+def test_software_tag_does_not_grow(model, tmp_path):
+    with sf.SoundFile(tmp_path / "a.flac", "w", 16000, 1) as file:
+        file.software = "recorder"
+        file.write(noisy_signal(0.1, 16000))
+    model.enhance_file(tmp_path / "a.flac", tmp_path / "b.flac")
+    model.enhance_file(tmp_path / "b.flac", tmp_path / "c.flac")
+    texts = [sf.SoundFile(tmp_path / f"{n}.flac").software for n in "abc"]
+    assert texts[0].startswith("recorder") and len(set(texts)) == 1
+
+
+def test_eight_bits_and_32_channels(model, tmp_path):
+    signal = np.repeat(noisy_signal(0.1, 8000), 32, axis=1)
+    signal[:, 5:] = 0
+    sf.write(tmp_path / "a.wav", signal, 8000, subtype="PCM_U8")
+    model.enhance_file(tmp_path / "a.wav", tmp_path / "b.wav")
+    info = sf.info(tmp_path / "b.wav")
+    assert (info.channels, info.subtype, info.frames) == (32, "PCM_U8", 800)
+    assert not sf.read(tmp_path / "b.wav")[0][:, 5:].any()
+    for suffix in (".flac", ".mp3"):
+        with pytest.raises(ValueError, match="of 32 channels at 8000 Hz"):
+            model.enhance_file(tmp_path / "a.wav", tmp_path / f"b{suffix}")
+        assert not (tmp_path / f"b{suffix}").exists()
+    sf.write(tmp_path / "c.wav", signal[:, 0], 8000, subtype="PCM_U8")
+    model.enhance_file(tmp_path / "c.wav", tmp_path / "c.flac")
+    assert sf.info(tmp_path / "c.flac").subtype == "PCM_S8"

@@ -1,0 +1,122 @@
+"""Strength and attenuation limit: the formula, batches, arrays, speech."""
+
+import numpy as np
+import pytest
+import torch
+
+from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference.strength import blend, wet_share
+from tests.runs import model_of as of
+from tests.signals import noise_like, speech_like
+
+CPU = {"device": "cpu"}
+
+
+class LowPass(torch.nn.Module):
+    """Removes everything above 2 kHz."""
+
+    def forward(self, spec):
+        spec = spec.clone()
+        spec[:, 64:] = 0
+        return spec
+
+
+@pytest.fixture(scope="module")
+def model():
+    return EnhanceModel.from_hparams(run_opts=CPU)
+
+
+def level_db(signal):
+    return 10 * np.log10(np.mean(np.square(signal)))
+
+
+def test_blend_equals_its_literal_twin():
+    rng = np.random.default_rng(0)
+    noisy, enhanced = rng.standard_normal((2, 50))
+    for strength, limit in ((0.3, None), (1.0, 9.0), (0.2, 9.0), (1.0, 0.0)):
+        kept = 1 - strength
+        if limit is not None:
+            kept = max(kept, 10 ** (-limit / 20))
+        expected = [
+            kept * noisy[n] + (1 - kept) * enhanced[n] for n in range(50)
+        ]
+        result = blend(noisy, enhanced, wet_share(strength, limit))
+        assert np.allclose(result, expected, rtol=0, atol=1e-10)
+        other = blend(noisy, enhanced, wet_share(strength / 2, limit))
+        assert limit == 0 or not np.allclose(other, expected, atol=1e-3)
+
+
+def test_ends_are_exact():
+    noisy, enhanced = torch.randn(2, 1, 99)
+    assert blend(noisy, enhanced, wet_share()) is enhanced
+    assert torch.equal(blend(noisy, enhanced, wet_share(0.0)), noisy)
+    assert wet_share(1.0, float("inf")) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("strength", "limit", "message"),
+    [
+        (-0.1, None, "strength is -0.1, expected 0"),
+        (1.1, None, "strength is 1.1"),
+        (float("nan"), None, "strength is nan"),
+        (1.0, -1.0, "attenuation_limit_db is -1.0, expected 0 or more"),
+        (1.0, float("nan"), "attenuation_limit_db is nan"),
+    ],
+)
+def test_out_of_range(model, strength, limit, message):
+    for call in (
+        lambda: wet_share(strength, limit),
+        lambda: model.enhance_batch(torch.ones(1, 9), None, strength, limit),
+        lambda: model.enhance_array(np.ones(9), 16000, strength, limit),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("limit", [6.0, 12.0, 20.0])
+def test_noise_is_reduced_to_the_limit_and_no_further(model, limit):
+    noise = noise_like(2.0)
+    full = model.enhance_array(noise, 16000)
+    limited = model.enhance_array(noise, 16000, attenuation_limit_db=limit)
+    reduction = level_db(noise) - level_db(limited)
+    assert reduction <= limit + 0.05
+    assert reduction > 0.8 * limit
+    assert level_db(noise) - level_db(full) > reduction + 1  # it did limit
+
+
+def test_speech_keeps_its_level_and_noise_is_at_the_limit():
+    """A model that takes out one tone, the noise, and keeps another."""
+    time = np.arange(16000) / 16000
+    speech = 0.3 * np.sin(2 * np.pi * 500 * time)
+    noise = 0.1 * np.sin(2 * np.pi * 5000 * time)
+    separates = of(LowPass())
+    middle = slice(1000, -1000)
+    for limit in (6.0, 20.0):
+        enhanced = separates.enhance_array(
+            speech + noise, 16000, attenuation_limit_db=limit
+        )
+        left = (enhanced - speech)[middle]
+        expected = 10 ** (-limit / 20) * noise[middle]
+        assert np.allclose(left, expected, atol=1e-5)
+    full = separates.enhance_array(speech + noise, 16000)
+    assert np.allclose(full[middle], speech[middle], atol=1e-5)
+
+
+def test_batch_array_and_file_agree(model, tmp_path):
+    import soundfile as sf
+
+    noisy = (speech_like(0.5) + noise_like(0.5)).astype(np.float32)
+    options = {"strength": 0.7, "attenuation_limit_db": 8.0}
+    batch = model.enhance_batch(torch.from_numpy(noisy)[None], **options)[0]
+    array = model.enhance_array(noisy, 16000, **options)
+    sf.write(tmp_path / "a.wav", noisy, 16000, subtype="FLOAT")
+    file = model.enhance_file(tmp_path / "a.wav", **options)
+    assert np.allclose(batch, array, atol=1e-6)
+    assert np.array_equal(array, file.numpy())
+    assert not np.allclose(array, model.enhance_array(noisy, 16000), atol=1e-3)
+
+
+def test_strength_leaves_padding_alone(model):
+    noisy = torch.ones(1, 100)
+    enhanced = model.enhance_batch(noisy, torch.tensor([0.5]), strength=0.5)
+    assert not enhanced[0, 50:].any() and enhanced[0, :50].all()

@@ -1,0 +1,384 @@
+"""Model folders and files from strangers: no code runs, no crash, no hang."""
+
+import os
+import pickle
+import random
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.inference.restricted_yaml import load_restricted
+from tests.runs import model_of, tiny_run
+from tests.signals import noise_like, speech_like
+
+CPU = {"device": "cpu"}
+HARMLESS = (ValueError, FileNotFoundError)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    tiny_run(run)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    export_model(run, folder)
+    return folder
+
+
+@pytest.fixture
+def own_folder(model_folder, tmp_path):
+    return shutil.copytree(model_folder, tmp_path / "own")
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+# Code in the YAML file. Each would make the folder that MARK stands for.
+
+ATTACKS = [
+    "x: !apply:os.mkdir [MARK]",
+    "x: !applyref:os.mkdir [MARK]",
+    "x: !new:subprocess.Popen [[mkdir, MARK]]",
+    "x: !!python/object/apply:os.mkdir [MARK]",
+    "x: !<tag:yaml.org,2002:python/object/apply:os.mkdir> [MARK]",
+    "x: !<!apply:os.mkdir> [MARK]",
+    "%TAG !e! !apply:\n---\nx: !e!os.mkdir [MARK]",
+    'x: (!!python/object/apply:os.mkdir ["MARK"])',
+    'x: !tuple "(!!python/object/apply:os.mkdir [MARK])"',
+    "y: '!!python/object/apply:os.mkdir [MARK]'\nx: !ref (<y>)",
+    "x: [{deep: [!apply:os.mkdir [MARK]]}]",
+    "? !apply:os.mkdir [MARK]\n: key",
+]
+
+
+def test_no_code_runs_from_yaml(tmp_path):
+    path, ran = tmp_path / "a.yaml", 0
+    for number, attack in enumerate(ATTACKS):
+        # a mark of its own for each: a subprocess may be late
+        mark = tmp_path / f"mark{number}"
+        path.write_text(attack.replace("MARK", str(mark)))
+        with pytest.raises(ValueError):
+            load_restricted(path)
+        assert not mark.exists(), attack
+        try:
+            load_restricted(path, trust_code=True)
+        except Exception:
+            pass
+        ran += mark.exists()
+    assert ran >= 8  # so these attacks are real
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x: !include:other.yaml",
+        "x: !module:os",
+        "x: !name:os.system",
+        "x: !name:torch.load",
+        "x: !name:torch.hub.load",
+        "x: !new:torch.nn.modules.os.PathLike",
+        "x: !new:speechbrain.utils.checkpoints.Checkpointer [x]",
+        "x: !name:dbtransform_lobes.models.waveform.torch.load",
+        "x: !name:dbtransform_lobes.models.waveform.torch",
+        "x: !name:dbtransform_lobes.models.no_such_file.Model",
+        "x: !name:dbtransform_lobes.data.recordings.write_text",
+        "m: !new:torch.nn.ReLU {}\nx: !ref <m.forward>",
+        "x: !!set {a, b}",
+    ],
+)
+def test_names_that_are_not_of_a_model_are_refused(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(
+        ValueError, match="asks for .*could run any code; if you"
+    ):
+        load_restricted(path)
+
+
+def test_what_models_need_is_loaded(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "n: 8\nhalf: !ref <n> / 2\npair: (3, 4)\nmodel: !new:torch.nn.Linear\n"
+        "  in_features: !ref <n>\n  out_features: 2\nsame: !ref <model>\n"
+        "window: !name:torch.hann_window\n"
+        "gain: !name:dbtransform_lobes.models.waveform.unit_rms_gain\n"
+    )
+    loaded = load_restricted(path, {"n": 16})
+    assert loaded["half"] == 8 and loaded["pair"] == (3, 4)
+    assert loaded["model"].in_features == 16
+    assert loaded["same"] is loaded["model"]
+    assert loaded["window"] is torch.hann_window
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "just text", "[1, 2]", "a: [", "a: &x [*x]", "a: 1\n---\nb: 2",
+     "\x00", "a: !new:torch.nn.Linear {no: 1}", "a: !new:torch.nn.NoSuch {}",
+     "a: !ref <b>", "a: *b", "1: 2\n1: 3", "a: !new:torch.nn.Linear [1]"],
+)  # fmt: skip
+def test_broken_yaml_is_a_value_error(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    if text == "a: &x [*x]":
+        assert load_restricted(path)  # odd, but a list
+        return
+    with pytest.raises(ValueError):
+        load_restricted(path)
+
+
+def test_a_stranger_model_asks_for_trust(own_folder):
+    """A class of one's own loads with trust_code alone."""
+    path = own_folder / "hyperparams.yaml"
+    text = path.read_text()
+    path.write_text(text + "extra: !name:os.getcwd\n")
+    with pytest.raises(ValueError, match="!name:os.getcwd.*trust_code=True"):
+        EnhanceModel.from_hparams(own_folder, run_opts=CPU)
+    trusted = EnhanceModel.from_hparams(
+        own_folder, run_opts=CPU, trust_code=True
+    )
+    assert trusted.hparams.extra is os.getcwd
+
+
+def test_a_pretrainer_with_paths_is_refused(own_folder):
+    path = own_folder / "hyperparams.yaml"
+    path.write_text(path.read_text() + "  paths: {model: other/model.ckpt}\n")
+    with pytest.raises(ValueError, match="has paths of its own"):
+        EnhanceModel.from_hparams(own_folder, run_opts=CPU)
+
+
+# Code in the weights
+
+
+def test_no_code_runs_from_weights(own_folder, tmp_path):
+    mark, weights = tmp_path / "mark", own_folder / "model.ckpt"
+    attacks = {
+        "torch": lambda: torch.save({"w": Touch(mark)}, weights),
+        "legacy": lambda: torch.save(
+            {"w": Touch(mark)}, weights, _use_new_zipfile_serialization=False
+        ),
+        "pickle": lambda: weights.write_bytes(pickle.dumps(Touch(mark))),
+    }
+    for name, write in attacks.items():
+        write()
+        with pytest.raises(ValueError, match="expected a state dict"):
+            EnhanceModel.from_hparams(own_folder, run_opts=CPU)
+        assert not mark.exists(), name
+    with open(weights, "rb") as file:
+        pickle.load(file)
+    assert mark.exists()  # so the attack is real
+
+
+# Fuzz: bytes of good files are changed, cut out, put in
+
+
+def mutations(content, count, seed, first=None):
+    """Changed copies of bytes; most changes are in the first ones."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        data = bytearray(content)
+        for _ in range(rng.randint(1, 8)):
+            reach = len(data) if rng.random() < 0.3 else first or len(data)
+            place = rng.randrange(max(1, min(reach, len(data))))
+            kind = rng.randrange(4)
+            if kind == 0:
+                data[place : place + 1] = bytes([rng.randrange(256)])
+            elif kind == 1:
+                data[place : place + 4] = rng.choice(
+                    (
+                        b"\xff\xff\xff\xff",
+                        b"\x00\x00\x00\x00",
+                        b"\xff\xff\xff\x7f",
+                    )
+                )
+            elif kind == 2:
+                del data[place : place + rng.randint(1, 64)]
+            else:
+                data[place:place] = bytes(rng.randbytes(rng.randint(1, 16)))
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data) + 1) :]
+        yield bytes(data)
+
+
+def test_fuzzed_weights(own_folder):
+    path = own_folder / "model.ckpt"
+    content = path.read_bytes()
+    refused = 0
+    for data in mutations(content, 60, seed=1):
+        path.write_bytes(data)
+        try:
+            EnhanceModel.from_hparams(own_folder, run_opts=CPU)
+        except HARMLESS:
+            refused += 1
+    assert 30 <= refused
+
+
+def test_fuzzed_yaml(own_folder):
+    path = own_folder / "hyperparams.yaml"
+    content = path.read_bytes()
+    refused = 0
+    for data in mutations(content, 100, seed=2):
+        path.write_bytes(data)
+        try:
+            EnhanceModel.from_hparams(own_folder, run_opts=CPU)
+        except HARMLESS:
+            refused += 1
+    assert 50 <= refused
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "first"),
+    [(".wav", "PCM_16", 44), (".flac", "PCM_16", 60), (".ogg", "VORBIS", 200),
+     (".mp3", "MPEG_LAYER_III", 300)],
+)  # fmt: skip
+def test_fuzzed_audio(tmp_path, suffix, subtype, first):
+    """A result of the file's length, or an error; never a rest of a file."""
+    model = model_of(torch.nn.Identity())
+    path, output = tmp_path / f"a{suffix}", tmp_path / "out.wav"
+    signal = speech_like(0.2) + noise_like(0.2)
+    sf.write(path, signal, 16000, subtype=subtype)
+    content = path.read_bytes()
+    refused = 0
+    for data in mutations(content, 60, seed=3, first=first):
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                enhanced = model.enhance_file(path, output)
+                assert sf.info(output).frames == enhanced.shape[-1]
+                output.unlink()
+            except HARMLESS:
+                refused += 1
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert 5 <= refused <= 60
+
+
+def test_fuzzed_command(own_folder, tmp_path, capsys, monkeypatch):
+    """The command names what failed, enhances the rest and ends with 1."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "noisy").mkdir()
+    good = tmp_path / "noisy/good.wav"
+    sf.write(good, speech_like(0.2), 16000)
+    content = good.read_bytes()
+    for number, data in enumerate(mutations(content, 40, 4, first=44)):
+        (tmp_path / f"noisy/{number}.wav").write_bytes(data)
+    arguments = ["enhance", "noisy", "--output", "out", "--model"]
+    assert main([*arguments, str(own_folder)]) == 1
+    out, error = capsys.readouterr()
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "good.wav" in made and f"{len(made)} of 41 files" in out
+    named = [x for x in error.splitlines() if x.startswith("failed: noisy/")]
+    assert len(made) + len(named) == 41 and len(named) > 5
+
+
+# Files that are wrong in one way each
+
+
+def huge_header(kind):
+    """A WAV or FLAC of 100 samples whose header promises the impossible."""
+    if kind == "wav":
+        return (
+            b"RIFF\xff\xff\xff\xffWAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00"
+            b"\x80\x3e\x00\x00\x00\x7d\x00\x00\x02\x00\x10\x00"
+            b"data\xff\xff\xff\xff" + b"\x01\x02" * 100
+        )
+    return None
+
+
+def test_a_header_that_promises_too_much(tmp_path):
+    model = model_of(torch.nn.Identity())
+    path = tmp_path / "a.wav"
+    path.write_bytes(huge_header("wav"))
+    assert model.enhance_file(path).shape == (100,)
+    flac = tmp_path / "a.flac"
+    sf.write(flac, np.full(100, 0.1), 16000)
+    content = bytearray(flac.read_bytes())
+    content[21:26] = bytes([content[21] | 0x0F, *b"\xff\xff\xff\xff"])
+    flac.write_bytes(content)  # 2^36 - 1 samples
+    assert sf.info(flac).frames > 2**35
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            assert model.enhance_file(flac).shape == (100,)
+            assert "ends after 100 of the" in str(caught[0].message)
+        except ValueError as error:
+            assert "cut off or damaged" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"), [(24, 1), (24, 2**31 - 1), (24, 900000)]
+)
+def test_a_rate_that_no_speech_has(tmp_path, offset, value):
+    path = tmp_path / "a.wav"
+    sf.write(path, np.full(100, 0.1), 16000)
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 4] = value.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match="a.wav: the sample rate is .* expected"
+    ):
+        model_of(torch.nn.Identity()).enhance_file(path)
+
+
+def test_truncated_files(tmp_path):
+    """What is there of a WAV or MP3; an error where nothing decodes."""
+    model = model_of(torch.nn.Identity())
+    signal = speech_like(1.0)
+    for suffix in (".wav", ".flac", ".ogg", ".mp3"):
+        path = tmp_path / f"a{suffix}"
+        sf.write(path, signal, 16000)
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                length = model.enhance_file(path).shape[-1]
+            except ValueError as error:
+                assert suffix in (".flac", ".ogg"), error
+                continue
+        assert suffix in (".wav", ".mp3") and 4000 < length < 12000
+        assert suffix == ".wav" or "ends after" in str(caught[0].message)
+
+
+def test_a_full_disk_leaves_no_file(tmp_path):
+    """A limit on the size of files is what a full disk is to a writer."""
+    resource = pytest.importorskip("resource")
+    import signal as signals
+
+    model = model_of(torch.nn.Identity())
+    path = tmp_path / "a.wav"
+    sf.write(path, np.tile(speech_like(1.0), 5), 16000)
+    old = signals.signal(signals.SIGXFSZ, signals.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for suffix in (".wav", ".flac", ".ogg", ".mp3"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+            with pytest.raises(ValueError, match="writing failed.*the disk"):
+                model.enhance_file(path, tmp_path / f"b{suffix}")
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signals.signal(signals.SIGXFSZ, old)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    if not os.path.isdir("/proc/self"):
+        pytest.skip("there is no /proc, where even root cannot write")
+    sf.write(tmp_path / "a.wav", speech_like(0.1), 16000)
+    with pytest.raises(ValueError, match="/proc/self/b.wav: writing failed"):
+        model_of(torch.nn.Identity()).enhance_file(
+            tmp_path / "a.wav", "/proc/self/b.wav"
+        )

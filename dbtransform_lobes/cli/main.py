@@ -11,7 +11,14 @@ import sys
 
 from dbtransform_lobes import __version__
 
-COMMANDS = ("enhance", "mix", "export", "evaluate", "benchmark")
+COMMANDS = (
+    "enhance",
+    "mix",
+    "shards",
+    "export",
+    "evaluate",
+    "benchmark",
+)
 
 
 def build_parser():

@@ -86,6 +86,7 @@ class TrainingCrops(Dataset):
         self.source, self.examples, self.seed = source, examples, seed
         self.length = round(crop_seconds * sample_rate)
         self.snr_db, self.level_dbfs = snr_db, level_dbfs
+        self.order, self.order_number = None, None
 
     def __len__(self):
         return self.examples
@@ -106,8 +107,12 @@ class TrainingCrops(Dataset):
         """Which file the source is asked for."""
         so_far = (epoch - 1) * self.examples + position
         number, place = divmod(so_far, len(self.source))
-        order = np.random.default_rng([self.seed, number])
-        return int(order.permutation(len(self.source))[place])
+        if number != self.order_number:  # kept: a pass may have 10^6 files
+            rng = np.random.default_rng([self.seed, number])
+            draw = getattr(self.source, "order", None)
+            self.order = draw(rng) if draw else rng.permutation(len(self.source))
+            self.order_number = number
+        return int(self.order[place])
 
     def _mix(self, clean, noise, rng):
         if self.snr_db is not None and rms(noise) > 0 and rms(clean) > 0:

@@ -18,6 +18,7 @@ COMMANDS = (
     "export",
     "evaluate",
     "benchmark",
+    "benchmark-data",
 )
 
 
@@ -32,7 +33,8 @@ def build_parser():
         dest="command", metavar="COMMAND", required=True
     )
     for name in COMMANDS:
-        module = importlib.import_module(f"dbtransform_lobes.cli.{name}")
+        file = name.replace("-", "_")
+        module = importlib.import_module(f"dbtransform_lobes.cli.{file}")
         command = subparsers.add_parser(
             name,
             help=module.HELP,

@@ -110,7 +110,9 @@ class TrainingCrops(Dataset):
         if number != self.order_number:  # kept: a pass may have 10^6 files
             rng = np.random.default_rng([self.seed, number])
             draw = getattr(self.source, "order", None)
-            self.order = draw(rng) if draw else rng.permutation(len(self.source))
+            self.order = (
+                draw(rng) if draw else rng.permutation(len(self.source))
+            )
             self.order_number = number
         return int(self.order[place])
 

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import tarfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import numpy as np
 import soundfile as sf
 from tqdm import tqdm
 
+from dbtransform_lobes.data.inventory import parallel_map
 from dbtransform_lobes.data.recordings import (
     MEMBER,
     read_audio,
@@ -141,9 +141,8 @@ def write_shards(
         if not (output / name).is_file()
     ]
     failed = {}
-    for problems in tqdm(
-        _run(tasks, jobs), total=len(tasks), desc="shards", unit="shard"
-    ):
+    results = parallel_map(_write_shard, tasks, jobs)
+    for problems in tqdm(results, total=len(tasks), unit="shard"):
         failed.update(problems)
     rows = [row for name in plans for row in _scan(output / name)]
     write_text(output / INDEX, _index_text(rows))
@@ -193,14 +192,6 @@ def _claim_folder(output, plans, sample_rate, force):
         shard.unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(record, indent=2) + "\n")
-
-
-def _run(tasks, jobs):
-    if jobs == 1:
-        yield from map(_write_shard, tasks)
-        return
-    with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(_write_shard, tasks)
 
 
 def _write_shard(task):

@@ -48,10 +48,10 @@ class Recordings:
     """Speech and noise recordings, mixed anew in every example.
 
     The utterance of an index is used unless only a pause of it is met; half
-    of the crops hold another one of the same speaker after it. Noise is one or two
-    recordings (a type first, then a file, so that rare types are heard),
-    babble of training speakers, or clatter made of noise fragments; with
-    random speed, filters and rooms.
+    of the crops hold another one of the same speaker after it. Noise is one
+    or two recordings (a type first, then a file, so that rare types are
+    heard), babble of training speakers, or clatter made of noise fragments;
+    with random speed, filters and rooms.
 
     Arguments
     ---------

@@ -61,7 +61,6 @@ def test_streaming_model_steps():
         ("db_transform", "db_transform"),
         ("db_transform_small", "db_transform_small"),
         ("db_transform_dns", "db_transform"),
-        ("db_transform_timit", "db_transform"),
     ],
 )
 def test_recipe_trains_the_model_of_that_name(recipe, name, tmp_path):

@@ -54,9 +54,7 @@ def run(args):
     print(f"{'examples':10}{'workers':>8}{'in all':>9}{'per worker':>12}")
     for name, source in sources(args.recordings).items():
         for workers in args.workers:
-            speed = loading_speed(
-                source, workers, args.batches, seed=args.seed
-            )
+            speed = loading_speed(source, workers, args.batches, seed=args.seed)
             each = speed / max(workers, 1)
             print(f"{name:10}{workers:8}{speed:9.0f}{each:12.0f}", flush=True)
     return 0

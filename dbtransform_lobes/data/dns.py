@@ -5,7 +5,6 @@ Challenge", 2020, arXiv:2005.13981; its later editions have the same folders,
 at 48 kHz and with the ending ``_fullband``.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -17,14 +16,18 @@ from dbtransform_lobes.data.inventory import (
     summary,
     write_manifest,
 )
-from dbtransform_lobes.data.mix import mix_dataset
 from dbtransform_lobes.data.mixtures import SAMPLE_RATE
+from dbtransform_lobes.data.prepared import (
+    entry,
+    mix_validation,
+    read_record,
+    write_json,
+)
 from dbtransform_lobes.data.recordings import (
     audio_info,
     raise_problems,
     read_audio,
     write_audio,
-    write_text,
 )
 
 PARENTS = ("", "datasets", "datasets_fullband")
@@ -36,6 +39,7 @@ KIND_FOLDERS = {
 TEST_SETS = ("no_reverb", "with_reverb")
 # The test speakers of VoiceBank-DEMAND: who trains on them cannot test there.
 REFUSED_SPEAKERS = ("p232", "p257")
+VALID_SNRS = (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0)
 RECORD_NAME = "dns_prepare.json"
 # Who speaks, by the names of LibriVox, VCTK and CREMA-D.
 SPEAKER_PATTERNS = (
@@ -130,7 +134,7 @@ def prepare_dns(
         "seed": seed,
         "files_sha256": fingerprint(paths),
     }
-    old = _read_record(save_folder)
+    old = read_record(save_folder / RECORD_NAME)
     if all(old.get(key) == value for key, value in settings.items()):
         return old
     refused = {row["path"] for row in rows if _is_refused(row)}
@@ -140,7 +144,7 @@ def prepare_dns(
     _set_splits(kept, valid_fraction, data_folder)
     save_folder.mkdir(parents=True, exist_ok=True)
     write_manifest(save_folder / "manifest.csv", kept)
-    _write_valid(save_folder, valid_hours, seed)
+    mix_validation(save_folder, valid_hours, VALID_SNRS, seed)
     for name, items in pairs.items():
         _write_test(save_folder, name, items, sample_rate)
     record = {
@@ -150,7 +154,7 @@ def prepare_dns(
         "refused": sorted(refused),
         "problems": problems,
     }
-    write_text(save_folder / RECORD_NAME, json.dumps(record, indent=2) + "\n")
+    write_json(save_folder / RECORD_NAME, record)
     return record
 
 
@@ -323,36 +327,6 @@ def _by_id(folder, problems):
     return found
 
 
-def _read_record(save_folder):
-    try:
-        record = json.loads((save_folder / RECORD_NAME).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _write_valid(save_folder, hours, seed):
-    """Mix the held-out recordings once, as ``dbtransform mix`` does."""
-    folder = save_folder / "valid"
-    mix_dataset(
-        save_folder / "manifest.csv",
-        folder,
-        hours=0.0,
-        valid_hours=hours,
-        test_hours=0.0,
-        snrs=(-5.0, 0.0, 5.0, 10.0, 15.0, 20.0),
-        seed=seed,
-        babble=0.0,
-        force=True,
-    )
-    entries = {
-        clean.stem: _entry(folder / "noisy_validset_wav" / clean.name, clean)
-        for clean in find_audio(folder / "clean_validset_wav")
-    }
-    text = json.dumps(entries, indent=2) + "\n"
-    write_text(save_folder / "valid.json", text)
-
-
 def _write_test(save_folder, name, pairs, sample_rate):
     """The manifest of a test set; copies where the rate is another."""
     entries = {}
@@ -366,15 +340,5 @@ def _write_test(save_folder, name, pairs, sample_rate):
                 write_audio(copy, signal, sample_rate)
                 path = copy
             copies.append(path)
-        entries[number] = _entry(*copies)
-    text = json.dumps(entries, indent=2) + "\n"
-    write_text(save_folder / f"test_{name}.json", text)
-
-
-def _entry(noisy, clean):
-    info = audio_info(clean)
-    return {
-        "noisy_wav": str(noisy),
-        "clean_wav": str(clean),
-        "length": info.frames / info.samplerate,
-    }
+        entries[number] = entry(*copies)
+    write_json(save_folder / f"test_{name}.json", entries)

@@ -33,11 +33,9 @@ def dnsmos(signal, sample_rate):
 
     Raises
     ------
-    ImportError
-        If the package ``speechmos`` is missing.
     ValueError
-        If the rate is not 16000, or the signal is empty, not one channel, not
-        finite or beyond [-1, 1].
+        If the rate is not 16000, the signal is empty, not one channel, not
+        finite or beyond [-1, 1], or the package ``speechmos`` is missing.
 
     Example
     -------
@@ -63,7 +61,7 @@ def dnsmos(signal, sample_rate):
     try:
         from speechmos import dnsmos as network
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             "DNSMOS needs the package speechmos: pip install "
             f"'dbtransform[dnsmos]' ({error})"
         ) from error

@@ -173,10 +173,12 @@ def test_incomplete_test_set_is_refused(tmp_path):
     test = tree / "datasets/test_set/synthetic/no_reverb"
     (test / "clean/clean_fileid_1.wav").unlink()
     write_wav(test / "noisy/nameless.wav", speech_like(1.2))
-    write_wav(test / "clean/clean_fileid_0.wav", speech_like(1.0))
-    with pytest.raises(ValueError, match=r"\(3\)") as error:
+    stereo = np.full((16000, 2), 0.1)
+    write_wav(test / "clean/clean_fileid_0.wav", stereo)
+    with pytest.raises(ValueError, match=r"\(4\)") as error:
         find_test_pairs(tree)
-    for words in ("no partner of fileid 1", "nameless.wav", "not as long"):
+    expected = ("fileid 1", "nameless.wav", "not as long", "one channel")
+    for words in expected:
         assert words in str(error.value)
 
 

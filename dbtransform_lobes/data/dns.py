@@ -13,15 +13,15 @@ from dbtransform_lobes.data.inventory import (
     fingerprint,
     held_out,
     measure,
+    read_record,
     summary,
+    write_json,
     write_manifest,
 )
 from dbtransform_lobes.data.mixtures import SAMPLE_RATE
 from dbtransform_lobes.data.prepared import (
     entry,
     mix_validation,
-    read_record,
-    write_json,
 )
 from dbtransform_lobes.data.recordings import (
     audio_info,
@@ -308,6 +308,8 @@ def _pair_by_id(folder):
         infos = [audio_info(path) for path in (noisy[number], clean[number])]
         if len({(info.frames, info.samplerate) for info in infos}) > 1:
             problems.append(f"{noisy[number]}: not as long as its clean file")
+        if any(info.channels != 1 for info in infos):
+            problems.append(f"fileid {number}: more than one channel")
         pairs.append((f"fileid_{number}", noisy[number], clean[number]))
     if not pairs:
         problems.append("no pairs in clean/ and noisy/")

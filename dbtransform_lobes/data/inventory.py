@@ -7,6 +7,7 @@ never silently: the reasons stand in the report of the preparation.
 import csv
 import hashlib
 import io
+import json
 import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -268,3 +269,23 @@ def summary(rows, problems):
         entry["rates"] = sorted(entry["rates"])
     reasons = Counter(reason.split(":")[0] for reason in problems.values())
     return {"found": dict(sorted(found.items())), "unfit": dict(reasons)}
+
+
+def read_record(path):
+    """Return what a preparation wrote when it ended, {} if it did not.
+
+    Example
+    -------
+    >>> read_record("no_such_file.json")
+    {}
+    """
+    try:
+        record = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_json(path, content):
+    """Write JSON under a temporary name, then rename it."""
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,31 +1,10 @@
-"""What the preparations of mixed corpora share: validation sets, records."""
+"""What the preparations of mixed corpora share: validation sets, pairs."""
 
-import json
 from pathlib import Path
 
-from dbtransform_lobes.data.inventory import find_audio
+from dbtransform_lobes.data.inventory import find_audio, write_json
 from dbtransform_lobes.data.mix import mix_dataset
-from dbtransform_lobes.data.recordings import audio_info, write_text
-
-
-def read_record(path):
-    """Return what a preparation wrote when it ended, {} if it did not.
-
-    Example
-    -------
-    >>> read_record("no_such_file.json")
-    {}
-    """
-    try:
-        record = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def write_json(path, content):
-    """Write JSON under a temporary name, then rename it."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+from dbtransform_lobes.data.recordings import audio_info
 
 
 def entry(noisy, clean):

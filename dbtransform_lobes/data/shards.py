@@ -23,7 +23,11 @@ import numpy as np
 import soundfile as sf
 from tqdm import tqdm
 
-from dbtransform_lobes.data.inventory import parallel_map
+from dbtransform_lobes.data.inventory import (
+    parallel_map,
+    read_record,
+    write_json,
+)
 from dbtransform_lobes.data.recordings import (
     MEMBER,
     read_audio,
@@ -177,9 +181,7 @@ def _claim_folder(output, plans, sample_rate, force):
     plan = json.dumps([sample_rate, listed], sort_keys=True)
     digest = hashlib.sha256(plan.encode()).hexdigest()
     record = {"plan_sha256": digest, "sample_rate": sample_rate}
-    path = output / RECORD
-    old = json.loads(path.read_text("utf-8")) if path.is_file() else None
-    if old == record:
+    if read_record(output / RECORD) == record:
         return
     shards = list(output.glob("*.tar"))
     if shards and not force:
@@ -191,7 +193,7 @@ def _claim_folder(output, plans, sample_rate, force):
     for shard in [*shards, output / INDEX]:
         shard.unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_json(output / RECORD, record)
 
 
 def _write_shard(task):

@@ -17,7 +17,9 @@ from dbtransform_lobes.data.inventory import (
     fingerprint,
     held_out,
     measure,
+    read_record,
     summary,
+    write_json,
     write_manifest,
 )
 from dbtransform_lobes.data.mix import mix_testset
@@ -30,8 +32,6 @@ from dbtransform_lobes.data.mixtures import (
 )
 from dbtransform_lobes.data.prepared import (
     mix_validation,
-    read_record,
-    write_json,
     write_pairs,
 )
 from dbtransform_lobes.data.recordings import (
@@ -261,6 +261,8 @@ def find_speech(data_folder, test_set="core"):
 
 def find_noises(noise_folder, test_noises):
     """List noises, a type a folder; those of the test are of its split.
+
+    Files in no folder are of no type and not listed.
 
     Raises
     ------

@@ -11,6 +11,9 @@ VERSION = re.search(
     (ROOT / "dbtransform_lobes/__init__.py").read_text(encoding="utf-8"),
 ).group(1)
 
+# speechmos names no version of what it imports.
+DNSMOS = ["speechmos>=0.0.1.1", "onnxruntime>=1.17", "librosa>=0.10"]
+
 setup(
     name="dbtransform",
     version=VERSION,
@@ -31,7 +34,7 @@ setup(
         "ruamel.yaml>=0.18",
         "numpy>=1.26.4",
         "scipy>=1.11.4",
-        "soundfile>=0.12.1",
+        "soundfile>=0.13.0",
         "soxr>=0.5.0",
         "pesq>=0.0.4",
         "pystoi>=0.4.1",
@@ -45,7 +48,10 @@ setup(
             "matplotlib>=3.8",
             "tensorboard>=2.15",
             "olah>=0.5.4",
+            "webdataset>=1.0.2",
+            *DNSMOS,
         ],
+        "dnsmos": DNSMOS,
         "tensorboard": ["tensorboard>=2.15"],
         "plot": ["matplotlib>=3.8"],
         "pesq-loss": ["torch-pesq>=0.1.2"],

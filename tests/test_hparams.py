@@ -60,6 +60,7 @@ def test_streaming_model_steps():
     [
         ("db_transform", "db_transform"),
         ("db_transform_small", "db_transform_small"),
+        ("db_transform_dns", "db_transform"),
     ],
 )
 def test_recipe_trains_the_model_of_that_name(recipe, name, tmp_path):
@@ -83,6 +84,25 @@ def test_given_overrides_win_over_those_of_the_variant(tmp_path):
     )
     layers = [n for n in hparams["model"].state_dict() if "offset" in n]
     assert len(layers) == 1
+
+
+@pytest.mark.parametrize("recipe", ["db_transform", "db_transform_dns"])
+def test_misspelt_key_is_refused(recipe, tmp_path):
+    with pytest.raises(KeyError, match="earlyms not found in .*early|lr"):
+        load_recipe(
+            HPARAMS / f"{recipe}.yaml",
+            f"data_folder: none\noutput_folder: {tmp_path}\nearlyms: 1",
+        )
+
+
+def test_variant_adds_keys_and_replaces_the_source(tmp_path):
+    hparams, _, _ = load_recipe(
+        HPARAMS / "db_transform_dns.yaml",
+        f"data_folder: none\noutput_folder: {tmp_path}\nearly_ms: 20.0",
+    )
+    source = hparams["recordings_source"]
+    assert source.func.__name__ == "DegradedRecordings"
+    assert source.keywords["early_ms"] == 20.0
 
 
 def test_another_model_takes_the_place_of_db_transform(tmp_path):

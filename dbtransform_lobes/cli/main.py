@@ -15,12 +15,14 @@ COMMANDS = (
     "enhance",
     "info",
     "mix",
+    "shards",
     "export",
     "push",
     "evaluate",
     "curves",
     "seeds",
     "benchmark",
+    "benchmark-data",
 )
 EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav
@@ -43,7 +45,8 @@ def build_parser():
         dest="command", metavar="COMMAND", required=True
     )
     for name in COMMANDS:
-        module = importlib.import_module(f"dbtransform_lobes.cli.{name}")
+        file = name.replace("-", "_")
+        module = importlib.import_module(f"dbtransform_lobes.cli.{file}")
         command = subparsers.add_parser(
             name,
             help=module.HELP,

@@ -133,8 +133,10 @@ class TrainingCrops(Dataset):
         so_far = (epoch - 1) * self.examples + position
         number, place = divmod(so_far, len(self.source))
         if self._pass[0] != number:
-            order = np.random.default_rng([self.seed, number])
-            self._pass = number, order.permutation(len(self.source))
+            rng = np.random.default_rng([self.seed, number])
+            draw = getattr(self.source, "order", None)
+            order = draw(rng) if draw else rng.permutation(len(self.source))
+            self._pass = number, order
         return int(self._pass[1][place])
 
     def _mix(self, clean, noise, rng):

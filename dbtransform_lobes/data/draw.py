@@ -119,7 +119,7 @@ class _Drawer:
             sources = [rng.choice(self.noises, p=self.shares)]
         paths = [relative_path(item.path, self.root) for item in sources]
         length = len(read(relative_path(speech.path, self.root)))
-        offsets = [_draw_offset(rng, read(path), length) for path in paths]
+        offsets = [draw_offset(rng, read(path), length) for path in paths]
         return Mixture(
             file=f"{safe_name(speech.speaker)}_{index:03d}.wav",
             split=self.split,
@@ -145,7 +145,7 @@ class _Drawer:
         ]
 
 
-def _draw_offset(rng, noise, length):
+def draw_offset(rng, noise, length):
     """Draw a first sample whose excerpt is not a gap in the recording."""
     floor = rms(noise) * 10 ** (-MAX_DROP_DB / 20)
     offset = 0

@@ -2,12 +2,15 @@
 
 A collection is either a ``manifest.csv`` with the columns path, kind, speaker,
 split (and, if known, source and licence), its paths relative to the csv; or a
-folder whose files lie below folders named ``speech`` and ``noise``.
+folder whose files lie below folders named ``speech`` and ``noise``. A path
+may also be a range of bytes of a tar shard, see data/shards.py.
 """
 
 import csv
 import hashlib
+import io
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +18,13 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-KINDS = ("speech", "noise")
+KINDS = ("speech", "noise", "rir")
 SPLITS = ("train", "valid", "test")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 COLUMNS = ("path", "kind", "speaker", "split")
 MAX_LISTED = 20
+# A file inside a shard: its first and last byte, as in an HTTP Range header.
+MEMBER = re.compile(r"(.+\.tar)#(\d+)-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Recording:
     path : str
         Where the file is.
     kind : str
-        "speech" or "noise".
+        "speech", "noise" or "rir" (room impulse response).
     speaker : str
         Who speaks; for noise, its type.
     split : str
@@ -81,8 +86,13 @@ def raise_problems(title, problems):
     raise ValueError(f"{title} ({len(problems)}):\n{listed}")
 
 
-def audio_info(path):
-    """Return soundfile's description of a file (frames, samplerate, ...).
+def open_audio(path):
+    """Open a file, or a member of a shard (``x.tar#1024-2047``), to read.
+
+    Returns
+    -------
+    soundfile.SoundFile
+        With at least one sample.
 
     Raises
     ------
@@ -91,17 +101,32 @@ def audio_info(path):
     ValueError
         If it is not audio or has no samples.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: there is no such file")
+    member = MEMBER.fullmatch(str(path))
+    name = member[1] if member else path
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"{name}: there is no such file")
+    source = str(path)
+    if member:
+        first, last = int(member[2]), int(member[3])
+        with open(name, "rb") as shard:
+            shard.seek(first)
+            source = io.BytesIO(shard.read(last - first + 1))
     try:
-        info = sf.info(str(path))
+        file = sf.SoundFile(source)
     except (sf.LibsndfileError, RuntimeError) as error:
         raise ValueError(
             f"{path}: expected audio that soundfile can read ({error})"
         ) from error
-    if info.frames == 0:
+    if file.frames == 0:
+        file.close()
         raise ValueError(f"{path}: the file has no samples")
-    return info
+    return file
+
+
+def audio_info(path):
+    """Return frames, samplerate and channels of a file; see open_audio."""
+    with open_audio(path) as file:
+        return file
 
 
 def read_audio(path, start=0, frames=-1, sample_rate=16000):
@@ -141,21 +166,22 @@ def read_audio(path, start=0, frames=-1, sample_rate=16000):
     >>> signal.shape
     (1600,)
     """
-    info = audio_info(path)
-    ratio = info.samplerate / sample_rate
-    first = round(start * ratio)
-    if not 0 <= first < info.frames:
-        raise ValueError(
-            f"{path}: start is {start}, expected 0 to "
-            f"{int(info.frames / ratio) - 1} (samples at {sample_rate} Hz)"
-        )
-    count = -1 if frames < 0 else round(frames * ratio)
-    try:
-        signal, rate = sf.read(
-            str(path), frames=count, start=first, always_2d=True
-        )
-    except (sf.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"{path}: reading failed ({error})") from error
+    with open_audio(path) as file:
+        rate = file.samplerate
+        ratio = rate / sample_rate
+        first = round(start * ratio)
+        if not 0 <= first < file.frames:
+            raise ValueError(
+                f"{path}: start is {start}, expected 0 to "
+                f"{int(file.frames / ratio) - 1} (samples at {sample_rate} Hz)"
+            )
+        try:
+            if first:
+                file.seek(first)
+            count = -1 if frames < 0 else round(frames * ratio)
+            signal = file.read(count, always_2d=True)
+        except (sf.LibsndfileError, RuntimeError) as error:
+            raise ValueError(f"{path}: reading failed ({error})") from error
     signal = signal.mean(axis=1)
     if not np.all(np.isfinite(signal)):
         raise ValueError(
@@ -245,7 +271,7 @@ def read_recordings(source, split=None, kind=None, fractions=(0.8, 0.1, 0.1)):
     split : str, optional
         Only this split: "train", "valid" or "test".
     kind : str, optional
-        Only this kind: "speech" or "noise".
+        Only this kind: "speech", "noise" or "rir".
     fractions : tuple of float
         Shares of the speakers in train, valid and test, for a folder
         without folders of these names.
@@ -303,12 +329,16 @@ def _check_choice(name, value, choices):
 
 
 def _measure(root, rows, source):
-    """Open every file for its duration; one error for all bad ones."""
+    """Open every file for its duration; one error for all bad ones.
+
+    Manifests that say how many frames there are at which rate are believed:
+    to open a hundred thousand files at every start takes minutes.
+    """
     recordings, problems = [], []
     for row in rows:
         path = str(root / row["path"])
         try:
-            info = audio_info(path)
+            seconds = _seconds(path, row)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
@@ -318,13 +348,20 @@ def _measure(root, rows, source):
                 kind=row["kind"],
                 speaker=row["speaker"],
                 split=row["split"],
-                seconds=info.frames / info.samplerate,
+                seconds=seconds,
                 licence=row.get("licence") or "",
                 source=row.get("source") or "",
             )
         )
     raise_problems(f"{source}: missing or unreadable recordings", problems)
     return recordings
+
+
+def _seconds(path, row):
+    if row.get("frames") and row.get("sample_rate"):
+        return int(row["frames"]) / int(row["sample_rate"])
+    info = audio_info(path)
+    return info.frames / info.samplerate
 
 
 def _manifest_rows(source):

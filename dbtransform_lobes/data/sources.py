@@ -2,7 +2,8 @@
 
 A source has ``len(source)`` (its files) and
 ``source.draw(index, length, rng) -> (name, clean, noise)``. Speech and noise
-are returned apart, so that the caller sets level and SNR.
+are returned apart, so that the caller sets level and SNR. It may also have
+``source.order(rng)``: the order of one pass over the files.
 """
 
 import json
@@ -18,10 +19,24 @@ from dbtransform_lobes.data.augment import (
 )
 from dbtransform_lobes.data.mixing import rms, scale_to_dbfs, wrap_noise
 from dbtransform_lobes.data.recordings import read_audio, read_recordings
+from dbtransform_lobes.data.shards import shard_order
 
 ATTEMPTS = 8
 # A crop whose level is below this is a pause: drawn again.
 PAUSE_DBFS = -50.0
+
+
+def _of_sources(speech, sources):
+    if sources is None:
+        return speech
+    found = {voice.source for voice in speech}
+    unknown = sorted(set(sources) - found)
+    if unknown or not sources:
+        raise ValueError(
+            f"sources of speech are {', '.join(unknown) or 'none'}, expected "
+            f"some of {', '.join(sorted(found))}"
+        )
+    return [voice for voice in speech if voice.source in sources]
 
 
 def is_pause(signal):
@@ -32,10 +47,11 @@ def is_pause(signal):
 class Recordings:
     """Speech and noise recordings, mixed anew in every example.
 
-    Half of the crops hold two utterances of a speaker. Noise is one or two
-    recordings (a type first, then a file, so that rare types are heard),
-    babble of training speakers, or clatter made of noise fragments; with
-    random speed, filters and rooms.
+    The utterance of an index is used unless only a pause of it is met; half
+    of the crops hold another one of the same speaker after it. Noise is one
+    or two recordings (a type first, then a file, so that rare types are
+    heard), babble of training speakers, or clatter made of noise fragments;
+    with random speed, filters and rooms.
 
     Arguments
     ---------
@@ -45,6 +61,8 @@ class Recordings:
         Split that is read.
     sample_rate : int
         In Hz.
+    sources : list of str | None
+        Only speech of these sources (for DNS: languages); None takes all.
     babble, clatter : float
         Probabilities of these kinds of noise; recorded noise otherwise.
     second_noise : float
@@ -59,6 +77,7 @@ class Recordings:
         recordings,
         split="train",
         sample_rate=16000,
+        sources=None,
         babble=0.2,
         clatter=0.2,
         second_noise=0.4,
@@ -70,7 +89,8 @@ class Recordings:
         self.babble, self.clatter = babble, clatter
         self.second_noise, self.room = second_noise, room
         self.speech_filter, self.noise_filter = speech_filter, noise_filter
-        self.speech = read_recordings(recordings, split=split, kind="speech")
+        speech = read_recordings(recordings, split=split, kind="speech")
+        self.speech = _of_sources(speech, sources)
         self.noise = {}
         for noise in read_recordings(recordings, split=split, kind="noise"):
             self.noise.setdefault(noise.speaker, []).append(noise)
@@ -82,10 +102,13 @@ class Recordings:
     def __len__(self):
         return len(self.speech)
 
+    def order(self, rng):
+        """Order of one pass over the speech; spreads shards over ranks."""
+        return shard_order([voice.path for voice in self.speech], rng)
+
     def draw(self, index, length, rng):
         """Return (name, clean (length,), noise (length,)); see the module."""
-        del index  # every example is drawn afresh
-        name, clean = self._speech(length, rng)
+        name, clean = self._speech(index, length, rng)
         noise = self._any_noise(name, length, rng)
         if rng.random() < self.second_noise:
             second = self._any_noise(name, length, rng)
@@ -108,9 +131,11 @@ class Recordings:
             return np.zeros(length)
         return scale_to_dbfs(piece)[:length]
 
-    def _speech(self, length, rng):
-        for _ in range(ATTEMPTS):
-            first = self.speech[rng.integers(len(self.speech))]
+    def _speech(self, index, length, rng):
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                index = rng.integers(len(self.speech))
+            first = self.speech[index]
             speed = rng.uniform(0.9, 1.1)
             clean = self._piece(first, length, rng, speed)
             if len(clean) < length or rng.random() < 0.5:

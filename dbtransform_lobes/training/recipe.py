@@ -26,9 +26,9 @@ def resolve_base(hparams_file, overrides=""):
     """Find the recipe that a variant file is based on.
 
     A variant names its recipe in the key ``base`` (relative to itself) and
-    lists only what differs; with ``model_overrides`` it takes over what a
-    file of hparams/models/ changes in its own base. Overrides given win over
-    the variant's, these over the model's.
+    lists only what differs or is new; with ``model_overrides`` it takes over
+    what a file of hparams/models/ changes in its own base. Overrides given
+    win over the variant's, these over the model's.
 
     Arguments
     ---------
@@ -44,11 +44,17 @@ def resolve_base(hparams_file, overrides=""):
     overrides : str
         YAML of all overrides.
 
+    Raises
+    ------
+    KeyError
+        If a key given stands in neither file.
+
     Example
     -------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     small = Path(folder, "small.yaml")
+    ...     _ = Path(folder, "full.yaml").write_text("lr: 1\\nseed: 0")
     ...     _ = small.write_text("base: full.yaml\\nlr: 0.1\\nseed: 1")
     ...     path, overrides = resolve_base(small, "seed: 2")
     >>> Path(path).name, overrides.split()
@@ -56,18 +62,31 @@ def resolve_base(hparams_file, overrides=""):
     """
     yaml = ruamel.yaml.YAML()
     variant = _load_tree(yaml, hparams_file)
+    given = yaml.load(overrides or "") or {}
     if "base" not in variant:
+        _check_keys(given, variant, hparams_file)
         return str(hparams_file), overrides
     folder = Path(hparams_file).parent
     base, merged = folder / variant.pop("base"), CommentedMap()
+    _check_keys(given, {**_load_tree(yaml, base), **variant}, hparams_file)
     if "model_overrides" in variant:
         model = _load_tree(yaml, folder / variant.pop("model_overrides"))
         merged.update(dict(model["base"]))
     merged.update(variant)
-    merged.update(yaml.load(overrides or "") or {})
+    merged.update(given)
     stream = StringIO()
     yaml.dump(merged, stream)
     return str(base), stream.getvalue()
+
+
+def _check_keys(given, known, hparams_file):
+    """Refuse misspelt keys; HyperPyYAML would refuse a variant's new ones."""
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise KeyError(
+            f"{', '.join(unknown)} not found in {hparams_file}, expected some "
+            f"of {', '.join(known)}"
+        )
 
 
 def _load_tree(yaml, path):
@@ -80,7 +99,7 @@ def load_recipe(hparams_file, overrides=""):
     """Load a recipe or variant; returns (hparams, recipe file, overrides)."""
     hparams_file, overrides = resolve_base(hparams_file, overrides)
     with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
+        hparams = load_hyperpyyaml(file, overrides, overrides_must_match=False)
     return hparams, hparams_file, overrides
 
 

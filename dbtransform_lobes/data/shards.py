@@ -1,0 +1,275 @@
+"""Recordings in WebDataset shards: tar files of FLAC, read at random.
+
+Hundreds of thousands of small files are slow on the file systems of clusters;
+a few tar files are not. The shards are those of WebDataset
+(https://github.com/webdataset/webdataset): ``KEY.flac`` and ``KEY.json`` of a
+recording stand side by side. Beside them stands a ``manifest.csv`` whose
+paths are ranges of bytes, ``train-speech-00000.tar#1536-20479``, so that
+shards serve wherever a manifest does, and every recording can be read without
+those before it: training examples stay a function of (seed, epoch, index).
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import tarfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+from tqdm import tqdm
+
+from dbtransform_lobes.data.inventory import (
+    parallel_map,
+    read_record,
+    write_json,
+)
+from dbtransform_lobes.data.recordings import (
+    MEMBER,
+    read_audio,
+    read_recordings,
+    write_text,
+)
+
+INDEX, RECORD = "manifest.csv", "shards.json"
+INDEX_COLUMNS = (
+    "path",
+    "kind",
+    "speaker",
+    "split",
+    "source",
+    "licence",
+    "frames",
+    "sample_rate",
+)
+
+
+def shard_order(paths, rng):
+    """Random order of recordings that deals out the shards in turn.
+
+    With N shards of equal size, position p of the order lies in the same
+    shard as p + N. Ranks take every W-th position: where W divides N, no two
+    ranks read the same shard, and yet the order does not depend on W.
+
+    Arguments
+    ---------
+    paths : list of str
+        Where the recordings are; without shards, the order is simply random.
+    rng : numpy.random.Generator
+        Source of the order.
+
+    Returns
+    -------
+    numpy.ndarray
+        Every index once.
+
+    Example
+    -------
+    >>> paths = ["a.tar#0-1", "a.tar#2-3", "b.tar#0-1", "b.tar#2-3"]
+    >>> order = shard_order(paths, np.random.default_rng(0))
+    >>> [paths[i][0] for i in order]
+    ['b', 'a', 'b', 'a']
+    """
+    found = (MEMBER.fullmatch(path) for path in paths)
+    names = [match[1] if match else "" for match in found]
+    shards, shard = np.unique(names, return_inverse=True)
+    order = rng.permutation(len(paths))
+    if len(shards) == 1:
+        return order
+    turn = rng.permutation(len(shards))[shard[order]]
+    # The how-manieth of its shard each recording is.
+    by_shard = np.argsort(turn, kind="stable")
+    starts = np.searchsorted(turn[by_shard], np.arange(len(shards)))
+    place = np.empty(len(order), dtype=int)
+    place[by_shard] = np.arange(len(order)) - starts[turn[by_shard]]
+    return order[np.lexsort((turn, place))]
+
+
+def write_shards(
+    recordings, output, samples=1000, sample_rate=16000, jobs=1, force=False
+):
+    """Write the shards of a collection and their manifest.
+
+    The recordings of each split and kind are spread at random over shards of
+    equal size (to within one). A shard gets its name when it is whole; a run
+    that was stopped goes on where it was when it is started again. The
+    manifest is written last.
+
+    Arguments
+    ---------
+    recordings : str
+        A manifest or a folder, see ``read_recordings``.
+    output : str
+        Folder of the shards; made if missing.
+    samples : int
+        Recordings in a shard, at most.
+    sample_rate : int
+        Files of other rates are resampled.
+    jobs : int
+        Processes; each writes one shard at a time.
+    force : bool
+        Replace shards of other recordings or settings.
+
+    Returns
+    -------
+    dict
+        ``shards`` and ``samples`` (numbers), ``kept`` (shards of an earlier
+        run) and ``failed`` (path to reason) of recordings left out.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range or ``output`` holds other shards.
+    OSError
+        If writing fails, as on a full disk; whole shards remain.
+
+    Example
+    -------
+    >>> write_shards("manifest.csv", "shards")  # doctest: +SKIP
+    """
+    if samples < 1 or jobs < 1 or sample_rate < 1:
+        raise ValueError(
+            f"samples is {samples}, jobs is {jobs} and sample_rate is "
+            f"{sample_rate}, expected 1 or more"
+        )
+    output = Path(output)
+    plans = _plan(read_recordings(recordings), samples)
+    _claim_folder(output, plans, sample_rate, force)
+    tasks = [
+        (output / name, members, sample_rate)
+        for name, members in plans.items()
+        if not (output / name).is_file()
+    ]
+    failed = {}
+    results = parallel_map(_write_shard, tasks, jobs)
+    for problems in tqdm(results, total=len(tasks), unit="shard"):
+        failed.update(problems)
+    rows = [row for name in plans for row in _scan(output / name)]
+    write_text(output / INDEX, _index_text(rows))
+    return {
+        "shards": len(plans),
+        "samples": len(rows),
+        "kept": len(plans) - len(tasks),
+        "failed": failed,
+    }
+
+
+def _plan(recordings, samples):
+    """Map the name of every shard to its recordings."""
+    groups, plans = {}, {}
+    for item in recordings:
+        groups.setdefault((item.split, item.kind), []).append(item)
+    for (split, kind), members in sorted(groups.items()):
+        count = math.ceil(len(members) / samples)
+        order = np.random.default_rng(0).permutation(len(members))
+        for number in range(count):
+            chosen = [members[i] for i in order[number::count]]
+            plans[f"{split}-{kind}-{number:05d}.tar"] = chosen
+    return plans
+
+
+def _claim_folder(output, plans, sample_rate, force):
+    """Write the record of what the shards hold, or refuse the folder."""
+    listed = {
+        name: [asdict(item) for item in members]
+        for name, members in plans.items()
+    }
+    plan = json.dumps([sample_rate, listed], sort_keys=True)
+    digest = hashlib.sha256(plan.encode()).hexdigest()
+    record = {"plan_sha256": digest, "sample_rate": sample_rate}
+    if read_record(output / RECORD) == record:
+        return
+    shards = list(output.glob("*.tar"))
+    if shards and not force:
+        raise ValueError(
+            f"{output} holds {len(shards)} shards of other recordings or "
+            "settings, expected an empty folder; choose another --output, or "
+            "replace them with --force"
+        )
+    for shard in [*shards, output / INDEX]:
+        shard.unlink(missing_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / RECORD, record)
+
+
+def _write_shard(task):
+    """Write one shard; return {path: reason} of what cannot be read."""
+    path, members, sample_rate = task
+    temporary = path.with_name(f".{path.name}.tmp")
+    failed = {}
+    try:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for number, item in enumerate(members):
+                try:
+                    signal = read_audio(item.path, sample_rate=sample_rate)
+                except (ValueError, OSError) as error:
+                    failed[item.path] = str(error)
+                    continue
+                _add_sample(tar, f"{number:06d}", item, signal, sample_rate)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"{path}: writing failed ({error}); make room on the disk and "
+            "start again: whole shards are kept"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return failed
+
+
+def _add_sample(tar, key, item, signal, sample_rate):
+    row = {
+        "kind": item.kind,
+        "speaker": item.speaker,
+        "split": item.split,
+        "source": item.source,
+        "licence": item.licence,
+        "frames": len(signal),
+        "sample_rate": sample_rate,
+        "original": Path(item.path).name,
+    }
+    audio = _flac(signal, sample_rate, 24 if item.kind == "rir" else 16)
+    # The description first, so that one pass finds it before the audio.
+    for suffix, data in (("json", json.dumps(row).encode()), ("flac", audio)):
+        member = tarfile.TarInfo(f"{key}.{suffix}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+def _flac(signal, sample_rate, bits):
+    """FLAC of a signal; tails of impulse responses want 24 bits."""
+    scale = 2 ** (bits - 1)
+    steps = np.clip(np.round(signal * scale), -scale, scale - 1)
+    file = io.BytesIO()
+    # soundfile keeps the upper bits of 32.
+    steps = steps.astype(np.int32) << (32 - bits)
+    sf.write(file, steps, sample_rate, format="FLAC", subtype=f"PCM_{bits}")
+    return file.getvalue()
+
+
+def _scan(path):
+    """Rows of the index of one shard, from the shard itself."""
+    rows = []
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if member.name.endswith(".json"):
+                row = json.loads(tar.extractfile(member).read())
+                continue
+            first = member.offset_data
+            last = first + member.size - 1
+            rows.append({**row, "path": f"{path.name}#{first}-{last}"})
+    return rows
+
+
+def _index_text(rows):
+    stream = io.StringIO()
+    writer = csv.DictWriter(
+        stream, INDEX_COLUMNS, extrasaction="ignore", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,70 @@
+"""DNSMOS P.835: mean opinion scores that a network predicts, no reference.
+
+C. K. A. Reddy, V. Gopal, R. Cutler, "DNSMOS P.835: A non-intrusive perceptual
+objective speech quality metric to evaluate noise suppressors", ICASSP 2022,
+arXiv:2110.01763. The networks are inside the package ``speechmos``.
+"""
+
+import numpy as np
+
+SAMPLE_RATE = 16000
+# Their names in the paper to those in the package.
+SCORES = {"SIG": "sig_mos", "BAK": "bak_mos", "OVRL": "ovrl_mos"}
+
+
+def dnsmos(signal, sample_rate):
+    """Predict the scores of speech, background and both, from 1 to 5.
+
+    Signals shorter than 9.01 s are repeated, of longer ones windows of that
+    length are averaged, one a second; both inside the package. The level
+    counts: do not normalise.
+
+    Arguments
+    ---------
+    signal : numpy.ndarray
+        Samples (L,), within [-1, 1].
+    sample_rate : int
+        16000.
+
+    Returns
+    -------
+    dict
+        SIG, BAK and OVRL of P.835, and P808, as floats.
+
+    Raises
+    ------
+    ValueError
+        If the rate is not 16000, the signal is empty, not one channel, not
+        finite or beyond [-1, 1], or the package ``speechmos`` is missing.
+
+    Example
+    -------
+    >>> dnsmos(np.zeros((2, 3)), 16000)
+    Traceback (most recent call last):
+    ...
+    ValueError: the signal has shape (2, 3), expected (L,) with L > 0
+    """
+    signal = np.asarray(signal, dtype=np.float64)
+    if signal.ndim != 1 or not signal.size:
+        raise ValueError(
+            f"the signal has shape {signal.shape}, expected (L,) with L > 0"
+        )
+    if sample_rate != SAMPLE_RATE:
+        raise ValueError(
+            f"sample_rate is {sample_rate}, expected {SAMPLE_RATE}: resample"
+        )
+    if not np.all(np.isfinite(signal)) or np.max(np.abs(signal)) > 1:
+        raise ValueError(
+            "samples are not finite or beyond [-1, 1], expected audio that is "
+            "not clipped when it is written: lower its level"
+        )
+    try:
+        from speechmos import dnsmos as network
+    except ImportError as error:
+        raise ValueError(
+            "DNSMOS needs the package speechmos: pip install "
+            f"'dbtransform[dnsmos]' ({error})"
+        ) from error
+    found = network.run(signal, SAMPLE_RATE)
+    scores = {name: float(found[key]) for name, key in SCORES.items()}
+    return {**scores, "P808": float(found["p808_mos"])}

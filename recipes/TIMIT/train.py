@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Train DB-Transform on TIMIT in noise.
+
+usage: python train.py hparams/db_transform_timit.yaml --data_folder=TIMIT
+    --noise_folder=DIR --test_noises=[babble,factory1]
+"""
+
+import sys
+
+import speechbrain as sb
+from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from timit_prepare import prepare_timit
+
+from dbtransform_lobes.training.brain import EnhanceBrain
+from dbtransform_lobes.training.recipe import (
+    load_recipe,
+    save_versions,
+    training_set,
+    whole_files,
+)
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    ddp_init_group(run_opts)
+    hparams, hparams_file, overrides = load_recipe(hparams_file, overrides)
+    sb.create_experiment_directory(
+        hparams["output_folder"], hparams_file, overrides
+    )
+    run_on_main(save_versions, args=[hparams["output_folder"]])
+    run_on_main(
+        prepare_timit,
+        kwargs={
+            "data_folder": hparams["data_folder"],
+            "noise_folder": hparams["noise_folder"],
+            "save_folder": hparams["save_folder"],
+            "test_noises": hparams["test_noises"],
+            "test_set": hparams["test_set"],
+            "snrs": hparams["snrs"],
+            "test_mixtures": hparams["test_mixtures"],
+            "valid_fraction": hparams["valid_fraction"],
+            "valid_hours": hparams["valid_hours"],
+            "jobs": max(hparams["num_workers"], 1),
+            "seed": hparams["seed"],
+            "skip_prep": hparams["skip_prep"],
+        },
+    )
+    rate = hparams["sample_rate"]
+    # Manifests of this recipe hold whole paths.
+    train_data, train_loader = training_set(hparams, data_root="")
+    valid_data = whole_files(
+        hparams["valid_json"], "", rate, hparams["valid_files"], hparams["seed"]
+    )
+    test_data = whole_files(hparams["test_json"], "", rate)
+
+    brain = EnhanceBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.train_sampler = train_loader["sampler"]
+    brain.fit(
+        hparams["epoch_counter"],
+        train_data,
+        valid_data,
+        train_loader_kwargs=train_loader,
+        valid_loader_kwargs=hparams["valid_loader"],
+    )
+    brain.evaluate(
+        test_data, max_key="pesq", test_loader_kwargs=hparams["valid_loader"]
+    )

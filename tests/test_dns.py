@@ -1,0 +1,193 @@
+"""The data of the DNS Challenge: what is found, refused and left out."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from dbtransform_lobes.data.dns import find_test_pairs, prepare_dns
+from dbtransform_lobes.data.inventory import check_file, parallel_map
+from dbtransform_lobes.data.recordings import read_recordings
+from tests.corpora import CLEAN, NOISE, ROOMS, dns_tree
+from tests.signals import speech_like, write_wav
+
+
+def prepare(data, save, **options):
+    return prepare_dns(data, save, valid_hours=2 / 3600, **options)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dns")
+    tree = dns_tree(folder / "tree")
+    return tree, folder / "save", prepare(tree, folder / "save")
+
+
+def test_languages_noises_and_rooms_are_found(prepared):
+    _, save, record = prepared
+    found = {name: entry["files"] for name, entry in record["found"].items()}
+    assert found == {
+        "noise noise": len(NOISE),
+        "rir SLR26": 1,
+        "rir SLR28": 1,  # the two noises of SLR28 are none
+        "speech french_speech": 1,
+        "speech german_speech": 2,
+        "speech read_speech": 3,
+        "speech vctk_wav48_silence_trimmed": 1,
+    }
+    read_speech = record["found"]["speech read_speech"]
+    assert read_speech["speakers"] == 2 and read_speech["rates"] == [16000]
+    german = record["found"]["speech german_speech"]
+    assert german["speakers"] == 1  # two books of one reader
+    assert german["hours"] == pytest.approx(2.5 / 3600, abs=2e-4)
+    rooms = read_recordings(save / "manifest.csv", kind="rir")
+    assert len(rooms) == len(ROOMS)
+
+
+def test_test_speakers_of_voicebank_are_refused(prepared):
+    _, save, record = prepared
+    refused = [path.split("/")[-1] for path in record["refused"]]
+    assert refused == ["p232_001_mic1.wav", "p257_001_mic2.wav"]
+    speech = read_recordings(save / "manifest.csv", kind="speech")
+    assert len(speech) == len(CLEAN) - 2
+    assert "p225" in {item.speaker for item in speech}
+    assert not {"p232", "p257"} & {item.speaker for item in speech}
+
+
+def test_no_speaker_and_no_noise_is_in_two_splits(prepared):
+    _, save, _ = prepared
+    sides = {}
+    for split in ("train", "valid"):
+        for kind in ("speech", "noise"):
+            found = read_recordings(save / "manifest.csv", split, kind)
+            key = "speaker" if kind == "speech" else "path"
+            sides[split, kind] = {getattr(item, key) for item in found}
+            assert sides[split, kind]
+    for kind in ("speech", "noise"):
+        assert not sides["train", kind] & sides["valid", kind]
+
+
+def test_validation_and_test_pairs(prepared):
+    tree, save, record = prepared
+    assert record["test_sets"] == {"no_reverb": 2, "with_reverb": 2}
+    for name in ("valid", "test_no_reverb", "test_with_reverb"):
+        entries = json.loads((save / f"{name}.json").read_text())
+        assert entries
+        for key, entry in entries.items():
+            clean, rate = sf.read(entry["clean_wav"])
+            noisy, _ = sf.read(entry["noisy_wav"])
+            assert rate == 16000 and len(clean) == len(noisy)
+            assert entry["length"] == len(clean) / 16000
+            # Each clean file resembles its own noisy file.
+            assert np.corrcoef(clean, noisy)[0, 1] > 0.4
+            if name != "valid":
+                assert entry["clean_wav"].endswith(f"/clean_{key}.wav")
+
+
+def test_second_call_does_nothing_and_new_files_are_seen(prepared, tmp_path):
+    tree = dns_tree(tmp_path / "tree")
+    save = tmp_path / "save"
+    first = prepare(tree, save)
+    times = {p: p.stat().st_mtime_ns for p in save.rglob("*")}
+    assert prepare(tree, save) == first
+    assert times == {p: p.stat().st_mtime_ns for p in save.rglob("*")}
+    new = tree / "datasets/clean/spanish_speech/a_1.wav"
+    write_wav(new, speech_like(1.2, 77))
+    assert "speech spanish_speech" in prepare(tree, save)["found"]
+    assert prepare(tree, save, skip_prep=True) == {}
+
+
+def test_fullband_tree_is_resampled(tmp_path):
+    tree = dns_tree(tmp_path / "tree", 48000, suffix="_fullband")
+    record = prepare(tree, tmp_path / "save", jobs=2)
+    assert record["found"]["speech read_speech"]["rates"] == [48000]
+    entries = json.loads((tmp_path / "save/test_no_reverb.json").read_text())
+    for entry in entries.values():
+        for key in ("clean_wav", "noisy_wav"):
+            info = sf.info(entry[key])
+            assert info.samplerate == 16000
+            assert info.duration == entry["length"] == 1.2
+
+
+BAD = {
+    "text.wav": ("unreadable", None, 16000),
+    "empty.wav": ("unreadable", np.zeros(0), 16000),
+    "nan.wav": ("unreadable", np.full(20000, np.nan), 16000),
+    "short.wav": ("too short", np.full(800, 0.1), 16000),
+    "silent.wav": ("silent", np.zeros(20000), 16000),
+    "clipped.wav": (
+        "clipped",
+        np.clip(9 * speech_like(1.2, 1), -1, 1),
+        16000,
+    ),
+    "stereo.wav": ("channels", np.full((20000, 2), 0.1), 16000),
+    "narrow.wav": ("rate", np.full(20000, 0.1), 8000),
+}
+
+
+def test_unfit_files_are_left_out_and_listed(tmp_path):
+    tree = dns_tree(tmp_path / "tree")
+    folder = tree / "datasets/clean/bad"
+    folder.mkdir()
+    for name, (_, signal, rate) in BAD.items():
+        if signal is None:
+            (folder / name).write_text("no audio")
+        else:
+            sf.write(folder / name, signal, rate, subtype="FLOAT")
+    record = prepare(tree, tmp_path / "save")
+    reasons = {
+        path.split("/")[-1]: problem.split(":")[0]
+        for path, problem in record["problems"].items()
+    }
+    assert reasons == {name: reason for name, (reason, *_) in BAD.items()}
+    assert record["unfit"]["unreadable"] == 3
+    kept = read_recordings(tmp_path / "save/manifest.csv")
+    assert not any("/bad/" in item.path for item in kept)
+
+
+def test_a_loud_file_is_no_clipped_file(tmp_path):
+    signal = speech_like(1.2, 1)
+    signal /= np.abs(signal).max()
+    sf.write(tmp_path / "loud.wav", signal, 16000)
+    frames, rate, problem = check_file(tmp_path / "loud.wav", "speech", 16000)
+    assert (frames, rate, problem) == (19200, 16000, "")
+
+
+def test_missing_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        prepare(tmp_path / "nowhere", tmp_path / "save")
+    write_wav(tmp_path / "tree/datasets/clean/a/b_1.wav", speech_like(1.1))
+    with pytest.raises(ValueError, match="noise: no audio below noise or"):
+        prepare(tmp_path / "tree", tmp_path / "save")
+    write_wav(tmp_path / "tree/datasets/noise/n.wav", speech_like(1.1))
+    with pytest.raises(ValueError, match="two names or more"):
+        prepare(tmp_path / "tree", tmp_path / "save")
+    with pytest.raises(ValueError, match="expected 16000"):
+        prepare(tmp_path / "tree", tmp_path / "save", sample_rate=48000)
+    assert not (tmp_path / "save").exists()
+
+
+def test_incomplete_test_set_is_refused(tmp_path):
+    tree = dns_tree(tmp_path / "tree")
+    test = tree / "datasets/test_set/synthetic/no_reverb"
+    (test / "clean/clean_fileid_1.wav").unlink()
+    write_wav(test / "noisy/nameless.wav", speech_like(1.2))
+    stereo = np.full((16000, 2), 0.1)
+    write_wav(test / "clean/clean_fileid_0.wav", stereo)
+    with pytest.raises(ValueError, match=r"\(4\)") as error:
+        find_test_pairs(tree)
+    expected = ("fileid 1", "nameless.wav", "not as long", "one channel")
+    for words in expected:
+        assert words in str(error.value)
+
+
+def die(task):
+    import os
+
+    os._exit(task)
+
+
+def test_a_process_that_dies_is_reported():
+    with pytest.raises(OSError, match="fewer jobs"):
+        list(parallel_map(die, [1, 1], jobs=2))

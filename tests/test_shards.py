@@ -1,0 +1,227 @@
+"""Shards: what they hold, who reads what, and what survives a failure."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import webdataset
+from torch.utils.data import DataLoader, DistributedSampler
+
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
+from dbtransform_lobes.data.recordings import read_audio, read_recordings
+from dbtransform_lobes.data.shards import shard_order, write_shards
+from dbtransform_lobes.data.sources import Recordings
+from tests.corpora import room
+from tests.signals import noise_like, speech_like, write_wav
+
+ROOT = Path(__file__).resolve().parents[1]
+NUM_SPEECH = 14
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    for seed in range(NUM_SPEECH):
+        path = folder / f"speech/train/s{seed % 3}/{seed}.wav"
+        write_wav(path, speech_like(0.3 + 0.01 * seed, seed))
+    for seed in range(3):
+        write_wav(folder / f"noise/train/n{seed}/0.wav", noise_like(0.2, seed))
+    write_wav(folder / "rir/train/small/0.wav", room(), 16000)
+    write_wav(
+        folder / "speech/valid/v/0.wav", speech_like(0.5, 50, 48000), 48000
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(recordings, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    report = write_shards(recordings, folder, samples=4)
+    assert report == {"shards": 7, "samples": 19, "kept": 0, "failed": {}}
+    return folder
+
+
+def originals(folder):
+    """Samples of every file by its duration, speaker and kind."""
+    found = read_recordings(folder)
+    return {
+        (item.kind, item.speaker, item.split, round(item.seconds * 16000)): (
+            read_audio(item.path)
+        )
+        for item in found
+    }
+
+
+def test_shards_hold_what_the_files_hold(recordings, shards):
+    before, after = originals(recordings), originals(shards / "manifest.csv")
+    assert before.keys() == after.keys() and len(before) == 19
+    for key, samples in before.items():
+        if key[0] == "speech" and key[2] == "valid":  # was resampled
+            np.testing.assert_allclose(after[key], samples, atol=2**-15)
+        else:
+            np.testing.assert_array_equal(after[key], samples)
+    sizes = Counter(
+        item.path.split("#")[0]
+        for item in read_recordings(shards / "manifest.csv", "train", "speech")
+    )
+    assert sorted(sizes.values()) == [3, 3, 4, 4]
+
+
+def test_a_part_of_a_member_is_read(shards):
+    item = read_recordings(shards / "manifest.csv", "train", "speech")[0]
+    whole = read_audio(item.path)
+    np.testing.assert_array_equal(
+        read_audio(item.path, 1000, 500), whole[1000:1500]
+    )
+    with pytest.raises(ValueError, match="expected audio"):
+        read_audio(item.path.split("#")[0] + "#0-511")
+    with pytest.raises(FileNotFoundError, match="gone.tar"):
+        read_audio(str(shards / "gone.tar#0-511"))
+
+
+def test_webdataset_reads_them(shards):
+    urls = sorted(str(path) for path in shards.glob("train-speech-*.tar"))
+    data = webdataset.WebDataset(urls, shardshuffle=False)
+    seen = []
+    for sample in data:
+        row = json.loads(sample["json"])
+        assert sample["flac"][:4] == b"fLaC"
+        seen.append(row["original"])
+    assert len(set(seen)) == len(seen) == NUM_SPEECH
+
+
+def test_equal_recordings_give_equal_shards(recordings, shards, tmp_path):
+    write_shards(recordings, tmp_path, samples=4, jobs=2)
+    for path in shards.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+# Who reads what
+
+
+class Names(Recordings):
+    """Gives the path that an index stands for, and no sound."""
+
+    def draw(self, index, length, rng):
+        path = self.speech[index].path
+        return path, np.zeros(length), np.zeros(length)
+
+
+def epoch_of(shards, ranks, rank, workers, examples):
+    """Paths that one rank reads in an epoch, in batches of 2."""
+    crops = TrainingCrops(Names(shards / "manifest.csv"), examples, 0.01)
+    sampler = DistributedSampler(
+        EpochSampler(examples), ranks, rank, shuffle=False
+    )
+    keys = [(1, position) for position in sampler]
+    loader = DataLoader(crops, 2, sampler=keys, num_workers=workers)
+    return [name.rsplit("@")[0] for batch in loader for name in batch["id"]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_and_workers_share_an_epoch(shards, workers):
+    """Equal steps, no recording twice, and shards of their own."""
+    ranks = [epoch_of(shards, 2, rank, workers, 12) for rank in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == 6
+    assert len(set(ranks[0] + ranks[1])) == 12
+    alone = epoch_of(shards, 1, 0, workers, 12)
+    assert alone[0::2] == ranks[0] and alone[1::2] == ranks[1]
+    mine, others = ({p.split("#")[0] for p in paths} for paths in ranks)
+    assert len(mine) == len(others) == 2 and not mine & others
+
+
+@pytest.mark.parametrize("sizes", [(3, 3, 3, 3), (4, 3, 3), (1, 5), (6,)])
+def test_order_equals_its_literal_twin(sizes):
+    """Shards in a random order are dealt from, each shuffled."""
+    paths = [f"{s}.tar#{i}-{i}" for s, n in enumerate(sizes) for i in range(n)]
+    order = shard_order(paths, np.random.default_rng(4))
+    rng = np.random.default_rng(4)
+    shuffled = rng.permutation(len(paths))
+    turns = rng.permutation(len(sizes)) if len(sizes) > 1 else [0]
+    queues = {turn: [] for turn in turns}
+    for i in shuffled:
+        queues[turns[int(paths[i].split(".")[0])]].append(int(i))
+    twin = []
+    while any(queues.values()):
+        for turn in sorted(queues):
+            if queues[turn]:
+                twin.append(queues[turn].pop(0))
+    assert order.tolist() == twin
+    assert sorted(twin) == list(range(len(paths)))
+    other = shard_order(paths, np.random.default_rng(5))
+    assert other.tolist() != twin
+
+
+def test_files_are_in_a_random_order():
+    order = shard_order(["a.wav", "b.wav", "c.wav"], np.random.default_rng(1))
+    expected = np.random.default_rng(1).permutation(3)
+    assert order.tolist() == expected.tolist()
+
+
+# Failures
+
+
+def limited(limit):
+    """Let the system refuse files beyond a size, as a full disk does."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def shards_command(recordings, output, limit):
+    return subprocess.run(
+        [sys.executable, "-m", "dbtransform_lobes.cli.main", "shards"]
+        + [str(recordings), "--output", str(output), "--samples", "4"],
+        cwd=ROOT,
+        preexec_fn=lambda: limited(limit),
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_full_disk_keeps_whole_shards_and_goes_on(recordings, shards, tmp_path):
+    done = shards_command(recordings, tmp_path, 2**15)
+    assert done.returncode == 1
+    assert "make room on the disk" in done.stderr
+    kept = {path.name for path in tmp_path.glob("*.tar")}
+    assert 0 < len(kept) < 7 and not list(tmp_path.glob(".*"))
+    assert not (tmp_path / "manifest.csv").exists()
+    done = shards_command(recordings, tmp_path, 2**30)
+    assert done.returncode == 0, done.stderr
+    assert f"7 shards, {len(kept)} of them from an earlier" in done.stdout
+    for path in shards.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+def test_other_shards_are_replaced_by_force_only(recordings, tmp_path, capsys):
+    command = ["shards", str(recordings), "--output", str(tmp_path)]
+    assert main([*command, "--samples", "9"]) == 0
+    assert main([*command, "--samples", "3"]) == 1
+    assert "--force" in capsys.readouterr().err
+    assert main([*command, "--samples", "3", "--force"]) == 0
+    assert len(list(tmp_path.glob("train-speech*.tar"))) == 5
+    assert main([*command, "--samples", "0"]) == 1
+
+
+def test_unreadable_recordings_are_left_out_and_listed(tmp_path, capsys):
+    for name in "abc":
+        write_wav(tmp_path / f"in/speech/train/x/{name}.wav", speech_like(0.3))
+    bad = tmp_path / "in/speech/train/x/b.wav"
+    sf.write(bad, np.full(3000, np.nan), 16000, subtype="FLOAT")
+    command = ["shards", str(tmp_path / "in"), "--output", str(tmp_path / "o")]
+    assert main(command) == 1
+    output = capsys.readouterr()
+    assert "b.wav: samples are not finite" in output.err
+    assert "2 recordings in 1 shards" in output.out
+    (path,) = (tmp_path / "o").glob("*.tar")
+    with tarfile.open(path) as tar:
+        assert len(tar.getnames()) == 4
+    assert len(read_recordings(tmp_path / "o/manifest.csv")) == 2

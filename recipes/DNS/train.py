@@ -11,11 +11,10 @@ import speechbrain as sb
 from dns_prepare import prepare_dns
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
-from dbtransform_lobes.training.brain import EnhanceBrain
 from dbtransform_lobes.training.recipe import (
     load_recipe,
     save_versions,
-    training_set,
+    train_model,
     whole_files,
 )
 
@@ -42,26 +41,7 @@ if __name__ == "__main__":
     )
     rate = hparams["sample_rate"]
     # Manifests of this recipe hold whole paths.
-    train_data, train_loader = training_set(hparams, data_root="")
-    valid_data = whole_files(
-        hparams["valid_json"], "", rate, hparams["valid_files"], hparams["seed"]
-    )
-
-    brain = EnhanceBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.train_sampler = train_loader["sampler"]
-    brain.fit(
-        hparams["epoch_counter"],
-        train_data,
-        valid_data,
-        train_loader_kwargs=train_loader,
-        valid_loader_kwargs=hparams["valid_loader"],
-    )
+    brain = train_model(hparams, run_opts, data_root="")
     for manifest in sorted(Path(hparams["save_folder"]).glob("test_*.json")):
         # Each test set has enhanced files and scores in a folder of its own.
         folder = str(Path(hparams["enhanced_folder"], manifest.stem))

@@ -11,11 +11,10 @@ import speechbrain as sb
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 from timit_prepare import prepare_timit
 
-from dbtransform_lobes.training.brain import EnhanceBrain
 from dbtransform_lobes.training.recipe import (
     load_recipe,
     save_versions,
-    training_set,
+    train_model,
     whole_files,
 )
 
@@ -46,27 +45,8 @@ if __name__ == "__main__":
     )
     rate = hparams["sample_rate"]
     # Manifests of this recipe hold whole paths.
-    train_data, train_loader = training_set(hparams, data_root="")
-    valid_data = whole_files(
-        hparams["valid_json"], "", rate, hparams["valid_files"], hparams["seed"]
-    )
+    brain = train_model(hparams, run_opts, data_root="")
     test_data = whole_files(hparams["test_json"], "", rate)
-
-    brain = EnhanceBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.train_sampler = train_loader["sampler"]
-    brain.fit(
-        hparams["epoch_counter"],
-        train_data,
-        valid_data,
-        train_loader_kwargs=train_loader,
-        valid_loader_kwargs=hparams["valid_loader"],
-    )
     brain.evaluate(
         test_data, max_key="pesq", test_loader_kwargs=hparams["valid_loader"]
     )

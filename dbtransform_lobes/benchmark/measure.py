@@ -308,14 +308,17 @@ def time_training(candidates, threads, repeats=5, seed=0):
     -------
     list of dict
         ``model``, ``threads``, ``seconds`` (of every repeat),
-        ``audio_seconds_per_second`` (median).
+        ``audio_seconds_per_second`` (median). Models for which the memory
+        does not suffice are left out.
     """
     heard = TRAINING["crop_seconds"] * TRAINING["batch_size"]
-    runs = {
-        candidate.name: _training_step(candidate, seed)
-        for candidate in candidates
-    }
     with using_threads(threads):
+        with memory_limit():
+            runs = {
+                candidate.name: _training_step(candidate, seed)
+                for candidate in candidates
+            }
+            runs = {n: step for n, step in runs.items() if _has_memory(step)}
         seconds = interleaved(runs, repeats)
     for candidate in candidates:
         candidate.model.eval()
@@ -471,29 +474,41 @@ def _send_peak(sender, name, length, threads, seed):
     torch.set_num_threads(threads)
     candidate = load_candidate(name, seed)
     noisy = candidate.noise(length, seed=seed)
-    _refuse_more_than_available()
     _reset_peak()
     before = _peak_bytes()
+    with memory_limit(), torch.inference_mode():
+        able = _has_memory(partial(candidate.enhance, noisy))
+    sender.send(_peak_bytes() - before if able else None)
+
+
+def _has_memory(function):
+    """Call a function; whether its allocations succeeded."""
     try:
-        with torch.inference_mode():
-            candidate.enhance(noisy)
+        function()
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "alloc" not in str(error):
             raise
-        sender.send(None)
-    else:
-        sender.send(_peak_bytes() - before)
+        return False
+    return True
 
 
-def _refuse_more_than_available():
+@contextmanager
+def memory_limit():
     """Let allocations fail that would make the machine kill processes."""
-    if sys.platform == "linux":
-        available = _kilobytes("/proc/meminfo", "MemAvailable")
-        mapped = _kilobytes("/proc/self/status", "VmSize")
-        limit = int((mapped + 0.9 * available) * 1024)
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        if hard == resource.RLIM_INFINITY or limit < hard:
-            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    if sys.platform != "linux":
+        yield
+        return
+    available = _kilobytes("/proc/meminfo", "MemAvailable")
+    mapped = _kilobytes("/proc/self/status", "VmSize")
+    limit = int((mapped + 0.9 * available) * 1024)
+    before, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
 
 
 def _reset_peak():

@@ -89,14 +89,7 @@ def compare_systems(
         check_plot(f"plot.{suffix}")
     reference = _reference(systems, reference)
     clean_files, known, aliases = _read_clean(clean, conditions)
-    estimates = {
-        system: {
-            aliases.get(name, name): path
-            for name, path in list_audio(folder).items()
-        }
-        for system, folder in systems.items()
-    }
-    _check_names(clean_files, estimates, systems)
+    estimates = _read_estimates(systems, clean_files, aliases)
     rows = _score_systems(clean_files, estimates, known, jobs, progress)
     report = {
         **summarise_systems(rows, reference),
@@ -172,15 +165,22 @@ def _read_manifest(path):
     return files, known, aliases
 
 
-def _check_names(clean_files, estimates, systems):
-    """Refuse a system without any of the files: the folder is wrong."""
-    for system, files in estimates.items():
+def _read_estimates(systems, clean_files, aliases):
+    """Return the files of each system by the name of the clean file."""
+    estimates = {}
+    for system, folder in systems.items():
+        files = {
+            aliases.get(name, name): path
+            for name, path in list_audio(folder).items()
+        }
         if not files.keys() & clean_files.keys():
             raise ValueError(
-                f"{systems[system]} ({system}) holds no file of the name of a "
-                f"clean file: it has {next(iter(files))}, expected "
+                f"{folder} ({system}) holds no file of the name of a clean "
+                f"file: it has {next(iter(files))}, expected "
                 f"{next(iter(clean_files))}; give another folder"
             )
+        estimates[system] = files
+    return estimates
 
 
 def _score_systems(clean_files, estimates, known, jobs, progress):
@@ -231,18 +231,15 @@ def summarise_systems(rows, reference):
     >>> summary["num_compared"], summary["silent"]
     (0, ['x'])
     """
-    table, left_out = {}, {}
+    table = {}
     for row in rows:
         table.setdefault(row["system"], {})[row["file"]] = row
-        if row["status"] not in (SCORED, SILENT):
-            reasons = left_out.setdefault(row["file"], {})
-            reasons[row["system"]] = row["reason"]
     files = table[reference]
-    compared = [
-        name
+    statuses = {
+        name: {table[system][name]["status"] for system in table}
         for name in files
-        if all(table[system][name]["status"] == SCORED for system in table)
-    ]
+    }
+    compared = [name for name in files if statuses[name] == {SCORED}]
     metrics = metric_names(rows)
     by_snr, snr_ranges = group_by_snr(files, compared)
     by_noise = group_by_noise(files, compared)
@@ -260,13 +257,19 @@ def summarise_systems(rows, reference):
             {"noise": noise, **_summary(table, names, reference, metrics)}
             for noise, names in by_noise.items()
         ],
-        "silent": [
-            name
-            for name in files
-            if any(table[system][name]["status"] == SILENT for system in table)
-        ],
-        "left_out": left_out,
+        "silent": [name for name in files if SILENT in statuses[name]],
+        "left_out": _left_out(rows),
     }
+
+
+def _left_out(rows):
+    """Return the reasons by file and system of all that was not scored."""
+    left_out = {}
+    for row in rows:
+        if row["status"] not in (SCORED, SILENT):
+            reasons = left_out.setdefault(row["file"], {})
+            reasons[row["system"]] = row["reason"]
+    return left_out
 
 
 def _summary(table, names, reference, metrics):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dbtransform_lobes.benchmark import measure
+from dbtransform_lobes.benchmark import measure, memory
 from dbtransform_lobes.benchmark.candidates import (
     available_names,
     find_configuration,
@@ -271,8 +271,7 @@ def test_ratios_are_of_the_same_repeat():
     assert measure.median_ratio([1.0, 9.0, 2.0], [1.0, 3.0, 4.0]) == 1.0
 
 
-def test_results_of_a_benchmark(models, no_children, monkeypatch):
-    monkeypatch.setitem(measure.TRAINING, "crop_seconds", LENGTH)
+def test_results_of_a_benchmark(models, no_children):
     names = ["db_transform_proposal", "bsrnn", "literal"]
     results = measure.benchmark(names, [LENGTH], threads=[1], repeats=2)
     assert json.loads(json.dumps(results)) == results
@@ -292,7 +291,7 @@ def test_results_of_a_benchmark(models, no_children, monkeypatch):
         assert case["real_time_factor"] == pytest.approx(mean / LENGTH)
         assert set(case["time_ratios"]) == set(names)
         assert case["time_ratios"][case["model"]] == 1.0
-    heard = LENGTH * 4  # crops
+    heard = 2.0 * 4  # crops
     for case in results["training"]:
         speed = heard / (sum(case["seconds"]) / 2)
         assert case["audio_seconds_per_second"] == pytest.approx(speed)
@@ -316,7 +315,10 @@ def test_streams_of_causal_models_are_timed(tmp_path):
         tmp_path, "other", "dbtransform_lobes.models.bsrnn.BSRNN", **TINY_BSRNN
     )
     candidates = [load_candidate(str(each)) for each in (path, other)]
-    cases = measure.time_streaming(candidates, threads=1, seconds=0.1)
+    worker = measure.Worker(str(path))
+    workers = {"live": worker}
+    cases = measure.time_streaming(workers, candidates, 1, seconds=0.1)
+    worker.close()
     assert [(c["model"], c["frames"]) for c in cases] == [
         ("live", 1),
         ("live", 4),
@@ -349,7 +351,7 @@ def test_memory_of_a_pass(tmp_path):
     path = write_model(
         tmp_path, "hungry", "tests.test_benchmark.Hungry", num_bytes=200_000_000
     )
-    peak = measure.peak_memory(str(path), LENGTH)
+    peak = memory.peak_memory(str(path), LENGTH)
     assert 195e6 < peak < 260e6
 
 
@@ -358,14 +360,14 @@ def test_not_enough_memory(tmp_path, monkeypatch):
         tmp_path, "greedy", "tests.test_benchmark.Hungry", num_bytes=10**15
     )
     # Not in this process:
-    monkeypatch.setattr(measure, "memory_limit", nullcontext)
+    monkeypatch.setattr(memory, "memory_limit", nullcontext)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     sent = []
 
     class Sender:
         send = sent.append
 
-    measure._send_peak(Sender, str(path), LENGTH, 1, 0)
+    memory._send_peak(Sender, str(path), LENGTH, 1, 0)
     assert sent == [None]
 
 
@@ -464,3 +466,15 @@ def test_names(models):
 def test_refused(models, capsys, no_children, arguments, message):
     assert main(["benchmark", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_process_without_memory_is_told_from_one_that_fails(tmp_path):
+    path = write_model(
+        tmp_path, "greedy", "tests.test_benchmark.Hungry", num_bytes=10**15
+    )
+    worker = measure.Worker(str(path))
+    assert worker.time("inference", 1, LENGTH) is None
+    worker.process.terminate()
+    with pytest.raises(RuntimeError, match="greedy.* ended with code -15"):
+        worker.time("inference", 1, LENGTH)
+    worker.close()

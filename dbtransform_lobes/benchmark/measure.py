@@ -1,23 +1,16 @@
 """Side-by-side measurement of models: size, cost, speed, memory.
 
-Times are only as good as the machine is idle. Models take turns within each
-repeat, and their ratios are of times in the same repeat, so that a drift of
-the machine hits all alike.
+Times are only as good as the machine is idle. Every model has a process of
+its own; they take turns within each repeat, and their ratios are of times in
+the same repeat, so that a drift of the machine hits all alike.
 """
 
-import multiprocessing
 import os
 import platform
-import resource
-import signal
 import sys
-import time
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
-
-import torch
 
 from dbtransform_lobes.benchmark.candidates import (
     LITERAL,
@@ -25,12 +18,13 @@ from dbtransform_lobes.benchmark.candidates import (
     load_candidate,
 )
 from dbtransform_lobes.benchmark.counts import count_macs, count_parameters
+from dbtransform_lobes.benchmark.memory import peak_memory
+from dbtransform_lobes.benchmark.worker import TRAINING, Worker
 from dbtransform_lobes.versions import package_versions
 
 BASELINES = (LITERAL, "bsrnn")
 FRAMES_A_CALL = (1, 4)  # of a live stream
 COUNTED_SECONDS = 30.0
-TRAINING = {"crop_seconds": 2.0, "batch_size": 4, "optimizer": "AdamW"}
 
 
 def benchmark(
@@ -106,7 +100,7 @@ def benchmark(
 def _measurements(names, candidates, settings, report):
     """The lists of measured cases."""
     threads, seed = settings["threads"], settings["seed"]
-    memory, macs, inference, streaming, training = [], [], [], [], []
+    memory, macs = [], []
     able = {}  # those with enough memory, for each length
     for length in settings["lengths"]:
         report(f"memory and operations at {length:g} s")
@@ -118,22 +112,33 @@ def _measurements(names, candidates, settings, report):
         ]
         memory += cases
         macs += operations(able[length], length, seed)
+    workers = {
+        candidate.name: Worker(name, seed)
+        for name, candidate in zip(names, candidates, strict=True)
+    }
+    try:
+        timed = _times(workers, candidates, able, settings, report)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return {"memory": memory, "macs": macs, **timed}
+
+
+def _times(workers, candidates, able, settings, report):
+    """Times of inference, streams and training."""
+    inference, streaming, training = [], [], []
+    threads, repeats = settings["threads"], settings["repeats"]
     for count in threads:
         for length in settings["lengths"]:
             report(f"time of {length:g} s, threads: {count}")
-            inference += time_inference(
-                able[length], length, count, settings["repeats"], seed
-            )
+            chosen = {each.name: workers[each.name] for each in able[length]}
+            inference += time_inference(chosen, length, count, repeats)
         report(f"time of live streams, threads: {count}")
-        streaming += time_streaming(candidates, count, seed)
+        streaming += time_streaming(workers, candidates, count)
     if settings["training"]:
         report(f"time of training, threads: {threads[-1]}")
-        training = time_training(
-            candidates, threads[-1], settings["repeats"], seed
-        )
+        training = time_training(workers, threads[-1], repeats)
     return {
-        "memory": memory,
-        "macs": macs,
         "inference": inference,
         "streaming": streaming,
         "training": training,
@@ -189,21 +194,19 @@ def operations(candidates, length, seed=0):
     return cases
 
 
-def time_inference(candidates, length, threads, repeats=5, seed=0):
+def time_inference(workers, length, threads, repeats=5):
     """Time the whole path from waveform to waveform, models interleaved.
 
     Arguments
     ---------
-    candidates : sequence of Candidate
-        The models.
+    workers : dict of Worker
+        By name of the model.
     length : float
         In seconds.
     threads : int
         Number of threads.
     repeats : int
         Timed runs of each model.
-    seed : int
-        Of the signals.
 
     Returns
     -------
@@ -212,13 +215,9 @@ def time_inference(candidates, length, threads, repeats=5, seed=0):
         ``real_time_factor`` (median).
     """
     runs = {
-        candidate.name: partial(
-            candidate.enhance, candidate.noise(length, seed=seed)
-        )
-        for candidate in candidates
+        name: partial(worker.time, "inference", threads, length)
+        for name, worker in workers.items()
     }
-    with using_threads(threads), torch.inference_mode():
-        seconds = interleaved(runs, repeats)
     return [
         {
             "model": name,
@@ -227,21 +226,21 @@ def time_inference(candidates, length, threads, repeats=5, seed=0):
             "seconds": times,
             "real_time_factor": median(times) / length,
         }
-        for name, times in seconds.items()
+        for name, times in interleaved(runs, repeats).items()
     ]
 
 
-def time_streaming(candidates, threads, seed=0, seconds=8.0):
+def time_streaming(workers, candidates, threads, seconds=8.0):
     """Time the calls of ``step`` on a live stream, for causal models.
 
     Arguments
     ---------
+    workers : dict of Worker
+        By name of the model.
     candidates : sequence of Candidate
         The models; those that are not causal are left out.
     threads : int
         Number of threads.
-    seed : int
-        Of the signal.
     seconds : float
         Length of the stream; its first quarter fills the state and is not
         timed.
@@ -257,9 +256,10 @@ def time_streaming(candidates, threads, seed=0, seconds=8.0):
         if not getattr(candidate.model, "causal", False):
             continue
         hop = candidate.compute_stft.hop_length / candidate.sample_rate
+        total = round(seconds / hop)
         for frames in FRAMES_A_CALL:
-            with using_threads(threads), torch.inference_mode():
-                times = _calls(candidate, frames, round(seconds / hop), seed)
+            worker = workers[candidate.name]
+            times = worker.time("streaming", threads, frames, total)
             call = median(times[len(times) // 4 :])
             cases.append(
                 {
@@ -273,36 +273,17 @@ def time_streaming(candidates, threads, seed=0, seconds=8.0):
     return cases
 
 
-def _calls(candidate, frames, total, seed):
-    """Seconds of each call on a stream of this many frames."""
-    model, times = candidate.model, []
-    generator = torch.Generator().manual_seed(seed)
-    shape = (1, model.layout.num_bins, total)
-    spec = torch.randn(shape, generator=generator, dtype=torch.complex64)
-    state = model.initial_state()
-    for chunk in spec.split(frames, dim=-1):
-        start = time.perf_counter()
-        _, state = model.step(chunk, state)
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def time_training(candidates, threads, repeats=5, seed=0):
-    """Time training steps: forward, backward, AdamW; models interleaved.
-
-    The loss is the mean squared error of waveforms, so that the models cost
-    and no loss does. The weights of the candidates are changed.
+def time_training(workers, threads, repeats=5):
+    """Time training steps, models interleaved.
 
     Arguments
     ---------
-    candidates : sequence of Candidate
-        The models.
+    workers : dict of Worker
+        By name of the model.
     threads : int
         Number of threads.
     repeats : int
         Timed steps of each model.
-    seed : int
-        Of the signals.
 
     Returns
     -------
@@ -312,17 +293,10 @@ def time_training(candidates, threads, repeats=5, seed=0):
         does not suffice are left out.
     """
     heard = TRAINING["crop_seconds"] * TRAINING["batch_size"]
-    with using_threads(threads):
-        with memory_limit():
-            runs = {
-                candidate.name: _training_step(candidate, seed)
-                for candidate in candidates
-            }
-            runs = {n: step for n, step in runs.items() if _has_memory(step)}
-        seconds = interleaved(runs, repeats)
-    for candidate in candidates:
-        candidate.model.eval()
-        candidate.model.zero_grad()
+    runs = {
+        name: partial(worker.time, "training", threads)
+        for name, worker in workers.items()
+    }
     return [
         {
             "model": name,
@@ -330,28 +304,12 @@ def time_training(candidates, threads, repeats=5, seed=0):
             "seconds": times,
             "audio_seconds_per_second": heard / median(times),
         }
-        for name, times in seconds.items()
+        for name, times in interleaved(runs, repeats).items()
     ]
 
 
-def _training_step(candidate, seed):
-    """A function that takes one training step."""
-    crop, batch = TRAINING["crop_seconds"], TRAINING["batch_size"]
-    noisy = candidate.noise(crop, batch, seed)
-    clean = candidate.noise(crop, batch, seed + 1)
-    candidate.model.train()
-    optimizer = torch.optim.AdamW(candidate.model.parameters(), lr=1e-4)
-
-    def step():
-        optimizer.zero_grad()
-        (candidate.enhance(noisy) - clean).square().mean().backward()
-        optimizer.step()
-
-    return step
-
-
 def interleaved(runs, repeats):
-    """Time functions in turns, after one run of each that is not timed.
+    """Run functions in turns, after one run of each that does not count.
 
     Every other repeat goes through them backwards, so that a steady drift
     of the machine cancels in their ratios.
@@ -359,32 +317,32 @@ def interleaved(runs, repeats):
     Arguments
     ---------
     runs : dict
-        Name to function without arguments.
+        Name to a function without arguments that returns its seconds, None
+        if it cannot run.
     repeats : int
         Timed runs of each.
 
     Returns
     -------
     dict
-        Name to seconds of every repeat.
+        Name to seconds of every repeat, of those that can run.
 
     Example
     -------
     >>> order = []
-    >>> runs = {name: partial(order.append, name) for name in "ab"}
-    >>> times = interleaved(runs, repeats=2)
-    >>> "".join(order), len(times["a"])
-    ('ababba', 2)
+    >>> def run(name):
+    ...     order.append(name)
+    ...     return 0.5
+    >>> interleaved({name: partial(run, name) for name in "ab"}, repeats=2)
+    {'a': [0.5, 0.5], 'b': [0.5, 0.5]}
+    >>> "".join(order)
+    'ababba'
     """
-    for run in runs.values():
-        run()
-    seconds = {name: [] for name in runs}
+    able = [name for name in runs if runs[name]() is not None]
+    seconds = {name: [] for name in able}
     for repeat in range(repeats):
-        order = list(runs) if repeat % 2 == 0 else list(reversed(runs))
-        for name in order:
-            start = time.perf_counter()
-            runs[name]()
-            seconds[name].append(time.perf_counter() - start)
+        for name in able if repeat % 2 == 0 else reversed(able):
+            seconds[name].append(runs[name]())
     return seconds
 
 
@@ -426,126 +384,6 @@ def _add_ratios(results):
 
 def _key(case):
     return case["model"], case.get("length"), case["threads"]
-
-
-def peak_memory(name, length, threads=1, seed=0):
-    """Peak memory of one pass in a fresh process, over that after loading.
-
-    Arguments
-    ---------
-    name : str
-        See ``find_configuration``.
-    length : float
-        In seconds.
-    threads : int
-        Number of threads.
-    seed : int
-        Of weights and signal.
-
-    Returns
-    -------
-    int | None
-        In bytes; None if the memory of the machine does not suffice.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(
-        target=_send_peak, args=(sender, name, length, threads, seed)
-    )
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        process.join()
-        if process.exitcode == -signal.SIGKILL:  # out of memory
-            return None
-        raise RuntimeError(
-            f"the process that measures the memory of {name} ended with code "
-            f"{process.exitcode}: see its message above; scripts need "
-            f"'if __name__ == \"__main__\":'"
-        ) from None
-    finally:
-        process.join()
-
-
-def _send_peak(sender, name, length, threads, seed):
-    """What ``peak_memory`` runs in its process."""
-    torch.set_num_threads(threads)
-    candidate = load_candidate(name, seed)
-    noisy = candidate.noise(length, seed=seed)
-    _reset_peak()
-    before = _peak_bytes()
-    with memory_limit(), torch.inference_mode():
-        able = _has_memory(partial(candidate.enhance, noisy))
-    sender.send(_peak_bytes() - before if able else None)
-
-
-def _has_memory(function):
-    """Call a function; whether its allocations succeeded."""
-    try:
-        function()
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "alloc" not in str(error):
-            raise
-        return False
-    return True
-
-
-@contextmanager
-def memory_limit():
-    """Let allocations fail that would make the machine kill processes."""
-    if sys.platform != "linux":
-        yield
-        return
-    available = _kilobytes("/proc/meminfo", "MemAvailable")
-    mapped = _kilobytes("/proc/self/status", "VmSize")
-    limit = int((mapped + 0.9 * available) * 1024)
-    before, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
-
-
-def _reset_peak():
-    """Make the peak of this process what it uses now (Linux)."""
-    if sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak_bytes():
-    """Most memory that this process has used.
-
-    On Linux not ru_maxrss, in which a new process begins with the peak of
-    its parent.
-    """
-    if sys.platform == "linux":
-        return _kilobytes("/proc/self/status", "VmHWM") * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _kilobytes(path, field):
-    """A field of a status file of the Linux kernel."""
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1])
-    raise OSError(f"{path} has no field {field}")
-
-
-@contextmanager
-def using_threads(count):
-    """Let torch use so many threads within the context."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def machine():

@@ -14,6 +14,7 @@ from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.chunks import TimeBlock
 
 LAMBDAS = ("token", "vector", "statistics")
+CPU_QUERIES = 32  # of a block
 BAND_WEIGHTS = ("shared", "per_band")
 
 
@@ -479,11 +480,8 @@ class DifferentialBandAttention(TimeBlock):
     def _maps(self, query, key, value, start):
         """A1 V and A2 V, (K B, T, H, d) each, block by block of queries."""
         # Small blocks stay in the caches of a CPU; a GPU wants fewer.
-        size = self.window and (
-            -(-self.window // 2)
-            if query.device.type == "cpu"
-            else 2 * self.window
-        )
+        on_cpu = query.device.type == "cpu"
+        size = self.window and (CPU_QUERIES if on_cpu else 2 * self.window)
         blocks = blocks_of_frames(
             query.shape[2], self.window, self.causal, start, key.shape[2], size
         )

@@ -2,12 +2,10 @@
 
 import logging
 import math
-import os
 import threading
 from collections import Counter, deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 
 from dbtransform_lobes.evaluation.metrics import pesq_wide_band
 
@@ -43,14 +41,13 @@ def pesq_target(clean, estimate):
         return math.nan
 
 
-def _end_with_parent():
-    """Let a worker watch for its parent, which may be killed."""
-
-    def watch():
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _serve(connection):
+    """What a worker does until its parent is gone."""
+    try:
+        while True:
+            connection.send(pesq_target(*connection.recv()))
+    except (EOFError, OSError):
+        pass
 
 
 class PesqWorkers:
@@ -88,7 +85,8 @@ class PesqWorkers:
             raise ValueError(
                 f"pesq_workers is {num_workers}, expected at least 1"
             )
-        self.num_workers, self.pool = num_workers, None
+        self.num_workers, self.threads = num_workers, None
+        self.own, self.processes = threading.local(), []
         self.waiting, self.deaths = deque(), 0
         self.counts = Counter()
 
@@ -103,23 +101,39 @@ class PesqWorkers:
         if len(self.waiting) > len(clean):
             self.counts["skipped"] += len(clean)
             return
-        if self.pool is None:
-            # Not a fork: the training process has threads and maybe a GPU.
-            self.pool = ProcessPoolExecutor(
-                self.num_workers, get_context("spawn"), _end_with_parent
-            )
-        pairs = zip(
+        if self.threads is None:
+            self.threads = ThreadPoolExecutor(self.num_workers)
+        for pair in zip(
             clean.detach().float().cpu(),
             estimate.detach().float().cpu(),
             strict=True,
-        )
+        ):
+            arrays = [wave.numpy() for wave in pair]
+            future = self.threads.submit(self._score, arrays)
+            self.waiting.append((future, *pair))
+
+    def _score(self, pair):
+        """In a thread: the target from its own process, None if that died.
+
+        A pool of processes would do for less, but before Python 3.11.5 it
+        hangs for ever if one dies while more than 64 kB are sent to it.
+        """
+        if not hasattr(self.own, "connection"):
+            # Not a fork: the training process has threads and maybe a GPU.
+            context = get_context("spawn")
+            self.own.connection, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(theirs,), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self.processes.append(process)
         try:
-            for pair in pairs:
-                arrays = [wave.numpy() for wave in pair]
-                future = self.pool.submit(pesq_target, *arrays)
-                self.waiting.append((future, *pair))
-        except BrokenProcessPool:
-            self._restart()
+            self.own.connection.send(pair)
+            return self.own.connection.recv()
+        except (EOFError, OSError):
+            del self.own.connection
+            return None
 
     def ready(self):
         """Take what has been scored; what could not be is left out.
@@ -133,38 +147,36 @@ class PesqWorkers:
         self.waiting = deque(i for i in self.waiting if not i[0].done())
         items = []
         for future, *pair in done:
-            try:
-                target = future.result()
-            except BrokenProcessPool:
+            target = future.result()
+            self._watch(target)
+            if target is None:
                 self.counts["skipped"] += 1
-                self._restart()
-                continue
-            self.deaths = 0
-            if math.isnan(target):
+            elif math.isnan(target):
                 self.counts["failed"] += 1
             else:
                 self.counts["scored"] += 1
                 items.append((*pair, target))
         return items
 
-    def _restart(self):
-        """Forget workers of which one died; the next use starts others."""
-        if self.pool is None:
-            return
-        self.close()
-        self.deaths += 1
+    def _watch(self, target):
+        """Count deaths in a row; a worker that died is replaced."""
+        self.deaths = self.deaths + 1 if target is None else 0
         if self.deaths >= MAX_DEATHS:
             raise RuntimeError(
                 f"workers that compute PESQ died {MAX_DEATHS} times without "
                 f"a score between: look for the memory they need, or set "
                 f"pesq_workers lower or metric_weight to 0"
             )
-        logger.warning("a worker that computes PESQ died, new ones are started")
+        if target is None:
+            logger.warning("a worker that computes PESQ died; there is another")
 
     def close(self):
         """End the processes; what is waiting is forgotten."""
         self.counts["skipped"] += len(self.waiting)
         self.waiting.clear()
-        if self.pool is not None:
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            self.pool = None
+        if self.threads is not None:
+            self.threads.shutdown(wait=False, cancel_futures=True)
+            self.threads = None
+        for process in self.processes:
+            process.kill()
+        self.processes.clear()

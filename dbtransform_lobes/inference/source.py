@@ -167,21 +167,22 @@ def _claim(savedir, kind, path, hparams_file, config):
     place = savedir / RECORD
     filled = [savedir / name for name in (hparams_file, WEIGHTS)]
     filled = [file for file in filled if os.path.lexists(file)]
-    if filled and not config.overwrite:
-        given = _read_record(place)
+    given = _read_record(place) if filled else record
+    if given != record and not config.overwrite:
         moved = given.get("source") == path and config.allow_updates
-        if given != record and not moved:
+        if not moved:
             raise ValueError(
                 f"{savedir}: holds a model from {_shown(given)}, expected one "
                 f"from {_shown(record)}; give another savedir, or "
                 "FetchConfig(overwrite=True) to replace it"
             )
-        whole = len(filled) == 2 and all(file.is_file() for file in filled)
-        if whole and kind != FetchFrom.LOCAL and not config.allow_updates:
+    whole = len(filled) == 2 and all(file.is_file() for file in filled)
+    if whole and given == record and kind != FetchFrom.LOCAL:
+        if not config.overwrite and not config.allow_updates:
             return savedir
     savedir.mkdir(parents=True, exist_ok=True)
-    for file in filled if kind == FetchFrom.URI else ():
-        file.unlink()
+    for file in filled if given != record or kind == FetchFrom.URI else ():
+        file.unlink()  # or a failing download would pass for a good one
     write_text(place, json.dumps(record) + "\n")
     return None
 

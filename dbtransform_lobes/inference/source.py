@@ -137,16 +137,11 @@ def find_model(
     """
     config = fetch_config or FetchConfig()
     kind, path = resolve(source)
-    if local_strategy == LocalStrategy.NO_LINK and kind != FetchFrom.URI:
-        savedir = None
     if kind == FetchFrom.LOCAL:
         path = str(Path(path).expanduser().resolve())
-    folder = None
-    if savedir is not None and Path(savedir).resolve() != Path(path):
-        savedir = Path(savedir)
+    folder, savedir = None, _used_savedir(savedir, kind, path, local_strategy)
+    if savedir is not None:
         folder = _claim(savedir, kind, path, hparams_file, config)
-    else:
-        savedir = None
     if folder is None and kind == FetchFrom.URI:
         folder = _download_url(path, hparams_file, savedir, config)
     elif folder is None:
@@ -159,6 +154,15 @@ def find_model(
         if savedir not in (None, folder):
             folder = _collect(folder, savedir, hparams_file, local_strategy)
     return folder
+
+
+def _used_savedir(savedir, kind, path, local_strategy):
+    """The savedir, None if the files are taken from where they are."""
+    if savedir is None or Path(savedir).resolve() == Path(path):
+        return None
+    if local_strategy == LocalStrategy.NO_LINK and kind != FetchFrom.URI:
+        return None
+    return Path(savedir)
 
 
 def _claim(savedir, kind, path, hparams_file, config):

@@ -137,7 +137,10 @@ print(json.dumps({
 )
 
 
-@pytest.mark.skipif(olah_command() is None, reason="olah is not installed")
+@pytest.mark.skipif(
+    not (olah_command() and shutil.which("git")),
+    reason="olah or git is not installed",
+)
 def test_downloads_from_a_hub_and_offline(model_folder, mirror, tmp_path):
     trained = total(model_folder)
     (tmp_path / "olah").mkdir()
@@ -167,16 +170,18 @@ def test_downloads_from_a_hub_and_offline(model_folder, mirror, tmp_path):
         assert "getting it from the hub failed" in offline["nothing"]
 
 
-def push_code(*arguments):
-    command = ["push", *map(str, arguments)]
-    return f"""
-import contextlib, io, json
+PUSH = (
+    LOAD
+    + """
+import contextlib, io
 from dbtransform_lobes.cli.main import main
-out, err = io.StringIO(), io.StringIO()
-with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-    code = main({command})
-print(json.dumps([code, out.getvalue(), err.getvalue()]))
+def push(*arguments):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["push", "own", "owner/name", *arguments])
+    return [code, out.getvalue(), err.getvalue()]
 """
+)
 
 
 def test_push_sends_what_the_dry_run_lists_and_it_loads(model_folder, tmp_path):
@@ -184,38 +189,35 @@ def test_push_sends_what_the_dry_run_lists_and_it_loads(model_folder, tmp_path):
     (own / "secret.txt").write_text("not to be sent")
     planned, left_out = plan_upload(own, NAME)
     assert left_out == ["secret.txt"]
+    first = PUSH + (
+        "print(json.dumps([push('--private', '--revision', 'v2'), load(),"
+        " load(token=True), push('--token', 'hf_wrong')]))"
+    )
     with stand_in() as server:
-        push = push_code(own, NAME, "--private", "--revision", "v2")
-        code, out, error = python(
-            push, tmp_path, server.address, HF_TOKEN=TOKEN
+        options = (tmp_path, server.address)
+        pushed, without, loaded, refused = python(
+            first, *options, HF_TOKEN=TOKEN
         )
-        assert code == 0, error
         repo = server.repos[NAME]
-        assert repo["private"] and repo["branches"] == ["main", "v2"]
-        assert repo["commits"] == ["v2"] and "left out: secret.txt" in out
-        sent = {
-            name: hashlib.sha256(data).hexdigest()
-            for name, data in repo["files"].items()
-        }
-        assert sent == {file.name: file.sha256 for file in planned}
-        assert all(file.sha256 in out for file in planned)
-        # It is private: with the token it loads, without it does not.
-        code = LOAD + "print(json.dumps([load(), load(token=True)]))"
-        without, loaded = python(code, tmp_path, server.address, HF_TOKEN=TOKEN)
-        assert "a private model needs FetchConfig(token=True)" in without
-        assert loaded == pytest.approx(total(model_folder))
-        # Never into what is public, and not without a token.
         repo["private"] = False
-        for arguments, token, message in (
-            (("--private",), TOKEN, "is public already"),
-            ((), "hf_wrong", "pushing failed"),
-        ):
-            push = push_code(own, NAME, *arguments)
-            code, _, error = python(
-                push, tmp_path, server.address, HF_TOKEN=token
-            )
-            assert code == 1 and message in error
-        assert repo["commits"] == ["v2"]
+        second = PUSH + "print(json.dumps(push('--private')))"
+        public = python(second, *options, HF_TOKEN=TOKEN)
+    code, out, error = pushed
+    assert code == 0, error
+    assert repo["branches"] == ["main", "v2"] and repo["commits"] == ["v2"]
+    assert "left out: secret.txt" in out
+    sent = {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in repo["files"].items()
+    }
+    assert sent == {file.name: file.sha256 for file in planned}
+    assert all(file.sha256 in out for file in planned)
+    # Private: with the token it loads, without it does not.
+    assert "a private model needs FetchConfig(token=True)" in without
+    assert loaded == pytest.approx(total(model_folder))
+    # Never without the right token, and what is private not into the public.
+    assert refused[0] == public[0] == 1
+    assert "pushing failed" in refused[2] and "is public" in public[2]
 
 
 def test_dry_run_lists_and_sends_nothing(model_folder, capsys, monkeypatch):

@@ -147,9 +147,8 @@ class EnhanceModel(Pretrained):
         )
         if download_only:
             return None
-        path = folder / hparams_file
         hparams = load_restricted(
-            path, overrides, overrides_must_match, trust_code
+            folder / hparams_file, overrides, overrides_must_match, trust_code
         )
         _load_weights(hparams, hparams_file, folder)
         return cls(modules=hparams["modules"], hparams=hparams, **kwargs)
@@ -212,8 +211,7 @@ class EnhanceModel(Pretrained):
 
         Other rates are resampled to the model's and back, channels enhanced
         each on its own. Signals of more than 20 s are enhanced in segments of
-        16 to 20 s with a linear cross-fade over 2 s, at the level of the
-        whole signal: memory grows with the samples alone.
+        16 to 20 s with a linear cross-fade over 2 s, at the whole's level.
 
         Arguments
         ---------

@@ -1,5 +1,6 @@
 """``dbtransform enhance``: single files, folders, failures, exit codes."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -102,6 +103,87 @@ def test_files_and_folders_with_a_suffix(enhance, tree):
     assert enhance(*paths, "--output", ".", "--suffix", "_enhanced") == 0
     assert (tree / "a_enhanced.wav").is_file()
     assert (tree / "er/c_enhanced.wav").is_file()
+
+
+def test_patterns_keep_the_structure_below_their_fixed_part(enhance, tree):
+    assert enhance("noisy/*.wav", "--output", "one") == 0
+    assert files(tree / "one") == ["a.wav", "b.wav"]
+    assert enhance("noisy/**/[!b].wav", "--output", "two") == 0
+    assert files(tree / "two") == ["a.wav", "deep/er/c.wav"]
+    assert enhance("noisy/d*", "--output", "three") == 0
+    assert files(tree / "three") == ["deep/er/c.wav"]
+    # a file of such a name is itself, not a pattern
+    (tree / "noisy/a.wav").rename(tree / "noisy/[b].wav")
+    assert enhance("noisy/[b].wav", "--output", "four") == 0
+    assert files(tree / "four") == ["[b].wav"]
+
+
+def test_strength_limit_and_high_band(enhance, tree, model_folder):
+    write_wav(tree / "wide.wav", noise_like(0.2, 0, 48000), 48000)
+    options = ["--strength", "0.5", "--attenuation-limit", "3"]
+    assert enhance("wide.wav", "out.wav", *options, "--high-band", "drop") == 0
+    model = EnhanceModel.from_hparams(model_folder, run_opts={"device": "cpu"})
+    written = sf.read(tree / "out.wav")[0]
+    given = {"strength": 0.5, "attenuation_limit_db": 3, "high_band": "drop"}
+    expected = model.enhance_file(tree / "wide.wav", **given).numpy()
+    assert np.abs(written - expected).max() < 1e-4
+    for name in given:
+        fewer = {key: given[key] for key in given if key != name}
+        other = model.enhance_file(tree / "wide.wav", **fewer).numpy()
+        # the limit of 3 dB is tighter than a strength of 0.5
+        assert name == "strength" or np.abs(other - written).max() > 1e-3
+
+
+def test_resume_makes_what_is_missing_or_old(enhance, tree, capsys):
+    assert enhance("noisy", "--output", "out") == 0
+    (tree / "out/a.wav").write_text("kept as it is")
+    (tree / "out/b.wav").unlink()
+    old = (tree / "noisy/deep/er/c.wav").stat().st_mtime - 10
+    os.utime(tree / "out/deep/er/c.wav", (old, old))
+    assert enhance("noisy", "--output", "out", "--resume") == 0
+    assert "2 of 3 files enhanced into out, 1 were there" in (
+        capsys.readouterr().out
+    )
+    assert (tree / "out/a.wav").read_text() == "kept as it is"
+    assert (tree / "out/deep/er/c.wav").stat().st_mtime > old
+    assert sf.info(tree / "out/b.wav").frames == 3200
+
+
+def test_resume_loads_nothing_if_all_is_done(
+    enhance, tree, no_weights, monkeypatch
+):
+    for name in ("a.wav", "b.wav", "deep/er/c.wav"):
+        write_wav(tree / "out" / name, np.zeros(9))
+    assert enhance("noisy", "--output", "out", "--resume") == 0
+    with pytest.raises(SystemExit):
+        enhance("noisy", "--output", "out", "--resume", "--force")
+
+
+def test_jobs_make_the_same_files_and_name_the_failures(enhance, tree, capfd):
+    (tree / "noisy/bad.wav").write_bytes(b"RIFF and nothing more")
+    nan = np.array([0.1, np.nan])
+    sf.write(tree / "noisy/nan.wav", nan, 16000, subtype="FLOAT")
+    assert enhance("noisy", "--output", "one") == 1
+    alone = capfd.readouterr().err.splitlines()
+    assert enhance("noisy", "--output", "two", "--jobs", "2") == 1
+    out, error = capfd.readouterr()
+    assert "3 of 5 files enhanced into two" in out
+    failed = [line for line in alone if line.startswith("failed")]
+    assert len(failed) == 2
+    assert [x for x in error.splitlines() if x.startswith("failed")] == failed
+    assert files(tree / "two") == files(tree / "one")
+    for name in files(tree / "one"):
+        one, two = (sf.read(tree / n / name)[0] for n in ("one", "two"))
+        assert np.abs(one - two).max() < 1e-4
+
+
+def test_a_cut_file_is_enhanced_with_a_warning(enhance, tree, capsys):
+    path = tree / "cut.mp3"
+    sf.write(path, speech_like(1.0), 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert enhance("cut.mp3", "out.wav") == 0
+    assert "warning: cut.mp3: ends after" in capsys.readouterr().err
+    assert 0 < sf.info(tree / "out.wav").frames < 16000
 
 
 def test_results_inside_the_input_are_not_enhanced_again(enhance, tree):
@@ -240,27 +322,32 @@ def test_threads(enhance, monkeypatch):
     assert given == [3]
 
 
-def test_interrupt_leaves_no_partial_file(model_folder, tmp_path):
-    """Ctrl-C while a long file is enhanced or written."""
-    noise = noise_like(600.0).astype(np.float32)
-    for number in range(2):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_interrupt_leaves_no_partial_file(model_folder, tmp_path, jobs):
+    """Ctrl-C while long files are enhanced or written; no process is left."""
+    noise = noise_like(300.0).astype(np.float32)
+    for number in range(3):
         write_wav(tmp_path / f"noisy/{number}.wav", noise)
     command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "enhance"]
     command += ["noisy", "--output", "out", "--model", str(model_folder)]
     process = subprocess.Popen(
-        [*command, "--threads", "1"],
+        [*command, "--threads", "1", "--jobs", str(jobs)],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     while not (tmp_path / "out").exists():  # made just before the first file
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
+    # a worker that lives on would keep stderr open
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.endswith("dbtransform enhance: interrupted\n")
-    assert files(tmp_path / "out") == []
+    assert "Traceback" not in error
+    for name in files(tmp_path / "out"):  # whole files, if any
+        assert sf.info(tmp_path / "out" / name).frames == len(noise)
 
 
 def test_help_is_quick_and_imports_no_torch():

@@ -178,7 +178,7 @@ def write_file(path, audio):
     containers = CONTAINERS[path.suffix.lower()]
     known = audio.container in containers
     container = audio.container if known else containers[0]
-    subtype = _subtype(container, audio.subtype)
+    subtype = _subtype(container, audio)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         _encode(temporary, audio, container, subtype)
@@ -212,12 +212,16 @@ def _encode(path, audio, container, subtype):
         path.write_bytes(id3_block(audio.tags) + path.read_bytes())
 
 
-def _subtype(container, subtype):
+def _subtype(container, audio):
     """The sample format itself, or the nearest that the container has."""
     eight_bits = {"PCM_U8": "PCM_S8", "PCM_S8": "PCM_U8"}
-    for each in (subtype, eight_bits.get(subtype)):
-        if each and sf.check_format(container, each):
-            return each
+    plain = audio.subtype.startswith(("PCM", "FLOAT", "DOUBLE"))
+    for subtype in (audio.subtype, eight_bits.get(audio.subtype)):
+        # libsndfile takes a codec of one container in another, and fails
+        if (plain or container == audio.container) and sf.check_format(
+            container, subtype or "no"
+        ):
+            return subtype
     return sf.default_subtype(container)
 
 

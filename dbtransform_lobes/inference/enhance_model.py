@@ -108,27 +108,20 @@ class EnhanceModel(Pretrained):
     ):
         """Load a model; a folder or a bundled one without any network.
 
-        Weights are read without running code. The YAML file may build models
-        of this package, layers of torch and SpeechBrain's STFT alone, unless
-        ``trust_code``: then it can run any code.
+        Weights are read without running code. So is the YAML file, unless
+        ``trust_code``: see ``load_restricted``.
 
         Arguments
         ---------
         source : str or FetchSource, optional
-            A model folder, the name of a bundled model ("db_transform_small",
-            the default), a name on the Hugging Face hub ("owner/name") or a
-            URL.
+            A model folder, a bundled model ("db_transform_small", the
+            default), one of the Hugging Face hub ("owner/name") or a URL.
         hparams_file, overrides, overrides_must_match
             YAML file, changes to it, whether each must be a key of it.
-        savedir : str, optional
-            Folder to collect the files in. Without it, folders are read in
-            place and models of the hub from its cache.
+        savedir, local_strategy, fetch_config
+            As in ``find_model``; none is needed.
         download_only : bool
             Get the files, load nothing.
-        local_strategy : LocalStrategy
-            How ``savedir`` gets the files: links (default) or copies.
-        fetch_config : FetchConfig, optional
-            Revision, token, cache, use of the network, updates.
         trust_code : bool
             Let the YAML file name any Python object.
         **kwargs
@@ -157,13 +150,7 @@ class EnhanceModel(Pretrained):
         hparams = load_restricted(
             folder / hparams_file, overrides, overrides_must_match, trust_code
         )
-        _check_needed(hparams_file, hparams, ["modules", "pretrainer"])
-        _check_needed("modules", hparams["modules"], cls.MODULES_NEEDED)
-        pretrainer = hparams["pretrainer"]
-        _make_strict(pretrainer, hparams["modules"]["model"])
-        pretrainer.set_collect_in(None)
-        pretrainer.collect_files(FetchSource(FetchFrom.LOCAL, str(folder)))
-        pretrainer.load_collected()
+        _load_weights(hparams, hparams_file, folder)
         return cls(modules=hparams["modules"], hparams=hparams, **kwargs)
 
     def enhance_batch(
@@ -222,10 +209,9 @@ class EnhanceModel(Pretrained):
     ):
         """Enhance samples of any rate and number of channels.
 
-        Other sample rates are resampled to the model's and back. Channels are
-        enhanced each on its own. Signals of more than 20 s are enhanced in
-        segments of 16 to 20 s with a linear cross-fade over 2 s, at the level
-        of the whole signal: memory grows with the samples alone.
+        Other rates are resampled to the model's and back, channels enhanced
+        each on its own. Signals of more than 20 s are enhanced in segments of
+        16 to 20 s with a linear cross-fade over 2 s, at the whole's level.
 
         Arguments
         ---------
@@ -238,9 +224,8 @@ class EnhanceModel(Pretrained):
         attenuation_limit_db : float, optional
             Reduce noise by at most this, in dB; speech keeps its level.
         high_band : str
-            What becomes of the band above half the model's rate: "keep" it,
-            scaled by the gain of the top of the model's band (see
-            ``top_band_gain``), or "drop" it.
+            What lies above half the model's rate: "keep" it, scaled by
+            ``top_band_gain``, or "drop" it.
 
         Returns
         -------
@@ -250,23 +235,16 @@ class EnhanceModel(Pretrained):
         Raises
         ------
         ValueError
-            If the shape, type, rate or a sample of the signal is wrong, or an
-            option is out of range.
+            If the signal or an option is wrong.
 
         Example
         -------
         >>> model = EnhanceModel.from_hparams(run_opts={"device": "cpu"})
-        >>> stereo = np.zeros((4410, 2))
-        >>> model.enhance_array(stereo, 44100, strength=0.8).shape
+        >>> model.enhance_array(np.zeros((4410, 2)), 44100).shape
         (4410, 2)
         """
         wet = wet_share(strength, attenuation_limit_db)
-        if high_band not in HIGH_BANDS:
-            raise ValueError(
-                f"high_band is {high_band!r}, expected one of "
-                f"{', '.join(HIGH_BANDS)}"
-            )
-        signal = _check_array(signal, sample_rate)
+        signal = _check_array(signal, sample_rate, high_band)
         channels = signal.reshape(len(signal), -1).T
         enhanced = np.zeros_like(channels)
         for output, channel in zip(enhanced, channels, strict=True):
@@ -401,6 +379,17 @@ def segment_bounds(length, sample_rate):
     return [*bounds, (start, length)]
 
 
+def _load_weights(hparams, hparams_file, folder):
+    """Let the pretrainer of a YAML file load the weights of its folder."""
+    _check_needed(hparams_file, hparams, ["modules", "pretrainer"])
+    _check_needed("modules", hparams["modules"], ["model"])
+    pretrainer = hparams["pretrainer"]
+    _make_strict(pretrainer, hparams["modules"]["model"])
+    pretrainer.set_collect_in(None)
+    pretrainer.collect_files(FetchSource(FetchFrom.LOCAL, str(folder)))
+    pretrainer.load_collected()
+
+
 def _make_strict(pretrainer, model):
     """Let the pretrainer refuse weights that do not fit."""
     if not isinstance(pretrainer, Pretrainer) or pretrainer.paths:
@@ -488,9 +477,14 @@ def _valid_samples(noisy, lengths):
     return valid.long()
 
 
-def _check_array(signal, sample_rate):
+def _check_array(signal, sample_rate, high_band):
     """Return (L,) or (L, channels) as float32."""
     signal = np.asarray(signal)
+    if high_band not in HIGH_BANDS:
+        raise ValueError(
+            f"high_band is {high_band!r}, expected one of "
+            f"{', '.join(HIGH_BANDS)}"
+        )
     low, high = SAMPLE_RATES
     if not low <= sample_rate <= high:
         raise ValueError(

@@ -137,16 +137,11 @@ def find_model(
     """
     config = fetch_config or FetchConfig()
     kind, path = resolve(source)
-    if local_strategy == LocalStrategy.NO_LINK and kind != FetchFrom.URI:
-        savedir = None
     if kind == FetchFrom.LOCAL:
         path = str(Path(path).expanduser().resolve())
-    folder = None
-    if savedir is not None and Path(savedir).resolve() != Path(path):
-        savedir = Path(savedir)
+    folder, savedir = None, _used_savedir(savedir, kind, path, local_strategy)
+    if savedir is not None:
         folder = _claim(savedir, kind, path, hparams_file, config)
-    else:
-        savedir = None
     if folder is None and kind == FetchFrom.URI:
         folder = _download_url(path, hparams_file, savedir, config)
     elif folder is None:
@@ -161,27 +156,37 @@ def find_model(
     return folder
 
 
+def _used_savedir(savedir, kind, path, local_strategy):
+    """The savedir, None if the files are taken from where they are."""
+    if savedir is None or Path(savedir).resolve() == Path(path):
+        return None
+    if local_strategy == LocalStrategy.NO_LINK and kind != FetchFrom.URI:
+        return None
+    return Path(savedir)
+
+
 def _claim(savedir, kind, path, hparams_file, config):
     """Refuse a savedir of another model; return it if nothing is to do."""
     record = {"source": path, "revision": config.revision}
     place = savedir / RECORD
     filled = [savedir / name for name in (hparams_file, WEIGHTS)]
     filled = [file for file in filled if os.path.lexists(file)]
-    if filled and not config.overwrite:
-        given = _read_record(place)
+    given = _read_record(place) if filled else record
+    if given != record and not config.overwrite:
         moved = given.get("source") == path and config.allow_updates
-        if given != record and not moved:
+        if not moved:
             raise ValueError(
                 f"{savedir}: holds a model from {_shown(given)}, expected one "
                 f"from {_shown(record)}; give another savedir, or "
                 "FetchConfig(overwrite=True) to replace it"
             )
-        whole = len(filled) == 2 and all(file.is_file() for file in filled)
-        if whole and kind != FetchFrom.LOCAL and not config.allow_updates:
+    whole = len(filled) == 2 and all(file.is_file() for file in filled)
+    if whole and given == record and kind != FetchFrom.LOCAL:
+        if not config.overwrite and not config.allow_updates:
             return savedir
     savedir.mkdir(parents=True, exist_ok=True)
-    for file in filled if kind == FetchFrom.URI else ():
-        file.unlink()
+    for file in filled if given != record or kind == FetchFrom.URI else ():
+        file.unlink()  # or a failing download would pass for a good one
     write_text(place, json.dumps(record) + "\n")
     return None
 

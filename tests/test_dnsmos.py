@@ -1,11 +1,14 @@
 """DNSMOS P.835 by the networks of the package speechmos."""
 
+import csv
 import sys
 
 import numpy as np
 import pytest
+import soundfile
 from speechmos import dnsmos as package
 
+from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.evaluation.dnsmos import dnsmos
 from tests.signals import noise_like, speech_like
 
@@ -43,3 +46,30 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "speechmos", None)
     with pytest.raises(ValueError, match=r"pip install 'dbtransform\[dnsmos"):
         dnsmos(np.zeros(16000), 16000)
+
+
+def test_command_scores_folders_and_goes_on(tmp_path, capsys):
+    for name, noise in (("noisy", 1.0), ("enhanced", 0.1)):
+        signal = 0.4 * speech_like(2.0, 1) + noise * noise_like(2.0, 1)
+        (tmp_path / name / "deep").mkdir(parents=True)
+        soundfile.write(tmp_path / name / "deep/a.wav", signal, 16000)
+    (tmp_path / "noisy/bad.wav").write_bytes(b"no audio")
+    folders = [str(tmp_path / name) for name in ("noisy", "enhanced")]
+    output = tmp_path / "scores"
+    code = main(["dnsmos", *folders, "--output", str(output)])
+    out, err = capsys.readouterr()
+    assert code == 1 and "noisy/bad" in err
+    assert "noisy: 1 of 2 files" in out and "enhanced: 1 of 1 files" in out
+    rows = {}
+    for name in ("noisy", "enhanced"):
+        with open(output / name / "dnsmos.csv", encoding="utf-8") as file:
+            (rows[name],) = csv.DictReader(file)
+        assert f"ovrl {float(rows[name]['ovrl']):.3f}" in out
+    assert float(rows["enhanced"]["ovrl"]) > float(rows["noisy"]["ovrl"])
+
+
+def test_command_refuses_bad_input(tmp_path, capsys):
+    assert main(["dnsmos", str(tmp_path / "none")]) != 0
+    assert "none" in capsys.readouterr().err
+    assert main(["dnsmos", str(tmp_path), str(tmp_path)]) != 0
+    assert "each once" in capsys.readouterr().err

@@ -343,7 +343,7 @@ def interleaved(runs, repeats):
     for repeat in range(repeats):
         for name in able if repeat % 2 == 0 else reversed(able):
             seconds[name].append(runs[name]())
-    return seconds
+    return {n: times for n, times in seconds.items() if None not in times}
 
 
 def median_ratio(times, reference):

@@ -19,6 +19,7 @@ COMMANDS = (
     "export",
     "push",
     "evaluate",
+    "dnsmos",
     "curves",
     "seeds",
     "benchmark",

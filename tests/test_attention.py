@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from dbtransform_lobes.models import differential_attention
 from dbtransform_lobes.models.differential_attention import (
@@ -445,6 +446,19 @@ def test_attend_equals_its_twin_with_heads_of_two_sizes():
             expected[n, h] = map_twin(*parts, **reach) @ array(value)[n, h]
             wrong[n, h] = map_twin(*parts, window=1) @ array(value)[n, h]
         assert_twin(attend(query, key, value, mask), expected, wrong)
+
+
+def test_products_equal_the_fused_kernel_of_other_devices():
+    query, key = 2 * randn(2, 2, 3, 7, 4)
+    value = randn(2, 3, 7, 4, seed=1)
+    frames = torch.arange(7)
+    wide, narrow = (window_mask(frames, frames, w).double() for w in (3, 2))
+    fused = functional.scaled_dot_product_attention
+    expected, wrong = (
+        array(fused(query, key, value, attn_mask=mask))
+        for mask in (wide, narrow)
+    )
+    assert_twin(attend(query, key, value, wide), expected, wrong)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -116,9 +116,8 @@ def test_top_band_gain_equals_its_literal_twin():
 
 def test_gain_at_interpolates_over_time_not_samples():
     gain = np.array([[0.2, 0.6, 0.4]])
-    (at,) = np.concatenate(
-        list(gain_at([gain], 4800, 48000)), axis=-1
-    )  # 100 ms
+    length = 4800  # 100 ms
+    (at,) = np.concatenate(list(gain_at([gain], length, 48000)), axis=-1)
     for parts in ([1, 2], [2], [1]):  # where the gains are cut
         blocks = gain_at(np.split(gain, parts, axis=-1), length, 48000)
         assert np.array_equal(np.concatenate(list(blocks), axis=-1)[0], at)

@@ -351,6 +351,7 @@ def _enhance(pairs, args):
             "strength": args.strength,
             "attenuation_limit_db": args.attenuation_limit,
             "high_band": args.high_band,
+            "progress": args.jobs == 1,
         },
         args.jobs,
         args.threads,

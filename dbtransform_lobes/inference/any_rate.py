@@ -4,7 +4,6 @@ noisy -> resample -> model -> blend -> resample (-> plus the band above it)
 """
 
 from dataclasses import dataclass
-from itertools import tee
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from dbtransform_lobes.inference.blocks import (
 from dbtransform_lobes.inference.high_band import gain_at, top_band_gain
 from dbtransform_lobes.inference.long_signal import enhance_blocks
 from dbtransform_lobes.inference.strength import blend
+from dbtransform_lobes.models.chunks import fork
 
 # In Hz; beyond them is no speech, but headers that would fill the memory.
 SAMPLE_RATES = (2000, 768000)
@@ -122,7 +122,7 @@ def enhance_signal(model, blocks, measured, sample_rate, wet, high_band):
     """
     rate, channels = model.hparams.sample_rate, len(measured.audible)
     keep = sample_rate > rate and high_band == "keep"
-    noisy, blocks = tee(blocks) if keep else (None, blocks)
+    noisy, blocks = fork(blocks) if keep else (None, blocks)
     low = resample_blocks(
         blocks, sample_rate, rate, channels, measured.low_length
     )
@@ -149,7 +149,7 @@ def enhance_signal(model, blocks, measured, sample_rate, wet, high_band):
 
 def _enhance_low(model, low, measured, wet):
     """Pairs of blocks at the model's rate: noisy, enhanced."""
-    low, again = tee(low)
+    low, again = fork(low)
     estimates = enhance_blocks(model, low, measured.gain(), measured.low_length)
     for noisy, estimate in align(again, estimates):
         yield noisy, blend(noisy, estimate, wet)
@@ -157,7 +157,7 @@ def _enhance_low(model, low, measured, wet):
 
 def _with_high_band(noisy, pairs, measured, sample_rate, rate):
     """Bring pairs to the rate of the signal and add the band above."""
-    pairs, again = tee(pairs)
+    pairs, again = fork(pairs)
     both = resample_blocks(
         map(np.concatenate, pairs),
         rate,

@@ -164,6 +164,7 @@ def block_transforms(compute_stft, compute_istft):
         )
         and torch.equal(compute_stft.window, compute_istft.window)
         and compute_stft.n_fft % 2 == 0
+        and 2 * compute_stft.hop_length <= compute_stft.n_fft
         and compute_stft.center
         and compute_istft.center
         and compute_stft.onesided
@@ -173,8 +174,8 @@ def block_transforms(compute_stft, compute_istft):
     if not fits:
         raise ValueError(
             "this model's STFT and ISTFT cannot take blocks, expected those "
-            "of SpeechBrain with the same settings, an even n_fft, centred "
-            "frames and zeros around the signal (the defaults)"
+            "of SpeechBrain with the same settings, an even n_fft, a hop of at "
+            "most half of it, centred frames and zeros around the signal"
         )
     n_fft = compute_stft.n_fft
     left = (n_fft - compute_stft.win_length) // 2

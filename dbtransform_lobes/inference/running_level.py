@@ -17,10 +17,11 @@ class RunningLevel:
 
     g_t = 1 / sqrt(P_t),  P_t = sum_s r^(t - s) p_s / sum_s r^(t - s),
 
-    s going over the frames 0..t that are not silent, p_s = sum_n (w[n] x[n])^2
-    / sum_n w[n]^2 being the power of a frame and r = exp(-hop / 10 s); 1 until
-    something is heard. It is the RMS of the whole for a stream that has just
-    begun and that of the last 10 s later on.
+    s going over the frames 0..t that are not silent, the others not being
+    counted; p_s = sum_n (w[n] x[n])^2 / sum_n w[n]^2 is the power of a frame
+    and r = exp(-hop / 10 s). The gain is 1 until something is heard. P_t is
+    that of the whole for a stream that has just begun, and later on that of
+    about the last 10 s.
 
     Arguments
     ---------

@@ -205,9 +205,11 @@ def test_reset_flush_and_errors_leave_no_trace(model):
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 255, 256, 512, 513])
 def test_shortest_streams(model, length):
     noisy = noisy_signal(0.1, 0)[:, :length]
-    assert fed(StreamingEnhancer(model), noisy, [100]).shape[-1] == length
     enhancer = StreamingEnhancer(model)
+    if length:
+        assert fed(enhancer, noisy, [100]).shape == (1, length)
     silent = enhancer.feed(0 * noisy), enhancer.flush()
+    assert sum(each.shape[-1] for each in silent) == length
     assert not torch.cat(silent, dim=-1).any()
 
 

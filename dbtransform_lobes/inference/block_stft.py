@@ -89,6 +89,8 @@ class BlockISTFT:
 
     def push(self, spec):
         """Take frames (B, F, T); return the samples that are whole, (B, n)."""
+        if not spec.shape[-1]:
+            return spec.real[:, 0]
         frames = torch.fft.irfft(spec.transpose(1, 2), n=self.n_fft)
         window = self.window.to(frames)
         sums = self._overlap(frames * window)
@@ -112,8 +114,6 @@ class BlockISTFT:
     def _overlap(self, frames):
         """Add frames (B, T, N), each a hop later, with room for one more."""
         size = frames.shape[1] * self.hop_length + self.n_fft - self.hop_length
-        if not frames.shape[1]:
-            return frames.new_zeros(len(frames), size)
         return F.fold(
             frames.transpose(1, 2),
             (1, size),

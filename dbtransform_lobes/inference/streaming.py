@@ -74,7 +74,7 @@ class StreamingEnhancer:
     >>> parts = [enhancer.feed(part) for part in np.split(noisy, [1, 700])]
     >>> parts.append(enhancer.flush())
     >>> [len(part) for part in parts]
-    [0, 256, 512, 232]
+    [0, 256, 256, 488]
     """
 
     def __init__(

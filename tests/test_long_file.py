@@ -317,6 +317,21 @@ def test_format_and_tags_of_a_long_file(long, model, tmp_path, suffix):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_what_wav_cannot_hold_is_rf64(long, model, tmp_path, monkeypatch):
+    path = write(tmp_path / "a.wav", channels=2)
+    model.enhance_file(path, tmp_path / "b.wav")
+    monkeypatch.setattr(
+        "dbtransform_lobes.inference.audio_file.WAV_BYTES", 4 * 16000
+    )
+    model.enhance_file(path, tmp_path / "c.wav")
+    model.enhance_file(path, tmp_path / "c.flac")
+    names = "b.wav c.wav c.flac".split()
+    formats = [sf.info(tmp_path / name).format for name in names]
+    assert formats == ["WAV", "RF64", "FLAC"]
+    signals = [sf.read(tmp_path / f"{n}.wav")[0] for n in "bc"]
+    assert np.array_equal(*signals)
+
+
 def test_a_long_file_that_fails_leaves_nothing(
     long, model, tmp_path, monkeypatch
 ):

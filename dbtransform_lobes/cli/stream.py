@@ -18,6 +18,11 @@ EXAMPLES = """\
 
 def add_arguments(parser):
     """Add the arguments of ``stream`` to its parser."""
+    _add_model_arguments(parser)
+    _add_stream_arguments(parser)
+
+
+def _add_model_arguments(parser):
     parser.add_argument(
         "--model",
         metavar="MODEL",
@@ -34,6 +39,20 @@ def add_arguments(parser):
         help="let the hyperparams.yaml of the model name any Python object: "
         "it can run any code then",
     )
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)"
+    )
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=int,
+        default=1,
+        help="CPU threads; blocks are so small that more seldom help "
+        "(default 1)",
+    )
+
+
+def _add_stream_arguments(parser):
     parser.add_argument(
         "--rate",
         metavar="HZ",
@@ -69,17 +88,6 @@ def add_arguments(parser):
         metavar="DB",
         type=float,
         help="reduce noise by at most this many decibels (default: no limit)",
-    )
-    parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)"
-    )
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=int,
-        default=1,
-        help="CPU threads; blocks are so small that more seldom help "
-        "(default 1)",
     )
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,9 @@ CONTAINERS = {
     ".ogg": ("OGG",),
     ".mp3": ("MP3",),
 }
+# A WAV file holds less than 4 GiB, RF64 (EBU Tech 3306) is the same with more.
+WAV_BYTES = 2**32 - 2**16
+SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
 # Long single writes crash libsndfile's Vorbis encoder; and a header may
 # promise more than there is memory for.
 SAMPLES_AT_ONCE = 65536
@@ -182,6 +185,31 @@ def check_output(path, output):
         raise ValueError(
             f"{output}: the output is the input; give another file"
         )
+
+
+def with_room(audio, frames):
+    """Take RF64 instead of WAV for what WAV cannot hold.
+
+    Arguments
+    ---------
+    audio : AudioFormat
+        Of the file to write, whatever its suffix.
+    frames : int
+        Samples of each channel.
+
+    Returns
+    -------
+    AudioFormat
+
+    Example
+    -------
+    >>> audio = AudioFormat(48000, 2, "WAV", "PCM_16", {})
+    >>> with_room(audio, 2**29).container, with_room(audio, 2**31).container
+    ('WAV', 'RF64')
+    """
+    width = SAMPLE_BYTES.get(audio.subtype, 4) * audio.channels
+    fits = frames * width < WAV_BYTES or audio.container == "W64"
+    return audio if fits else replace(audio, container="RF64")
 
 
 def write_blocks(path, blocks, audio):

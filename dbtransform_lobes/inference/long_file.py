@@ -18,6 +18,7 @@ from dbtransform_lobes.inference.audio_file import (
     read_blocks,
     read_format,
     warn_if_cut_off,
+    with_room,
     write_blocks,
 )
 from dbtransform_lobes.inference.high_band import check_high_band
@@ -76,6 +77,7 @@ def enhance_long_file(
             leave=False,
             disable=None if progress else True,
         )
+        audio = with_room(audio, measured.length)
         with bar, torch.inference_mode(), model.inference_ctx:
             write_blocks(output, _follow(blocks, rate, bar), audio)
     except ValueError as error:

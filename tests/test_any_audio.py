@@ -87,11 +87,18 @@ def literal_gain(noisy, enhanced, sample_rate):
     return np.array(gains)
 
 
+def top_gain(noisy, enhanced, sample_rate, sizes=(10**9,)):
+    """top_band_gain of one channel, in blocks of these sizes."""
+    pairs = np.stack([noisy, enhanced])[:, None]
+    blocks = np.split(pairs, np.cumsum(sizes), axis=-1)
+    return np.concatenate(list(top_band_gain(blocks, sample_rate)), axis=-1)[0]
+
+
 def test_top_band_gain_equals_its_literal_twin():
     rng = np.random.default_rng(0)
     noisy = rng.standard_normal(85)
     enhanced = noisy * np.linspace(0, 1.3, 85) + 0.1 * rng.standard_normal(85)
-    gain = top_band_gain(noisy, enhanced, 1000)
+    gain = top_gain(noisy, enhanced, 1000)
     expected = literal_gain(noisy, enhanced, 1000)
     assert gain.shape == expected.shape == (1 + 85 // 8,)
     assert np.allclose(gain, expected, rtol=0, atol=1e-10)
@@ -100,12 +107,20 @@ def test_top_band_gain_equals_its_literal_twin():
     assert not np.allclose(
         gain, literal_gain(np.diff(noisy), np.diff(enhanced), 1000)[: len(gain)]
     )
-    assert not np.any(top_band_gain(noisy, 0 * noisy, 1000))
-    assert np.all(top_band_gain(0 * noisy, 0 * noisy, 1000) == 1)
+    assert not np.any(top_gain(noisy, 0 * noisy, 1000))
+    assert np.all(top_gain(0 * noisy, 0 * noisy, 1000) == 1)
+    for sizes in ([1] * 85, [3, 70, 12], [84, 1]):
+        blocks = top_gain(noisy, enhanced, 1000, sizes)
+        assert np.allclose(blocks, gain, rtol=0, atol=1e-12)
 
 
 def test_gain_at_interpolates_over_time_not_samples():
-    at = gain_at(np.array([0.2, 0.6, 0.4]), 4800, 48000)  # 100 ms
+    gain = np.array([[0.2, 0.6, 0.4]])
+    length = 4800  # 100 ms
+    (at,) = np.concatenate(list(gain_at([gain], length, 48000)), axis=-1)
+    for parts in ([1, 2], [2], [1]):  # where the gains are cut
+        blocks = gain_at(np.split(gain, parts, axis=-1), length, 48000)
+        assert np.array_equal(np.concatenate(list(blocks), axis=-1)[0], at)
     assert (
         at[0] == 0.2 and np.isclose(at[384], 0.6) and np.isclose(at[768], 0.4)
     )

@@ -31,10 +31,11 @@ READMES = [
 
 
 def commands(readme):
-    """Indented lines, continued lines joined, split at &&."""
+    """Indented lines, continued lines joined, split at &&, | and >."""
     text = (ROOT / readme).read_text().replace("\\\n", " ")
     lines = re.findall(r"^    (\S.*)$", text, flags=re.MULTILINE)
-    return [shlex.split(c) for line in lines for c in line.split("&&")]
+    parts = [c for line in lines for c in re.split(r"&&|\||>", line)]
+    return [shlex.split(c) for c in parts]
 
 
 @pytest.mark.parametrize("readme", READMES)

@@ -284,10 +284,11 @@ def _check_options(args):
 
     wet_share(args.strength, args.attenuation_limit)
     resolve(args.model)
-    _check_device(args.device)
+    check_device(args.device)
 
 
-def _check_device(device):
+def check_device(device):
+    """Refuse a device that there is not, by a ValueError."""
     import torch
 
     try:
@@ -350,6 +351,7 @@ def _enhance(pairs, args):
             "strength": args.strength,
             "attenuation_limit_db": args.attenuation_limit,
             "high_band": args.high_band,
+            "progress": args.jobs == 1,
         },
         args.jobs,
         args.threads,

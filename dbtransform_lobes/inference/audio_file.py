@@ -1,8 +1,10 @@
-"""Audio files as a whole: samples, sample format and tags."""
+"""Audio files in blocks: samples, sample format and tags."""
 
 import os
+import shutil
 import warnings
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,87 +33,125 @@ CONTAINERS = {
     ".ogg": ("OGG",),
     ".mp3": ("MP3",),
 }
+# A WAV file holds less than 4 GiB, RF64 (EBU Tech 3306) is the same with more.
+WAV_BYTES = 2**32 - 2**16
+SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
 # Long single writes crash libsndfile's Vorbis encoder; and a header may
 # promise more than there is memory for.
 SAMPLES_AT_ONCE = 65536
 
 
 @dataclass(frozen=True)
-class AudioFile:
-    """A file that was read.
+class AudioFormat:
+    """What a file has beside its samples.
 
     Arguments
     ---------
-    signal : numpy.ndarray
-        (L, channels), float32.
     sample_rate : int
         In Hz.
+    channels : int
+        Number of channels.
     container, subtype : str
         soundfile's names, such as WAV and PCM_16.
     tags : dict
         Title, artist and so on, those that are there.
     """
 
-    signal: np.ndarray
     sample_rate: int
+    channels: int
     container: str
     subtype: str
     tags: dict
 
 
-def read_file(path):
-    """Read a file as far as it goes.
+def read_format(path):
+    """Read all of a file but its samples.
 
     Arguments
     ---------
     path : str
-        A file that soundfile can read. If it ends before its header says,
-        there is a warning.
+        A file that soundfile can read.
 
     Returns
     -------
-    AudioFile
+    AudioFormat
+    int
+        Samples that the header promises.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no audio, is empty or damaged, or has samples that are not
-        finite.
+        If it is no audio or is empty.
     """
     info = audio_info(path)
-    blocks = []
+    with _open(path) as file:
+        tags = {tag: getattr(file, tag) for tag in TAGS}
+    tags = {tag: text for tag, text in tags.items() if text}
+    audio = AudioFormat(
+        info.samplerate, info.channels, info.format, info.subtype, tags
+    )
+    return audio, info.frames
+
+
+def read_blocks(path):
+    """Read the samples of a file, as far as it goes.
+
+    Arguments
+    ---------
+    path : str
+        A file that soundfile can read.
+
+    Yields
+    ------
+    numpy.ndarray
+        (L, channels), float32.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, has no samples, or some that are not finite.
+    """
+    length = 0
+    with _open(path) as file:
+        size = max(1, SAMPLES_AT_ONCE // file.channels)
+        while len(block := file.read(size, "float32", always_2d=True)):
+            if not np.isfinite(block).all():
+                raise ValueError(
+                    f"{path}: samples are not finite (NaN or infinity), "
+                    "expected audio; repair or remove the file"
+                )
+            length += len(block)
+            yield block
+    if not length:
+        raise ValueError(
+            f"{path}: no samples can be read, the file is cut off or damaged; "
+            "get it again"
+        )
+
+
+def warn_if_cut_off(path, length, promised):
+    """Warn of a file that has fewer samples than its header promises."""
+    if length < promised:
+        warnings.warn(
+            f"{path}: ends after {length} of the {promised} samples "
+            "that its header says; taken as far as it goes",
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def _open(path):
+    """Open a file; what goes wrong while it is read is named."""
     try:
         with sf.SoundFile(str(path)) as file:
-            tags = {tag: getattr(file, tag) for tag in TAGS}
-            size = max(1, SAMPLES_AT_ONCE // file.channels)
-            while len(block := file.read(size, "float32", always_2d=True)):
-                blocks.append(block)
+            yield file
     except (sf.LibsndfileError, RuntimeError) as error:
         raise ValueError(
             f"{path}: reading failed ({_reason(error)}), the file is cut off "
             "or damaged; get it again"
         ) from error
-    if not blocks:
-        raise ValueError(
-            f"{path}: no samples can be read, the file is cut off or damaged; "
-            "get it again"
-        )
-    signal = np.concatenate(blocks)
-    if not np.isfinite(signal).all():
-        raise ValueError(
-            f"{path}: samples are not finite (NaN or infinity), expected "
-            "audio; repair or remove the file"
-        )
-    if len(signal) < info.frames:
-        warnings.warn(
-            f"{path}: ends after {len(signal)} of the {info.frames} samples "
-            "that its header says; taken as far as it goes",
-            stacklevel=2,
-        )
-    tags = {tag: text for tag, text in tags.items() if text}
-    return AudioFile(signal, info.samplerate, info.format, info.subtype, tags)
 
 
 def check_output(path, output):
@@ -147,7 +187,32 @@ def check_output(path, output):
         )
 
 
-def write_file(path, audio):
+def with_room(audio, frames):
+    """Take RF64 instead of WAV for what WAV cannot hold.
+
+    Arguments
+    ---------
+    audio : AudioFormat
+        Of the file to write, whatever its suffix.
+    frames : int
+        Samples of each channel.
+
+    Returns
+    -------
+    AudioFormat
+
+    Example
+    -------
+    >>> audio = AudioFormat(48000, 2, "WAV", "PCM_16", {})
+    >>> with_room(audio, 2**29).container, with_room(audio, 2**31).container
+    ('WAV', 'RF64')
+    """
+    width = SAMPLE_BYTES.get(audio.subtype, 4) * audio.channels
+    fits = frames * width < WAV_BYTES or audio.container == "W64"
+    return audio if fits else replace(audio, container="RF64")
+
+
+def write_blocks(path, blocks, audio):
     """Write a file under a temporary name, then rename it.
 
     Arguments
@@ -156,8 +221,10 @@ def write_file(path, audio):
         Its suffix gives the container; the sample format is that of the
         audio if the container has it. Samples beyond full scale are clipped
         but in floating-point formats.
-    audio : AudioFile
-        What to write.
+    blocks : iterable of numpy.ndarray
+        (L, channels) each.
+    audio : AudioFormat
+        What to write beside them.
 
     Raises
     ------
@@ -168,9 +235,9 @@ def write_file(path, audio):
     Example
     -------
     >>> import tempfile
-    >>> audio = AudioFile(np.zeros((9, 2)), 8000, "WAV", "PCM_U8", {})
+    >>> audio = AudioFormat(8000, 2, "WAV", "PCM_U8", {})
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_file(f"{folder}/a.flac", audio)
+    ...     write_blocks(f"{folder}/a.flac", [np.zeros((9, 2))], audio)
     ...     sf.info(f"{folder}/a.flac").subtype
     'PCM_S8'
     """
@@ -180,36 +247,49 @@ def write_file(path, audio):
     container = audio.container if known else containers[0]
     subtype = _subtype(container, audio)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tagged = path.with_name(f".{path.name}.{os.getpid()}.tag.tmp")
     try:
-        _encode(temporary, audio, container, subtype)
-        _check_written(temporary, len(audio.signal))
+        frames = _encode(temporary, blocks, audio, container, subtype)
+        if container == "MP3" and audio.tags:
+            _prepend(tagged, id3_block(audio.tags), temporary)
+        _check_written(temporary, frames)
         os.replace(temporary, path)
     except (sf.LibsndfileError, OSError) as error:
         raise ValueError(
             f"{path}: writing failed ({_reason(error)}): {container} {subtype} "
-            f"of {audio.signal.shape[1]} channels at {audio.sample_rate} Hz; "
+            f"of {audio.channels} channels at {audio.sample_rate} Hz; "
             "check the folder, the room on the disk, and whether the format "
             "can hold this"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+        tagged.unlink(missing_ok=True)
 
 
-def _encode(path, audio, container, subtype):
-    """Write samples and tags."""
-    layout = (audio.sample_rate, audio.signal.shape[1], subtype)
-    by_id3 = container == "MP3"
+def _encode(path, blocks, audio, container, subtype):
+    """Write samples and tags; return how many samples."""
+    layout = (audio.sample_rate, audio.channels, subtype)
+    tags = {} if container == "MP3" else audio.tags
+    frames = 0
     with sf.SoundFile(path, "w", *layout, format=container) as file:
-        for tag, text in () if by_id3 else audio.tags.items():
+        for tag, text in tags.items():
             setattr(file, tag, text)
         size = max(1, SAMPLES_AT_ONCE // file.channels)
-        for start in range(0, len(audio.signal), size):
-            block = audio.signal[start : start + size]
+        for block in blocks:
+            frames += len(block)
             if subtype not in ("FLOAT", "DOUBLE"):
                 block = block.clip(-1, 1)  # LAME aborts far beyond
-            file.write(block)
-    if by_id3 and audio.tags:
-        path.write_bytes(id3_block(audio.tags) + path.read_bytes())
+            for start in range(0, len(block), size):
+                file.write(block[start : start + size])
+    return frames
+
+
+def _prepend(spare, head, path):
+    """Put bytes before those of a file."""
+    with open(spare, "wb") as target, open(path, "rb") as source:
+        target.write(head)
+        shutil.copyfileobj(source, target)
+    os.replace(spare, path)
 
 
 def _subtype(container, audio):

@@ -5,39 +5,35 @@ A model folder holds ``hyperparams.yaml`` and ``model.ckpt``, as
 length and level.
 """
 
-from dataclasses import replace
-
 import numpy as np
-import soxr
 import torch
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import FetchFrom, FetchSource, LocalStrategy
 from speechbrain.utils.parameter_transfer import Pretrainer
 
+from dbtransform_lobes.inference.any_rate import (
+    SAMPLE_RATES,
+    check_sample_rate,
+    enhance_signal,
+    measure,
+)
 from dbtransform_lobes.inference.audio_file import (
     check_output,
-    read_file,
-    write_file,
+    read_blocks,
+    read_format,
+    warn_if_cut_off,
+    write_blocks,
 )
-from dbtransform_lobes.inference.high_band import (
-    HIGH_BANDS,
-    gain_at,
-    top_band_gain,
+from dbtransform_lobes.inference.high_band import check_high_band
+from dbtransform_lobes.inference.long_file import (
+    LONG_SECONDS,
+    enhance_long_file,
 )
 from dbtransform_lobes.inference.restricted_yaml import load_restricted
 from dbtransform_lobes.inference.source import find_model
 from dbtransform_lobes.inference.strength import blend, wet_share
 from dbtransform_lobes.inference.weights import load_strictly
-from dbtransform_lobes.models.waveform import enhance_waveform, unit_rms_gain
-
-# Signals longer than LONGEST are cut into segments; a multiple of the hop
-# apart, their frames are those of the whole signal.
-LONGEST_SECONDS = 20
-SEGMENT_SECONDS = 16
-OVERLAP_SECONDS = 2
-
-# In Hz; beyond them is no speech, but headers that would fill the memory.
-SAMPLE_RATES = (2000, 768000)
+from dbtransform_lobes.models.waveform import enhance_waveform
 
 
 class EnhanceModel(Pretrained):
@@ -209,9 +205,12 @@ class EnhanceModel(Pretrained):
     ):
         """Enhance samples of any rate and number of channels.
 
-        Other rates are resampled to the model's and back, channels enhanced
-        each on its own. Signals of more than 20 s are enhanced in segments of
-        16 to 20 s with a linear cross-fade over 2 s, at the whole's level.
+        Other sample rates are resampled to the model's and back. Channels are
+        enhanced each on its own. Signals of more than 20 s are enhanced in
+        blocks, with the same result as the whole at once; by models whose
+        frames all depend on each other in segments of 16 to 20 s, with a
+        linear cross-fade over 2 s, at the level of the whole signal. Memory
+        grows with the samples alone.
 
         Arguments
         ---------
@@ -244,23 +243,24 @@ class EnhanceModel(Pretrained):
         (4410, 2)
         """
         wet = wet_share(strength, attenuation_limit_db)
-        signal = _check_array(signal, sample_rate, high_band)
+        check_high_band(high_band)
+        signal = _check_array(signal, sample_rate)
         channels = signal.reshape(len(signal), -1).T
-        enhanced = np.zeros_like(channels)
-        for output, channel in zip(enhanced, channels, strict=True):
-            if channel.any():
-                output[:] = self._enhance_channel(
-                    channel, sample_rate, wet, high_band
-                )
-        if not np.isfinite(enhanced).all():
-            raise ValueError(
-                "the model returned samples that are not finite; use fp32 "
-                "(run_opts precision) or another model"
-            )
+        measured = measure(
+            [channels], len(channels), sample_rate, self.hparams.sample_rate
+        )
+        blocks = enhance_signal(
+            self, [channels], measured, sample_rate, wet, high_band
+        )
+        with torch.inference_mode(), self.inference_ctx:
+            enhanced = np.concatenate(list(blocks), axis=-1)
         return enhanced.T.reshape(signal.shape)
 
-    def enhance_file(self, path, output=None, **options):
+    def enhance_file(self, path, output=None, progress=True, **options):
         """Enhance an audio file of any sample rate and number of channels.
+
+        Files of more than a minute are read and written in blocks: memory
+        does not grow with their length.
 
         Arguments
         ---------
@@ -273,6 +273,8 @@ class EnhanceModel(Pretrained):
             (title, artist ...) are kept. Samples beyond full scale are
             clipped but in floating-point formats. The file is there whole or
             not at all.
+        progress : bool
+            Whether a long file shows a progress bar, on a terminal.
         **options
             ``strength``, ``attenuation_limit_db`` and ``high_band`` as in
             ``enhance_array``.
@@ -281,7 +283,8 @@ class EnhanceModel(Pretrained):
         -------
         torch.Tensor
             (L,), or (channels, L) for several channels; float32 on the CPU,
-            at the rate and with the length of the file.
+            at the rate and with the length of the file. None for a file of
+            more than a minute that is written to ``output``.
 
         Raises
         ------
@@ -294,31 +297,20 @@ class EnhanceModel(Pretrained):
         """
         if output is not None:
             check_output(path, output)
-        audio = read_file(path)
+        audio, frames = read_format(path)
+        if output is not None and frames > LONG_SECONDS * audio.sample_rate:
+            enhance_long_file(self, path, output, progress, **options)
+            return None
+        signal = np.concatenate(list(read_blocks(path)))
+        warn_if_cut_off(path, len(signal), frames)
         try:
-            enhanced = self.enhance_array(
-                audio.signal, audio.sample_rate, **options
-            )
+            enhanced = self.enhance_array(signal, audio.sample_rate, **options)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if output is not None:
-            write_file(output, replace(audio, signal=enhanced))
+            write_blocks(output, [enhanced], audio)
         enhanced = torch.from_numpy(np.ascontiguousarray(enhanced.T))
         return enhanced[0] if len(enhanced) == 1 else enhanced
-
-    def _enhance_channel(self, noisy, sample_rate, wet, high_band):
-        """Enhance (L,) of any rate."""
-        rate = self.hparams.sample_rate
-        length = max(1, round(len(noisy) * rate / sample_rate))
-        low = _resample(noisy, sample_rate, rate, length)
-        estimate = self._enhance_long(torch.tensor(low)).numpy()
-        estimate = blend(low, estimate, wet)
-        enhanced = _resample(estimate, rate, sample_rate, len(noisy))
-        if sample_rate > rate and high_band == "keep":
-            high = noisy - _resample(low, rate, sample_rate, len(noisy))
-            gain = top_band_gain(low, estimate, rate)
-            enhanced += high * gain_at(gain, len(noisy), sample_rate)
-        return enhanced
 
     def _enhance(self, noisy, gain=None):
         """Enhance (B, L) at the gain that is given or that of each item."""
@@ -329,54 +321,6 @@ class EnhanceModel(Pretrained):
             noisy,
             gain,
         )
-
-    def _enhance_long(self, noisy):
-        """Enhance (L,) in segments that are faded into each other."""
-        rate = self.hparams.sample_rate
-        overlap = OVERLAP_SECONDS * rate
-        fade = (torch.arange(overlap) + 0.5) / overlap
-        gain = unit_rms_gain(noisy[None]).to(self.device)
-        enhanced = torch.zeros_like(noisy)
-        with torch.inference_mode(), self.inference_ctx:
-            for start, end in segment_bounds(len(noisy), rate):
-                segment = noisy[None, start:end].to(self.device)
-                estimate = self._enhance(segment, gain)[0].cpu()
-                if start > 0:
-                    estimate[:overlap] *= fade
-                if end < len(noisy):
-                    estimate[-overlap:] *= fade.flip(0)
-                enhanced[start:end] += estimate
-        return enhanced
-
-
-def segment_bounds(length, sample_rate):
-    """First and last samples of the segments of a signal.
-
-    Arguments
-    ---------
-    length : int
-        Samples of the signal.
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    list of tuple
-        (start, end) of each; neighbours overlap by 2 s.
-
-    Example
-    -------
-    >>> segment_bounds(20 * 100, 100)
-    [(0, 2000)]
-    >>> segment_bounds(21 * 100, 100)
-    [(0, 1600), (1400, 2100)]
-    """
-    segment = SEGMENT_SECONDS * sample_rate
-    start, bounds = 0, []
-    while length - start > LONGEST_SECONDS * sample_rate:
-        bounds.append((start, start + segment))
-        start += segment - OVERLAP_SECONDS * sample_rate
-    return [*bounds, (start, length)]
 
 
 def _load_weights(hparams, hparams_file, folder):
@@ -477,19 +421,10 @@ def _valid_samples(noisy, lengths):
     return valid.long()
 
 
-def _check_array(signal, sample_rate, high_band):
+def _check_array(signal, sample_rate):
     """Return (L,) or (L, channels) as float32."""
     signal = np.asarray(signal)
-    if high_band not in HIGH_BANDS:
-        raise ValueError(
-            f"high_band is {high_band!r}, expected one of "
-            f"{', '.join(HIGH_BANDS)}"
-        )
-    low, high = SAMPLE_RATES
-    if not low <= sample_rate <= high:
-        raise ValueError(
-            f"the sample rate is {sample_rate} Hz, expected {low} to {high}"
-        )
+    check_sample_rate(sample_rate)
     if signal.dtype.kind != "f":
         raise ValueError(
             f"the samples are {signal.dtype}, expected floating point; divide "
@@ -507,10 +442,3 @@ def _check_array(signal, sample_rate, high_band):
             "or leave out this signal"
         )
     return signal
-
-
-def _resample(signal, sample_rate, new_rate, length):
-    """Resample (L,) and cut or zero-pad it to a length."""
-    if sample_rate != new_rate:
-        signal = soxr.resample(signal, sample_rate, new_rate)
-    return np.pad(signal[:length], (0, max(0, length - len(signal))))

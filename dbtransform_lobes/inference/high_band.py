@@ -3,20 +3,30 @@
 A model of 16 kHz knows nothing above 8 kHz. What is there is either dropped,
 or kept and scaled from moment to moment by the gain that the model gave the
 top quarter of its own band: noise there is mostly noise above it, too, and
-fricatives reach over both.
+fricatives reach over both. Signals come in blocks of any length.
 """
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+import torch
+
+from dbtransform_lobes.inference.block_stft import BlockSTFT
 
 HIGH_BANDS = ("keep", "drop")
 TOP = 0.75  # of the model's band: 6 to 8 kHz at 16 kHz
 WINDOW_SECONDS = 0.032
 HOP_SECONDS = 0.008
-FRAMES_AT_ONCE = 512
 
 
-def top_band_gain(noisy, enhanced, sample_rate):
+def check_high_band(high_band):
+    """Refuse what is none of HIGH_BANDS by a ValueError."""
+    if high_band not in HIGH_BANDS:
+        raise ValueError(
+            f"high_band is {high_band!r}, expected one of "
+            f"{', '.join(HIGH_BANDS)}"
+        )
+
+
+def top_band_gain(pairs, sample_rate):
     """Gain of the top quarter of the band in each frame.
 
     g_t = min(1, sqrt(sum_f |E_tf|^2 / sum_f |N_tf|^2)), f >= 0.75 of half the
@@ -24,69 +34,90 @@ def top_band_gain(noisy, enhanced, sample_rate):
 
     Arguments
     ---------
-    noisy, enhanced : numpy.ndarray
-        (L,) at the model's rate.
+    pairs : iterable of tuple
+        Blocks (noisy, enhanced) of a signal of L samples in all, each
+        (channels, n), at the model's rate.
     sample_rate : int
         In Hz.
 
-    Returns
-    -------
+    Yields
+    ------
     numpy.ndarray
-        (T,), 0 to 1, T = 1 + L // hop; 1 where there is nothing.
+        (channels, t), 0 to 1, T = 1 + L // hop frames in all; 1 where there
+        is nothing.
 
     Example
     -------
-    >>> noisy = np.random.default_rng(0).standard_normal(1600)
-    >>> gain = top_band_gain(noisy, 0.5 * noisy, 16000)
+    >>> noisy = np.random.default_rng(0).standard_normal((1, 1600))
+    >>> blocks = list(top_band_gain([(noisy, 0.5 * noisy)], 16000))
+    >>> gain = np.concatenate(blocks, axis=-1)
     >>> gain.shape, bool(np.allclose(gain, 0.5))
-    ((13,), True)
+    ((1, 13), True)
     """
-    before = _top_energy(noisy, sample_rate)
-    after = _top_energy(enhanced, sample_rate)
-    ratio = np.divide(after, before, out=np.ones_like(after), where=before > 0)
-    return np.sqrt(ratio).clip(max=1.0)
+    size = 2 * round(WINDOW_SECONDS * sample_rate / 2)
+    hop = round(HOP_SECONDS * sample_rate)
+    window = torch.hann_window(size, dtype=torch.float64)
+    stft = BlockSTFT(size, hop, window)
+    first = round(TOP * size / 2)
+
+    def spectra():
+        for pair in pairs:
+            both = np.concatenate(pair).astype(np.float64)
+            yield stft.push(torch.from_numpy(both))
+        yield stft.end()
+
+    for spec in spectra():
+        energy = spec[:, first:].abs().square().sum(1).numpy()
+        before, after = np.split(energy, 2)
+        ratio = np.divide(
+            after, before, out=np.ones_like(after), where=before > 0
+        )
+        yield np.sqrt(ratio).clip(max=1.0)
 
 
-def gain_at(gain, samples, sample_rate):
+def gain_at(gains, samples, sample_rate):
     """Frame gains at every sample, by linear interpolation.
 
     Arguments
     ---------
-    gain : numpy.ndarray
-        (T,), one every 8 ms.
+    gains : iterable of numpy.ndarray
+        Blocks (channels, t), a gain every 8 ms.
     samples : int
-        Number of samples.
+        Number of samples in all; the last gain holds beyond its frame.
     sample_rate : int
         Of these, in Hz.
 
-    Returns
-    -------
+    Yields
+    ------
     numpy.ndarray
-        (samples,).
+        (channels, n).
 
     Example
     -------
-    >>> gain_at(np.array([0.0, 1.0]), 9, 1000)
-    array([0.   , 0.125, 0.25 , 0.375, 0.5  , 0.625, 0.75 , 0.875, 1.   ])
+    >>> (gain, rest) = gain_at([np.array([[0.0, 1.0]])], 12, 1000)
+    >>> gain
+    array([[0.   , 0.125, 0.25 , 0.375, 0.5  , 0.625, 0.75 , 0.875, 1.   ]])
+    >>> rest
+    array([[1., 1., 1.]])
     """
-    position = np.arange(samples) / (HOP_SECONDS * sample_rate)
-    return np.interp(position, np.arange(len(gain)), gain)
+    hop = HOP_SECONDS * sample_rate
+    known, first, start = None, 0, 0  # gains from frame ``first`` on
 
+    def until(stop):
+        """Gains of the samples from ``start`` to ``stop``."""
+        position = np.arange(start, stop) / hop - first
+        frames = np.arange(known.shape[-1])
+        return np.stack([np.interp(position, frames, row) for row in known])
 
-def _top_energy(signal, sample_rate):
-    """Energy above 0.75 of half the rate in each frame, (T,)."""
-    size = 2 * round(WINDOW_SECONDS * sample_rate / 2)
-    hop = round(HOP_SECONDS * sample_rate)
-    window = np.hanning(size + 1)[:-1]
-    padded = np.pad(np.asarray(signal, dtype=np.float64), size // 2)
-    frames = sliding_window_view(padded, size)[::hop]  # (T, size)
-    first = round(TOP * size / 2)
-    energy = [
-        np.sum(
-            np.abs(np.fft.rfft(window * part, axis=1)[:, first:]) ** 2, axis=1
-        )
-        for part in np.split(
-            frames, range(FRAMES_AT_ONCE, len(frames), FRAMES_AT_ONCE)
-        )
-    ]
-    return np.concatenate(energy)
+    for gain in gains:
+        if known is not None:
+            gain = np.concatenate((known[:, -1:], gain), axis=-1)
+            first += known.shape[-1] - 1
+        known = gain
+        last = first + known.shape[-1] - 1
+        stop = min(samples, int(last * hop) + 1)
+        if stop > start:
+            yield until(stop)
+            start = stop
+    if start < samples:
+        yield until(samples)

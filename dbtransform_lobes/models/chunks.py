@@ -44,6 +44,44 @@ def length(tensors):
     return tensors[0].shape[2]
 
 
+def fork(items):
+    """Two iterators over the same items, each held while it is still wanted.
+
+    ``itertools.tee`` holds on to dozens of items that both have passed.
+
+    Arguments
+    ---------
+    items : iterable
+        The items.
+
+    Returns
+    -------
+    iterator
+    iterator
+
+    Example
+    -------
+    >>> one, two = fork("abc")
+    >>> next(one), next(two), list(one), list(two)
+    ('a', 'a', ['b', 'c'], ['b', 'c'])
+    """
+    items, queues = iter(items), (deque(), deque())
+
+    def branch(own):
+        while True:
+            if not own:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+                for queue in queues:
+                    queue.append(item)
+                del item
+            yield own.popleft()
+
+    return tuple(map(branch, queues))
+
+
 def with_context(chunks, back, ahead):
     """Give every chunk what its neighbours share with it.
 

@@ -12,7 +12,6 @@ noisy spectrum (B, F, T)
 """
 
 from dataclasses import dataclass
-from itertools import tee
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ from torch import nn
 from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.bands import BandLayout
-from dbtransform_lobes.models.chunks import TimeBlock, with_context
+from dbtransform_lobes.models.chunks import TimeBlock, fork, with_context
 from dbtransform_lobes.models.differential_attention import (
     DifferentialBandAttention,
 )
@@ -96,7 +95,7 @@ class Residual(nn.Module):
             yield from map(self, chunks)
             return
         # The block may ask for later chunks before it maps the first.
-        chunks, residuals = tee(chunks)
+        chunks, residuals = fork(chunks)
         ys = self.block.stream(map(self.enter, chunks))
         for y in ys:
             yield self._add(next(residuals), y)
@@ -364,7 +363,7 @@ class DBTransform(nn.Module):
                 "enhance chunks: give it a window, lambda_form 'token' or "
                 "'vector', fusion 'static', and norms of a frame"
             )
-        specs, again = tee(specs)
+        specs, again = fork(specs)
         zs = map(self.band_split, specs)  # (K, B, T, C)
         for block in self.blocks:
             zs = block.stream(zs)

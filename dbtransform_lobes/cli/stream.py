@@ -1,0 +1,218 @@
+"""``dbtransform stream``: raw PCM from stdin to stdout, as it comes."""
+
+import os
+import signal
+import sys
+
+HELP = "Enhance a live stream: raw PCM from stdin to stdout."
+EXAMPLES = """\
+  arecord -t raw -f S16_LE -r 16000 | dbtransform stream --model my_model \\
+      | aplay -t raw -f S16_LE -r 16000
+  sox noisy.wav -t raw -r 16000 -c 1 -b 16 -e signed - \\
+      | dbtransform stream --model my_model > enhanced.raw
+  ffmpeg -i noisy.mp3 -f f32le -ar 48000 -ac 2 - \\
+      | dbtransform stream --model my_model --rate 48000 --channels 2 \\
+          --dtype f32 | ffplay -f f32le -ar 48000 -ac 2 -
+"""
+
+
+def add_arguments(parser):
+    """Add the arguments of ``stream`` to its parser."""
+    _add_model_arguments(parser)
+    _add_stream_arguments(parser)
+
+
+def _add_model_arguments(parser):
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        required=True,
+        help="model folder or name of a causal model, such as those of "
+        "hparams/models/db_transform_streaming.yaml",
+    )
+    parser.add_argument(
+        "--revision", help="branch, tag or commit of a model of the hub"
+    )
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="let the hyperparams.yaml of the model name any Python object: "
+        "it can run any code then",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)"
+    )
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=int,
+        default=1,
+        help="CPU threads; blocks are so small that more seldom help "
+        "(default 1)",
+    )
+
+
+def _add_stream_arguments(parser):
+    parser.add_argument(
+        "--rate",
+        metavar="HZ",
+        type=int,
+        default=16000,
+        help="sample rate of the stream; another one than the model's is "
+        "resampled, which adds latency (default 16000)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("s16", "s32", "f32"),
+        default="s16",
+        help="samples, little-endian: integers of 16 or 32 bits or floats "
+        "(default s16)",
+    )
+    parser.add_argument(
+        "--channels",
+        metavar="N",
+        type=int,
+        default=1,
+        help="interleaved channels, each enhanced on its own (default 1)",
+    )
+    parser.add_argument(
+        "--strength",
+        metavar="0..1",
+        type=float,
+        default=1.0,
+        help="0 leaves the noisy signal, 1 is the whole enhancement "
+        "(default 1)",
+    )
+    parser.add_argument(
+        "--attenuation-limit",
+        metavar="DB",
+        type=float,
+        help="reduce noise by at most this many decibels (default: no limit)",
+    )
+
+
+def run(args):
+    """Enhance until the stream ends, is closed or is interrupted; 0 then."""
+    _check(args)
+    from dbtransform_lobes.inference.pcm import enhance_pcm
+
+    enhancer = _load(args)
+    stdin, stdout = _Interruptible(sys.stdin.fileno()), sys.stdout.fileno()
+    report = enhance_pcm(
+        enhancer,
+        stdin.read,
+        lambda data: _write(stdout, data),
+        args.rate,
+        args.channels,
+        args.dtype,
+    )
+    print(_summary(report, args.rate), file=sys.stderr)
+    return 0
+
+
+def _check(args):
+    for name in ("channels", "threads"):
+        if getattr(args, name) < 1:
+            raise ValueError(
+                f"--{name} is {getattr(args, name)}, expected at least 1"
+            )
+    for stream, what in ((sys.stdin, "come from"), (sys.stdout, "go to")):
+        if stream.isatty():
+            raise ValueError(
+                f"raw samples would {what} the terminal, expected a pipe or "
+                "file; see dbtransform stream --help"
+            )
+    from dbtransform_lobes.cli.enhance import check_device
+    from dbtransform_lobes.inference.any_rate import check_sample_rate
+    from dbtransform_lobes.inference.source import resolve
+    from dbtransform_lobes.inference.strength import wet_share
+
+    check_sample_rate(args.rate)
+    wet_share(args.strength, args.attenuation_limit)
+    resolve(args.model)
+    check_device(args.device)
+
+
+def _load(args):
+    import torch
+    from huggingface_hub import get_token
+    from speechbrain.utils.fetching import FetchConfig
+
+    from dbtransform_lobes.inference import EnhanceModel
+    from dbtransform_lobes.inference.streaming import StreamingEnhancer
+
+    torch.set_num_threads(args.threads)
+    model = EnhanceModel.from_hparams(
+        args.model,
+        run_opts={"device": args.device},
+        trust_code=args.trust_code,
+        fetch_config=FetchConfig(
+            revision=args.revision, token=get_token() is not None
+        ),
+    )
+    enhancer = StreamingEnhancer(
+        model,
+        strength=args.strength,
+        attenuation_limit_db=args.attenuation_limit,
+    )
+    # The first frames take longer: they are not to be of the stream.
+    for _ in range(5):
+        enhancer.feed(torch.zeros(args.channels, enhancer.hop_length))
+    enhancer.reset()
+    return enhancer
+
+
+class _Interruptible:
+    """Reads a file until it ends or Ctrl-C (or a SIGTERM) is pressed."""
+
+    def __init__(self, file):
+        self.file, self.stopped, self.reading = file, False, False
+        self.handlers = {
+            number: signal.signal(number, self._stop)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def _stop(self, *_):
+        self.stopped = True
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)  # the second time as ever
+        if self.reading:
+            raise KeyboardInterrupt  # else the block is finished first
+
+    def read(self, size):
+        """Return up to ``size`` bytes, none at the end."""
+        try:
+            self.reading = True
+            return b"" if self.stopped else os.read(self.file, size)
+        except KeyboardInterrupt:
+            return b""
+        finally:
+            self.reading = False
+
+
+def _write(file, data):
+    data = memoryview(data)
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _summary(report, rate):
+    """What is said at the end."""
+    if not report.blocks:
+        return "nothing was read"
+    duration = report.samples / rate
+    lines = [
+        f"{duration:.2f} s in {report.blocks} blocks: "
+        f"{1000 * report.seconds / report.blocks:.1f} ms each, at most "
+        f"{1000 * report.worst:.1f} ms, real-time factor "
+        f"{report.seconds / max(duration, 1 / rate):.3f}",
+        f"latency {1000 * report.latency:.0f} ms, underruns {report.underruns}",
+    ]
+    if report.repaired:
+        lines.append(f"{report.repaired} samples were not finite, taken as 0")
+    if report.lost:
+        lines.append(
+            f"the last {report.lost} bytes make no whole sample: see --dtype "
+            "and --channels"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,175 @@
+"""Signals of any rate and number of channels, in blocks, through a model.
+
+noisy -> resample -> model -> blend -> resample (-> plus the band above it)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dbtransform_lobes.inference.blocks import (
+    Resampler,
+    align,
+    resample_blocks,
+)
+from dbtransform_lobes.inference.high_band import gain_at, top_band_gain
+from dbtransform_lobes.inference.long_signal import enhance_blocks
+from dbtransform_lobes.inference.strength import blend
+from dbtransform_lobes.models.chunks import fork
+
+# In Hz; beyond them is no speech, but headers that would fill the memory.
+SAMPLE_RATES = (2000, 768000)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What has to be known of a signal before it is enhanced.
+
+    Arguments
+    ---------
+    length, low_length : int
+        Samples of each at the signal's rate and at the model's.
+    power : numpy.ndarray
+        (channels,), mean square at the model's rate.
+    audible : numpy.ndarray
+        (channels,), whether any sample is not zero.
+    """
+
+    length: int
+    low_length: int
+    power: np.ndarray
+    audible: np.ndarray
+
+    def gain(self, eps=1e-8):
+        """What brings each channel to an RMS of 1, see ``unit_rms_gain``."""
+        level = np.sqrt(self.power)[:, None]
+        gain = np.where(level > eps, 1 / level.clip(min=eps), 1.0)
+        return torch.from_numpy(gain).float()
+
+
+def check_sample_rate(sample_rate):
+    """Refuse a rate that is not in SAMPLE_RATES by a ValueError."""
+    low, high = SAMPLE_RATES
+    if not low <= sample_rate <= high:
+        raise ValueError(
+            f"the sample rate is {sample_rate} Hz, expected {low} to {high}"
+        )
+
+
+def measure(blocks, channels, sample_rate, rate):
+    """Pass over a signal once.
+
+    Arguments
+    ---------
+    blocks : iterable of numpy.ndarray
+        (channels, n), float32.
+    channels : int
+        Number of channels.
+    sample_rate, rate : int
+        Of the signal and of the model, in Hz.
+
+    Returns
+    -------
+    Measure
+
+    Example
+    -------
+    >>> found = measure([np.full((1, 160), 0.5, np.float32)], 1, 16000, 16000)
+    >>> found.length, found.gain()
+    (160, tensor([[2.]]))
+    """
+    length, energy = 0, np.zeros(channels)
+    audible = np.zeros(channels, dtype=bool)
+    resampler = Resampler(sample_rate, rate, channels)
+    for block in blocks:
+        length += block.shape[-1]
+        audible |= block.any(-1)
+        energy += _energy(resampler.push(block))
+    energy += _energy(resampler.end())
+    low_length = max(1, round(length * rate / sample_rate))
+    return Measure(length, low_length, energy / low_length, audible)
+
+
+def enhance_signal(model, blocks, measured, sample_rate, wet, high_band):
+    """Enhance a signal of any rate; its memory does not grow.
+
+    Arguments
+    ---------
+    model : EnhanceModel
+        The enhancer.
+    blocks : iterable of numpy.ndarray
+        (channels, n), float32.
+    measured : Measure
+        Of the whole signal.
+    sample_rate : int
+        Of the signal, in Hz.
+    wet : float
+        Share of the enhanced signal, see ``wet_share``.
+    high_band : str
+        "keep" or "drop", see ``EnhanceModel.enhance_array``.
+
+    Yields
+    ------
+    numpy.ndarray
+        (channels, n), float32, as many samples in all, in blocks of other
+        lengths.
+
+    Raises
+    ------
+    ValueError
+        If the model returns samples that are not finite.
+    """
+    rate, channels = model.hparams.sample_rate, len(measured.audible)
+    keep = sample_rate > rate and high_band == "keep"
+    noisy, blocks = fork(blocks) if keep else (None, blocks)
+    low = resample_blocks(
+        blocks, sample_rate, rate, channels, measured.low_length
+    )
+    pairs = _enhance_low(model, low, measured, wet)
+    if not keep:
+        enhanced = resample_blocks(
+            (pair[1] for pair in pairs),
+            rate,
+            sample_rate,
+            channels,
+            measured.length,
+        )
+    else:
+        enhanced = _with_high_band(noisy, pairs, measured, sample_rate, rate)
+    for block in enhanced:
+        if not np.isfinite(block).all():
+            raise ValueError(
+                "the model returned samples that are not finite; use fp32 "
+                "(run_opts precision) or another model"
+            )
+        # Silence stays silence, whatever the model makes of it.
+        yield np.where(measured.audible[:, None], block, np.float32(0))
+
+
+def _enhance_low(model, low, measured, wet):
+    """Pairs of blocks at the model's rate: noisy, enhanced."""
+    low, again = fork(low)
+    estimates = enhance_blocks(model, low, measured.gain(), measured.low_length)
+    for noisy, estimate in align(again, estimates):
+        yield noisy, blend(noisy, estimate, wet)
+
+
+def _with_high_band(noisy, pairs, measured, sample_rate, rate):
+    """Bring pairs to the rate of the signal and add the band above."""
+    pairs, again = fork(pairs)
+    both = resample_blocks(
+        map(np.concatenate, pairs),
+        rate,
+        sample_rate,
+        2 * len(measured.audible),
+        measured.length,
+    )
+    gains = gain_at(top_band_gain(again, rate), measured.length, sample_rate)
+    for signal, pair, gain in align(noisy, both, gains):
+        low, enhanced = np.split(pair, 2)
+        yield (enhanced + (signal - low) * gain).astype(np.float32)
+
+
+def _energy(block):
+    return np.square(block, dtype=np.float64).sum(-1)

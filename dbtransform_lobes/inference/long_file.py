@@ -1,0 +1,98 @@
+"""Files of any length: two passes in blocks, in memory that does not grow.
+
+The first pass finds the level of the whole signal, the second one enhances
+and writes.
+"""
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dbtransform_lobes.inference.any_rate import (
+    check_sample_rate,
+    enhance_signal,
+    measure,
+)
+from dbtransform_lobes.inference.audio_file import (
+    read_blocks,
+    read_format,
+    warn_if_cut_off,
+    with_room,
+    write_blocks,
+)
+from dbtransform_lobes.inference.high_band import check_high_band
+from dbtransform_lobes.inference.strength import wet_share
+
+LONG_SECONDS = 60
+
+
+def enhance_long_file(
+    model,
+    path,
+    output,
+    progress=True,
+    strength=1.0,
+    attenuation_limit_db=None,
+    high_band="keep",
+):
+    """Enhance a file into another one, see ``EnhanceModel.enhance_file``.
+
+    Arguments
+    ---------
+    model : EnhanceModel
+        The enhancer.
+    path, output : str
+        What is read and written.
+    progress : bool
+        Whether to show a progress bar, on a terminal.
+    strength, attenuation_limit_db, high_band
+        As in ``EnhanceModel.enhance_array``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As ``EnhanceModel.enhance_file``; there is no partial output.
+    """
+    wet = wet_share(strength, attenuation_limit_db)
+    check_high_band(high_band)
+    audio, frames = read_format(path)
+    rate = audio.sample_rate
+    try:
+        check_sample_rate(rate)
+        measured = measure(
+            _channels_first(path),
+            audio.channels,
+            rate,
+            model.hparams.sample_rate,
+        )
+        warn_if_cut_off(path, measured.length, frames)
+        blocks = enhance_signal(
+            model, _channels_first(path), measured, rate, wet, high_band
+        )
+        bar = tqdm(
+            total=measured.length // rate,
+            unit="s",
+            desc=Path(path).name,
+            leave=False,
+            disable=None if progress else True,
+        )
+        audio = with_room(audio, measured.length)
+        with bar, torch.inference_mode(), model.inference_ctx:
+            write_blocks(output, _follow(blocks, rate, bar), audio)
+    except ValueError as error:
+        known = str(error).startswith((f"{path}:", f"{output}:"))
+        raise error if known else ValueError(f"{path}: {error}") from error
+
+
+def _channels_first(path):
+    return (block.T for block in read_blocks(path))
+
+
+def _follow(blocks, rate, bar):
+    """Hand on blocks as soundfile takes them, and show how far they are."""
+    done = 0
+    for block in blocks:
+        done += block.shape[-1]
+        yield block.T
+        bar.update(done // rate - bar.n)

@@ -1,0 +1,404 @@
+"""Live streams: any blocks, the offline result, PCM through pipes."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from speechbrain.processing.features import ISTFT, STFT
+
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference.block_stft import block_transforms
+from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.inference.pcm import decode, encode, enhance_pcm
+from dbtransform_lobes.inference.running_level import RunningLevel
+from dbtransform_lobes.inference.streaming import StreamingEnhancer
+from dbtransform_lobes.models.waveform import enhance_waveform, unit_rms_gain
+from tests.runs import model_of, tiny_run
+from tests.signals import noise_like, speech_like
+
+CPU = {"device": "cpu"}
+CAUSAL = {"causal": True, "window": 8}
+SIZES = [1, 7, 100, 128, 129, 512, 1000, 4001]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model folder of a tiny causal model."""
+    run = tmp_path_factory.mktemp("run")
+    tiny_run(run, **CAUSAL)
+    folder = tmp_path_factory.mktemp("model") / "causal"
+    export_model(run, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return EnhanceModel.from_hparams(folder, run_opts=CPU)
+
+
+def noisy_signal(seconds, *seeds, sample_rate=16000):
+    """Noisy "speech", (B, L), of other levels in each row."""
+    rows = [
+        10 ** (-seed / 2)
+        * (speech_like(seconds, seed, sample_rate) + noise_like(seconds, seed))
+        for seed in seeds
+    ]
+    return torch.tensor(np.stack(rows), dtype=torch.float32)
+
+
+def fed(enhancer, noisy, sizes):
+    """Enhance in blocks of these sizes, again and again, to the end."""
+    parts, start, number = [], 0, 0
+    while start < noisy.shape[-1]:
+        size = sizes[number % len(sizes)]
+        parts.append(enhancer.feed(noisy[..., start : start + size]))
+        start, number = start + size, number + 1
+    return torch.cat([*parts, enhancer.flush()], dim=-1)
+
+
+# StreamingEnhancer
+
+
+@pytest.mark.parametrize("sizes", [[n] for n in SIZES[2:]] + [SIZES, [9000]])
+def test_blocks_of_any_size_give_the_offline_result(model, sizes):
+    noisy = noisy_signal(0.5, 0, 1)
+    gain = unit_rms_gain(noisy)
+    streamed = fed(StreamingEnhancer(model, gain), noisy, sizes)
+    offline = model.enhance_batch(noisy)
+    assert streamed.shape == noisy.shape
+    assert (gain * (streamed - offline)).abs().max() < 1e-5
+    assert (gain * (noisy - offline)).abs().max() > 0.1
+    other = fed(StreamingEnhancer(model, 0.1 * gain), noisy, sizes)
+    assert (gain * (other - offline)).abs().max() > 1e-2  # the gain matters
+
+
+def test_single_samples_and_single_streams(model):
+    noisy = noisy_signal(0.1, 0)[0]
+    one = fed(StreamingEnhancer(model), noisy, [1])
+    whole = fed(StreamingEnhancer(model), noisy, [5000])
+    assert one.shape == noisy.shape and (one - whole).abs().max() < 1e-5
+
+
+def literal_gains(noisy, window, hop, sample_rate):
+    """RunningLevel in loops over the samples of every frame."""
+    n_fft, gains, heard = len(window), [], []
+    for frame in range(1 + len(noisy) // hop):
+        power = weight = 0.0
+        for n in range(n_fft):
+            position = frame * hop + n - n_fft // 2
+            inside = 0 <= position < len(noisy)
+            power += (window[n] * noisy[position] if inside else 0.0) ** 2
+            weight += window[n] ** 2
+        if power / weight > 1e-16:
+            heard.append(power / weight)
+        total = weights = 0.0
+        for age, past in enumerate(reversed(heard)):
+            share = math.exp(-age * hop / sample_rate / 10)
+            total += share * past
+            weights += share
+        gains.append((weights / total) ** 0.5 if heard else 1.0)
+    return gains
+
+
+def test_running_level_equals_its_literal_twin():
+    options = {"win_length": 20, "hop_length": 8, "n_fft": 32}
+    stft, _ = block_transforms(STFT(1000, **options), ISTFT(1000, **options))
+    noisy = torch.randn(1, 300, dtype=torch.float64)
+    noisy[:, :90] = 0  # silent at first, then in between
+    noisy[:, 150:220] = 0
+    noisy[:, 220:] *= 0.01
+    window = stft.window.tolist()
+    level = RunningLevel(stft, sample_rate=10)  # forgets within the test
+    specs = [stft.push(block) for block in noisy.split(70, dim=-1)]
+    found = [level.push(s) for s in [*specs, stft.end()] if s.shape[-1]]
+    gains = torch.cat(found, dim=-1)[0, 0]
+    expected = literal_gains(noisy[0].tolist(), window, 8, 10)
+    assert np.allclose(gains, expected, rtol=1e-10, atol=0)
+    assert gains[0] == 1 and gains.max() > 1.3 * gains[12]
+    steady = literal_gains(noisy[0].tolist(), window, 8, 10**6)
+    assert not np.allclose(gains, steady, rtol=1e-2)
+
+
+def test_automatic_level_is_offline_the_same_gain(model):
+    """STFT, gains, model, iSTFT of the whole: the literal way."""
+    noisy = noisy_signal(0.6, 0, 2)
+    noisy[:, 5000:] *= 0.1
+    stft, _ = block_transforms(
+        model.hparams.compute_stft, model.hparams.compute_istft
+    )
+    spec = torch.cat((stft.push(noisy), stft.end()), dim=-1)
+    gains = RunningLevel(stft, 16000).push(spec)
+    scaled = torch.nn.Module()
+    scaled.forward = lambda x: model.mods.model(x * gains) / gains
+    with torch.inference_mode():
+        offline = enhance_waveform(
+            scaled,
+            model.hparams.compute_stft,
+            model.hparams.compute_istft,
+            noisy,
+            gain=torch.ones(2, 1),
+        )
+    streamed = fed(StreamingEnhancer(model), noisy, [333])
+    error = (streamed - offline).abs().amax(-1) / noisy.abs().amax(-1)
+    assert error.max() < 1e-5
+    # Both streams are enhanced alike although their levels differ tenfold.
+    alone = fed(StreamingEnhancer(model), 20 * noisy[1:], [333]) / 20
+    assert (alone - streamed[1:]).abs().max() < 1e-5 * noisy[1].abs().max()
+
+
+def test_latency_is_what_is_stated_and_no_less(model):
+    """A sample is out latency_ms after it went in; the worst, no sooner."""
+    enhancer = StreamingEnhancer(model)
+    assert enhancer.latency_ms == 32.0 and enhancer.hop_length == 128
+    assert math.isnan(enhancer.processing_ms)
+    noisy, sent, worst = noisy_signal(0.2, 0)[0], 0, 0
+    for received, sample in enumerate(noisy, 1):
+        worst = max(worst, received - sent)
+        sent += len(enhancer.feed(sample[None]))
+    assert 1000 * worst / 16000 == enhancer.latency_ms
+    assert enhancer.processing_ms > 0
+
+
+def test_strength_blends_samples_of_the_same_time(model):
+    noisy = noisy_signal(0.3, 0)
+    full = fed(StreamingEnhancer(model), noisy, [200])
+    half = fed(StreamingEnhancer(model, strength=0.5), noisy, [77])
+    assert torch.allclose(half, (noisy + full) / 2, atol=1e-5)
+    none = fed(StreamingEnhancer(model, strength=0.0), noisy, [77])
+    assert torch.equal(none, noisy)
+    limited = StreamingEnhancer(model, attenuation_limit_db=20.0)
+    expected = 0.1 * noisy + 0.9 * full
+    assert torch.allclose(fed(limited, noisy, [500]), expected, atol=1e-5)
+
+
+def test_reset_flush_and_errors_leave_no_trace(model):
+    noisy = noisy_signal(0.2, 0)
+    enhancer = StreamingEnhancer(model)
+    assert len(enhancer.flush()) == 0
+    first = fed(enhancer, noisy, [300])
+    enhancer.feed(noisy[0, :1000] * 9)
+    enhancer.reset()
+    parts = [enhancer.feed(noisy[:, :1500])]
+    bad = noisy[:, 1500:].clone()
+    bad[0, 7] = math.nan
+    for samples, message in (
+        (bad, "not finite"),
+        (noisy[:, :0].long(), "int64, expected floating"),
+        (noisy[None], r"shape \(1, 1, 3200\), expected"),
+        (noisy.expand(2, -1), "2 streams given, expected 1 as before"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            enhancer.feed(samples)
+    parts += [enhancer.feed(noisy[:, 1500:]), enhancer.flush()]
+    assert (torch.cat(parts, dim=-1) - first).abs().max() < 1e-5
+    arrays = [enhancer.feed(noisy[0].numpy()), enhancer.flush()]
+    assert all(isinstance(each, np.ndarray) for each in arrays)
+    assert np.allclose(np.concatenate(arrays), first[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 255, 256, 512, 513])
+def test_shortest_streams(model, length):
+    noisy = noisy_signal(0.1, 0)[:, :length]
+    enhancer = StreamingEnhancer(model)
+    if length:
+        assert fed(enhancer, noisy, [100]).shape == (1, length)
+    silent = enhancer.feed(0 * noisy), enhancer.flush()
+    assert sum(each.shape[-1] for each in silent) == length
+    assert not torch.cat(silent, dim=-1).any()
+
+
+def test_a_model_that_sees_the_future_is_refused():
+    with pytest.raises(ValueError, match="trained with causal: True"):
+        StreamingEnhancer(model_of(torch.nn.Identity()))
+    with pytest.raises(ValueError, match="or enhance whole files"):
+        StreamingEnhancer(EnhanceModel.from_hparams(run_opts=CPU))
+
+
+# PCM
+
+
+@pytest.mark.parametrize("dtype", ["s16", "s32", "f32"])
+def test_pcm_there_and_back(dtype):
+    signal = np.array([[0.5, -0.25, 0.0], [0.125, -1.0, 1 - 2**-15]])
+    data = encode(signal, dtype)
+    assert np.array_equal(decode(data, dtype, 2), signal)
+    loud = decode(encode(3 * signal, dtype), dtype, 2)
+    if dtype == "f32":
+        assert np.array_equal(loud, 3 * signal)
+    else:
+        assert np.allclose(loud, (3 * signal).clip(-1, 1), atol=1e-4)
+
+
+def pipe(model, data, rate=16000, channels=1, dtype="f32", most=10**9):
+    """Bytes through enhance_pcm; reads return at most so many of them."""
+    source, out, done = memoryview(data), bytearray(), [0]
+
+    def read(size):
+        part = source[done[0] : done[0] + min(size, most)]
+        done[0] += len(part)
+        return bytes(part)
+
+    report = enhance_pcm(
+        StreamingEnhancer(model), read, out.extend, rate, channels, dtype
+    )
+    return bytes(out), report
+
+
+def test_pcm_is_enhanced_whatever_a_read_gives(model):
+    noisy = noisy_signal(0.3, 0, 1)
+    expected = fed(StreamingEnhancer(model), noisy, [128])
+    for most in (10**9, 1001, 3):
+        out, report = pipe(
+            model, encode(noisy.numpy(), "f32"), 16000, 2, most=most
+        )
+        assert np.allclose(decode(out, "f32", 2), expected, atol=1e-6)
+    assert report.samples == 4800 and report.blocks == 38
+    assert report.latency == 0.032 and report.repaired == report.lost == 0
+    assert 0 < report.worst <= report.seconds
+    assert 0 <= report.underruns <= report.blocks
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+def test_other_rates_keep_length_and_time(rate):
+    """Of a tone that the model leaves as it is."""
+
+    class Through(torch.nn.Module):
+        causal = True
+
+        def initial_state(self, batch):
+            return 0
+
+        def step(self, frames, state):
+            return frames, state
+
+    time = np.arange(rate) / rate
+    tone = 0.5 * np.sin(2 * np.pi * 440 * time)[None]
+    out, report = pipe(model_of(Through()), encode(tone, "s16"), rate, 1, "s16")
+    enhanced = decode(out, "s16", 1)
+    assert enhanced.shape == tone.shape
+    assert np.abs(enhanced - tone)[:, 500:-500].max() < 2e-3
+    assert 0.032 < report.latency < 0.3
+
+
+def test_what_is_no_number_or_no_whole_sample_is_reported(model):
+    noisy = noisy_signal(0.1, 0).numpy()
+    broken = noisy.copy()
+    broken[0, 5:9] = [math.nan, math.inf, -math.inf, math.nan]
+    out, report = pipe(model, encode(broken, "f32") + b"xy")
+    assert report.repaired == 4 and report.lost == 2
+    noisy[0, 5:9] = 0
+    assert out == pipe(model, encode(noisy, "f32"))[0]
+    out, report = pipe(model, b"")
+    assert out == b"" and report.blocks == 0
+
+
+def test_a_slow_block_is_an_underrun(model, monkeypatch):
+    clock = iter(range(10**6))  # every look at the clock is a second later
+    monkeypatch.setattr(
+        "dbtransform_lobes.inference.pcm.time.perf_counter",
+        lambda: next(clock),
+    )
+    _, report = pipe(model, encode(noisy_signal(0.1, 0).numpy(), "f32"))
+    assert report.underruns == report.blocks == 13
+
+
+# The command
+
+
+@pytest.fixture
+def start(folder):
+    """Start the command; it is ended after the test."""
+    started = []
+
+    def begin(*options, **more):
+        command = [sys.executable, "-m", "dbtransform_lobes.cli.main"]
+        process = subprocess.Popen(
+            [*command, "stream", "--model", str(folder), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            **more,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_command_ends_with_its_input(start, model):
+    noisy = noisy_signal(1.0, 0).numpy()
+    out, errors = start().communicate(encode(noisy, "s16"))
+    expected = pipe(model, encode(noisy, "s16"), dtype="s16")[0]
+    assert len(out) == 32000 and out == expected
+    assert b"1.00 s in 125 blocks" in errors and b"underruns " in errors
+    assert b"Traceback" not in errors
+
+
+def test_command_ends_with_ctrl_c_and_keeps_what_it_has(start):
+    process = start()
+    data = encode(noisy_signal(1.0, 0).numpy(), "s16")
+    process.stdin.write(data)
+    process.stdin.flush()
+    out = os.read(process.stdout.fileno(), 100)  # it has begun
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    errors = process.stderr.read()
+    assert process.wait() == 0 and b"underruns" in errors
+    assert b"Traceback" not in errors and b"interrupted" not in errors
+    total = len(out) + len(rest)
+    assert 0 < total <= len(data) and total % 2 == 0
+    seconds = float(errors.split(b" s in")[0].split()[-1])
+    assert abs(seconds - total / 32000) < 0.01  # as much as was read
+
+
+def test_command_ends_with_a_closed_pipe(start):
+    process = start()
+    process.stdin.write(encode(noisy_signal(1.0, 0).numpy(), "s16"))
+    process.stdin.flush()
+    os.read(process.stdout.fileno(), 10)
+    process.stdout.close()
+    try:
+        for _ in range(100):
+            process.stdin.write(bytes(4096))
+            process.stdin.flush()
+    except BrokenPipeError:
+        pass
+    errors = process.stderr.read()
+    assert process.wait() == 0
+    assert b"underruns" in errors and b"Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rate", "10"], "the sample rate is 10 Hz, expected 2000"),
+        (["--channels", "0"], "--channels is 0, expected at least 1"),
+        (["--strength", "2"], "strength is 2.0, expected 0"),
+        (["--device", "abacus"], "--device is 'abacus', expected cpu"),
+    ],
+)
+def test_bad_options(folder, options, message, capsys, monkeypatch):
+    with open(os.devnull) as null:
+        monkeypatch.setattr(sys, "stdin", null)
+        code = main(["stream", "--model", str(folder), *options])
+    assert code == 1 and message in capsys.readouterr().err
+
+
+def test_bundled_model_and_terminals_are_refused(capsys, monkeypatch):
+    with open(os.devnull) as null:
+        monkeypatch.setattr(sys, "stdin", null)
+        assert main(["stream", "--model", "db_transform_small"]) == 1
+        assert "causal: True" in capsys.readouterr().err
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+        assert main(["stream", "--model", "db_transform_small"]) == 1
+        assert "come from the terminal" in capsys.readouterr().err

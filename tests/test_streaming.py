@@ -339,7 +339,12 @@ def test_command_ends_with_its_input(start, model):
     noisy = noisy_signal(1.0, 0).numpy()
     out, errors = start().communicate(encode(noisy, "s16"))
     expected = pipe(model, encode(noisy, "s16"), dtype="s16")[0]
-    assert len(out) == 32000 and out == expected
+    # Up to rounding: blocks of other sizes are computed otherwise.
+    out, expected = (
+        np.frombuffer(x, "<i2").astype(int) for x in (out, expected)
+    )
+    assert len(out) == 16000 and np.abs(out - expected).max() <= 1
+    assert np.abs(out).max() > 100
     assert b"1.00 s in 125 blocks" in errors and b"underruns " in errors
     assert b"Traceback" not in errors
 

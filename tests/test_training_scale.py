@@ -20,6 +20,7 @@ from dbtransform_lobes.data.crops import EpochSampler
 from dbtransform_lobes.data.recordings import read_audio
 from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.brain import EnhanceBrain
 from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
@@ -31,6 +32,10 @@ from tests.signals import (
     write_wav,
 )
 from tests.training_runs import ROOT, arguments, checkpoint, logged, train
+
+# Of weights after six steps: other batches round otherwise. Another SNR
+# range makes a difference of 6e-3.
+ROUNDING = 5e-4
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +106,7 @@ def test_two_ranks_train_as_one(tree, one, tmp_path):
     )
     assert done.returncode == 0, done.stdout
     # The same samples and gradients, up to rounding.
-    assert distance(checkpoint(output), checkpoint(one)) < 1e-4
+    assert distance(checkpoint(output), checkpoint(one)) < ROUNDING
     for stage, name in (("train", "loss"), ("valid", "loss_si_sdr")):
         both = logged(output, stage, name), logged(one, stage, name)
         assert len(both[0]) == 2
@@ -168,12 +173,12 @@ def test_interrupted_run_goes_on_in_mid_epoch(
                 tree, tmp_path, grad_accumulation_factor=accumulation, **saving
             )
     assert len(logged(tmp_path, "valid", "pesq")) == 1
-    assert distance(checkpoint(tmp_path), checkpoint(one)) > 1e-4
+    assert distance(checkpoint(tmp_path), checkpoint(one)) > ROUNDING
     brain = train(tree, tmp_path, num_workers=2)["brain"]
     assert brain.optimizer_step == 6
     for name in ("model", "ema"):
         found = distance(checkpoint(tmp_path, name), checkpoint(one, name))
-        assert found == 0 if accumulation == 1 else found < 1e-4
+        assert found == 0 if accumulation == 1 else found < ROUNDING
 
 
 def test_other_steps_per_epoch_are_refused_in_mid_epoch(
@@ -289,7 +294,7 @@ def test_spectra_stay_in_fp32_under_autocast(dtype, one):
     model.register_forward_hook(
         lambda _, given, out: seen.append((given[0].dtype, out.dtype))
     )
-    linear = next(m for m in model.modules() if isinstance(m, torch.nn.Linear))
+    linear = next(m for m in model.modules() if isinstance(m, BandLinear))
     linear.register_forward_hook(lambda *args: seen.append(args[2].dtype))
     settings = {"sample_rate": 16000, "win_length": 32, "hop_length": 8}
     settings["window_fn"] = torch.hann_window

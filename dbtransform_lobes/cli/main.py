@@ -13,6 +13,7 @@ from dbtransform_lobes import __version__
 
 COMMANDS = (
     "enhance",
+    "enhance-corpus",
     "info",
     "mix",
     "shards",

@@ -14,6 +14,7 @@ from dbtransform_lobes import __version__
 COMMANDS = (
     "enhance",
     "enhance-corpus",
+    "demo",
     "info",
     "mix",
     "shards",

@@ -10,7 +10,11 @@ import json
 import os
 from pathlib import Path
 
-from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES, write_text
+from dbtransform_lobes.data.recordings import (
+    AUDIO_SUFFIXES,
+    raise_problems,
+    write_text,
+)
 from dbtransform_lobes.inference.source import WEIGHTS, find_model
 
 SETTINGS = "enhance_corpus.json"
@@ -106,7 +110,8 @@ def pair_files(files, output):
     Raises
     ------
     ValueError
-        If a result would replace a file of the corpus.
+        If no file can be enhanced, or a result would replace a file of the
+        corpus.
     """
     output = os.path.abspath(output)
     sources, refused = {}, {}
@@ -118,6 +123,9 @@ def pair_files(files, output):
             )
         elif sources.setdefault(target, file) != file:
             refused[file] = f"{target} is the place of {sources[target]}"
+    if not sources:
+        problems = [f"{file}: {reason}" for file, reason in refused.items()]
+        raise_problems("none of these can be enhanced", problems)
     for target in sources.keys() & set(sources.values()):
         raise ValueError(
             f"{target}: is of the corpus, and the result of {sources[target]} "

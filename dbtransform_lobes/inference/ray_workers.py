@@ -18,9 +18,11 @@ from dbtransform_lobes.data.recordings import audio_info
 from dbtransform_lobes.inference.batch import enhance_pair
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 
-# Files that a worker gets at a time. A process that dies takes them with it:
-# they are then tried again, each alone.
+# Files that a worker gets at a time, at most.
 FILES_OF_A_TASK = 16
+# Ray repeats the task of a process that died, for ever; a file that kills it
+# is given up after so many.
+ATTEMPTS = 2
 # Ray's default is 30 % of the memory; paths and reports are small.
 OBJECT_STORE_BYTES = 100 * 2**20
 
@@ -84,22 +86,12 @@ def enhance_corpus(
         "threads": threads,
         "force": force,
     }
-    left = dict(pairs)
     with _ray(address, jobs, threads) as cpus:
         jobs = jobs or max(1, cpus // threads)
-        for most in (FILES_OF_A_TASK, 1):
-            # As few that the last ones to end do not wait for each other.
-            size = min(most, max(1, len(left) // (8 * jobs)))
-            for report in _map(left, size, jobs, worker_options):
-                del left[report["source"]]
-                notes = report["notes"].splitlines()
-                reason = report["reason"] or None
-                yield report["source"], reason, notes, report["kept"]
-            if not left:
-                return
-    for source in left:
-        reason = "the process died twice, perhaps for want of memory"
-        yield source, reason, [], False
+        for report in _map(pairs, jobs, worker_options):
+            notes = report["notes"].splitlines()
+            reason = report["reason"] or None
+            yield report["source"], reason, notes, report["kept"]
 
 
 @contextmanager
@@ -107,6 +99,7 @@ def _ray(address, jobs, threads):
     """Connect to Ray, or start it; yields the number of its CPUs."""
     # Read when Ray is imported, and by the processes that it starts.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local = {}
     if address == "local":
         # Its ports would take commands from anyone who reaches them.
@@ -128,22 +121,25 @@ def _ray(address, jobs, threads):
     )
     try:
         yield int(ray.cluster_resources()["CPU"])
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise OSError(f"Ray failed ({reason}); start again") from error
     finally:
         ray.shutdown()
 
 
-def _map(pairs, size, jobs, worker_options):
+def _map(pairs, jobs, worker_options):
     """Let the workers enhance tasks of some files; yields their reports."""
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # those of a process that died
+    ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # Small tasks at the end of the corpus keep all workers busy.
+    size = min(FILES_OF_A_TASK, max(1, len(pairs) // (8 * jobs)))
     device = worker_options["model_options"]["run_opts"]["device"]
-    rows = [{"source": s, "target": t} for s, t in pairs.items()]
     dataset = ray.data.from_items(
-        rows, override_num_blocks=-(-len(rows) // size)
+        [{"source": source, "target": target} for source, target in pairs],
+        override_num_blocks=-(-len(pairs) // size),
     )
     reports = dataset.map(
         _Worker,
@@ -153,8 +149,6 @@ def _map(pairs, size, jobs, worker_options):
         ),
         num_cpus=worker_options["threads"],
         num_gpus=int(device.startswith("cuda")),
-        max_restarts=-1,
-        max_task_retries=0,
     )
     yield from reports.iter_rows()
 
@@ -170,16 +164,30 @@ class _Worker:
     def __call__(self, row):
         source, target = Path(row["source"]), Path(row["target"])
         kept = not self.force and is_finished(source, target)
-        reason, notes = None, []
-        if not kept:
-            pair = (source, target)
-            _, reason, notes = enhance_pair(self.model, pair, self.options)
+        reason, notes = (None, []) if kept else self._enhance(source, target)
         return {
             "source": row["source"],
             "reason": reason or "",
             "notes": "\n".join(notes),
             "kept": kept,
         }
+
+    def _enhance(self, source, target):
+        """Enhance a file, having noted that a process tries to."""
+        note = target.with_name(f".{target.name}.tried.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(note, "a+b") as file:
+                if file.tell() == ATTEMPTS:
+                    return f"the process died, {ATTEMPTS} times", []
+                file.write(b".")
+            _, *result = enhance_pair(
+                self.model, (source, target), self.options
+            )
+            note.unlink()
+        except OSError as error:
+            return str(error), []
+        return result
 
 
 def is_finished(source, target):

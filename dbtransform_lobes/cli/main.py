@@ -24,6 +24,7 @@ COMMANDS = (
     "curves",
     "seeds",
     "benchmark",
+    "benchmark-corpus",
     "benchmark-data",
 )
 EXAMPLES = """\

@@ -97,7 +97,9 @@ def enhance_corpus(
 @contextmanager
 def _ray(address, jobs, threads):
     """Connect to Ray, or start it; yields the number of its CPUs."""
-    # Read when Ray is imported, and by the processes that it starts.
+    # Read when Ray is imported, and by the processes that it starts. Nothing
+    # is reported then; but Ray still asks the link-local metadata service of
+    # a cloud (169.254.169.254) which cloud it is.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local = {}
@@ -134,12 +136,10 @@ def _map(pairs, jobs, worker_options):
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    # Small tasks at the end of the corpus keep all workers busy.
-    size = min(FILES_OF_A_TASK, max(1, len(pairs) // (8 * jobs)))
     device = worker_options["model_options"]["run_opts"]["device"]
     dataset = ray.data.from_items(
         [{"source": source, "target": target} for source, target in pairs],
-        override_num_blocks=-(-len(pairs) // size),
+        override_num_blocks=-(-len(pairs) // task_size(len(pairs), jobs)),
     )
     reports = dataset.map(
         _Worker,
@@ -151,6 +151,17 @@ def _map(pairs, jobs, worker_options):
         num_gpus=int(device.startswith("cuda")),
     )
     yield from reports.iter_rows()
+
+
+def task_size(files, jobs):
+    """Files of a task: few, so that workers end at about the same time.
+
+    Example
+    -------
+    >>> task_size(10, 2), task_size(64, 2), task_size(10000, 2)
+    (1, 4, 16)
+    """
+    return min(FILES_OF_A_TASK, max(1, files // (8 * jobs)))
 
 
 class _Worker:

@@ -55,6 +55,8 @@ setup(
         "tensorboard": ["tensorboard>=2.15"],
         "plot": ["matplotlib>=3.8"],
         "pesq-loss": ["torch-pesq>=0.1.2"],
+        "ray": ["ray[data]>=2.60.0"],
+        "demo": ["gradio>=6.31.0", "matplotlib>=3.8"],
     },
     entry_points={
         "console_scripts": ["dbtransform = dbtransform_lobes.cli.main:main"]

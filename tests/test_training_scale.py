@@ -173,12 +173,14 @@ def test_interrupted_run_goes_on_in_mid_epoch(
                 tree, tmp_path, grad_accumulation_factor=accumulation, **saving
             )
     assert len(logged(tmp_path, "valid", "pesq")) == 1
-    assert distance(checkpoint(tmp_path), checkpoint(one)) > ROUNDING
+    unfinished = distance(checkpoint(tmp_path), checkpoint(one))
+    assert unfinished > 1e-4
     brain = train(tree, tmp_path, num_workers=2)["brain"]
     assert brain.optimizer_step == 6
     for name in ("model", "ema"):
         found = distance(checkpoint(tmp_path, name), checkpoint(one, name))
-        assert found == 0 if accumulation == 1 else found < ROUNDING
+        # Other batches round otherwise.
+        assert found == 0 if accumulation == 1 else found < unfinished / 2
 
 
 def test_other_steps_per_epoch_are_refused_in_mid_epoch(

@@ -27,8 +27,9 @@ def add_arguments(parser):
         "patterns (*, ?, [abc], **)",
     )
     _add_output_arguments(parser)
-    _add_model_arguments(parser)
-    _add_sound_arguments(parser)
+    add_model_arguments(parser)
+    _add_process_arguments(parser)
+    add_sound_arguments(parser)
 
 
 def _add_output_arguments(parser):
@@ -53,7 +54,8 @@ def _add_output_arguments(parser):
     )
 
 
-def _add_model_arguments(parser):
+def add_model_arguments(parser):
+    """Add the arguments that choose the model and the device."""
     parser.add_argument(
         "--model",
         metavar="MODEL",
@@ -73,6 +75,9 @@ def _add_model_arguments(parser):
     parser.add_argument(
         "--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)"
     )
+
+
+def _add_process_arguments(parser):
     parser.add_argument(
         "--threads",
         metavar="N",
@@ -88,7 +93,8 @@ def _add_model_arguments(parser):
     )
 
 
-def _add_sound_arguments(parser):
+def add_sound_arguments(parser):
+    """Add the arguments that change what is heard."""
     parser.add_argument(
         "--strength",
         metavar="0..1",
@@ -121,7 +127,7 @@ def run(args):
     else:
         pairs = _folder_pairs(args.paths, Path(args.output), args.suffix)
     _check_outputs(pairs, args.force or args.resume)
-    _check_options(args)
+    check_options(args)
     total, pairs = len(pairs), _left_to_do(pairs) if args.resume else pairs
     readable, failures = _split_unreadable(pairs)
     if readable:
@@ -169,7 +175,7 @@ def _folder_pairs(paths, output, suffix):
         raise ValueError(f"--suffix is {suffix!r}, expected a part of a name")
     pairs = []
     for path, root in _expand(paths):
-        files = _audio_files(path, output) if path.is_dir() else [path]
+        files = audio_files(path, output) if path.is_dir() else [path]
         for file in files:
             target = output / file.relative_to(root)
             pairs.append((file, target.with_stem(target.stem + suffix)))
@@ -213,7 +219,7 @@ def _matches(pattern):
     ]
 
 
-def _audio_files(folder, output):
+def audio_files(folder, output):
     """Audio files below a folder, without those of earlier results."""
     from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES
 
@@ -274,7 +280,8 @@ def _check_outputs(pairs, force):
     raise_problems("nothing was enhanced, mend these first", problems)
 
 
-def _check_options(args):
+def check_options(args):
+    """Refuse numbers, a model or a device that cannot be."""
     for name in ("threads", "jobs"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -329,30 +336,40 @@ def _split_unreadable(pairs):
     return readable, failures
 
 
-def _enhance(pairs, args):
-    """Enhance the files; returns (path, reason) of failures, in order."""
+def model_options(args):
+    """What ``EnhanceModel.from_hparams`` gets of the arguments."""
     from huggingface_hub import get_token
     from speechbrain.utils.fetching import FetchConfig
+
+    return {
+        "source": args.model,
+        "run_opts": {"device": args.device},
+        "trust_code": args.trust_code,
+        "fetch_config": FetchConfig(
+            revision=args.revision, token=get_token() is not None
+        ),
+    }
+
+
+def sound_options(args):
+    """What ``EnhanceModel.enhance_file`` gets of the arguments."""
+    return {
+        "strength": args.strength,
+        "attenuation_limit_db": args.attenuation_limit,
+        "high_band": args.high_band,
+    }
+
+
+def _enhance(pairs, args):
+    """Enhance the files; returns (path, reason) of failures, in order."""
     from tqdm import tqdm
 
     from dbtransform_lobes.inference.batch import enhance_files
 
     results = enhance_files(
         pairs,
-        {
-            "source": args.model,
-            "run_opts": {"device": args.device},
-            "trust_code": args.trust_code,
-            "fetch_config": FetchConfig(
-                revision=args.revision, token=get_token() is not None
-            ),
-        },
-        {
-            "strength": args.strength,
-            "attenuation_limit_db": args.attenuation_limit,
-            "high_band": args.high_band,
-            "progress": args.jobs == 1,
-        },
+        model_options(args),
+        {**sound_options(args), "progress": args.jobs == 1},
         args.jobs,
         args.threads,
     )

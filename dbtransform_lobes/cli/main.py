@@ -14,6 +14,8 @@ from dbtransform_lobes import __version__
 COMMANDS = (
     "enhance",
     "stream",
+    "enhance-corpus",
+    "demo",
     "info",
     "mix",
     "shards",
@@ -24,6 +26,7 @@ COMMANDS = (
     "curves",
     "seeds",
     "benchmark",
+    "benchmark-corpus",
     "benchmark-data",
 )
 EXAMPLES = """\

@@ -50,7 +50,7 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     model = EnhanceModel.from_hparams(**model_options)
     if jobs == 1:
         for pair in pairs:
-            yield _enhance(model, pair, options)
+            yield enhance_pair(model, pair, options)
         return
     del model  # it could be loaded: so can the workers
     with ProcessPoolExecutor(
@@ -78,7 +78,23 @@ def _collect(pool, pairs, options):
             yield futures[future][0], str(error), []
 
 
-def _enhance(model, pair, options):
+def enhance_pair(model, pair, options):
+    """Enhance one file of many; its failure is a result, not an error.
+
+    Arguments
+    ---------
+    model : EnhanceModel
+        The model.
+    pair : tuple of pathlib.Path
+        (input, output); the folder of the output is made.
+    options : dict
+        For ``EnhanceModel.enhance_file``.
+
+    Returns
+    -------
+    tuple
+        (input, reason, notes) as ``enhance_files`` yields it.
+    """
     source, target = pair
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -110,7 +126,7 @@ def _stop_worker(*_):
 def _work(pair, options):
     _WORKER["busy"] = True
     try:
-        return _enhance(_WORKER["model"], pair, options)
+        return enhance_pair(_WORKER["model"], pair, options)
     except KeyboardInterrupt:
         os._exit(130)
     finally:

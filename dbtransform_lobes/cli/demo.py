@@ -1,0 +1,47 @@
+"""``dbtransform demo``: a page to try the model in a browser."""
+
+HELP = "Serve a page where signals are uploaded or recorded and enhanced."
+EXAMPLES = """\
+  dbtransform demo
+  dbtransform demo --model my_model --port 8080
+  dbtransform demo --host 0.0.0.0
+
+Without --host the page is reached from this machine alone.
+"""
+
+
+def add_arguments(parser):
+    """Add the arguments of ``demo`` to its parser."""
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="model folder, name of a model of the package or of the hub "
+        "(default: the one that comes with the package)",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; 0.0.0.0 lets others in (default 127.0.0.1)",
+    )
+    parser.add_argument("--port", type=int, default=7860, help="(default 7860)")
+
+
+def run(args):
+    """Serve the page until Ctrl-C; return the exit code."""
+    import importlib.util
+
+    if not 0 < args.port < 65536:
+        raise ValueError(f"--port is {args.port}, expected 1 to 65535")
+    for package in ("gradio", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"the demo page needs {package}, which is not installed: "
+                "pip install 'dbtransform[demo]'"
+            )
+    from dbtransform_lobes.demo.app import build_app, launch
+    from dbtransform_lobes.inference.enhance_model import EnhanceModel
+
+    model = EnhanceModel.from_hparams(args.model)
+    print(f"http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
+    launch(build_app(model), args.host, args.port)
+    return 0

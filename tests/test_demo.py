@@ -1,0 +1,238 @@
+"""The demo page: its figures, and the whole of it in a browser."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.demo.figures import band_graph, spectrograms
+from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.models.bsrnn import BSRNN
+from dbtransform_lobes.models.db_transform import DBTransform
+from tests.runs import tiny_run
+from tests.signals import noise_like, speech_like, write_wav
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+MISSING = [
+    name
+    for name in ("gradio", "playwright")
+    if importlib.util.find_spec(name) is None
+] + ([] if CHROMIUM else ["chromium"])
+in_browser = pytest.mark.skipif(
+    bool(MISSING),
+    reason=f"not installed: {', '.join(MISSING)} (pip install "
+    "'dbtransform[demo]' playwright, and the package chromium of the system)",
+)
+
+
+def test_spectrograms_share_axes_and_scale(tmp_path):
+    loud = write_wav(tmp_path / "loud.wav", 0.5 * np.ones(8000), 8000)
+    soft = write_wav(tmp_path / "soft.wav", 0.05 * np.ones(8000), 8000)
+    figure = spectrograms(loud, soft)
+    images = [panel.images[0] for panel in figure.axes[:2]]
+    assert [panel.get_title() for panel in figure.axes[:2]] == [
+        "Noisy",
+        "Enhanced",
+    ]
+    assert images[0].get_extent() == [0, 1.0, 0, 4.0]
+    assert images[0].get_clim() == images[1].get_clim()
+    top = [image.get_array().max() for image in images]
+    # a tenth of the amplitude: 20 dB
+    assert top[0] - top[1] == pytest.approx(20, abs=0.1)
+    assert images[0].get_clim()[1] == pytest.approx(top[0])
+
+
+def test_long_and_short_files_have_spectrograms(tmp_path):
+    long = write_wav(tmp_path / "long.wav", np.zeros(31 * 1000), 1000)
+    short = write_wav(tmp_path / "short.wav", [0.5], 1000)
+    assert spectrograms(long, long).axes[0].images[0].get_extent()[1] == 30
+    assert spectrograms(short, short).axes[0].images[0].get_array().size > 0
+
+
+def test_graph_has_an_arc_for_every_edge():
+    model = DBTransform(num_channels=16, num_heads=2, num_layers=2)
+    adjacency = model.analyse()["adjacency"]
+    figure = band_graph(model)
+    for panel, edges in zip(figure.axes, adjacency, strict=True):
+        arcs = [patch for patch in panel.patches if hasattr(patch, "theta1")]
+        bars = len(panel.patches) - len(arcs)
+        assert bars == model.layout.num_bands
+        assert len(arcs) == int(edges.triu(1).sum()) > 0
+        colours = {arc.get_edgecolor() for arc in arcs}
+        assert len(colours) > 1  # harmonic ones and others
+
+
+def test_no_learned_graph_no_figure():
+    fixed = DBTransform(num_channels=16, num_heads=2, graph="fixed")
+    assert band_graph(fixed) is None
+    assert band_graph(BSRNN(num_channels=8, num_layers=1)) is None
+
+
+def test_mistakes(monkeypatch, capsys):
+    assert main(["demo", "--port", "0"]) == 1
+    assert "--port is 0, expected 1 to 65535" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["demo"]) == 1
+    assert "pip install 'dbtransform[demo]'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    tiny_run(run)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    export_model(run, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(model_folder, tmp_path_factory):
+    """The page, served by the command; Ctrl-C must end it without error."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "demo"]
+    command += ["--model", str(model_folder), "--port", str(port)]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "GRADIO_TEMP_DIR": cache},
+    )
+    try:
+        while not _answers(f"http://127.0.0.1:{port}"):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, process.stderr.read()
+    finally:
+        process.kill()
+        process.stderr.close()
+
+
+def _answers(address):
+    try:
+        return urllib.request.urlopen(address).status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def page(address):
+    """The page in headless Chromium with a microphone that beeps."""
+    from playwright.sync_api import sync_playwright
+
+    arguments = [
+        "--no-sandbox",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=arguments
+        )
+        page = browser.new_page()
+        page.requested = []
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("#graph img")
+        yield page
+        browser.close()
+    elsewhere = [
+        url
+        for url in page.requested
+        if not url.startswith((address, "data:", "blob:"))
+    ]
+    assert page.requested and elsewhere == []
+
+
+def enhance(page):
+    """Press the button; return the downloaded result."""
+    page.get_by_role("button", name="Enhance", exact=True).click()
+    page.wait_for_selector("#spectrograms img")
+    with page.expect_download() as download:
+        page.locator("#enhanced [aria-label=Download]").click()
+    return download.value
+
+
+@in_browser
+def test_upload_run_play_download(page, model_folder, tmp_path):
+    noisy = speech_like(1.0) + noise_like(1.0)
+    path = tmp_path / "talk.flac"
+    sf.write(path, np.stack((noisy, 0.5 * noisy), 1), 22050, "PCM_24")
+    page.set_input_files("#noisy input[type=file]", path)
+    page.locator("#noisy [aria-label=Play]").wait_for()
+    download = enhance(page)
+    assert download.suggested_filename == "talk_enhanced.flac"
+    model = EnhanceModel.from_hparams(model_folder, run_opts={"device": "cpu"})
+    expected = model.enhance_file(path).numpy().T
+    written, rate = sf.read(download.path())
+    assert rate == 22050 and sf.info(download.path()).subtype == "PCM_24"
+    np.testing.assert_allclose(written, expected, atol=1e-5)
+    assert np.abs(written - sf.read(path)[0]).max() > 1e-2
+    for player in ("#noisy", "#enhanced"):
+        page.locator(f"{player} [aria-label=Play]").click()
+        # it plays, and has ended when it can be played again
+        page.locator(f"{player} [aria-label=Pause]").wait_for()
+        page.locator(f"{player} [aria-label=Play]").wait_for()
+    page.locator("input[type=number]").fill("0")
+    page.keyboard.press("Tab")
+    untouched = sf.read(enhance_again(page).path())[0]
+    np.testing.assert_allclose(untouched, sf.read(path)[0], atol=1e-6)
+
+
+def enhance_again(page):
+    """Enhance when the address of the last result is known to change."""
+    link = page.locator("#enhanced a[download]")
+    before = link.get_attribute("href")
+    page.get_by_role("button", name="Enhance", exact=True).click()
+    while link.get_attribute("href") == before:
+        page.wait_for_timeout(100)
+    with page.expect_download() as download:
+        page.locator("#enhanced [aria-label=Download]").click()
+    return download.value
+
+
+@in_browser
+def test_example_recording_and_errors(page, tmp_path):
+    button = page.get_by_role("button", name="Enhance", exact=True)
+    button.click()
+    page.get_by_text("Upload or record a signal first.").wait_for()
+    page.get_by_text("example_noisy.flac").click()
+    page.locator("#noisy [aria-label=Play]").wait_for()
+    download = enhance(page)
+    assert download.suggested_filename == "example_noisy_enhanced.flac"
+    assert sf.info(download.path()).frames == 4 * 16000
+    # another input: the result of the last one is gone
+    page.locator("#noisy [aria-label=Clear]").click()
+    page.locator("#spectrograms img").wait_for(state="detached")
+    page.locator("#noisy [aria-label='Record audio']").click()
+    recorder = page.locator("#noisy")
+    recorder.get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(1500)
+    recorder.get_by_role("button", name="Stop", exact=True).click()
+    page.locator("#noisy [aria-label=Play]").wait_for()
+    assert 0.5 < sf.info(enhance(page).path()).duration < 5
+    page.locator("#noisy [aria-label=Clear]").click()
+    nan = tmp_path / "nan.wav"
+    sf.write(nan, [0.1, np.nan], 16000, "FLOAT")
+    page.locator("#noisy [aria-label='Upload file']").click()
+    page.set_input_files("#noisy input[type=file]", nan)
+    page.locator("#noisy [aria-label=Clear]").wait_for()
+    button.click()
+    shown = page.get_by_text("nan.wav: samples are not finite")
+    shown.wait_for()
+    assert str(tmp_path) not in shown.inner_text()

@@ -17,6 +17,7 @@ COMMANDS = (
     "mix",
     "shards",
     "export",
+    "export-onnx",
     "push",
     "evaluate",
     "curves",

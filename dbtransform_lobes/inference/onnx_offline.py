@@ -12,11 +12,13 @@ import math
 
 import torch
 import torch.nn.functional as F
+from onnxscript import optimizer
 from torch import nn
 
 from dbtransform_lobes.models.mask_decoder import NUM_TAPS
 
 OPSET = 18
+LARGE = 2**24  # numbers of a constant, more than any weight has
 
 
 class SpectrumGraph(nn.Module):
@@ -159,7 +161,7 @@ class WaveformGraph(nn.Module):
         return (x / weight).squeeze(1) / gain
 
 
-def offline_program(model, stft=None):
+def offline_model(model, stft=None):
     """Export a model for signals of any length.
 
     Arguments
@@ -172,24 +174,38 @@ def offline_program(model, stft=None):
 
     Returns
     -------
-    torch.onnx.ONNXProgram
+    onnx.ModelProto
+        From ``noisy`` (B, L) and ``gain`` (B, 1), which brings signals to an
+        RMS of 1, to ``enhanced`` (B, L); or from ``spec`` (B, T, F, 2) at
+        that level to ``estimate``.
     """
-    any_size = torch.export.Dim.DYNAMIC
     if stft is None:
-        graph, names = SpectrumGraph(model), ("spec",)
+        graph, names, output = SpectrumGraph(model), ("spec",), "estimate"
         inputs = (torch.randn(2, 20, model.layout.num_bins, 2),)
-        sizes, output = ({0: any_size, 1: any_size},), "estimate"
+        sizes = ({0: "batch", 1: "frames"},)
     else:
         graph, names = WaveformGraph(model, *stft), ("noisy", "gain")
+        output = "enhanced"
         inputs = (torch.randn(2, 20 * stft[1]), torch.ones(2, 1))
-        sizes, output = ({0: any_size, 1: any_size}, {0: any_size}), "enhanced"
+        sizes = ({0: "batch", 1: "samples"}, {0: "batch"})
     with torch.no_grad():
-        return torch.onnx.export(
+        program = torch.onnx.export(
             graph.eval(),
             inputs,
             input_names=names,
             output_names=(output,),
             dynamic_shapes=sizes,
             opset_version=OPSET,
+            optimize=False,
             verbose=False,
         )
+        # Not ``optimize``: its rules take x + 1e-12 for x.
+        optimizer.inline(program.model)
+        optimizer.fold_constants(
+            program.model, input_size_limit=LARGE, output_size_limit=LARGE
+        )
+        optimizer.remove_unused_nodes(program.model)
+    proto = program.model_proto
+    for part in (*proto.graph.node, *proto.graph.value_info, proto.graph):
+        part.ClearField("metadata_props")  # paths of the source code
+    return proto

@@ -41,12 +41,12 @@ def streaming_model(model, frames=1, stft=None):
         N, frames of a call.
     stft : tuple, optional
         Window (n_fft,) and hop length, half of n_fft, for a graph of
-        samples; without it the graph is one of spectra.
+        samples, one hop a call; without it the graph is one of spectra.
 
     Returns
     -------
     onnx.ModelProto
-        Inputs: ``spec`` (1, N, F, 2), or ``noisy`` (1, N hop); ``frames``,
+        Inputs: ``spec`` (1, N, F, 2), or ``noisy`` (1, hop); ``frames``,
         int64, how many the stream had; ``past_spec`` and the states of the
         blocks. Outputs: ``estimate`` or ``enhanced``, and all states with
         ``next_`` before their names.
@@ -54,7 +54,8 @@ def streaming_model(model, frames=1, stft=None):
     Raises
     ------
     ValueError
-        If the model is not causal, N < 1, or the hop is not n_fft / 2.
+        If the model is not causal, N < 1, or a STFT inside has other hops
+        than n_fft / 2 or more than one frame a call.
 
     Example
     -------
@@ -75,7 +76,7 @@ def streaming_model(model, frames=1, stft=None):
         writer.estimate(spec, "estimate")
         writer.graph.output("estimate", shape)
     else:
-        transform = _Transform(writer.graph, frames, *stft)
+        transform = _Transform(writer.graph, *stft)
         spec = transform.forward()
         writer.clock()
         transform.inverse(writer.estimate(spec, None))
@@ -90,11 +91,11 @@ def _check(model, frames, stft):
         )
     if frames < 1:
         raise ValueError(f"frames is {frames}, expected at least 1")
-    if stft is not None and 2 * stft[1] != len(stft[0]):
+    if stft is not None and (2 * stft[1] != len(stft[0]) or frames > 1):
         raise ValueError(
-            f"the hop is {stft[1]} samples and n_fft {len(stft[0])}, expected "
-            "a hop of half of it for a STFT inside a stream: export with "
-            "--stft outside"
+            f"the hop is {stft[1]} samples, n_fft {len(stft[0])} and a call "
+            f"{frames} frames, expected half of n_fft and one frame for a "
+            "STFT inside a stream: export with --stft outside"
         )
 
 
@@ -113,49 +114,39 @@ def _scaled(weight, bias, rows, scale):
 class _Transform:
     """STFT and inverse STFT of a stream, hops of half a window."""
 
-    def __init__(self, graph, frames, window, hop):
-        self.graph, self.frames, self.hop = graph, frames, hop
-        forward, inverse = fourier_rows(window, len(window))
+    def __init__(self, graph, window, hop):
+        self.graph, self.hop = graph, hop
         # (2 F, n_fft), real and imaginary parts of a bin side by side
         self.rows, inverse = (
             rows.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
-            for rows in (forward, inverse)
+            for rows in fourier_rows(window, len(window))
         )
         weight = window.square().unflatten(0, (2, hop)).sum(0)
         self.inverse_rows = inverse / weight.repeat(2)
 
     def forward(self):
-        """The spectrum (1, N, F, 2) of the samples of a call."""
+        """The spectrum (1, 1, F, 2) of the last two hops."""
         graph, hop = self.graph, self.hop
-        noisy = graph.input("noisy", (1, self.frames * hop))
+        noisy = graph.input("noisy", (1, hop))
         past = graph.input("past_noisy", (1, hop))
-        hops = graph.op("Concat", past, noisy, axis=1)
-        hops = graph.reshape(hops, self.frames + 1, hop)
-        last = graph.slice(hops, self.frames, self.frames + 1, 0, "next_noisy")
-        graph.op("Identity", last, name="next_past_noisy")
+        graph.op("Identity", noisy, name="next_past_noisy")
         graph.output("next_past_noisy", (1, hop))
-        pairs = (
-            graph.slice(hops, 0, self.frames, 0),
-            graph.slice(hops, 1, self.frames + 1, 0),
-        )
-        both = graph.op("Concat", *pairs, axis=1)  # (N, n_fft)
+        both = graph.op("Concat", past, noisy, axis=1)
         spec = graph.op("MatMul", both, _array(self.rows.T))
-        return graph.reshape(spec, 1, self.frames, -1, 2)
+        return graph.reshape(spec, 1, 1, -1, 2)
 
     def inverse(self, spec):
-        """The samples that are complete, one hop later."""
-        graph, hop, frames = self.graph, self.hop, self.frames
-        spec = graph.reshape(spec, frames, -1)
-        both = graph.op("MatMul", spec, _array(self.inverse_rows))
-        first, second = graph.split(both, (hop, hop), axis=1)
-        overlap = graph.input("past_overlap", (1, hop))
-        overlap = graph.op("Concat", overlap, second, axis=0)
-        graph.slice(overlap, frames, frames + 1, 0, "next_past_overlap")
+        """The hop that is complete, the one before the last."""
+        graph, hop = self.graph, self.hop
+        both = graph.op(
+            "MatMul", graph.reshape(spec, 1, -1), _array(self.inverse_rows)
+        )
+        first = graph.slice(both, 0, hop, 1)
+        graph.slice(both, hop, 2 * hop, 1, "next_past_overlap")
         graph.output("next_past_overlap", (1, hop))
-        out = graph.op("Add", first, graph.slice(overlap, 0, frames, 0))
-        shape = np.array((1, frames * hop), np.int64)
-        graph.op("Reshape", out, shape, name="enhanced")
-        graph.output("enhanced", (1, frames * hop))
+        overlap = graph.input("past_overlap", (1, hop))
+        graph.op("Add", first, overlap, name="enhanced")
+        graph.output("enhanced", (1, hop))
 
 
 class _Writer:
@@ -553,9 +544,7 @@ class _Writer:
         bins = self.model.layout.num_bins
         seen = self._state("past_spec", (1, back, bins, 2))
         seen = graph.op("Concat", seen, spec, axis=1)
-        graph.slice(
-            seen, self.frames, self.frames + back, 1, "next_past_spec"
-        )
+        graph.slice(seen, self.frames, self.frames + back, 1, "next_past_spec")
         if self.frames > 1:
             windows = [
                 graph.slice(seen, frame, frame + NUM_TAPS, 1)

@@ -44,7 +44,9 @@ def rotate(x, first=0, base=10000.0):
     frames, half = x.shape[-3], x.shape[-1] // 2
     # In fp64 where there is one: the angles of late frames are large.
     dtype = torch.float32 if x.device.type == "mps" else torch.float64
-    count = torch.arange(torch.sym_max(frames, half), dtype=dtype, device=x.device)
+    count = torch.arange(
+        torch.sym_max(frames, half), dtype=dtype, device=x.device
+    )
     speed = base ** (-count[:half] / half)
     angle = ((count[:frames, None] + first) * speed).unsqueeze(1)  # (T, 1, d/2)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)

@@ -13,6 +13,7 @@ VERSION = re.search(
 
 # speechmos names no version of what it imports.
 DNSMOS = ["speechmos>=0.0.1.1", "onnxruntime>=1.17", "librosa>=0.10"]
+ONNX = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"]
 
 setup(
     name="dbtransform",
@@ -50,8 +51,10 @@ setup(
             "olah>=0.5.4",
             "webdataset>=1.0.2",
             *DNSMOS,
+            *ONNX,
         ],
         "dnsmos": DNSMOS,
+        "onnx": ONNX,
         "tensorboard": ["tensorboard>=2.15"],
         "plot": ["matplotlib>=3.8"],
         "pesq-loss": ["torch-pesq>=0.1.2"],

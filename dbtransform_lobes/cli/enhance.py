@@ -13,6 +13,8 @@ EXAMPLES = """\
   dbtransform enhance a.wav b.flac --output . --suffix _enhanced
   dbtransform enhance noisy.wav enhanced.wav --attenuation-limit 12
   dbtransform enhance noisy.wav enhanced.wav --model my_model --device cuda
+  dbtransform enhance noisy.wav enhanced.wav --backend onnx \
+      --model my_model.onnx
 """
 
 
@@ -61,7 +63,14 @@ def add_model_arguments(parser):
         metavar="MODEL",
         help="model folder written by `dbtransform export`, name of a model "
         "of the package or of the Hugging Face hub (owner/name) (default: "
-        "the weights that come with the package)",
+        "the weights that come with the package); with --backend onnx a file "
+        "of `dbtransform export-onnx`",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="what computes: PyTorch or ONNX Runtime (default torch)",
     )
     parser.add_argument(
         "--revision", help="branch, tag or commit of a model of the hub"
@@ -290,8 +299,27 @@ def check_options(args):
     from dbtransform_lobes.inference.strength import wet_share
 
     wet_share(args.strength, args.attenuation_limit)
+    if args.backend == "onnx":
+        _check_onnx(args.model, args.device)
+        return
     resolve(args.model)
     check_device(args.device)
+
+
+def _check_onnx(model, device):
+    from dbtransform_lobes.inference.onnx_model import import_onnxruntime
+
+    import_onnxruntime()
+    if model is None or not Path(model).is_file():
+        raise FileNotFoundError(
+            f"--model is {model}, expected with --backend onnx a file that "
+            "`dbtransform export-onnx` wrote"
+        )
+    if device != "cpu":
+        raise ValueError(
+            f"--device is {device}, but --backend onnx computes on the CPU: "
+            "leave it out"
+        )
 
 
 def check_device(device):
@@ -338,6 +366,9 @@ def _split_unreadable(pairs):
 
 def model_options(args):
     """What ``EnhanceModel.from_hparams`` gets of the arguments."""
+    if getattr(args, "backend", None) == "onnx":
+        return {"onnx": args.model}
+
     from huggingface_hub import get_token
     from speechbrain.utils.fetching import FetchConfig
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "mix",
     "shards",
     "export",
+    "export-onnx",
     "push",
     "evaluate",
     "dnsmos",

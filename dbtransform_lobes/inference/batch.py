@@ -22,7 +22,8 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     pairs : list of tuple
         (input, output) paths; folders of outputs are made.
     model_options : dict
-        For ``EnhanceModel.from_hparams``.
+        For ``EnhanceModel.from_hparams``; or {"onnx": file} for a graph of
+        ``export_onnx``.
     options : dict
         For ``EnhanceModel.enhance_file``.
     jobs : int
@@ -47,7 +48,7 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
         threads = max(1, (os.cpu_count() or 1) // jobs)
     if threads is not None:
         torch.set_num_threads(threads)
-    model = EnhanceModel.from_hparams(**model_options)
+    model = _load(model_options, threads)
     if jobs == 1:
         for pair in pairs:
             yield enhance_pair(model, pair, options)
@@ -66,6 +67,14 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _load(model_options, threads):
+    if "onnx" not in model_options:
+        return EnhanceModel.from_hparams(**model_options)
+    from dbtransform_lobes.inference.onnx_backend import OnnxModel
+
+    return OnnxModel(model_options["onnx"], threads)
 
 
 def _collect(pool, pairs, options):
@@ -114,7 +123,7 @@ def _start_worker(model_options, threads):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop_worker)
     torch.set_num_threads(threads)
-    _WORKER["model"] = EnhanceModel.from_hparams(**model_options)
+    _WORKER["model"] = _load(model_options, threads)
 
 
 def _stop_worker(*_):

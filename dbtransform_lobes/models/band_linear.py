@@ -36,8 +36,12 @@ def pointwise(x, weight, bias=None):
     >>> torch.allclose(pointwise(x, weight), F.linear(x, weight), atol=1e-5)
     True
     """
-    few = x[..., 0].numel() < FEW_ROWS
-    if few or x.device.type != "cpu" or x.dtype == torch.float64:
+    if (
+        torch.compiler.is_exporting()
+        or x[..., 0].numel() < FEW_ROWS
+        or x.device.type != "cpu"
+        or x.dtype == torch.float64
+    ):
         return F.linear(x, weight, bias)
     x = x.permute(0, 3, 1, 2)  # (K, in, B, T), channels last in memory
     x = F.conv2d(x, weight[:, :, None, None], bias)

@@ -105,7 +105,10 @@ class BandSplit(nn.Module):
 
     def forward(self, spec):
         """Map complex (B, F, T) to (K, B, T, C)."""
-        bins = torch.view_as_real(spec).permute(0, 2, 1, 3)  # (B, T, F, 2)
+        return self.split(torch.view_as_real(spec).transpose(1, 2))
+
+    def split(self, bins):
+        """The same for real and imaginary parts (B, T, F, 2)."""
         bins = compress(bins, self.compression)
         if self.magnitude:
             power = bins.square().sum(-1, keepdim=True)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
+from dbtransform_lobes.models.block_attention import attend_in_blocks
 from dbtransform_lobes.models.chunks import TimeBlock
 
 LAMBDAS = ("token", "vector", "statistics")
@@ -44,7 +45,9 @@ def rotate(x, first=0, base=10000.0):
     frames, half = x.shape[-3], x.shape[-1] // 2
     # In fp64 where there is one: the angles of late frames are large.
     dtype = torch.float32 if x.device.type == "mps" else torch.float64
-    count = torch.arange(max(frames, half), dtype=dtype, device=x.device)
+    count = torch.arange(
+        torch.sym_max(frames, half), dtype=dtype, device=x.device
+    )
     speed = base ** (-count[:half] / half)
     angle = ((count[:frames, None] + first) * speed).unsqueeze(1)  # (T, 1, d/2)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
@@ -116,7 +119,7 @@ def attend(query, key, value, mask=None):
     """
     if mask is not None:
         mask = mask.to(query.dtype)
-        if query.device.type == "cpu":
+        if query.device.type == "cpu" and not torch.compiler.is_exporting():
             return _attend_by_products(query, key, value, mask)
     size = value.shape[-1]
     # The kernels that keep no map of all pairs want heads of one size.
@@ -479,6 +482,8 @@ class DifferentialBandAttention(TimeBlock):
 
     def _maps(self, query, key, value, start):
         """A1 V and A2 V, (K B, T, H, d) each, block by block of queries."""
+        if torch.compiler.is_exporting():
+            return self._maps_at_once(query, key, value)
         # Small blocks stay in the caches of a CPU; a GPU wants fewer.
         on_cpu = query.device.type == "cpu"
         size = self.window and (CPU_QUERIES if on_cpu else 2 * self.window)
@@ -507,6 +512,16 @@ class DifferentialBandAttention(TimeBlock):
             outs.append(out.transpose(1, 2))
         out = torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]
         maps = out.chunk(self.num_maps, dim=2)
+        return maps[0], maps[-1]
+
+    def _maps_at_once(self, query, key, value):
+        """The same for a whole signal, without a loop over its blocks."""
+        value = value.repeat(1, self.num_maps, 1, 1)
+        if self.window is None:
+            out = attend(query, key, value)
+        else:
+            out = attend_in_blocks(query, key, value, self.window, self.causal)
+        maps = out.transpose(1, 2).chunk(self.num_maps, dim=2)
         return maps[0], maps[-1]
 
     def _mask(self, start, rows, reach):

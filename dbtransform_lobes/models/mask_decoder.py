@@ -120,6 +120,10 @@ class MaskDecoder(nn.Module):
 
     def forward(self, z):
         """Map (K, B, T, C) to a complex mask (B, F, T, 3)."""
+        return torch.view_as_complex(self.taps(z).transpose(1, 2))
+
+    def taps(self, z):
+        """The same as real and imaginary parts (B, T, F, 3, 2)."""
         batch, frames = z.shape[1:3]
         runs, masks = self.layout.runs, []
         parts = self.norm(z).split([run.num_bands for run in runs])
@@ -131,5 +135,4 @@ class MaskDecoder(nn.Module):
             mask = mask.permute(1, 2, 0, 3)  # (B, T, n, 6 w)
             bins = run.num_bands * run.width
             masks.append(mask.reshape(batch, frames, bins, NUM_TAPS, 2))
-        mask = torch.cat(masks, dim=2).transpose(1, 2)  # (B, F, T, 3, 2)
-        return torch.view_as_complex(mask)
+        return torch.cat(masks, dim=2)

@@ -1,0 +1,83 @@
+"""``dbtransform export-onnx``: write a model as an ONNX file."""
+
+HELP = "Write a model as an ONNX file, for whole signals or for streams."
+EXAMPLES = """\
+  dbtransform export-onnx my_model my_model.onnx
+  dbtransform export-onnx my_model spectra.onnx --stft outside
+  dbtransform export-onnx causal_model stream.onnx --streaming
+  dbtransform export-onnx my_model small.onnx --int8
+  dbtransform enhance noisy.wav enhanced.wav --backend onnx \\
+      --model my_model.onnx
+"""
+
+
+def add_arguments(parser):
+    """Add the arguments of ``export-onnx`` to its parser."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL_FOLDER",
+        help="model folder, name of a model of the package or of the hub",
+    )
+    parser.add_argument("output", metavar="OUT.onnx", help="file to write")
+    parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="frames and states in and out, for causal models (default: "
+        "whole signals of any length)",
+    )
+    parser.add_argument(
+        "--stft",
+        choices=("inside", "outside"),
+        default="inside",
+        help="inside: the graph takes and gives waveforms; outside: real and "
+        "imaginary parts of spectra (default inside)",
+    )
+    parser.add_argument(
+        "--frames",
+        metavar="N",
+        type=int,
+        default=1,
+        help="frames of a call of a streaming graph (default 1)",
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="weights of eight bits (dynamic quantisation): a smaller file, "
+        "not the same samples",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace a file that exists"
+    )
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="let the hyperparams.yaml of the model name any Python object: "
+        "it can run any code then",
+    )
+
+
+def run(args):
+    """Write the file, print how exact it is; return the exit code."""
+    from pathlib import Path
+
+    path = Path(args.output)
+    if path.exists() and not args.force:
+        raise ValueError(f"{path}: exists; use --force to replace it")
+
+    from dbtransform_lobes.inference.onnx_export import export_onnx
+
+    difference = export_onnx(
+        args.model,
+        path,
+        args.streaming,
+        args.stft,
+        args.frames,
+        args.int8,
+        trust_code=args.trust_code,
+    )
+    size = path.stat().st_size / 1e6
+    print(
+        f"{path}: {size:.1f} MB; samples differ from PyTorch's by at most "
+        f"{difference:.1e} for signals of an RMS of 1"
+    )
+    return 0

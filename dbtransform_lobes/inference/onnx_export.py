@@ -1,0 +1,267 @@
+"""From a model folder to an ONNX file that was compared with it."""
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dbtransform_lobes.inference.enhance_model import EnhanceModel
+from dbtransform_lobes.inference.onnx_model import (
+    METADATA,
+    OnnxEnhancer,
+    import_onnxruntime,
+)
+from dbtransform_lobes.models.db_transform import DBTransform
+
+STFTS = ("inside", "outside")
+TOLERANCE = 1e-4
+CHECKED_SECONDS = (0.01, 0.5, 2.0)
+
+
+def export_onnx(
+    source,
+    path,
+    streaming=False,
+    stft="inside",
+    frames=1,
+    int8=False,
+    **model_options,
+):
+    """Write a model as an ONNX file of real arithmetic.
+
+    Before the file gets its name, ONNX Runtime enhances signals of several
+    lengths with it, and so does PyTorch: samples of signals of an RMS of 1
+    may differ by 1e-4. Weights of eight bits are not held to that; how much
+    they change is returned.
+
+    Arguments
+    ---------
+    source : str
+        As for ``EnhanceModel.from_hparams``.
+    path : str
+        The file; one that is there is replaced.
+    streaming : bool
+        Frames and states in and out, for a causal model; else whole signals
+        of any length.
+    stft : str
+        "inside": the graph takes and gives waveforms; "outside": spectra.
+    frames : int
+        Frames of a call of a streaming graph.
+    int8 : bool
+        Whether weights are stored with eight bits, and what they are
+        multiplied with is rounded to eight bits as it comes (dynamic
+        quantisation).
+    **model_options
+        For ``EnhanceModel.from_hparams``.
+
+    Returns
+    -------
+    float
+        Largest difference of a sample.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the model or the folder of the file is missing.
+    ValueError
+        If the model has no such form, the packages of the extra ``onnx``
+        are missing, or ONNX Runtime computes something else; then there is
+        no file, or the old one.
+    """
+    path = Path(path)
+    _check_options(path, streaming, stft, frames)
+    _check_packages()
+    model = EnhanceModel.from_hparams(
+        source, run_opts={"device": "cpu"}, **model_options
+    )
+    transform = _transform(model)
+    with _quiet():
+        proto = _proto(
+            model.mods.model.eval(), streaming, stft, frames, transform
+        )
+    _describe(proto, model, streaming, stft, frames, transform)
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=f".{path.name}."
+    ) as folder:
+        temporary = Path(folder) / path.name
+        temporary.write_bytes(proto.SerializeToString())
+        difference = compare(model, temporary)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"{path}: not written: samples of ONNX Runtime and PyTorch "
+                f"differ by {difference:.2g}, expected at most "
+                f"{TOLERANCE:g}; try other versions of both"
+            )
+        if int8:
+            temporary = _quantise(temporary)
+            difference = compare(model, temporary)
+        os.replace(temporary, path)
+    return difference
+
+
+def compare(model, path):
+    """Enhance noise of an RMS of 1 and silence, by PyTorch and ONNX Runtime.
+
+    Arguments
+    ---------
+    model : EnhanceModel
+        The model.
+    path : str
+        What was exported from it.
+
+    Returns
+    -------
+    float
+        Largest difference of a sample.
+    """
+    enhancer = OnnxEnhancer(path, threads=1)
+    rng, differences = np.random.default_rng(0), []
+    signals = [
+        rng.standard_normal(int(seconds * enhancer.sample_rate))
+        for seconds in CHECKED_SECONDS
+    ]
+    signals.append(np.zeros_like(signals[0]))
+    for signal in signals:
+        noisy = signal.astype(np.float32)
+        expected = model.enhance_batch(torch.from_numpy(noisy)[None])[0]
+        difference = np.abs(enhancer.enhance(noisy) - expected.numpy()).max()
+        differences.append(float(difference))
+    return float(np.max(differences))
+
+
+def _check_options(path, streaming, stft, frames):
+    if stft not in STFTS:
+        raise ValueError(
+            f"stft is {stft!r}, expected one of {', '.join(STFTS)}"
+        )
+    if frames != 1 and not streaming:
+        raise ValueError(
+            f"frames is {frames}, but only a streaming graph has calls of so "
+            "many: add --streaming or leave out --frames"
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path.parent}: there is no such folder; make it first"
+        )
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, expected a file to write")
+
+
+def _check_packages():
+    import_onnxruntime()
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "the export needs the packages onnx and onnxscript: pip install "
+            f"'dbtransform[onnx]' ({error})"
+        ) from error
+
+
+def _transform(model):
+    """Window (n_fft,) and hop of the model's STFT."""
+    stft, istft = model.hparams.compute_stft, model.hparams.compute_istft
+    n_fft = stft.n_fft
+    plain = stft.center and stft.pad_mode == "constant" and stft.onesided
+    same = (istft.n_fft or n_fft, istft.hop_length) == (n_fft, stft.hop_length)
+    if not plain or not same or stft.normalized_stft or n_fft % 2:
+        raise ValueError(
+            "the STFT is centre "
+            f"{stft.center}, padding {stft.pad_mode}, onesided "
+            f"{stft.onesided}, normalised {stft.normalized_stft}, n_fft "
+            f"{n_fft}, expected a centred, zero-padded, one-sided one of an "
+            "even n_fft, and an inverse of the same"
+        )
+    window, left = stft.window, (n_fft - len(stft.window)) // 2
+    right = n_fft - len(window) - left
+    window = torch.nn.functional.pad(window.cpu(), (left, right))
+    return window, stft.hop_length
+
+
+def _proto(model, streaming, stft, frames, transform):
+    """The graph of the form that is asked for."""
+    _check_model(model)
+    inside = transform if stft == "inside" else None
+    if streaming:
+        from dbtransform_lobes.inference.onnx_streaming import streaming_model
+
+        return streaming_model(model, frames, inside)
+    from dbtransform_lobes.inference.onnx_offline import offline_model
+
+    return offline_model(model, inside)
+
+
+def _check_model(model):
+    if not isinstance(model, DBTransform):
+        raise ValueError(
+            f"the model is {type(model).__name__}, expected DBTransform: "
+            "others have no ONNX form here"
+        )
+    if any(
+        getattr(residual.block, "statistics", None) is not None
+        for residual in model.blocks
+    ):
+        raise ValueError(
+            "lambda_form is 'statistics', expected 'token' or 'vector': the "
+            "maps of whole signals do not go into an ONNX graph"
+        )
+
+
+def _describe(proto, model, streaming, stft, frames, transform):
+    """Say in the metadata what the graph takes."""
+    window, hop_length = transform
+    settings = {
+        "form": "streaming" if streaming else "offline",
+        "stft": stft,
+        "frames": frames,
+        "sample_rate": model.hparams.sample_rate,
+        "hop_length": hop_length,
+        "window": window.tolist(),
+    }
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA, json.dumps(settings)
+
+
+def _quantise(path):
+    """Weights of eight bits, but those of the STFT; returns the new file."""
+    import onnx
+    from onnxruntime.quantization import quantize_dynamic
+
+    graph = onnx.load(path).graph
+    quantised = path.with_suffix(".int8.onnx")
+    with _quiet():
+        quantize_dynamic(
+            path,
+            quantised,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=_stft_nodes(graph),
+        )
+    return quantised
+
+
+def _stft_nodes(graph):
+    """Names of the products that are nearest to waveforms."""
+    ends = {"past_noisy", "past_overlap"}
+    if not ends & {value.name for value in graph.input}:
+        return []
+    products = [node.name for node in graph.node if node.op_type == "MatMul"]
+    return [products[0], products[-1]]
+
+
+@contextmanager
+def _quiet():
+    """Without notes on torchvision, on what is not folded, on pre-processing."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

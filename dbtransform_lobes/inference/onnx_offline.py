@@ -1,0 +1,211 @@
+"""A model as one graph of real arithmetic for signals of any length.
+
+noisy (B, L), gain (B, 1)
+  -> STFT by a convolution with cosines and sines   (B, T, F, 2)
+  -> DBTransform                                    (B, T, F, 2)
+  -> inverse STFT by a transposed convolution -> enhanced (B, L)
+
+or the middle line alone.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from onnxscript import optimizer
+from torch import nn
+
+from dbtransform_lobes.models.mask_decoder import NUM_TAPS
+
+OPSET = 18
+LARGE = 2**24  # numbers of a constant, more than any weight has
+
+
+class SpectrumGraph(nn.Module):
+    """DBTransform on real and imaginary parts.
+
+    Arguments
+    ---------
+    model : DBTransform
+        The model; ``torch.export`` follows its own forward passes.
+
+    Example
+    -------
+    >>> from dbtransform_lobes.models.db_transform import DBTransform
+    >>> graph = SpectrumGraph(DBTransform(num_channels=8, num_heads=1))
+    >>> graph(torch.randn(1, 5, 257, 2)).shape
+    torch.Size([1, 5, 257, 2])
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, spec):
+        """Map (B, T, F, 2) to (B, T, F, 2)."""
+        z = self.model.band_split.split(spec)  # (K, B, T, C)
+        for block in self.model.blocks:
+            z = block(z)
+        taps = self.model.mask_decoder.taps(z)
+        return filter_bins(taps, spec, self.model.causal)
+
+
+def filter_bins(taps, spec, causal=False):
+    """``apply_filter`` on real and imaginary parts.
+
+    Arguments
+    ---------
+    taps : torch.Tensor
+        (B, T, F, 3, 2), see ``MaskDecoder.taps``.
+    spec : torch.Tensor
+        (B, T, F, 2), zero outside.
+    causal : bool
+        Whether the last tap is t.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, T, F, 2).
+    """
+    frames = spec.shape[1]
+    ahead = 0 if causal else NUM_TAPS // 2
+    spec = F.pad(spec, (0, 0, 0, 0, NUM_TAPS - 1 - ahead, ahead))
+    out = 0
+    for tap in range(NUM_TAPS):
+        real, imag = spec[:, tap : tap + frames].unbind(-1)
+        gain, turn = taps[..., tap, :].unbind(-1)
+        parts = (gain * real - turn * imag, gain * imag + turn * real)
+        out = out + torch.stack(parts, dim=-1)
+    return out
+
+
+def fourier_rows(window, n_fft):
+    """Cosines and sines of the windowed DFT and of its inverse.
+
+    Arguments
+    ---------
+    window : torch.Tensor
+        (n_fft,).
+    n_fft : int
+        Even.
+
+    Returns
+    -------
+    torch.Tensor
+        (2 F, n_fft), real parts first: rows @ samples is the spectrum.
+    torch.Tensor
+        (2 F, n_fft): spectrum @ rows are the windowed samples.
+
+    Example
+    -------
+    >>> forward, inverse = fourier_rows(torch.ones(8), 8)
+    >>> x = torch.randn(8)
+    >>> torch.allclose((forward @ x) @ inverse, x, atol=1e-5)
+    True
+    """
+    bins = torch.arange(n_fft // 2 + 1)[:, None]
+    turn = bins * torch.arange(n_fft) % n_fft  # exact, unlike large angles
+    angle = turn.double() * (2 * math.pi / n_fft)
+    rows = torch.cat((angle.cos(), -angle.sin())) * window.double()
+    # All bins but the first and the last stand for two of the whole DFT.
+    twice = torch.full((n_fft // 2 + 1, 1), 2.0, dtype=torch.float64)
+    twice[0] = twice[-1] = 1.0
+    inverse = rows * torch.cat((twice, twice)) / n_fft
+    return rows.float(), inverse.float()
+
+
+class WaveformGraph(nn.Module):
+    """SpectrumGraph between STFT and inverse STFT.
+
+    Arguments
+    ---------
+    model : DBTransform
+        The model.
+    window : torch.Tensor
+        (n_fft,).
+    hop_length : int
+        In samples, at most n_fft / 2.
+
+    Example
+    -------
+    >>> from dbtransform_lobes.models.db_transform import DBTransform
+    >>> model = DBTransform(num_channels=8, num_heads=1)
+    >>> graph = WaveformGraph(model, torch.hann_window(512), 128)
+    >>> graph(torch.randn(2, 1000), torch.ones(2, 1)).shape
+    torch.Size([2, 1000])
+    """
+
+    def __init__(self, model, window, hop_length):
+        super().__init__()
+        self.spectral, self.hop_length = SpectrumGraph(model), hop_length
+        forward, inverse = fourier_rows(window, len(window))
+        square = window.square()[None, None]
+        self.register_buffer("forward_rows", forward.unsqueeze(1))
+        self.register_buffer("inverse_rows", inverse.unsqueeze(1))
+        self.register_buffer("window_square", square)
+
+    def forward(self, noisy, gain):
+        """Map (B, L) and a gain (B, 1) to (B, L)."""
+        half, hop = self.window_square.shape[-1] // 2, self.hop_length
+        samples = noisy.shape[-1]
+        x = F.pad(noisy * gain, (half, half)).unsqueeze(1)
+        spec = F.conv1d(x, self.forward_rows, stride=hop)  # (B, 2 F, T)
+        spec = spec.unflatten(1, (2, -1)).permute(0, 3, 2, 1)  # (B, T, F, 2)
+        spec = self.spectral(spec)
+        spec = spec.permute(0, 3, 2, 1).flatten(1, 2)  # (B, 2 F, T)
+        x = F.conv_transpose1d(spec, self.inverse_rows, stride=hop)
+        weight = F.conv_transpose1d(
+            torch.ones_like(spec[:1, :1]), self.window_square, stride=hop
+        )
+        x, weight = (y[..., half : half + samples] for y in (x, weight))
+        return (x / weight).squeeze(1) / gain
+
+
+def offline_model(model, stft=None):
+    """Export a model for signals of any length.
+
+    Arguments
+    ---------
+    model : DBTransform
+        In evaluation mode.
+    stft : tuple, optional
+        Window (n_fft,) and hop length for a graph of waveforms; without it
+        the graph is one of spectra.
+
+    Returns
+    -------
+    onnx.ModelProto
+        From ``noisy`` (B, L) and ``gain`` (B, 1), which brings signals to an
+        RMS of 1, to ``enhanced`` (B, L); or from ``spec`` (B, T, F, 2) at
+        that level to ``estimate``.
+    """
+    if stft is None:
+        graph, names, output = SpectrumGraph(model), ("spec",), "estimate"
+        inputs = (torch.randn(2, 20, model.layout.num_bins, 2),)
+        sizes = ({0: "batch", 1: "frames"},)
+    else:
+        graph, names = WaveformGraph(model, *stft), ("noisy", "gain")
+        output = "enhanced"
+        inputs = (torch.randn(2, 20 * stft[1]), torch.ones(2, 1))
+        sizes = ({0: "batch", 1: "samples"}, {0: "batch"})
+    with torch.no_grad():
+        program = torch.onnx.export(
+            graph.eval(),
+            inputs,
+            input_names=names,
+            output_names=(output,),
+            dynamic_shapes=sizes,
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+        )
+        # Not ``optimize``: its rules take x + 1e-12 for x.
+        optimizer.inline(program.model)
+        optimizer.fold_constants(
+            program.model, input_size_limit=LARGE, output_size_limit=LARGE
+        )
+        optimizer.remove_unused_nodes(program.model)
+    proto = program.model_proto
+    for part in (*proto.graph.node, *proto.graph.value_info, proto.graph):
+        part.ClearField("metadata_props")  # paths of the source code
+    return proto

@@ -1,0 +1,425 @@
+"""ONNX: both forms against PyTorch, streams, refusals, command line."""
+
+import cmath
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import soundfile as sf
+import torch
+from speechbrain.processing.features import ISTFT, STFT
+
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.inference import EnhanceModel, onnx_export
+from dbtransform_lobes.inference.export import PRETRAINER
+from dbtransform_lobes.inference.onnx_export import export_onnx
+from dbtransform_lobes.inference.onnx_model import (
+    METADATA,
+    OnnxEnhancer,
+    istft,
+    stft,
+)
+from dbtransform_lobes.inference.onnx_offline import fourier_rows
+from dbtransform_lobes.inference.onnx_streaming import streaming_model
+from dbtransform_lobes.models.block_attention import attend_in_blocks
+from dbtransform_lobes.models.db_transform import DBTransform
+from tests.signals import noise_like, speech_like, write_wav
+
+WIDTHS = [4, 4, 8, 8, 9]  # n_fft 64
+OPTIONS = {
+    "n_fft": 64,
+    "band_widths": WIDTHS,
+    "num_channels": 8,
+    "num_layers": 2,
+    "num_heads": 2,
+    "num_neighbours": 2,
+    "window": 5,
+    "fusion_windows": [[2, 4, 8], [2, 3, 4], [1, 2, 4]],
+    "feed_forward": 1,
+    "magnitude": True,
+    "fusion_activation": True,
+}
+FRONT_END = """
+sample_rate: 16000
+compute_stft: !new:speechbrain.processing.features.STFT &front
+  sample_rate: 16000
+  n_fft: 64
+  win_length: 4
+  hop_length: {hop}
+  window_fn: &window !name:torch.hann_window
+compute_istft: !new:speechbrain.processing.features.ISTFT
+  sample_rate: 16000
+  n_fft: 64
+  win_length: 4
+  hop_length: {hop}
+  window_fn: *window
+model: !new:dbtransform_lobes.models.db_transform.DBTransform
+  {options}
+"""
+
+
+def tiny(**options):
+    """A tiny DB-Transform, every weight random."""
+    torch.manual_seed(0)
+    model = DBTransform(**{**OPTIONS, **options}).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return model
+
+
+def write_folder(folder, hop=2, **options):
+    """A model folder; the hop is in ms."""
+    folder.mkdir()
+    lines = {**OPTIONS, **options}.items()
+    lines = "\n  ".join(f"{key}: {json.dumps(item)}" for key, item in lines)
+    text = FRONT_END.format(hop=hop, options=lines).replace(" &front", "")
+    (folder / "hyperparams.yaml").write_text(text + PRETRAINER)
+    torch.save(tiny(**options).state_dict(), folder / "model.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """An offline model of hops of a quarter window, and a causal one."""
+    root = tmp_path_factory.mktemp("models")
+    write_folder(root / "offline", hop=1)
+    write_folder(root / "causal", causal=True)
+    write_folder(root / "short_hops", hop=1, causal=True)
+    return root
+
+
+def load(folder):
+    return EnhanceModel.from_hparams(str(folder), run_opts={"device": "cpu"})
+
+
+def noise(length, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal(length).astype(np.float32)
+
+
+def enhanced_by_torch(folder, noisy):
+    return load(folder).enhance_batch(torch.from_numpy(noisy)[None])[0].numpy()
+
+
+# Offline
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("offline", "inside"), ("causal", "outside")]
+)
+def test_offline_graph_of_any_length(folders, tmp_path, name, place):
+    path = tmp_path / "model.onnx"
+    assert export_onnx(folders / name, path, stft=place) < 1e-4
+    graph = onnx.load(path).graph
+    kinds = {tensor.type.tensor_type.elem_type for tensor in graph.input}
+    assert kinds == {onnx.TensorProto.FLOAT}
+    enhancer = OnnxEnhancer(path, threads=1)
+    for length in (1, 15, 16, 17, 32, 79, 80, 81, 500, 3000):
+        noisy = 0.1 * noise(length, length)
+        expected = enhanced_by_torch(folders / name, noisy)
+        found = enhancer.enhance(noisy)
+        assert found.shape == noisy.shape and found.dtype == np.float32
+        assert np.abs(found - expected).max() < 1e-5
+    assert np.abs(found - noisy).max() > 1e-2  # the model does something
+    assert not enhancer.enhance(np.zeros(50)).any()
+    if place == "inside":
+        both = np.stack((noisy, noise(3000, 1)))
+        feeds = {"noisy": both, "gain": np.full((2, 1), 7, np.float32)}
+        found = enhancer.session.run(None, feeds)[0]
+        for each, one in zip(found, both, strict=True):
+            assert np.abs(enhancer.enhance(one, gain=7) - each).max() < 1e-5
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("frames", [1, 4, 5, 12])
+def test_attention_in_blocks(causal, frames, window=4):
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 1, frames, 3, dtype=torch.float64)
+    found = attend_in_blocks(query, key, value, window, causal)
+    for n in range(2):
+        for t in range(frames):
+            last = t if causal else t + window
+            seen = range(max(t - window, 0), min(last, frames - 1) + 1)
+            scores = [
+                math.exp(sum(query[n, 0, t] * key[n, 0, s]) / math.sqrt(3))
+                for s in seen
+            ]
+            for channel in range(3):
+                out = sum(
+                    score * float(value[n, 0, s, channel])
+                    for score, s in zip(scores, seen, strict=True)
+                ) / sum(scores)
+                assert abs(out - float(found[n, 0, t, channel])) < 1e-10
+    if frames > window + 1:
+        other = attend_in_blocks(query, key, value, window - 1, causal)
+        assert (other - found).abs().max() > 1e-3
+
+
+def test_fourier_rows_are_a_windowed_dft():
+    n_fft, window = 8, torch.hann_window(8)
+    forward, inverse = (rows.double() for rows in fourier_rows(window, n_fft))
+    for k in range(5):
+        for n in range(8):
+            turn = cmath.exp(-2j * math.pi * k * n / 8) * float(window[n])
+            assert abs(turn.real - float(forward[k, n])) < 1e-7
+            assert abs(turn.imag - float(forward[5 + k, n])) < 1e-7
+    x = torch.randn(8, dtype=torch.float64)
+    expected = x * window.double() ** 2
+    assert ((forward @ x) @ inverse - expected).abs().max() < 1e-6
+    assert (expected - x).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("hop", [1, 2])
+@pytest.mark.parametrize("length", [1, 31, 64, 500])
+def test_numpy_stft_is_speechbrains(hop, length):
+    options = {"sample_rate": 16000, "win_length": 4, "hop_length": hop}
+    options["window_fn"] = torch.hann_window
+    forward, inverse = STFT(n_fft=64, **options), ISTFT(n_fft=64, **options)
+    noisy = noise(length)
+    window, hop = forward.window.numpy(), forward.hop_length
+    spec = stft(noisy, window, hop)
+    expected = forward(torch.from_numpy(noisy)[None])
+    assert np.abs(spec - expected[0].numpy()).max() < 1e-5
+    spec = 3 * spec + 1  # of no signal
+    signal = inverse(torch.from_numpy(spec)[None], sig_length=length)
+    found = istft(spec, window, hop, length)
+    scale = np.abs(found).max()
+    assert np.abs(found - signal[0].numpy()).max() < 1e-5 * scale
+    assert np.abs(found - noisy).max() > 0.1
+
+
+# Streams
+
+VARIANTS = [
+    {},
+    {"band_weights": "per_band", "norm_order": "post"},
+    {"lambda_form": "vector", "rope": False, "magnitude": False},
+    {"separable": False, "graph": "fixed", "differential": False},
+    {"fusion": "none", "graph": "none", "compression": 1.0},
+    {
+        "fusion": "uniform",
+        "fusion_activation": False,
+        "graph": "dense",
+        "lambda_form": "vector",
+        "band_weights": "per_band",
+        "feed_forward": 0,
+    },
+]
+
+
+def run_graph(proto, spec, frames, first):
+    """Run a streaming graph over a spectrum (1, T, F, 2)."""
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    state = {
+        each.name: np.zeros(
+            each.shape, np.int64 if "int64" in each.type else np.float32
+        )
+        for each in session.get_inputs()[1:]
+    }
+    state["frames"][:] = first
+    names = [each.name for each in session.get_outputs()]
+    parts = []
+    for start in range(0, spec.shape[1], frames):
+        block = spec[:, start : start + frames]
+        values = session.run(None, {"spec": block, **state})
+        named = dict(zip(names, values, strict=True))
+        parts.append(named.pop("estimate"))
+        state = {name: named[f"next_{name}"] for name in state}
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_streaming_graph_of_any_configuration(options):
+    model = tiny(causal=True, **options)
+    spec = torch.randn(1, 30, 33, 2)
+    noisy = torch.view_as_complex(spec.transpose(1, 2).contiguous())
+    # The count of a day's and of a year's frames: nothing gets lost.
+    for frames, first in ((1, 0), (3, 0), (10, 0), (1, 10**7), (2, 2 * 10**9)):
+        state = model.initial_state()
+        state.frames = first
+        with torch.no_grad():
+            estimate, _ = model.step(noisy, state)
+        expected = torch.view_as_real(estimate.transpose(1, 2)).numpy()
+        proto = streaming_model(model, frames)
+        found = run_graph(proto, spec.numpy(), frames, first)
+        assert np.abs(found - expected).max() < 1e-5
+        if not first:
+            # Frames before the stream are not taken for silence.
+            other = run_graph(proto, spec.numpy(), frames, 10**7)
+            assert np.abs(other - expected).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "frames"),
+    [
+        ("causal", "outside", 1),
+        ("causal", "outside", 3),
+        ("causal", "inside", 1),
+        ("short_hops", "outside", 2),
+    ],
+)
+def test_stream_equals_the_whole(folders, tmp_path, name, place, frames):
+    path = tmp_path / "stream.onnx"
+    export_onnx(folders / name, path, True, place, frames)
+    enhancer = OnnxEnhancer(path)
+    for length in (1, 32, 33, 200, 1003):
+        noisy = noise(length, length)
+        gain = 1 / np.sqrt(np.mean(noisy**2))
+        expected = enhanced_by_torch(folders / name, noisy)
+        assert np.abs(enhancer.enhance(noisy) - expected).max() < 1e-5
+        stream = enhancer.stream(gain)
+        for size in (1, 7, 32, 100, length):
+            chunks = [
+                stream.feed(noisy[start : start + size])
+                for start in range(0, length, size)
+            ]
+            found = np.concatenate([*chunks, stream.flush()])
+            assert found.shape == noisy.shape
+            assert np.abs(found - expected).max() < 1e-5
+    stream.feed(noisy)
+    assert np.abs(stream.feed(noisy)[:900] - expected[:900]).max() > 1e-3
+
+
+def test_latency_is_the_window_less_a_sample(folders, tmp_path):
+    path = tmp_path / "stream.onnx"
+    export_onnx(folders / "causal", path, streaming=True)
+    stream = OnnxEnhancer(path).stream()
+    for sample in range(1, 200):
+        stream.feed(noise(1, sample))
+        assert stream.given == max(sample - 32, 0) // 32 * 32
+
+
+# Quantisation, refusals
+
+
+def test_int8_is_near_and_says_how_far(folders, tmp_path):
+    exact, rounded = tmp_path / "exact.onnx", tmp_path / "int8.onnx"
+    export_onnx(folders / "causal", exact, streaming=True)
+    difference = export_onnx(folders / "causal", rounded, True, int8=True)
+    noisy = noise(2000)
+    expected, found = (
+        OnnxEnhancer(path).enhance(noisy) for path in (exact, rounded)
+    )
+    assert 1e-4 < np.abs(found - expected).max() < 2 * difference
+    assert np.square(found - expected).mean() < 0.05 * (expected**2).mean()
+    kinds = {node.op_type for node in onnx.load(rounded).graph.node}
+    assert "MatMulInteger" in kinds
+
+
+def test_nothing_is_written_that_differs(folders, tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_text("old")
+    monkeypatch.setattr(onnx_export, "TOLERANCE", 0.0)
+    with pytest.raises(ValueError, match="differ by .* expected at most"):
+        export_onnx(folders / "causal", path, streaming=True)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("offline", {"streaming": True}, "sees the future"),
+        ("causal", {"streaming": True, "frames": 0}, "at least 1"),
+        ("causal", {"streaming": True, "frames": 2}, "--stft outside"),
+        ("short_hops", {"streaming": True}, "--stft outside"),
+        ("causal", {"frames": 2}, "--streaming"),
+        ("causal", {"stft": "none"}, "inside, outside"),
+    ],
+)
+def test_forms_that_cannot_be(folders, tmp_path, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_onnx(folders / name, tmp_path / "model.onnx", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_statistics_are_refused(tmp_path):
+    options = {"lambda_form": "statistics", "window": None}
+    folder = write_folder(tmp_path / "model", **options)
+    with pytest.raises(ValueError, match="'token' or 'vector'"):
+        export_onnx(folder, tmp_path / "model.onnx")
+
+
+def test_missing_packages_are_named(folders, tmp_path, monkeypatch):
+    for package in ("onnxruntime", "onnx"):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, package, None)
+            with pytest.raises(ValueError, match=r"dbtransform\[onnx\]"):
+                export_onnx(folders / "causal", tmp_path / "model.onnx")
+
+
+def test_files_that_are_no_such_graphs(folders, tmp_path):
+    path = tmp_path / "model.onnx"
+    with pytest.raises(FileNotFoundError, match="export-onnx"):
+        OnnxEnhancer(path)
+    path.write_bytes(b"no graph")
+    with pytest.raises(ValueError, match="cannot load this file"):
+        OnnxEnhancer(path)
+    proto = streaming_model(tiny(causal=True))
+    path.write_bytes(proto.SerializeToString())
+    assert METADATA not in {each.key for each in proto.metadata_props}
+    with pytest.raises(ValueError, match="does not say what it takes"):
+        OnnxEnhancer(path)
+
+
+def test_signals_that_are_none(folders, tmp_path):
+    path = tmp_path / "stream.onnx"
+    export_onnx(folders / "causal", path, streaming=True)
+    enhancer = OnnxEnhancer(path)
+    for wrong in (np.zeros(0), np.zeros((2, 9)), np.zeros(9, np.int16)):
+        with pytest.raises(ValueError, match="expected floating point"):
+            enhancer.enhance(wrong)
+    with pytest.raises(ValueError, match="not finite"):
+        enhancer.stream().feed(np.full(9, np.nan))
+    assert enhancer.stream().flush().shape == (0,)
+
+
+# Command line
+
+
+def test_command_line(folders, tmp_path, capsys):
+    path, noisy = tmp_path / "stream.onnx", tmp_path / "noisy.wav"
+    signal = speech_like(0.3) + 0.3 * noise_like(0.3)
+    write_wav(noisy, np.stack((signal, signal[::-1]), axis=1))
+    folder = str(folders / "causal")
+    arguments = ["export-onnx", folder, str(path), "--streaming"]
+    assert main(arguments) == 0
+    assert "samples differ from PyTorch's by at most" in capsys.readouterr().out
+    assert main(arguments) == 1
+    assert "--force" in capsys.readouterr().err
+    outputs = [tmp_path / "onnx.wav", tmp_path / "torch.wav"]
+    common = ["--attenuation-limit", "12"]
+    options = ["--backend", "onnx", "--model", str(path), "--threads", "1"]
+    first = ["enhance", str(noisy), str(outputs[0]), *common]
+    assert main([*first, *options]) == 0
+    second = ["enhance", str(noisy), str(outputs[1]), *common]
+    assert main([*second, "--model", folder]) == 0
+    found, expected = (sf.read(output)[0] for output in outputs)
+    assert found.shape == expected.shape == (4800, 2)
+    assert np.abs(found - expected).max() < 1e-4
+    assert np.abs(found - sf.read(noisy)[0]).max() > 1e-3
+    outputs[0].unlink()
+    assert main([*first, "--backend", "onnx", "--model", folder]) == 1
+    assert "export-onnx" in capsys.readouterr().err
+    assert main([*first, *options, "--device", "cuda"]) == 1
+    assert "on the CPU" in capsys.readouterr().err
+    assert not outputs[0].exists()
+
+
+def test_no_torch_at_run_time(folders, tmp_path):
+    path = tmp_path / "stream.onnx"
+    export_onnx(folders / "causal", path, streaming=True, stft="outside")
+    code = f"""
+import sys, numpy
+from dbtransform_lobes.inference.onnx_model import OnnxEnhancer
+out = OnnxEnhancer({str(path)!r}).enhance(numpy.ones(500))
+assert out.shape == (500,)
+assert not {{"torch", "speechbrain", "onnx"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

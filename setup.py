@@ -52,6 +52,7 @@ setup(
             "webdataset>=1.0.2",
             *DNSMOS,
             *ONNX,
+            *ONNX,
         ],
         "dnsmos": DNSMOS,
         "onnx": ONNX,

@@ -52,7 +52,6 @@ setup(
             "webdataset>=1.0.2",
             *DNSMOS,
             *ONNX,
-            *ONNX,
         ],
         "dnsmos": DNSMOS,
         "onnx": ONNX,

@@ -394,7 +394,7 @@ def test_command(models, capsys):
     )
     arguments = ["--models", str(path), "--literal", "--lengths", str(LENGTH)]
     arguments += ["--threads", "1", "--repeats", "1"]
-    arguments += ["--json", "out.json", "--no-training"]
+    arguments += ["--json", "out.json", "--no-training", "--profile"]
     assert main(["benchmark", *arguments]) == 0
     with open("out.json", encoding="utf-8") as file:
         results = json.load(file)
@@ -412,6 +412,10 @@ def test_command(models, capsys):
     ):
         assert title in table, title
     assert table.split()[:2] == ["mine", "literal"]
+    profile = table.partition("mine, 0.25 s, threads: 1\n")[2]
+    own, _, other = profile.partition("literal, 0.25 s, threads: 1\n")
+    assert "mkldnn_rnn_layer" in own or "lstm" in own
+    assert "softmax" in other and "lstm" not in other
 
 
 def test_plot(tmp_path):

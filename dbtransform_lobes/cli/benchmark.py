@@ -64,6 +64,11 @@ def add_arguments(parser):
         help="leave out the speed of training",
     )
     parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="also print where the time of a pass of the first length goes",
+    )
+    parser.add_argument(
         "--json",
         metavar="FILE",
         help="write all results there (replacing older ones)",
@@ -109,7 +114,19 @@ def run(args):
     print(table(results))
     if args.plot:
         plot_cost(results, args.plot)
+    if args.profile:
+        _print_profiles(names, args)
     return 0
+
+
+def _print_profiles(names, args):
+    from dbtransform_lobes.benchmark.candidates import load_candidate
+    from dbtransform_lobes.benchmark.profile import profile_pass
+
+    for name in names:
+        candidate = load_candidate(name, args.seed)
+        length, threads = min(args.lengths), max(args.threads)
+        print(profile_pass(candidate, length, threads, seed=args.seed))
 
 
 def table(results):

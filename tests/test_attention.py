@@ -416,6 +416,7 @@ def count_products(monkeypatch):
         return torch.zeros_like(query)
 
     monkeypatch.setattr(differential_attention, "attend", count)
+    monkeypatch.setattr(differential_attention, "CPU_QUERIES", 3)
     return products
 
 

@@ -65,7 +65,7 @@ def streaming_model(model, frames=1, stft=None):
     ... )
     >>> proto = streaming_model(model)
     >>> [value.name for value in proto.graph.input]
-    ['spec', 'frames', 'past_spec', 'key_0', 'value_0', 'past_1']
+    ['spec', 'frames', 'key_0', 'value_0', 'past_1', 'past_spec']
     """
     _check(model, frames, stft)
     writer = _Writer(model, frames)

@@ -204,6 +204,7 @@ class EnhanceBrain(sb.Brain):
         else:
             ddp_barrier()  # all files are written
             self._end_test()
+            ddp_barrier()  # a rank that left before would end the others
 
     def _speed(self):
         """Seconds of audio trained on in a second, by all ranks."""

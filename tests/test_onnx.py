@@ -412,6 +412,17 @@ def test_command_line(folders, tmp_path, capsys):
     assert not outputs[0].exists()
 
 
+def test_benchmark_command(folders, tmp_path, capsys):
+    path = tmp_path / "stream.onnx"
+    export_onnx(folders / "causal", path, streaming=True)
+    assert main(["benchmark-onnx", str(path), "--rounds", "2"]) == 0
+    assert "real-time factor" in capsys.readouterr().out
+    path.write_bytes(b"no graph")
+    assert main(["benchmark-onnx", str(path)]) == 1
+    assert "--streaming" in capsys.readouterr().err
+    assert main(["benchmark-onnx", str(path), "--rounds", "0"]) == 1
+
+
 def test_no_torch_at_run_time(folders, tmp_path):
     path = tmp_path / "stream.onnx"
     export_onnx(folders / "causal", path, streaming=True, stft="outside")

@@ -24,6 +24,7 @@ COMMANDS = (
     "seeds",
     "benchmark",
     "benchmark-data",
+    "benchmark-onnx",
 )
 EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav

@@ -257,7 +257,7 @@ def _stft_nodes(graph):
 
 @contextmanager
 def _quiet():
-    """Without notes on torchvision, on what is not folded, on pre-processing."""
+    """Without notes on torchvision and on what could be optimised."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

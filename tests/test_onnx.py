@@ -286,7 +286,7 @@ def test_stream_equals_the_whole(folders, tmp_path, name, place, frames):
     assert np.abs(stream.feed(noisy)[:900] - expected[:900]).max() > 1e-3
 
 
-def test_latency_is_the_window_less_a_sample(folders, tmp_path):
+def test_latency_is_one_window(folders, tmp_path):
     path = tmp_path / "stream.onnx"
     export_onnx(folders / "causal", path, streaming=True)
     stream = OnnxEnhancer(path).stream()

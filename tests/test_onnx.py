@@ -286,7 +286,7 @@ def test_stream_equals_the_whole(folders, tmp_path, name, place, frames):
     assert np.abs(stream.feed(noisy)[:900] - expected[:900]).max() > 1e-3
 
 
-def test_latency_is_the_window_less_a_sample(folders, tmp_path):
+def test_latency_is_one_window(folders, tmp_path):
     path = tmp_path / "stream.onnx"
     export_onnx(folders / "causal", path, streaming=True)
     stream = OnnxEnhancer(path).stream()
@@ -410,6 +410,17 @@ def test_command_line(folders, tmp_path, capsys):
     assert main([*first, *options, "--device", "cuda"]) == 1
     assert "on the CPU" in capsys.readouterr().err
     assert not outputs[0].exists()
+
+
+def test_benchmark_command(folders, tmp_path, capsys):
+    path = tmp_path / "stream.onnx"
+    export_onnx(folders / "causal", path, streaming=True)
+    assert main(["benchmark-onnx", str(path), "--rounds", "2"]) == 0
+    assert "real-time factor" in capsys.readouterr().out
+    path.write_bytes(b"no graph")
+    assert main(["benchmark-onnx", str(path)]) == 1
+    assert "--streaming" in capsys.readouterr().err
+    assert main(["benchmark-onnx", str(path), "--rounds", "0"]) == 1
 
 
 def test_no_torch_at_run_time(folders, tmp_path):

@@ -29,6 +29,7 @@ COMMANDS = (
     "benchmark",
     "benchmark-corpus",
     "benchmark-data",
+    "benchmark-onnx",
 )
 EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav

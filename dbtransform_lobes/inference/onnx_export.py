@@ -86,23 +86,7 @@ def export_onnx(
             model.mods.model.eval(), streaming, stft, frames, transform
         )
     _describe(proto, model, streaming, stft, frames, transform)
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=f".{path.name}."
-    ) as folder:
-        temporary = Path(folder) / path.name
-        temporary.write_bytes(proto.SerializeToString())
-        difference = compare(model, temporary)
-        if not difference <= TOLERANCE:
-            raise ValueError(
-                f"{path}: not written: samples of ONNX Runtime and PyTorch "
-                f"differ by {difference:.2g}, expected at most "
-                f"{TOLERANCE:g}; try other versions of both"
-            )
-        if int8:
-            temporary = _quantise(temporary)
-            difference = compare(model, temporary)
-        os.replace(temporary, path)
-    return difference
+    return _write(proto, model, path, int8)
 
 
 def compare(model, path):
@@ -133,6 +117,27 @@ def compare(model, path):
         difference = np.abs(enhancer.enhance(noisy) - expected.numpy()).max()
         differences.append(float(difference))
     return float(np.max(differences))
+
+
+def _write(proto, model, path, int8):
+    """Write the file if it computes what the model does."""
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=f".{path.name}."
+    ) as folder:
+        temporary = Path(folder) / path.name
+        temporary.write_bytes(proto.SerializeToString())
+        difference = compare(model, temporary)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"{path}: not written: samples of ONNX Runtime and PyTorch "
+                f"differ by {difference:.2g}, expected at most "
+                f"{TOLERANCE:g}; try other versions of both"
+            )
+        if int8:
+            temporary = _quantise(temporary)
+            difference = compare(model, temporary)
+        os.replace(temporary, path)
+    return difference
 
 
 def _check_options(path, streaming, stft, frames):

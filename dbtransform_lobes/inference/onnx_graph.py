@@ -95,8 +95,6 @@ class Graph:
             return value
         name = f"constant_{len(self.constants)}"
         array = np.ascontiguousarray(value)
-        if array.dtype == np.float64 and array.ndim == 0:
-            array = array.astype(np.float32)
         self.constants.append(numpy_helper.from_array(array, name))
         return name
 

@@ -174,7 +174,9 @@ class _Writer:
 
     def estimate(self, spec, name):
         """From the noisy frames (1, N, F, 2) to the enhanced ones."""
-        z = self._split(spec)  # (K N, C)
+        planes = self.graph.op("Transpose", spec, perm=[3, 0, 1, 2])
+        planes = self.graph.reshape(planes, 2, self.frames, -1)  # (2, N, F)
+        z = self._split(planes)  # (K N, C)
         for number, residual in enumerate(self.model.blocks):
             x = z
             if residual.order == "pre":
@@ -182,7 +184,7 @@ class _Writer:
             z = self.graph.op("Add", z, self._block(residual.block, x, number))
             if residual.order == "post":
                 z = self._norm(residual.norm, z)
-        return self._filter(self._taps(z), spec, name)
+        return self._filter(self._taps(z), planes, name)
 
     def _block(self, block, x, number):
         if isinstance(block, DifferentialBandAttention):
@@ -247,22 +249,22 @@ class _Writer:
 
     # Band split
 
-    def _split(self, spec):
+    def _split(self, planes):
         graph, split = self.graph, self.model.band_split
-        parts = 3 if split.magnitude else 2
-        bins = graph.reshape(spec, self.frames, -1, 2)  # (N, F, 2)
-        axis = np.array([2], np.int64)
+        parts, axis = 2, np.array([0], np.int64)
         if split.compression != 1.0:
-            power = graph.op("ReduceSumSquare", bins, axis)
+            power = graph.op("ReduceSumSquare", planes, axis)
             power = graph.op("Add", power, np.float32(1e-12))
             exponent = np.float32((split.compression - 1) / 2)
             scale = graph.op("Pow", power, exponent)
-            bins = graph.op("Mul", bins, scale)
+            planes = graph.op("Mul", planes, scale)
         if split.magnitude:
-            power = graph.op("ReduceSumSquare", bins, axis)
+            power = graph.op("ReduceSumSquare", planes, axis)
             power = graph.op("Add", power, np.float32(1e-12))
             magnitude = graph.op("Sqrt", power)
-            bins = graph.op("Concat", bins, magnitude, axis=2)
+            planes = graph.op("Concat", planes, magnitude, axis=0)
+            parts = 3
+        bins = graph.op("Transpose", planes, perm=[1, 2, 0])  # (N, F, parts)
         runs, bands = self.model.layout.runs, []
         sizes = [run.num_bands * run.width for run in runs]
         pieces = graph.split(bins, sizes, axis=1)
@@ -502,7 +504,7 @@ class _Writer:
     # Mask decoder
 
     def _taps(self, z):
-        """Complex taps (N, F, 3, 2) of every bin."""
+        """Real and imaginary parts of the taps, (3, N, F) each."""
         graph, decoder = self.graph, self.model.mask_decoder
         runs, parts = self.model.layout.runs, []
         weight, bias = (
@@ -527,37 +529,43 @@ class _Writer:
             ]
         )
         x = graph.op("Concat", *parts, axis=1)  # (N, F, 12)
-        x = graph.op("Add", x, _array(bias))
-        value, gate = graph.split(x, [2 * NUM_TAPS] * 2, axis=2)
+        x = graph.op("Transpose", x, perm=[2, 0, 1])
+        x = graph.op("Add", x, _array(bias.T.unsqueeze(1)))
+        value, gate = graph.split(x, [2 * NUM_TAPS] * 2, axis=0)
         x = graph.op("Mul", value, graph.op("Sigmoid", gate))
-        return graph.reshape(x, self.frames, -1, NUM_TAPS, 2)
+        return graph.split(x, [NUM_TAPS] * 2, axis=0)
 
     @staticmethod
     def _by_bin(rows, width):
-        """Bring the values and the gates (n, 12 w, ..) of a bin together."""
-        rows = rows.unflatten(1, (2, width, 2 * NUM_TAPS))
-        return rows.transpose(1, 2).flatten(1, 3)
+        """Bring the 12 rows of a bin together: values, then gates.
 
-    def _filter(self, taps, spec, name):
-        """See ``apply_filter``."""
+        From (n, 12 w, ..) of values and gates, bins, taps and parts; real
+        parts then stand before imaginary ones.
+        """
+        rows = rows.unflatten(1, (2, width, NUM_TAPS, 2))
+        return rows.movedim((2, 1, 4, 3), (1, 2, 3, 4)).flatten(1, 4)
+
+    def _filter(self, taps, planes, name):
+        """See ``apply_filter``; real parts (1, ..), then imaginary ones."""
         graph, back = self.graph, NUM_TAPS - 1
         bins = self.model.layout.num_bins
-        seen = self._state("past_spec", (1, back, bins, 2))
-        seen = graph.op("Concat", seen, spec, axis=1)
+        seen = self._state("past_spec", (2, back, bins))
+        seen = graph.op("Concat", seen, planes, axis=1)
         graph.slice(seen, self.frames, self.frames + back, 1, "next_past_spec")
         if self.frames > 1:
             windows = [
-                graph.slice(seen, frame, frame + NUM_TAPS, 1)
-                for frame in range(self.frames)
+                graph.slice(seen, tap, tap + self.frames, 1)
+                for tap in range(NUM_TAPS)
             ]
-            seen = graph.op("Concat", *windows, axis=0)
-        seen = graph.op("Transpose", seen, perm=[0, 2, 1, 3])  # as the taps
-        turned = graph.op("Gather", seen, np.array([1, 0]), axis=3)
-        turned = graph.op("Mul", turned, np.array([-1, 1], np.float32))
-        gain, turn = graph.split(taps, (1, 1), axis=3)
+            seen = graph.op("Concat", *windows, axis=1)
+        seen = graph.reshape(seen, 2, NUM_TAPS, self.frames, bins)
+        real, imag = graph.split(seen, (1, 1), axis=0)
+        turned = graph.op("Concat", graph.op("Neg", imag), real, axis=0)
+        gain, turn = taps
         out = graph.op(
-            "Add", graph.op("Mul", gain, seen), graph.op("Mul", turn, turned)
+            "Add", graph.op("Mul", seen, gain), graph.op("Mul", turned, turn)
         )
-        out = graph.op("ReduceSum", out, np.array([2], np.int64), keepdims=0)
+        out = graph.op("ReduceSum", out, np.array([1], np.int64), keepdims=0)
+        out = graph.op("Transpose", out, perm=[1, 2, 0])  # (N, F, 2)
         shape = np.array((1, self.frames, bins, 2), np.int64)
         return graph.op("Reshape", out, shape, name=name)

@@ -26,6 +26,7 @@ COMMANDS = (
     "dnsmos",
     "curves",
     "seeds",
+    "ablate",
     "benchmark",
     "benchmark-corpus",
     "benchmark-data",

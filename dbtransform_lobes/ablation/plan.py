@@ -1,0 +1,260 @@
+"""What an ablation trains: rows and seeds, read from one YAML."""
+
+import sys
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import ruamel.yaml
+
+KEYS = {"script", "recipe", "seeds", "reference", "overrides", "rows"}
+OWN_KEYS = ("seed", "output_folder", "device")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An ablation.
+
+    Arguments
+    ---------
+    script : pathlib.Path
+        The ``train.py`` that is run.
+    recipe : pathlib.Path
+        Its YAML.
+    seeds : tuple of int
+        Seeds of every row.
+    reference : str
+        The row that the others are compared with.
+    overrides : dict
+        What all rows change in the recipe: keys to YAML text.
+    rows : dict
+        What each row changes besides: name to keys to YAML text.
+    """
+
+    script: Path
+    recipe: Path
+    seeds: tuple
+    reference: str
+    overrides: dict
+    rows: dict
+
+
+@dataclass(frozen=True, eq=False)  # a key of dicts
+class Run:
+    """One training.
+
+    Arguments
+    ---------
+    row : str
+        Its row.
+    seed : int
+        Its seed.
+    folder : pathlib.Path
+        Its output folder.
+    script, recipe : pathlib.Path
+        As in ``Plan``.
+    settings : dict
+        All keys that it overrides, without seed and output folder.
+    """
+
+    row: str
+    seed: int
+    folder: Path
+    script: Path
+    recipe: Path
+    settings: dict
+
+    @property
+    def finished(self):
+        """Whether it has been tested."""
+        return (self.folder / "scores.json").is_file()
+
+    def command(self, device):
+        """The command that trains it, or goes on, as a list."""
+        settings = {
+            **self.settings,
+            "seed": self.seed,
+            "output_folder": self.folder,
+        }
+        flags = [f"--{key}={text}" for key, text in settings.items()]
+        start = [sys.executable, str(self.script), str(self.recipe)]
+        return [*start, *flags, f"--device={device}"]
+
+
+def read_plan(path):
+    """Read an ablation.
+
+    Arguments
+    ---------
+    path : str or Path
+        YAML with the keys of ``Plan``; paths are relative to it. With the
+        key ``base``, another such file, it says only what differs.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file, the script or the recipe is missing.
+    ValueError
+        If a key is missing or unknown.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("train.py", "recipe.yaml"):
+    ...         Path(folder, name).touch()
+    ...     path = Path(folder, "ablation.yaml")
+    ...     _ = path.write_text(
+    ...         "{script: train.py, recipe: recipe.yaml, seeds: [1], "
+    ...         "reference: full, overrides: {lr: 0.1}, "
+    ...         "rows: {full: {}, small: {num_layers: 1}}}"
+    ...     )
+    ...     plan = read_plan(path)
+    >>> plan.overrides, plan.rows
+    ({'lr': '0.1'}, {'full': {}, 'small': {'num_layers': '1'}})
+    """
+    path = Path(path)
+    content = _read(path)
+    _check(content, path)
+    script, recipe = (
+        path.parent / content[key] for key in ("script", "recipe")
+    )
+    for each in (script, recipe):
+        if not each.is_file():
+            raise FileNotFoundError(
+                f"{path}: there is no {each}, expected paths of script and "
+                "recipe relative to this file"
+            )
+    return Plan(
+        script.resolve(),
+        recipe.resolve(),
+        tuple(content["seeds"]),
+        content["reference"],
+        _texts(content["overrides"]),
+        {name: _texts(row) for name, row in content["rows"].items()},
+    )
+
+
+def _read(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: check the path")
+    try:
+        content = ruamel.yaml.YAML().load(path) or {}
+    except ruamel.yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if "base" not in content:
+        return content
+    base = _read(path.parent / content.pop("base"))
+    for key in ("overrides", "rows"):
+        content[key] = {**(base.get(key) or {}), **(content.get(key) or {})}
+    return {**base, **content}
+
+
+def _check(content, path):
+    missing, unknown = KEYS - set(content), set(content) - KEYS
+    if missing or unknown:
+        raise ValueError(
+            f"{path}: missing keys {sorted(missing)}, unknown keys "
+            f"{sorted(unknown)}, expected {', '.join(sorted(KEYS))}"
+        )
+    if content["reference"] not in content["rows"]:
+        raise ValueError(
+            f"{path}: the reference is {content['reference']}, expected one "
+            f"of the rows {', '.join(content['rows'])}"
+        )
+
+
+def _texts(row):
+    """The values of a row as YAML on one line."""
+    texts = {}
+    for key, value in (row or {}).items():
+        yaml, stream = ruamel.yaml.YAML(), StringIO()
+        yaml.default_flow_style, yaml.width = True, sys.maxsize
+        yaml.dump({key: value}, stream)
+        text = stream.getvalue().strip()
+        texts[key] = text[len(f"{{{key}: ") : -1]
+    return texts
+
+
+def parse_settings(items):
+    """Read ``key=value`` of a command line.
+
+    Arguments
+    ---------
+    items : sequence of str
+        Such as "data_folder=DIR".
+
+    Returns
+    -------
+    dict
+        Keys to YAML text.
+
+    Raises
+    ------
+    ValueError
+        If there is no "=", or the key is one that the runs set.
+
+    Example
+    -------
+    >>> parse_settings(["lr=0.1"])
+    {'lr': '0.1'}
+    """
+    settings = {}
+    for item in items:
+        key, equals, text = item.removeprefix("--").partition("=")
+        if not equals or key in OWN_KEYS:
+            raise ValueError(
+                f"{item}: expected key=value as for train.py; seeds, devices "
+                "and the output folder have options of their own"
+            )
+        settings[key] = text
+    return settings
+
+
+def list_runs(plan, output, given=None, seeds=None, rows=None):
+    """The runs of an ablation, all rows of one seed before the next seed.
+
+    Arguments
+    ---------
+    plan : Plan
+        The ablation.
+    output : str or Path
+        Runs have the folders ``output/ROW/SEED``.
+    given : dict, optional
+        More keys for all rows; what a row itself changes wins.
+    seeds : sequence of int, optional
+        In place of those of the plan.
+    rows : sequence of str, optional
+        Only these.
+
+    Returns
+    -------
+    list of Run
+
+    Raises
+    ------
+    ValueError
+        If a row is unknown.
+    """
+    unknown = [row for row in rows or () if row not in plan.rows]
+    if unknown:
+        raise ValueError(
+            f"no such row: {', '.join(unknown)}; expected some of "
+            f"{', '.join(plan.rows)}"
+        )
+    return [
+        Run(
+            row,
+            seed,
+            Path(output) / row / str(seed),
+            plan.script,
+            plan.recipe,
+            {**plan.overrides, **(given or {}), **plan.rows[row]},
+        )
+        for seed in seeds or plan.seeds
+        for row in rows or plan.rows
+    ]

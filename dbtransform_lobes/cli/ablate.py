@@ -1,0 +1,93 @@
+"""``dbtransform ablate``: train rows that differ in one part, compare them."""
+
+import sys
+from pathlib import Path
+
+HELP = "Train or resume the rows of an ablation; write their table and plot."
+EXAMPLES = """\
+  dbtransform ablate hparams/ablation.yaml --output results/ablation \\
+      --devices cuda:0 cuda:1 data_folder=DIR precision=bf16
+  dbtransform ablate hparams/ablation_small.yaml --output results/small \\
+      --devices cpu cpu --rows full bsrnn --seeds 1 2 3 data_folder=DIR
+  dbtransform ablate hparams/ablation.yaml --output results/ablation \\
+      --report-only
+
+A run that was stopped goes on when the command is given again. The table is
+written from all runs of the plan that have been tested, also from earlier ones.
+"""
+
+
+def add_arguments(parser):
+    """Add the arguments of ``ablate`` to its parser."""
+    parser.add_argument("plan", metavar="ABLATION.yaml", help="rows and seeds")
+    parser.add_argument(
+        "settings",
+        metavar="KEY=VALUE",
+        nargs="*",
+        help="what all rows set besides, as --KEY=VALUE of train.py",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        required=True,
+        help="runs are FOLDER/ROW/SEED; the table is FOLDER/ablation.md, "
+        ".csv, .json, .png and .pdf",
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", type=int, nargs="+", help="only these seeds"
+    )
+    parser.add_argument(
+        "--rows", metavar="ROW", nargs="+", help="only these rows"
+    )
+    parser.add_argument(
+        "--devices",
+        metavar="DEVICE",
+        nargs="+",
+        default=["cpu"],
+        help="one run at a time on each; 'cpu cpu' means two at a time "
+        "(default cpu)",
+    )
+    parser.add_argument(
+        "--report-only",
+        action="store_true",
+        help="train nothing, write the table of the runs that there are",
+    )
+
+
+def run(args):
+    """Train and compare; 1 if a run failed, else 0."""
+    from dbtransform_lobes.ablation.plan import (
+        list_runs,
+        parse_settings,
+        read_plan,
+    )
+    from dbtransform_lobes.ablation.train import train_runs
+
+    plan, failed = read_plan(args.plan), {}
+    given = parse_settings(args.settings)
+    chosen = list_runs(plan, args.output, given, args.seeds, args.rows)
+    if not args.report_only:
+        failed = train_runs(chosen, args.devices)
+    _report(plan, args.output, given, args.seeds)
+    for folder, reason in failed.items():
+        print(f"failed: {folder}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _report(plan, output, given, seeds):
+    """Of all runs that there are, not only of those just trained."""
+    from dbtransform_lobes.ablation.plan import list_runs
+    from dbtransform_lobes.ablation.plot import plot_ablation
+    from dbtransform_lobes.ablation.report import (
+        ablation_report,
+        report_text,
+        write_report,
+    )
+
+    seeds = sorted({*plan.seeds, *(seeds or ())})
+    report = ablation_report(
+        list_runs(plan, output, given, seeds), plan.reference
+    )
+    write_report(report, output)
+    plot_ablation(report, Path(output))
+    print(report_text(report), end="")

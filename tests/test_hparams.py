@@ -13,6 +13,7 @@ HPARAMS = Path(__file__).resolve().parents[1] / "hparams"
 # Millions of parameters: at least, at most.
 SIZES = {
     "bsrnn": (2.962, 2.964),
+    "bsrnn_small": (0.1, 0.3),
     "cmgan": (1.83, 1.84),
     "db_transform": (1.0, 4.1),
     "db_transform_proposal": (6.3, 6.4),

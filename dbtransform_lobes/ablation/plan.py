@@ -76,7 +76,10 @@ class Run:
             "seed": self.seed,
             "output_folder": self.folder,
         }
-        flags = [f"--{key}={text}" for key, text in settings.items()]
+        flags = [
+            f"--{key}" if text is None else f"--{key}={text}"
+            for key, text in settings.items()
+        ]
         start = [sys.executable, str(self.script), str(self.recipe)]
         return [*start, *flags, f"--device={device}"]
 
@@ -186,32 +189,32 @@ def parse_settings(items):
     Arguments
     ---------
     items : sequence of str
-        Such as "data_folder=DIR".
+        Such as "data_folder=DIR", or "compile", an option without a value.
 
     Returns
     -------
     dict
-        Keys to YAML text.
+        Keys to YAML text, to None without a value.
 
     Raises
     ------
     ValueError
-        If there is no "=", or the key is one that the runs set.
+        If the key is one that the runs set.
 
     Example
     -------
-    >>> parse_settings(["lr=0.1"])
-    {'lr': '0.1'}
+    >>> parse_settings(["lr=0.1", "compile"])
+    {'lr': '0.1', 'compile': None}
     """
     settings = {}
     for item in items:
         key, equals, text = item.removeprefix("--").partition("=")
-        if not equals or key in OWN_KEYS:
+        if key in OWN_KEYS:
             raise ValueError(
-                f"{item}: expected key=value as for train.py; seeds, devices "
-                "and the output folder have options of their own"
+                f"{item}: every run has its own; use --seeds, --devices and "
+                "--output"
             )
-        settings[key] = text
+        settings[key] = text if equals else None
     return settings
 
 

@@ -68,9 +68,9 @@ def run(args):
     chosen = list_runs(plan, args.output, given, args.seeds, args.rows)
     if not args.report_only:
         failed = train_runs(chosen, args.devices)
-    _report(plan, args.output, given, args.seeds)
     for folder, reason in failed.items():
         print(f"failed: {folder}: {reason}", file=sys.stderr)
+    _report(plan, args.output, given, args.seeds)
     return 1 if failed else 0
 
 

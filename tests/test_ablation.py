@@ -1,0 +1,269 @@
+"""Tests of the ablation runner, its table and its plot."""
+
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from scipy.stats import t as student_t
+
+from dbtransform_lobes.ablation.plan import (
+    list_runs,
+    parse_settings,
+    read_plan,
+)
+from dbtransform_lobes.ablation.report import ablation_report, report_text
+from dbtransform_lobes.ablation.train import LOG, train_runs
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.training.recipe import load_recipe
+from tests.runs import write_hyperparams
+
+HPARAMS = Path(__file__).resolve().parents[1] / "hparams"
+FILES = ("a", "b", "c")
+PESQ = {
+    ("full", 1): (1.5, 2.0, 2.5),
+    ("full", 2): (1.75, 2.0, 2.25),
+    ("plain", 1): (1.25, 2.0, 2.0),
+    ("plain", 2): (1.5, 1.75, 2.5),
+    ("plain", 3): (9.0, 9.0, 9.0),  # the reference has no seed 3
+}
+# Trains nothing; says what it was given, fails for one row, or waits.
+SCRIPT = """\
+import json, pathlib, sys, time
+flags = dict(each[2:].split("=", 1) for each in sys.argv[2:])
+folder = pathlib.Path(flags["output_folder"])
+runs = folder / "times_started"
+runs.write_text(runs.read_text() + "+" if runs.exists() else "+")
+if flags.get("num_layers") == "0":
+    sys.exit("no layers")
+(folder / "given.json").write_text(json.dumps(flags))
+(folder / "scores.json").write_text("{}")
+"""
+PLAN = """\
+script: train.py
+recipe: recipe.yaml
+seeds: [1, 2]
+reference: full
+overrides: {lr: 0.1, num_layers: 2, fusion_windows: [[8, 16], [4, 8]]}
+rows:
+  full: {}
+  plain: {num_layers: 1, model_hparams: !include:models/bsrnn.yaml }
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    (tmp_path / "recipe.yaml").write_text("lr: 1")
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    return read_plan(tmp_path / "plan.yaml")
+
+
+def scored(folder, plan):
+    """Runs with scores, logs and settings, as training leaves them."""
+    runs = list_runs(plan, folder, seeds=(1, 2, 3))
+    for run in runs:
+        scores = PESQ.get((run.row, run.seed))
+        if scores is None:
+            continue
+        run.folder.mkdir(parents=True)
+        write_hyperparams(run.folder, batch_size=4, steps_per_epoch=45)
+        with open(run.folder / "scores.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            metrics = ("pesq", "estoi", "si_sdr")
+            writer.writerow(["file", "status", *metrics, "reason"])
+            for name, pesq in zip(FILES, scores, strict=True):
+                cells = (pesq, pesq / 4, 4 * pesq)
+                writer.writerow([name, "scored", *cells, ""])
+            if run.seed == 1:
+                writer.writerow(["broken", "failed", "", "", "", "NaN"])
+        (run.folder / "scores.json").write_text("{}")
+        (run.folder / "ablation_settings.json").write_text('{"lr": "0.1"}')
+        (run.folder / "train_log.txt").write_text(
+            "epoch: 1, lr: 0 - train audio_s_per_s: 1.00 - valid pesq: 1\n"
+            "epoch: 2, lr: 0 - train audio_s_per_s: 2.00 - valid pesq: 1\n"
+        )
+    return runs
+
+
+def interval(values):
+    """Literal twin of the 95 % interval of a mean."""
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    half = (
+        student_t.ppf(0.975, len(values) - 1) * (variance / len(values)) ** 0.5
+    )
+    return mean, mean - half, mean + half
+
+
+def test_runs_come_seed_by_seed_and_rows_win(plan, tmp_path):
+    runs = list_runs(plan, tmp_path, {"num_layers": "9", "lr": "0.2"})
+    assert [(run.row, run.seed) for run in runs] == [
+        ("full", 1),
+        ("plain", 1),
+        ("full", 2),
+        ("plain", 2),
+    ]
+    assert runs[0].settings["num_layers"] == "9"  # over the plan's 2
+    assert runs[1].settings["num_layers"] == "1"  # the row's own
+    assert runs[1].settings["lr"] == "0.2"
+    [one] = list_runs(plan, tmp_path, seeds=[7], rows=["plain"])
+    assert one.folder == tmp_path / "plain" / "7"
+    with pytest.raises(ValueError, match="no such row: none"):
+        list_runs(plan, tmp_path, rows=["none"])
+
+
+def test_each_run_is_given_its_settings_once(plan, tmp_path):
+    runs = list_runs(plan, tmp_path / "out", {"data_folder": "DIR"})
+    assert train_runs(runs, ["cpu", "cpu"], progress=False) == {}
+    for run in runs:
+        given = json.loads((run.folder / "given.json").read_text())
+        assert given.pop("output_folder") == str(run.folder)
+        assert given.pop("seed") == str(run.seed)
+        assert given.pop("device") == "cpu"
+        assert given == run.settings
+        assert given["fusion_windows"] == "[[8, 16], [4, 8]]"
+        assert given["data_folder"] == "DIR"
+    assert train_runs(runs, ["cpu"], progress=False) == {}
+    started = [(run.folder / "times_started").read_text() for run in runs]
+    assert started == ["+"] * 4
+
+
+def test_others_go_on_when_a_run_fails_and_it_is_tried_again(plan, tmp_path):
+    runs = list_runs(plan, tmp_path / "out", {"num_layers": "0"}, seeds=[1])
+    for attempts in ("+", "++"):
+        failed = train_runs(runs, ["cpu"], progress=False)
+        [reason] = failed.values()
+        assert list(failed) == [str(tmp_path / "out/full/1")]
+        assert "exit code 1, no layers" in reason
+        assert runs[1].finished and not runs[0].finished
+        assert (runs[0].folder / "times_started").read_text() == attempts
+    assert "no layers" in (runs[0].folder / LOG).read_text()
+
+
+def test_settings_of_one_output_cannot_change(plan, tmp_path):
+    train_runs(list_runs(plan, tmp_path / "out"), progress=False)
+    changed = list_runs(plan, tmp_path / "out", {"lr": "0.5"})
+    with pytest.raises(ValueError, match="lr: 0.1 before, 0.5 now"):
+        train_runs(changed, progress=False)
+
+
+def test_table_is_that_of_the_literal_twin(plan, tmp_path):
+    report = ablation_report(scored(tmp_path / "out", plan), "full")
+    assert report["num_files"] == 3
+    assert report["missing"] == [str(tmp_path / "out/full/3")]
+    plain = report["rows"]["plain"]
+    pesq, difference = (
+        plain["scores"]["pesq"],
+        plain["scores"]["pesq"]["difference"],
+    )
+    means = [sum(PESQ["plain", seed]) / 3 for seed in (1, 2, 3)]
+    assert pesq["by_seed"] == pytest.approx(means)
+    assert pesq["std"] == pytest.approx(statistics.stdev(means))
+    by_file, by_seed = [0.0] * 3, []
+    for seed in (1, 2):
+        pairs = zip(PESQ["plain", seed], PESQ["full", seed], strict=True)
+        gaps = [ours - theirs for ours, theirs in pairs]
+        by_seed.append(sum(gaps) / 3)
+        for place, gap in enumerate(gaps):
+            by_file[place] += gap / 2
+    for kind, values in (("over_files", by_file), ("over_seeds", by_seed)):
+        expected = interval(values)
+        found = [difference[kind][key] for key in ("mean", "low", "high")]
+        assert found == pytest.approx(expected)
+    assert report["rows"]["full"]["scores"]["pesq"]["difference"] is None
+    # 45 steps of 4 crops of 2 s are 360 s of audio an epoch
+    assert plain["training_hours"] == pytest.approx((360 + 180) / 3600)
+    assert plain["parameters"] > 0 and plain["mmacs_per_second"] > 0
+    assert plain["settings"] == {"lr": "0.1"}
+    assert "| plain |     3 |" in report_text(report)
+
+
+def test_command_writes_table_and_plot_of_what_there_is(plan, tmp_path, capsys):
+    scored(tmp_path / "out", plan)
+    command = ["ablate", str(tmp_path / "plan.yaml"), "--seeds", "1", "2", "3"]
+    command += ["--output", str(tmp_path / "out")]
+    assert main([*command, "--report-only"]) == 0
+    text = (tmp_path / "out" / "ablation.md").read_text()
+    assert capsys.readouterr().out.endswith(text)
+    with open(tmp_path / "out" / "ablation.csv", newline="") as file:
+        [full, plain] = csv.DictReader(file)
+    assert float(full["pesq_mean"]) == pytest.approx(2.0)
+    assert full["pesq_difference_files_mean"] == ""
+    report = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    low = report["rows"]["plain"]["scores"]["pesq"]["difference"]
+    assert float(plain["pesq_difference_seeds_low"]) == pytest.approx(
+        low["over_seeds"]["low"]
+    )
+    for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        path = tmp_path / "out" / f"ablation.{suffix}"
+        assert path.read_bytes().startswith(start)
+
+
+def test_nothing_finished_is_said(plan, tmp_path, capsys):
+    command = ["ablate", str(tmp_path / "plan.yaml"), "--report-only"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 1
+    assert "train some of them first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("reference: none", "the reference is none"),
+        ("script: none.py", "there is no .*none.py"),
+        ("epochs: 3", "unknown keys .'epochs'."),
+    ],
+)
+def test_wrong_plans_are_refused(plan, tmp_path, change, message):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(f"base: plan.yaml\n{change}\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_plan(wrong)
+
+
+def test_settings_of_the_command_line_are_checked():
+    given = parse_settings(["a=b=c", "--lr=1", "compile"])
+    assert given == {"a": "b=c", "lr": "1", "compile": None}
+    with pytest.raises(ValueError, match="use --seeds"):
+        parse_settings(["seed=3"])
+
+
+@pytest.mark.parametrize("name", ["ablation", "ablation_small"])
+def test_every_row_of_the_plans_is_a_model(name, tmp_path):
+    plan = read_plan(HPARAMS / f"{name}.yaml")
+    settings = [tuple(row.items()) for row in plan.rows.values()]
+    assert len(set(settings)) == len(settings)
+    for run in list_runs(plan, tmp_path, seeds=[1]):
+        lines = [f"{key}: {text}" for key, text in run.settings.items()]
+        lines += ["data_folder: none", f"output_folder: {run.folder}"]
+        if name == "ablation" and run.row != "bsrnn":
+            lines.append("num_channels: 16")  # quick to make
+        hparams, _, _ = load_recipe(str(run.recipe), "\n".join(lines))
+        kind = "BSRNN" if run.row == "bsrnn" else "DBTransform"
+        assert type(hparams["modules"]["model"]).__name__ == kind
+
+
+def test_a_run_of_the_recipe_itself(tmp_path):
+    """What is passed on by the command line reaches the true train.py."""
+    from tests.signals import voicebank_tree
+    from tests.training_runs import TINY
+
+    voicebank_tree(tmp_path / "data", utterances=2, seconds=1.5)
+    given = {**TINY, "number_of_epochs": 1, "steps_per_epoch": 1}
+    given |= {"data_folder": tmp_path / "data"}
+    del given["device"], given["num_layers"]
+    command = ["ablate", str(HPARAMS / "ablation_small.yaml")]
+    command += [f"{key}={value}" for key, value in given.items()]
+    command += [
+        "noprogressbar",
+        "--output",
+        str(tmp_path / "out"),
+        "--seeds",
+        "1",
+    ]
+    assert main([*command, "--rows", "full", "attention"]) == 0
+    report = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    sizes = {name: row["parameters"] for name, row in report["rows"].items()}
+    assert sizes["attention"] < sizes["full"]
+    assert report["rows"]["attention"]["settings"]["graph"] == "none"

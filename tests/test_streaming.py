@@ -407,3 +407,38 @@ def test_bundled_model_and_terminals_are_refused(capsys, monkeypatch):
         monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
         assert main(["stream", "--model", "db_transform_small"]) == 1
         assert "come from the terminal" in capsys.readouterr().err
+
+
+def test_onnx_stream_is_that_of_torch(folder, model, tmp_path):
+    from dbtransform_lobes.inference.onnx_backend import OnnxStreamModel
+    from dbtransform_lobes.inference.onnx_export import export_onnx
+
+    path = tmp_path / "stream.onnx"
+    export_onnx(folder, path, streaming=True, stft="outside")
+    noisy = noisy_signal(0.4, 1, 2)
+    expected = fed(StreamingEnhancer(model), noisy, [700])
+    enhancer = StreamingEnhancer(OnnxStreamModel(path))
+    for sizes in ([700], [64, 1000]):  # flush has reset it in between
+        assert torch.allclose(fed(enhancer, noisy, sizes), expected, atol=1e-4)
+    export_onnx(folder, tmp_path / "whole.onnx")
+    with pytest.raises(ValueError, match="--stft outside"):
+        OnnxStreamModel(tmp_path / "whole.onnx")
+
+
+def test_command_with_onnx(folder, tmp_path, capfdbinary, monkeypatch):
+    from dbtransform_lobes.inference.onnx_export import export_onnx
+
+    path = tmp_path / "stream.onnx"
+    export_onnx(folder, path, streaming=True, stft="outside")
+    data = encode(noisy_signal(0.4, 1).numpy(), "s16")
+    (tmp_path / "noisy.raw").write_bytes(data)
+    outs = []
+    for flags in (["--model", str(folder)], ["--model", str(path)]):
+        if flags[1] == str(path):
+            flags += ["--backend", "onnx"]
+        with open(tmp_path / "noisy.raw", "rb") as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            assert main(["stream", *flags]) == 0
+        outs.append(np.frombuffer(capfdbinary.readouterr().out, "<i2"))
+    assert len(outs[0]) == len(data) // 2
+    assert abs(outs[0].astype(int) - outs[1]).max() <= 4  # of 32768

@@ -300,13 +300,14 @@ def check_options(args):
 
     wet_share(args.strength, args.attenuation_limit)
     if args.backend == "onnx":
-        _check_onnx(args.model, args.device)
+        check_onnx(args.model, args.device)
         return
     resolve(args.model)
     check_device(args.device)
 
 
-def _check_onnx(model, device):
+def check_onnx(model, device):
+    """Refuse a graph or device that --backend onnx cannot take."""
     from dbtransform_lobes.inference.onnx_model import import_onnxruntime
 
     import_onnxruntime()

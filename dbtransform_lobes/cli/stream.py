@@ -13,6 +13,10 @@ EXAMPLES = """\
   ffmpeg -i noisy.mp3 -f f32le -ar 48000 -ac 2 - \\
       | dbtransform stream --model my_model --rate 48000 --channels 2 \\
           --dtype f32 | ffplay -f f32le -ar 48000 -ac 2 -
+
+A fraction of the computing, by ONNX Runtime (pip install 'dbtransform[onnx]'):
+  dbtransform export-onnx my_model stream.onnx --streaming --stft outside
+  ... | dbtransform stream --backend onnx --model stream.onnx | ...
 """
 
 
@@ -29,6 +33,13 @@ def _add_model_arguments(parser):
         required=True,
         help="model folder or name of a causal model, such as those of "
         "hparams/models/db_transform_streaming.yaml",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="what computes; onnx: --model is a file that `dbtransform "
+        "export-onnx --streaming --stft outside` wrote (default torch)",
     )
     parser.add_argument(
         "--revision", help="branch, tag or commit of a model of the hub"
@@ -122,36 +133,28 @@ def _check(args):
                 f"raw samples would {what} the terminal, expected a pipe or "
                 "file; see dbtransform stream --help"
             )
-    from dbtransform_lobes.cli.enhance import check_device
+    from dbtransform_lobes.cli.enhance import check_device, check_onnx
     from dbtransform_lobes.inference.any_rate import check_sample_rate
     from dbtransform_lobes.inference.source import resolve
     from dbtransform_lobes.inference.strength import wet_share
 
     check_sample_rate(args.rate)
     wet_share(args.strength, args.attenuation_limit)
+    if args.backend == "onnx":
+        check_onnx(args.model, args.device)
+        return
     resolve(args.model)
     check_device(args.device)
 
 
 def _load(args):
     import torch
-    from huggingface_hub import get_token
-    from speechbrain.utils.fetching import FetchConfig
 
-    from dbtransform_lobes.inference import EnhanceModel
     from dbtransform_lobes.inference.streaming import StreamingEnhancer
 
     torch.set_num_threads(args.threads)
-    model = EnhanceModel.from_hparams(
-        args.model,
-        run_opts={"device": args.device},
-        trust_code=args.trust_code,
-        fetch_config=FetchConfig(
-            revision=args.revision, token=get_token() is not None
-        ),
-    )
     enhancer = StreamingEnhancer(
-        model,
+        _load_onnx(args) if args.backend == "onnx" else _load_torch(args),
         strength=args.strength,
         attenuation_limit_db=args.attenuation_limit,
     )
@@ -160,6 +163,28 @@ def _load(args):
         enhancer.feed(torch.zeros(args.channels, enhancer.hop_length))
     enhancer.reset()
     return enhancer
+
+
+def _load_onnx(args):
+    from dbtransform_lobes.inference.onnx_backend import OnnxStreamModel
+
+    return OnnxStreamModel(args.model, args.threads)
+
+
+def _load_torch(args):
+    from huggingface_hub import get_token
+    from speechbrain.utils.fetching import FetchConfig
+
+    from dbtransform_lobes.inference import EnhanceModel
+
+    return EnhanceModel.from_hparams(
+        args.model,
+        run_opts={"device": args.device},
+        trust_code=args.trust_code,
+        fetch_config=FetchConfig(
+            revision=args.revision, token=get_token() is not None
+        ),
+    )
 
 
 class _Interruptible:

@@ -127,3 +127,15 @@ def test_every_key_of_the_recipe_is_used():
     for key in re.findall(r"^(\w+):", text, flags=re.MULTILINE):
         by_code = re.search(rf'"{key}"|hparams\.{key}\b', code)
         assert f"<{key}" in text or by_code or key in by_brain, key
+
+
+def test_model_of_the_command_line_is_taken(tmp_path):
+    hparams, _, _ = load_recipe(
+        str(HPARAMS / "db_transform_small.yaml"),
+        f"data_folder: none\noutput_folder: {tmp_path}\n"
+        "model_overrides: models/db_transform_streaming.yaml\nwindow: 7",
+    )
+    own = load_model_file("db_transform_streaming")["model"]
+    assert hparams["model"].causal
+    assert count(hparams["model"]) == count(own)
+    assert hparams["model"].blocks[0].block.window == 7

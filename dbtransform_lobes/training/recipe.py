@@ -69,9 +69,10 @@ def resolve_base(hparams_file, overrides=""):
     folder = Path(hparams_file).parent
     base, merged = folder / variant.pop("base"), CommentedMap()
     _check_keys(given, {**_load_tree(yaml, base), **variant}, hparams_file)
-    if "model_overrides" in variant:
-        model = _load_tree(yaml, folder / variant.pop("model_overrides"))
-        merged.update(dict(model["base"]))
+    model = variant.pop("model_overrides", None)
+    model = given.pop("model_overrides", model)  # of the command line, if any
+    if model is not None:
+        merged.update(dict(_load_tree(yaml, folder / model)["base"]))
     merged.update(variant)
     merged.update(given)
     stream = StringIO()

@@ -2,7 +2,12 @@
 
 import csv
 import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -140,6 +145,28 @@ def test_others_go_on_when_a_run_fails_and_it_is_tried_again(plan, tmp_path):
         assert runs[1].finished and not runs[0].finished
         assert (runs[0].folder / "times_started").read_text() == attempts
     assert "no layers" in (runs[0].folder / LOG).read_text()
+
+
+def test_an_interrupt_stops_the_runs_and_they_go_on(plan, tmp_path):
+    script = plan.script.read_text()
+    wait = f"import pathlib, time\nPATH = pathlib.Path({str(tmp_path)!r})\n"
+    wait += "(PATH / 'waiting').touch()\nwhile True: time.sleep(0.1)\n"
+    plan.script.write_text(wait)
+    command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "ablate"]
+    command += [str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out")]
+    process = subprocess.Popen(command, start_new_session=True)
+    while not (tmp_path / "waiting").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)  # to the command, not to its run
+    assert process.wait(timeout=60) == 130
+    with pytest.raises(ProcessLookupError):  # nothing of it is left
+        os.killpg(process.pid, 0)
+    plan.script.write_text(script)
+    runs = list_runs(plan, tmp_path / "out")
+    assert not any(run.finished for run in runs)
+    assert train_runs(runs, progress=False) == {}
+    assert all(run.finished for run in runs)
 
 
 def test_settings_of_one_output_cannot_change(plan, tmp_path):

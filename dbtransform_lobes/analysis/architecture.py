@@ -152,7 +152,7 @@ def _fusion(block):
     blend = "adaptive" if block.adaptive is not None else "learned per band"
     lines = (
         f"{kind} convolutions, blend {blend}",
-        f"frames < 500 Hz | < 2 kHz | above: {windows}",
+        f"frames: {windows} (< 500 Hz | < 2 kHz | above)",
     )
     return "Multi-scale fusion over time", lines
 
@@ -281,7 +281,7 @@ def _draw_groups(panel, groups):
         first = y
         for stage in group:
             height = _height(stage)
-            _draw_box(panel, y, height, stage)
+            _draw_box(panel, y, height, stage, times)
             taps[stage.title] = (y, y + height)
             y += height + GAP
         if times > 1:
@@ -310,7 +310,7 @@ def _draw_groups(panel, groups):
         _draw_bypass(panel, sum(taps["STFT"]) / 2, sum(taps["Filter"]) / 2)
 
 
-def _draw_box(panel, y, height, stage):
+def _draw_box(panel, y, height, stage, times):
     """A box with its text, its parameters, and the arrow out of it."""
     from matplotlib.patches import FancyBboxPatch
 
@@ -339,7 +339,8 @@ def _draw_box(panel, y, height, stage):
         panel.text(
             LEFT + WIDTH + 0.2,
             y + height / 2,
-            f"{stage.parameters:,}\nparameters",
+            rf"{times} $\times$ " * (times > 1)
+            + f"{stage.parameters:,}\nparameters",
             va="center",
             fontsize=8.5,
         )
@@ -386,7 +387,8 @@ def _draw_bands(panel, layout):
     for band, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
         panel.axvspan(low, high, color="0.55" if band % 2 else "0.85")
     runs = ", ".join(
-        rf"{run.num_bands} $\times$ {run.width}" if run.num_bands > 1
+        rf"{run.num_bands} $\times$ {run.width}"
+        if run.num_bands > 1
         else str(run.width)
         for run in layout.runs
     )

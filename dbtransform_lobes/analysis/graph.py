@@ -123,8 +123,8 @@ def _draw_arcs(panel, layout, edges):
 
     bounds = _place(layout, layout.edges_hz)
     centres = (bounds[:-1] + bounds[1:]) / 2
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
-        panel.axvspan(low + 0.01, high - 0.01, 0, 0.05, color="0.45")
+    for band, span in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        panel.axvspan(*span, 0, 0.05, color="0.35" if band % 2 else "0.7")
     widest = 1.0
     for i, j in edges:
         colour, line, _, near = _look(layout, (i, j))
@@ -154,10 +154,9 @@ def _draw_ratios(panel, layout, edges):
     """Every edge at its lower band and the ratio of its frequencies."""
     centres = np.asarray(layout.centres)
     places = _place(layout, centres)
-    near_any = beyond = 0
+    beyond = 0
     for i, j in edges:
         colour, _, marker, near = _look(layout, (i, j))
-        near_any += near
         ratio = centres[j] / centres[i]
         beyond += ratio > HIGHEST_RATIO
         panel.plot(
@@ -166,7 +165,6 @@ def _draw_ratios(panel, layout, edges):
             marker,
             color=colour if near else "0.6",
             markersize=4.5 if near else 3,
-            clip_on=True,
         )
     tidy(panel)
     panel.set_yscale("log", base=2)
@@ -177,11 +175,30 @@ def _draw_ratios(panel, layout, edges):
     panel.minorticks_off()
     panel.grid(axis="y", color="0.6", linewidth=0.8)
     panel.set_ylabel("ratio")
-    title = f"{near_any} of {len(edges)} edges near a ratio"
     if beyond:
-        title += f"; {beyond} above {HIGHEST_RATIO}:1 not shown"
-    panel.set_title(title, loc="left", fontsize="medium")
+        panel.text(
+            0.98,
+            0.95,
+            f"{beyond} above {HIGHEST_RATIO}:1 not shown",
+            transform=panel.transAxes,
+            ha="right",
+            va="top",
+            fontsize="small",
+        )
+    pairs = np.argwhere(np.triu(np.ones((len(centres), len(centres))), 1))
+    panel.set_title(
+        f"near a ratio: {_share_near(layout, edges)} of {len(edges)} edges, "
+        f"{_share_near(layout, pairs)} of all {len(pairs)} pairs",
+        loc="left",
+        fontsize="medium",
+    )
     _frequency_axis(panel, layout)
+
+
+def _share_near(layout, edges):
+    """Per cent of the edges that are near a ratio."""
+    near = sum(_look(layout, edge)[-1] for edge in edges)
+    return f"{100 * near / len(edges):.0f} %"
 
 
 def _frequency_axis(panel, layout):
@@ -208,7 +225,7 @@ def _graph_legend(figure):
         )
         for (p, q), (colour, line, marker) in RATIOS.items()
     ]
-    handles.append(Line2D([], [], color="0.6", label="other edges"))
+    handles.append(Line2D([], [], color="0.6", marker=".", label="other edges"))
     figure.legend(
         handles=handles,
         loc="outside lower center",

@@ -4,7 +4,9 @@ import numpy as np
 
 WINDOW_SECONDS = 0.032
 RANGE_DB = 80
-COLUMNS = 3
+# Panels beside each other; more signals make more rows.
+COLUMNS = {1: 1, 2: 2, 4: 2}
+MOST_COLUMNS = 3
 
 
 def spectrograms(signals, sample_rate, start=0.0):
@@ -26,7 +28,7 @@ def spectrograms(signals, sample_rate, start=0.0):
     """
     from matplotlib.figure import Figure
 
-    columns = min(COLUMNS, len(signals))
+    columns = COLUMNS.get(len(signals), MOST_COLUMNS)
     rows = -(-len(signals) // columns)
     figure = Figure(figsize=(11, 3.2 * rows + 0.4), layout="constrained")
     grid = figure.subplots(

@@ -8,7 +8,7 @@ from dbtransform_lobes.plotting import COLOURS, tidy
 
 # (p, q) of p:q, with the look of their edges: colour, line, marker.
 RATIOS = {
-    (3, 2): (COLOURS[4], "-", "D"),
+    (3, 2): (COLOURS[6], "-", "D"),
     (2, 1): (COLOURS[0], "-", "o"),
     (3, 1): (COLOURS[1], "--", "s"),
     (4, 1): (COLOURS[2], ":", "^"),

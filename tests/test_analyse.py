@@ -241,9 +241,9 @@ def test_fusion_shows_the_weights_and_the_prior():
         np.testing.assert_allclose(np.stack(steps, 1), prior)
     texts = [text.get_text() for text in panels[0].texts]
     assert texts == [
-        "8 / 16 / 32 frames",
-        "4 / 8 / 16 frames",
-        "2 / 4 / 8 frames",
+        "8/16/32\nframes",
+        "4/8/16\nframes",
+        "2/4/8\nframes",
     ]
 
 

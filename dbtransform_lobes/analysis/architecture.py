@@ -86,7 +86,8 @@ def _child(name, module):
     parts = list(module) if isinstance(module, nn.ModuleList) else [module]
     alike = len(parts) > 0 and len({str(part) for part in parts}) == 1
     shown = parts[0] if alike else module
-    stage = Stage(name, (type(shown).__name__,), _count(shown))
+    title = name.replace("_", " ").capitalize()
+    stage = Stage(title, (type(shown).__name__,), _count(shown))
     return (len(parts) if alike else 1), [stage]
 
 
@@ -118,9 +119,11 @@ def _count(module):
 def _split(block):
     layout, channels = block.layout, block.linears[0].weight.shape[-2]
     seen = "real, imaginary part" + (", magnitude" if block.magnitude else "")
+    if block.compression != 1:
+        seen += f" of |X|^{block.compression:g}"
     lines = (
         f"{layout.num_bins} bins to {layout.num_bands} bands",
-        f"{seen} of |X|^{block.compression:g}, to {channels} channels",
+        f"{seen}, to {channels} channels",
     )
     return "Band split", lines, f"({layout.num_bands}, B, T, {channels})"
 

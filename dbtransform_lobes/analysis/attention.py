@@ -47,18 +47,18 @@ def attention_maps(model, spec, band, frame_seconds, start=0.0):
     plain = not _is_differential(model)
     analysis = model.analyse(spec, band)
     maps = analysis["maps"][:, :, 0].mean(2).cpu().numpy()  # (layers, 3, T, T)
-    layers = len(maps)
-    figure = Figure(figsize=(10, 2.9 * layers + 2.8), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(2.9 * layers, 2.8))
+    # A plain attention has one map: its layers stand beside each other.
+    shape = (1, len(maps)) if plain else (len(maps), 3)
+    height = 2.9 * shape[0]
+    figure = Figure(figsize=(10, height + 2.8), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(height, 2.8))
+    grid = upper.subplots(*shape, squeeze=False, sharex=True, sharey=True)
+    rows = grid.T if plain else grid
     end = start + spec.shape[-1] * frame_seconds
-    columns = 1 if plain else 3
-    panels = upper.subplots(
-        layers, columns, squeeze=False, sharex=True, sharey=True
-    )
-    for number, (row, of_layer) in enumerate(zip(panels, maps, strict=True)):
-        _draw_layer(upper, row, of_layer[:columns], (start, end))
+    for number, (row, of_layer) in enumerate(zip(rows, maps, strict=True)):
+        _draw_layer(upper, row, of_layer[: len(row)], (start, end))
         row[0].set_ylabel(f"layer {number + 1}\nquery: time in s")
-    for panel in panels[-1]:
+    for panel in grid[-1]:
         panel.set_xlabel("key: time in s")
     centre = model.layout.centres[band]
     upper.suptitle(f"Band {band} of centre {centre:.0f} Hz, mean of the heads")

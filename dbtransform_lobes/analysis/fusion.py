@@ -88,7 +88,7 @@ def _draw(panel, fusion):
         )
     tidy(panel)
     top = 1.12 * max(weights.max(), prior.max())
-    panel.set_ylim(0, 1.15 * top)
+    panel.set_ylim(0, 1.25 * top)
     for group, windows in zip(fusion.groups, fusion.windows, strict=True):
         if group.start == group.stop:
             continue
@@ -97,7 +97,7 @@ def _draw(panel, fusion):
         panel.text(
             (group.start + group.stop - 1) / 2,
             top,
-            " / ".join(map(str, windows)) + " frames",
+            "/".join(map(str, windows)) + "\nframes",
             ha="center",
             va="bottom",
             fontsize="small",

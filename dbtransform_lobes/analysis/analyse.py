@@ -146,28 +146,35 @@ def analyse(
     signals |= _enhance(model, systems, signals["Noisy"], part, loading)
     if clean is not None:
         signals["Clean"] = part.read(clean)
+    drawn, left_out = _draw(model, signals, part, band, figures)
+    description = {
+        "name": _shown_name(source, folder),
+        "notes": _notes(audio, part, figures),
+        "signals": signals,
+        "sample_rate": part.sample_rate,
+        "left_out": [(FIGURES[name][0], left_out[name]) for name in left_out],
+        "tables": _tables(model, folder),
+    }
+    _write(target, drawn, description)
+    return left_out
+
+
+def _write(target, drawn, description):
+    """Write figures and page under a temporary name, then rename it."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
-        left_out = _draw(model, signals, part, band, figures, temporary)
-        page = render_report(
-            _shown_name(source, folder),
-            _notes(audio, part, figures),
-            signals,
-            part.sample_rate,
-            [
-                (*FIGURES[name], (temporary / f"{name}.png").read_bytes())
-                for name in figures
-                if name not in left_out
-            ],
-            [(FIGURES[name][0], why) for name, why in left_out.items()],
-            _tables(model, folder),
-        )
+        pictures = []
+        for name, figure in drawn.items():
+            for suffix in ("png", "pdf"):
+                save_figure(figure, temporary / f"{name}.{suffix}")
+            data = (temporary / f"{name}.png").read_bytes()
+            pictures.append((*FIGURES[name], data))
+        page = render_report(pictures=pictures, **description)
         write_text(temporary / "report.html", page)
         replace_folder(target, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return left_out
 
 
 def _check(audio, clean, systems, figures, target, seconds, force):
@@ -228,8 +235,8 @@ def _enhance(model, systems, noisy, part, loading):
     return signals | {name: model.enhance_array(noisy, part.sample_rate)}
 
 
-def _draw(model, signals, part, band, figures, folder):
-    """Save the figures; return the reasons of those that are left out."""
+def _draw(model, signals, part, band, figures):
+    """Figures by name, and the reasons of those that are left out."""
     network, stft = model.mods.model, model.hparams.compute_stft
     hop = stft.hop_length / stft.sample_rate
     draw = {
@@ -247,16 +254,13 @@ def _draw(model, signals, part, band, figures, folder):
             part.start,
         ),
     }
-    left_out = {}
+    drawn, left_out = {}, {}
     for name in figures:
         try:
-            figure = draw[name]()
+            drawn[name] = draw[name]()
         except MissingPart as error:
             left_out[name] = str(error)
-            continue
-        for suffix in ("png", "pdf"):
-            save_figure(figure, folder / f"{name}.{suffix}")
-    return left_out
+    return drawn, left_out
 
 
 def _start_of(model, noisy, part):

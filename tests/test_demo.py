@@ -1,4 +1,4 @@
-"""The demo page: its figures, and the whole of it in a browser."""
+"""The demo page, the whole of it in a browser."""
 
 import importlib.util
 import os
@@ -15,13 +15,10 @@ import pytest
 import soundfile as sf
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.demo.figures import band_graph, spectrograms
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.export import export_model
-from dbtransform_lobes.models.bsrnn import BSRNN
-from dbtransform_lobes.models.db_transform import DBTransform
 from tests.runs import tiny_run
-from tests.signals import noise_like, speech_like, write_wav
+from tests.signals import noise_like, speech_like
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 MISSING = [
@@ -34,49 +31,6 @@ in_browser = pytest.mark.skipif(
     reason=f"not installed: {', '.join(MISSING)} (pip install "
     "'dbtransform[demo]' playwright, and the package chromium of the system)",
 )
-
-
-def test_spectrograms_share_axes_and_scale(tmp_path):
-    loud = write_wav(tmp_path / "loud.wav", 0.5 * np.ones(8000), 8000)
-    soft = write_wav(tmp_path / "soft.wav", 0.05 * np.ones(8000), 8000)
-    figure = spectrograms(loud, soft)
-    images = [panel.images[0] for panel in figure.axes[:2]]
-    assert [panel.get_title() for panel in figure.axes[:2]] == [
-        "Noisy",
-        "Enhanced",
-    ]
-    assert images[0].get_extent() == [0, 1.0, 0, 4.0]
-    assert images[0].get_clim() == images[1].get_clim()
-    top = [image.get_array().max() for image in images]
-    # a tenth of the amplitude: 20 dB
-    assert top[0] - top[1] == pytest.approx(20, abs=0.1)
-    assert images[0].get_clim()[1] == pytest.approx(top[0])
-
-
-def test_long_and_short_files_have_spectrograms(tmp_path):
-    long = write_wav(tmp_path / "long.wav", np.zeros(31 * 1000), 1000)
-    short = write_wav(tmp_path / "short.wav", [0.5], 1000)
-    assert spectrograms(long, long).axes[0].images[0].get_extent()[1] == 30
-    assert spectrograms(short, short).axes[0].images[0].get_array().size > 0
-
-
-def test_graph_has_an_arc_for_every_edge():
-    model = DBTransform(num_channels=16, num_heads=2, num_layers=2)
-    adjacency = model.analyse()["adjacency"]
-    figure = band_graph(model)
-    for panel, edges in zip(figure.axes, adjacency, strict=True):
-        arcs = [patch for patch in panel.patches if hasattr(patch, "theta1")]
-        bars = len(panel.patches) - len(arcs)
-        assert bars == model.layout.num_bands
-        assert len(arcs) == int(edges.triu(1).sum()) > 0
-        colours = {arc.get_edgecolor() for arc in arcs}
-        assert len(colours) > 1  # harmonic ones and others
-
-
-def test_no_learned_graph_no_figure():
-    fixed = DBTransform(num_channels=16, num_heads=2, graph="fixed")
-    assert band_graph(fixed) is None
-    assert band_graph(BSRNN(num_channels=8, num_layers=1)) is None
 
 
 def test_mistakes(monkeypatch, capsys):

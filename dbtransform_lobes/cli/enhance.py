@@ -72,6 +72,11 @@ def add_model_arguments(parser):
         default="torch",
         help="what computes: PyTorch or ONNX Runtime (default torch)",
     )
+    add_loading_arguments(parser)
+
+
+def add_loading_arguments(parser):
+    """Add the arguments of how a model is found and loaded."""
     parser.add_argument(
         "--revision", help="branch, tag or commit of a model of the hub"
     )

@@ -17,6 +17,7 @@ COMMANDS = (
     "enhance-corpus",
     "demo",
     "info",
+    "analyse",
     "mix",
     "shards",
     "export",

@@ -8,12 +8,19 @@ import os
 import tempfile
 from pathlib import Path
 
-from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES
-from dbtransform_lobes.demo.figures import band_graph, spectrograms
+from dbtransform_lobes.analysis.graph import band_graph
+from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.analysis.spectrograms import spectrograms
+from dbtransform_lobes.data.recordings import (
+    AUDIO_SUFFIXES,
+    audio_info,
+    read_audio,
+)
 from dbtransform_lobes.inference.batch import enhance_pair
 
 EXAMPLE = Path(__file__).parents[1] / "bundled" / "example_noisy.flac"
 MAX_FILE_SIZE = "200mb"
+SHOWN_SECONDS = 30  # of the spectrograms
 # Uploads and results are removed after an hour.
 CACHE_SECONDS = 3600
 INTRODUCTION = """\
@@ -28,8 +35,8 @@ ABOUT_GRAPH = """\
 
 Which bands look at each other: every band has chosen its neighbours in
 training. Bars are the bands, arcs the edges of the graph; coloured ones join
-bands whose frequencies are near a multiple of each other, as the harmonics of
-a voice are.
+bands whose frequencies are near a simple ratio, as the harmonics of a voice
+are. Last the fixed graph, which joins bands by that alone.
 """
 
 
@@ -136,10 +143,12 @@ def launch(app, host="127.0.0.1", port=7860, wait=True):
 def _add_graph(model):
     import gradio as gr
 
-    figure = band_graph(model.mods.model)
-    if figure is not None:
-        gr.Markdown(ABOUT_GRAPH)
-        gr.Plot(figure, show_label=False, elem_id="graph")
+    try:
+        figure = band_graph(model.mods.model)
+    except MissingPart:
+        return
+    gr.Markdown(ABOUT_GRAPH)
+    gr.Plot(figure, show_label=False, elem_id="graph")
 
 
 def _enhance(model, path, strength, player):
@@ -161,8 +170,19 @@ def _enhance(model, path, strength, player):
             raise gr.Error(reason.replace(str(path), path.name))
         for note in notes:
             gr.Warning(note)
-        figure = spectrograms(path, output)
+        figure = _spectrograms(path, output)
         cached = gr.processing_utils.save_file_to_cache(
             output, player.GRADIO_CACHE
         )
     return cached, figure
+
+
+def _spectrograms(noisy, enhanced):
+    """Figure of the first 30 s of two files, their channels averaged."""
+    rate = audio_info(noisy).samplerate
+    named = {"Noisy": noisy, "Enhanced": enhanced}
+    signals = {
+        name: read_audio(path, frames=SHOWN_SECONDS * rate, sample_rate=rate)
+        for name, path in named.items()
+    }
+    return spectrograms(signals, rate)

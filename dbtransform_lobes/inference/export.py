@@ -20,6 +20,10 @@ import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from torch.optim.swa_utils import AveragedModel
 
+from dbtransform_lobes.data.output_folder import (
+    check_output_folder,
+    replace_folder,
+)
 from dbtransform_lobes.data.recordings import write_text
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.model_card import model_card
@@ -102,7 +106,7 @@ def export_model(
         exported model differs from that of the run.
     """
     run, target = Path(run_folder), Path(model_folder).absolute()
-    _check_target(target, force)
+    check_output_folder(target, FILES, "a model", force)
     text = _read_card(card)
     hyperparams = minimal_hyperparams(run)
     checkpoint = best_checkpoint(run)
@@ -118,7 +122,7 @@ def export_model(
             model_card(run, hyperparams, checkpoint.meta, text, language),
         )
         check_round_trip(temporary, checkpoint.path / "ema.ckpt")
-        _replace_folder(target, temporary)
+        replace_folder(target, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return checkpoint
@@ -319,41 +323,3 @@ def _test_signal(sample_rate):
     tone = sum(torch.sin(2 * torch.pi * 150 * k * time) / k for k in (1, 2, 3))
     noise = torch.randn(sample_rate, generator=torch.Generator().manual_seed(0))
     return (0.1 * tone + 0.05 * noise)[None]
-
-
-def _check_target(target, force):
-    """Refuse to replace what the user did not mean to replace."""
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"{target.parent}: there is no such folder; make it first"
-        )
-    if not os.path.lexists(target):
-        return
-    if not target.is_dir() or target.is_symlink():
-        raise ValueError(
-            f"{target}: is no folder, expected a name for the model folder; "
-            "give another one"
-        )
-    others = sorted(p.name for p in target.iterdir() if p.name not in FILES)
-    if others:
-        raise ValueError(
-            f"{target}: holds more than a model ({', '.join(others[:5])}); "
-            "give another folder or remove these files"
-        )
-    if not force:
-        raise ValueError(f"{target}: exists; use --force to replace it")
-
-
-def _replace_folder(target, temporary):
-    """Give a folder the name of another one, which is removed."""
-    if not target.exists():
-        os.rename(temporary, target)
-        return
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    os.rename(target, old)
-    try:
-        os.rename(temporary, target)
-    except BaseException:
-        os.rename(old, target)
-        raise
-    shutil.rmtree(old)

@@ -135,16 +135,36 @@ def _table(columns, rows):
 def _configuration(tree, hyperparams):
     model = load_hyperpyyaml(hyperparams)["model"]
     count = sum(parameter.numel() for parameter in model.parameters())
-    stft = tree["compute_stft"]
-    rows = [("parameters", f"{count:,}")]
+    rows = [("parameters", f"{count:,}"), *configuration_rows(tree)]
+    return "## Configuration\n\n" + _table(("key", "value"), rows)
+
+
+def configuration_rows(tree):
+    """What a model folder says of its front end and its network.
+
+    Arguments
+    ---------
+    tree : dict
+        Its hyperparams.yaml, read without building anything.
+
+    Returns
+    -------
+    list of (str, object)
+
+    Example
+    -------
+    >>> stft = {"win_length": 32, "n_fft": 512}
+    >>> configuration_rows({"compute_stft": stft, "model": {"num_layers": 3}})
+    [('win_length (ms)', 32), ('num_layers', 3)]
+    """
+    rows, stft = [], tree["compute_stft"]
     for key, unit in (("win_length", " (ms)"), ("hop_length", " (ms)")):
         if key in stft:
             rows.append((key + unit, stft[key]))
     window = getattr(stft.get("window_fn"), "tag", None)
     if window is not None:
         rows.append(("window_fn", window.value.removeprefix("!name:")))
-    rows += tree["model"].items()
-    return "## Configuration\n\n" + _table(("key", "value"), rows)
+    return rows + list(tree["model"].items())
 
 
 def _data(run):

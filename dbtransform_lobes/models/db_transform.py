@@ -291,7 +291,8 @@ class DBTransform(nn.Module):
         spec : torch.Tensor
             Complex (B, F, T), any T >= 1.
         return_analysis : bool
-            Whether to return what the model has learned as well.
+            Whether to return what the model has learned as well; the
+            gradients of the estimate are the same with it.
         band : int, optional
             Band whose attention maps are analysed too.
 
@@ -300,14 +301,16 @@ class DBTransform(nn.Module):
         estimate : torch.Tensor
             Complex (B, F, T).
         analysis : dict
-            Only if asked for, see ``analyse``.
+            Only if asked for, see ``analyse``; without gradients.
 
         Raises
         ------
         ValueError
-            If the rank, type, bin count or length is wrong.
+            If the rank, type, bin count or length is wrong, or there is no
+            such band.
         """
         check_spectrum(spec, self.layout.num_bins)
+        self._check_band(spec, band)
         if self._to_be_cut(spec):
             chunks = spec.split(CHUNK_FRAMES, dim=-1)
             estimate = torch.cat(list(self.stream(chunks)), dim=-1)
@@ -491,22 +494,51 @@ class DBTransform(nn.Module):
     def analyse(self, spec=None, band=None):
         """What the model has learned, and what it does with a spectrum.
 
+        In training and out of it alike; nothing of it has a gradient.
+
         Arguments
         ---------
         spec : torch.Tensor, optional
             Complex (B, F, T).
         band : int, optional
-            Band whose attention maps are returned.
+            Band, from 0 to K - 1, whose attention maps are returned; all
+            T x T pairs of frames are held, so give a short spectrum.
 
         Returns
         -------
         dict
-            ``adjacency`` (layers, K, K), ``harmonic_pairs`` (a list for each
-            layer), ``fusion_weights`` (layers, K, 3); with a spectrum
-            ``lambda`` (a tensor for each layer, see
-            ``DifferentialBandAttention.lambda_of``); with a band ``maps``:
-            A1, A2 and A1 - lambda A2 (layers, 3, B, H, T, T).
+            adjacency : torch.Tensor
+                (layers, K, K), 1 where two bands are joined; (0, K, K)
+                without a graph. Of a graph that follows the signal it is
+                that of the band embeddings alone.
+            harmonic_pairs : list of list of (int, int, int)
+                For each layer the edges near a multiple, see
+                ``harmonic_pairs``.
+            fusion_weights : torch.Tensor
+                (layers, K, 3), the static blend of the short, middle and long
+                windows; (0, K, 3) without a fusion.
+            lambda : list of torch.Tensor
+                With a spectrum, for each layer: (K, B, T, H) for "token",
+                (K, B, 1, H) for "statistics", (K or 1, 1, 1, 1) for
+                "vector".
+            maps : torch.Tensor
+                With a band: A1, A2 and A1 - lambda A2, in this order,
+                (layers, 3, B, H, T, T).
+
+        Raises
+        ------
+        ValueError
+            If there is no such band, or a band and no spectrum.
+
+        Example
+        -------
+        >>> model = DBTransform(num_channels=16, num_layers=2, num_heads=2)
+        >>> noisy = torch.randn(3, 257, 10, dtype=torch.complex64)
+        >>> analysis = model.analyse(noisy, band=4)
+        >>> analysis["lambda"][0].shape, analysis["maps"].shape
+        (torch.Size([31, 3, 10, 2]), torch.Size([2, 3, 3, 2, 10, 10]))
         """
+        self._check_band(spec, band)
         parts = [residual.block for residual in self.blocks]
         graphs = [p for p in parts if isinstance(p, HarmonicGraphAttention)]
         fusions = [p for p in parts if isinstance(p, MultiScaleFusion)]
@@ -523,6 +555,19 @@ class DBTransform(nn.Module):
         if spec is not None:
             analysis.update(self._analyse_attention(spec, band))
         return analysis
+
+    def _check_band(self, spec, band):
+        if band is None:
+            return
+        if spec is None:
+            raise ValueError(
+                f"band is {band} without a spectrum, expected the spectrum "
+                "whose attention maps are to be returned"
+            )
+        if not 0 <= band < self.layout.num_bands:
+            raise ValueError(
+                f"band is {band}, expected 0 to {self.layout.num_bands - 1}"
+            )
 
     def _analyse_attention(self, spec, band):
         """lambda of every layer, and the maps of a band."""

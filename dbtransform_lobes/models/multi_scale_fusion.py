@@ -139,7 +139,7 @@ class MultiScaleFusion(TimeBlock):
         causal=False,
     ):
         super().__init__()
-        self.windows, priors = _scales(form, windows, causal)
+        self.windows, self.priors = _scales(form, windows, causal)
         self.groups = band_groups(centres)
         self.causal, self.num_channels = causal, num_channels
         self.separable, self.activation = separable, activation
@@ -150,13 +150,7 @@ class MultiScaleFusion(TimeBlock):
         longest = max(int(size) for size in self.kernels)
         self.back = self._reach_back(longest)
         self.ahead = longest - 1 - self.back
-        prior = torch.cat(
-            [
-                torch.tensor(weights).expand(group.stop - group.start, 3)
-                for group, weights in zip(self.groups, priors, strict=True)
-            ]
-        )
-        self.logits = nn.Parameter(prior.log())  # (K, 3)
+        self.logits = nn.Parameter(self.prior().log())  # (K, 3)
         self.adaptive = None
         if form == "adaptive":
             self.adaptive = AdaptiveBlend(num_channels, len(centres))
@@ -183,6 +177,16 @@ class MultiScaleFusion(TimeBlock):
     def fusion_weights(self):
         """The static blend of every band, (K, 3): rows sum to 1."""
         return self.logits.softmax(-1)
+
+    def prior(self):
+        """The blend that training began with, (K, 3): rows sum to 1."""
+        parts = zip(self.groups, self.priors, strict=True)
+        return torch.cat(
+            [
+                torch.tensor(weights).expand(group.stop - group.start, 3)
+                for group, weights in parts
+            ]
+        )
 
     def cache_shapes(self, batch):
         """Shape of the frames before the next one."""

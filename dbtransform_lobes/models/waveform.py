@@ -50,6 +50,34 @@ def unit_rms_gain(noisy, eps=1e-8):
     return torch.where(level > eps, 1 / level.clamp_min(eps), 1.0)
 
 
+def noisy_spectrum(compute_stft, noisy, gain):
+    """The spectrum that a model is given.
+
+    Arguments
+    ---------
+    compute_stft : torch.nn.Module
+        SpeechBrain's STFT.
+    noisy : torch.Tensor
+        (B, L).
+    gain : torch.Tensor
+        (B, 1).
+
+    Returns
+    -------
+    torch.Tensor
+        Complex (B, F, T).
+
+    Example
+    -------
+    >>> from speechbrain.processing.features import STFT
+    >>> stft = STFT(16000, n_fft=512, win_length=32, hop_length=8)
+    >>> noisy_spectrum(stft, torch.randn(2, 1280), torch.ones(2, 1)).shape
+    torch.Size([2, 257, 11])
+    """
+    stft = compute_stft(noisy * gain)  # (B, T, F, 2)
+    return torch.view_as_complex(stft.contiguous()).transpose(1, 2)
+
+
 def enhance_waveform(
     model, compute_stft, compute_istft, noisy, gain=None, return_spec=False
 ):
@@ -96,8 +124,7 @@ def enhance_waveform(
         noisy = noisy.float()
         if gain is None:
             gain = unit_rms_gain(noisy)
-        stft = compute_stft(noisy * gain)  # (B, T, F, 2)
-        spec = torch.view_as_complex(stft.contiguous()).transpose(1, 2)
+        spec = noisy_spectrum(compute_stft, noisy, gain)
     estimate = model(spec)  # (B, F, T)
     with torch.autocast(noisy.device.type, enabled=False):
         stft = torch.view_as_real(estimate.transpose(1, 2))

@@ -1,0 +1,317 @@
+"""Figures and report of what a model is and what it does with a recording."""
+
+import importlib.metadata
+import os
+import shutil
+from pathlib import Path
+
+import ruamel.yaml
+import soxr
+import torch
+
+from dbtransform_lobes.analysis.architecture import architecture
+from dbtransform_lobes.analysis.attention import attention_maps
+from dbtransform_lobes.analysis.fusion import fusion_weights
+from dbtransform_lobes.analysis.graph import band_graph
+from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.analysis.part import check_same_length, find_part
+from dbtransform_lobes.analysis.report import render_report
+from dbtransform_lobes.analysis.spectrograms import spectrograms
+from dbtransform_lobes.data.output_folder import (
+    check_output_folder,
+    replace_folder,
+)
+from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.inference.enhance_model import EnhanceModel
+from dbtransform_lobes.inference.model_card import configuration_rows
+from dbtransform_lobes.inference.source import (
+    bundled_models,
+    find_model,
+    resolve,
+)
+from dbtransform_lobes.models.waveform import noisy_spectrum, unit_rms_gain
+from dbtransform_lobes.plotting import check_plot, save_figure
+from dbtransform_lobes.versions import package_versions
+
+# Title and caption of every figure.
+FIGURES = {
+    "architecture": (
+        "Architecture",
+        "The network as it was loaded, from the input at the top to the "
+        "output, with the parameters of each block, and below its bands.",
+    ),
+    "graph": (
+        "Graph between the bands",
+        "Left the bands on an axis of frequency, arcs join neighbours; right "
+        "every edge at its lower band and the ratio of the two centre "
+        "frequencies. An edge is near p:q if q times the higher over the "
+        "lower is within 0.2 of p. How many of all pairs of bands are near a "
+        "ratio is what a choice at random would find. Of a graph that "
+        "follows the signal it is that of the band embeddings alone.",
+    ),
+    "fusion": (
+        "Fusion weights",
+        "Share of the short, middle and long window in every band (marks), "
+        "and that at which training began (lines); above them the lengths of "
+        "the windows. The prior is a heuristic. Of an adaptive fusion it is "
+        "the part that does not follow the signal.",
+    ),
+    "spectrograms": (
+        "Spectrograms",
+        "All on one scale; a sine of full scale has 0 dB.",
+    ),
+    "attention": (
+        "Attention",
+        "Attention maps of one band for the start of the part, averaged over "
+        "the heads; the largest half per cent of the entries is drawn as one "
+        "colour. Below lambda of all bands: mean over frames and heads, and "
+        "bars from the 10th to the 90th percentile; the band of the maps is "
+        "shaded.",
+    ),
+}
+FILES = (
+    "report.html",
+    *(f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf")),
+)
+MAP_SECONDS = 4
+MAP_HZ = 500  # the band that is shown unless another is asked for
+
+
+def analyse(
+    source,
+    audio,
+    output,
+    clean=None,
+    systems=None,
+    figures=tuple(FIGURES),
+    band=None,
+    seconds=None,
+    force=False,
+    trust_code=False,
+    run_opts=None,
+    fetch_config=None,
+):
+    """Write figures (PNG and PDF) and ``report.html`` into a folder.
+
+    Only a part of the recording is enhanced and drawn, its channels averaged;
+    the maps of the attention are those of its first 4 s.
+
+    Arguments
+    ---------
+    source : str
+        Model, as in ``EnhanceModel.from_hparams``.
+    audio : str
+        Noisy file of any rate and number of channels.
+    output : str
+        Folder to write; it is there whole or not at all.
+    clean : str, optional
+        The same recording without noise.
+    systems : dict, optional
+        Name to a file (the recording, enhanced by another system) or to a
+        model, to be shown beside.
+    figures : sequence of str
+        Keys of ``FIGURES``: the figures to draw.
+    band : int, optional
+        Band of the attention maps; the one nearest to 500 Hz if not given.
+    seconds : (float, float), optional
+        The part, at most 30 s; the first 10 s if not given.
+    force : bool
+        Replace an earlier analysis.
+    trust_code, run_opts, fetch_config
+        As in ``EnhanceModel.from_hparams``.
+
+    Returns
+    -------
+    dict
+        Name of every figure that was left out, to the reason.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file or the folder around the output is missing.
+    ValueError
+        If a file is no audio or of another length, there is no such part,
+        band, figure or model, two systems have one name, the output exists,
+        or matplotlib is not installed.
+    """
+    check_plot("figure.png")
+    systems, target = systems or {}, Path(output).absolute()
+    figures = list(dict.fromkeys(figures))
+    part = _check(audio, clean, systems, figures, target, seconds, force)
+    folder = find_model(source, fetch_config=fetch_config)
+    loading = {"run_opts": run_opts, "trust_code": trust_code}
+    model = EnhanceModel.from_hparams(str(folder), **loading)
+    band = _choose_band(model.mods.model, band)
+    signals = {"Noisy": part.read(audio)}
+    signals |= _enhance(model, systems, signals["Noisy"], part, loading)
+    if clean is not None:
+        signals["Clean"] = part.read(clean)
+    drawn, left_out = _draw(model, signals, part, band, figures)
+    description = {
+        "name": _shown_name(source, folder),
+        "notes": _notes(audio, part, figures),
+        "signals": signals,
+        "sample_rate": part.sample_rate,
+        "left_out": [(FIGURES[name][0], left_out[name]) for name in left_out],
+        "tables": _tables(model, folder),
+    }
+    _write(target, drawn, description)
+    return left_out
+
+
+def _write(target, drawn, description):
+    """Write figures and page under a temporary name, then rename it."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        pictures = []
+        for name, figure in drawn.items():
+            for suffix in ("png", "pdf"):
+                save_figure(figure, temporary / f"{name}.{suffix}")
+            data = (temporary / f"{name}.png").read_bytes()
+            pictures.append((*FIGURES[name], data))
+        page = render_report(pictures=pictures, **description)
+        write_text(temporary / "report.html", page)
+        replace_folder(target, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check(audio, clean, systems, figures, target, seconds, force):
+    """Refuse what cannot be, before any weights are loaded."""
+    unknown = [name for name in figures if name not in FIGURES]
+    if unknown or not figures:
+        raise ValueError(
+            f"figures are {', '.join(figures) or 'none'}, expected some of "
+            f"{', '.join(FIGURES)}"
+        )
+    check_output_folder(target, FILES, "an analysis", force)
+    part = find_part(audio, seconds)
+    if clean is not None:
+        check_same_length(clean, part)
+    for name, given in systems.items():
+        if name in ("", "Noisy", "Clean"):
+            raise ValueError(
+                f"a system is named {name!r}, which is taken; give it another "
+                "name"
+            )
+        if os.path.isfile(given):
+            check_same_length(given, part)
+        else:
+            resolve(given)
+    return part
+
+
+def _choose_band(network, band):
+    """The band of the maps, None for a network without bands."""
+    layout = getattr(network, "layout", None)
+    if layout is None:
+        return None
+    if band is None:
+        distances = [abs(centre - MAP_HZ) for centre in layout.centres]
+        return distances.index(min(distances))
+    if not 0 <= band < layout.num_bands:
+        raise ValueError(
+            f"band is {band}, expected 0 to {layout.num_bands - 1}"
+        )
+    return band
+
+
+def _enhance(model, systems, noisy, part, loading):
+    """Signals of the systems and of the model, by their names."""
+    name = type(model.mods.model).__name__
+    name = {"DBTransform": "DB-Transform"}.get(name, name)
+    if name in systems:
+        raise ValueError(
+            f"a system is named {name}, as the model is; give it another name"
+        )
+    signals = {}
+    for system, given in systems.items():
+        if os.path.isfile(given):
+            signals[system] = part.read(given)
+        else:
+            other = EnhanceModel.from_hparams(given, **loading)
+            signals[system] = other.enhance_array(noisy, part.sample_rate)
+    return signals | {name: model.enhance_array(noisy, part.sample_rate)}
+
+
+def _draw(model, signals, part, band, figures):
+    """Figures by name, and the reasons of those that are left out."""
+    network, stft = model.mods.model, model.hparams.compute_stft
+    hop = stft.hop_length / stft.sample_rate
+    draw = {
+        "architecture": lambda: architecture(network, stft),
+        "graph": lambda: band_graph(network),
+        "fusion": lambda: fusion_weights(network),
+        "spectrograms": lambda: spectrograms(
+            signals, part.sample_rate, part.start
+        ),
+        "attention": lambda: attention_maps(
+            network,
+            _start_of(model, signals["Noisy"], part),
+            band,
+            hop,
+            part.start,
+        ),
+    }
+    drawn, left_out = {}, {}
+    for name in figures:
+        try:
+            drawn[name] = draw[name]()
+        except MissingPart as error:
+            left_out[name] = str(error)
+    return drawn, left_out
+
+
+def _start_of(model, noisy, part):
+    """Spectrum (1, F, T) of the first 4 s, at the level of the part."""
+    rate = model.hparams.sample_rate
+    if part.sample_rate != rate:
+        noisy = soxr.resample(noisy, part.sample_rate, rate)
+    noisy = torch.from_numpy(noisy)[None].to(model.device)
+    gain = unit_rms_gain(noisy)
+    start = noisy[:, : MAP_SECONDS * rate]
+    with torch.inference_mode():
+        return noisy_spectrum(model.hparams.compute_stft, start, gain)
+
+
+def _shown_name(source, folder):
+    """Name of a model, without the path of a folder."""
+    if source is None:
+        return bundled_models()[0]
+    return Path(folder).name if os.path.isdir(source) else str(source)
+
+
+def _notes(audio, part, figures):
+    """What the reader has to know of the recording."""
+    note = (
+        f"{Path(audio).name}: seconds {part.start:g} to {part.stop:g} of "
+        f"{part.total:.4g}, at {part.sample_rate} Hz"
+    )
+    if part.channels > 1:
+        note += f", the mean of {part.channels} channels"
+    notes = [f"{note}. The models were given this part alone."]
+    span = part.stop - part.start
+    if "attention" in figures and span > MAP_SECONDS:
+        notes.append(
+            f"The attention maps are those of the first {MAP_SECONDS} s of "
+            "it: they grow with the square of the time."
+        )
+    return notes
+
+
+def _tables(model, folder):
+    """Configuration of the model, and versions."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    rows = [
+        ("class", type(model.mods.model).__name__),
+        ("parameters", f"{count:,}"),
+        ("sample rate (Hz)", model.hparams.sample_rate),
+    ]
+    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    tree = ruamel.yaml.YAML().load(text)
+    if all(isinstance(tree.get(k), dict) for k in ("model", "compute_stft")):
+        rows += configuration_rows(tree)
+    versions = package_versions()
+    versions["matplotlib"] = importlib.metadata.version("matplotlib")
+    return [("Configuration", rows), ("Versions", list(versions.items()))]

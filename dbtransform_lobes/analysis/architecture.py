@@ -1,0 +1,405 @@
+"""Diagram of a network, drawn from the network itself."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from dbtransform_lobes.models.band_split import BandSplit
+from dbtransform_lobes.models.bsrnn import BSRNN, ResidualLSTM
+from dbtransform_lobes.models.db_transform import DBTransform, Residual
+from dbtransform_lobes.models.differential_attention import (
+    DifferentialBandAttention,
+)
+from dbtransform_lobes.models.feed_forward import FeedForward
+from dbtransform_lobes.models.harmonic_graph import HarmonicGraphAttention
+from dbtransform_lobes.models.mask_decoder import NUM_TAPS, MaskDecoder
+from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
+
+# In inches.
+LINE, PAD, GAP, WIDTH, LEFT = 0.19, 0.09, 0.27, 5.2, 1.3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One box of the diagram.
+
+    Arguments
+    ---------
+    title : str
+        Its name.
+    lines : tuple of str
+        Sizes and options.
+    parameters : int
+        Number of its parameters.
+    output : str
+        Shape of what it hands on, "" to leave it out.
+    """
+
+    title: str
+    lines: tuple = ()
+    parameters: int = 0
+    output: str = ""
+
+
+def stages(model):
+    """The boxes of a network, from the input to the output.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        A DBTransform, a BSRNN, or any other, whose children are the boxes.
+
+    Returns
+    -------
+    list of (int, list of Stage)
+        How often each group of boxes is repeated, and the group.
+
+    Example
+    -------
+    >>> model = DBTransform(num_channels=16, num_layers=3, num_heads=2)
+    >>> [(times, len(group)) for times, group in stages(model)]
+    [(1, 1), (3, 3), (1, 1)]
+    """
+    if isinstance(model, DBTransform):
+        blocks = list(model.blocks)
+        layers = sum(
+            isinstance(each.block, DifferentialBandAttention) for each in blocks
+        )
+        repeated = [(layers, blocks[: len(blocks) // layers])]
+    elif isinstance(model, BSRNN):
+        layers = len(model.time_layers)
+        first = [model.time_layers[0], model.band_layers[0]]
+        in_turn = model.order == "interleaved"
+        repeated = [(layers, first)] if in_turn else [(layers, first[:1])]
+        repeated += [] if in_turn else [(layers, first[1:])]
+    else:
+        return [_child(*child) for child in model.named_children()]
+    groups = [(1, [model.band_split]), *repeated, (1, [model.mask_decoder])]
+    return [
+        (times, [describe(module) for module in modules])
+        for times, modules in groups
+    ]
+
+
+def _child(name, module):
+    """A part of any network; the same ones in a list count as one."""
+    parts = list(module) if isinstance(module, nn.ModuleList) else [module]
+    alike = len(parts) > 0 and len({str(part) for part in parts}) == 1
+    shown = parts[0] if alike else module
+    title = name.replace("_", " ").capitalize()
+    stage = Stage(title, (type(shown).__name__,), _count(shown))
+    return (len(parts) if alike else 1), [stage]
+
+
+def describe(module):
+    """Put the sizes of a block into words.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        A part of a DBTransform or BSRNN.
+
+    Returns
+    -------
+    Stage
+    """
+    inner = module.block if isinstance(module, Residual) else module
+    title, lines, *output = DESCRIPTIONS[type(inner)](inner)
+    if isinstance(module, Residual):
+        norm = f"{module.norm.kind} norm"
+        order = {"pre": f"z + f({norm}(z))", "post": f"{norm}(z + f(z))"}
+        lines = (*lines, order[module.order])
+    return Stage(title, tuple(lines), _count(module), *output)
+
+
+def _count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _split(block):
+    layout, channels = block.layout, block.linears[0].weight.shape[-2]
+    seen = "real, imaginary part" + (", magnitude" if block.magnitude else "")
+    if block.compression != 1:
+        seen += f" of |X|^{block.compression:g}"
+    lines = (
+        f"{layout.num_bins} bins to {layout.num_bands} bands",
+        f"{seen}, to {channels} channels",
+    )
+    return "Band split", lines, f"({layout.num_bands}, B, T, {channels})"
+
+
+def _attention(block):
+    heads, size = block.num_heads, block.sizes[0] // block.num_heads // 2
+    form = "per frame and head"
+    if block.statistics is not None:
+        form = "from statistics of the maps"
+    elif block.vector is not None:
+        form = "from learned vectors"
+    reach = "all frames"
+    if block.window is not None:
+        sides = "back" if block.causal else "on each side"
+        reach = f"{block.window} frames {sides}"
+    kind = r"$(A_1 - \lambda A_2)\,V$" if block.num_maps == 2 else "plain"
+    lines = (
+        f"{kind}, {heads} heads of {size}, {reach}",
+        rf"$\lambda$ {form}, {'rotary' if block.rope else 'no'} positions, "
+        f"weights {'shared' if block.embedding is not None else 'per band'}",
+    )
+    title = "Differential attention" if block.num_maps == 2 else "Attention"
+    return f"{title} over time", lines
+
+
+def _fusion(block):
+    windows = " | ".join("/".join(map(str, each)) for each in block.windows)
+    kind = "depthwise" if block.separable else "full"
+    blend = "adaptive" if block.adaptive is not None else "learned per band"
+    lines = (
+        f"{kind} convolutions, blend {blend}",
+        f"frames: {windows} (< 500 Hz | < 2 kHz | above)",
+    )
+    return "Multi-scale fusion over time", lines
+
+
+def _feed_forward(block):
+    outputs, inputs = block.expand.weight.shape[-2:]
+    lines = (f"SwiGLU, {inputs} to {outputs // 2} to {inputs} channels",)
+    return "Feed-forward", lines
+
+
+def _graph(block):
+    neighbours = f"{block.num_neighbours} neighbours of each band"
+    if block.form == "dense":
+        neighbours = "all bands"
+    lines = (f"{block.form}, {neighbours}, {block.num_heads} heads",)
+    if block.condition is not None:
+        lines = (*lines, "follows the signal")
+    return "Harmonic graph attention over bands", lines
+
+
+def _lstm(block):
+    size = block.lstm.hidden_size
+    ways = "both ways" if block.lstm.bidirectional else "forwards"
+    axis = "time" if block.over_time else "bands"
+    return f"LSTM over {axis}", (f"{size} units, {ways}", "z + f(norm(z))")
+
+
+def _decoder(block):
+    hidden, inputs = block.expands[0].weight.shape[-2:]
+    lines = (
+        f"per band: {inputs} to {hidden} channels, tanh, GLU",
+        f"{NUM_TAPS} complex taps for each of {block.layout.num_bins} bins",
+    )
+    shape = f"filter (B, {block.layout.num_bins}, T, {NUM_TAPS}) complex"
+    return "Mask decoder", lines, shape
+
+
+DESCRIPTIONS = {
+    BandSplit: _split,
+    DifferentialBandAttention: _attention,
+    MultiScaleFusion: _fusion,
+    FeedForward: _feed_forward,
+    HarmonicGraphAttention: _graph,
+    ResidualLSTM: _lstm,
+    MaskDecoder: _decoder,
+}
+
+
+def architecture(model, compute_stft):
+    """Draw the blocks of a network, their sizes, and its bands.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        The network.
+    compute_stft : torch.nn.Module
+        SpeechBrain's STFT in front of it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from matplotlib.figure import Figure
+
+    groups = [*_front(compute_stft), *stages(model), *_back(model)]
+    heights = [
+        sum(_height(stage) + GAP for stage in group) for _, group in groups
+    ]
+    layout = getattr(model, "layout", None)
+    strip = 1.25 if layout else 0.1
+    total = sum(heights) + 0.5 + strip
+    figure = Figure(figsize=(LEFT + WIDTH + 1.9, total))
+    panel = figure.add_axes((0, strip / total, 1, 1 - strip / total))
+    panel.set_xlim(0, LEFT + WIDTH + 1.9)
+    panel.set_ylim(total - strip, 0)
+    panel.axis("off")
+    name = type(model).__name__
+    panel.text(
+        LEFT + WIDTH / 2,
+        0.22,
+        f"{name}: {_count(model):,} parameters",
+        ha="center",
+        va="center",
+        fontsize=12,
+        weight="bold",
+    )
+    _draw_groups(panel, groups)
+    if layout:
+        width = (WIDTH + 1.0) / (LEFT + WIDTH + 1.9)
+        place = (LEFT / (LEFT + WIDTH + 1.9), 0.5 / total, width, 0.3 / total)
+        _draw_bands(figure.add_axes(place), layout)
+    return figure
+
+
+def _front(stft):
+    rate, bins = stft.sample_rate, stft.n_fft // 2 + 1
+    window, hop = (1000 * n / rate for n in (stft.win_length, stft.hop_length))
+    lines = (
+        f"{rate / 1000:g} kHz, window {window:g} ms, hop {hop:g} ms, "
+        f"n_fft {stft.n_fft}",
+    )
+    return [(1, [Stage("STFT", lines, 0, f"(B, {bins}, T) complex")])]
+
+
+def _back(model):
+    """What is done with the filter; other networks return a spectrum."""
+    stage = Stage("Inverse STFT", (), 0, "(B, L)")
+    if isinstance(model, DBTransform | BSRNN):
+        causal = getattr(model, "causal", False)
+        taps = "t-2, t-1, t" if causal else "t-1, t, t+1"
+        lines = (f"sum over the noisy frames {taps}",)
+        return [(1, [Stage("Filter", lines)]), (1, [stage])]
+    return [(1, [stage])]
+
+
+def _height(stage):
+    return 2 * PAD + LINE * (1 + len(stage.lines))
+
+
+def _draw_groups(panel, groups):
+    """Boxes from top to bottom, a frame around those that are repeated."""
+    from matplotlib.patches import FancyBboxPatch
+
+    y, taps = 0.5, {}
+    for times, group in groups:
+        first = y
+        for stage in group:
+            height = _height(stage)
+            _draw_box(panel, y, height, stage, times)
+            taps[stage.title] = (y, y + height)
+            y += height + GAP
+        if times > 1:
+            panel.add_patch(
+                FancyBboxPatch(
+                    (LEFT - 0.1, first - 0.06),
+                    WIDTH + 0.2,
+                    y - GAP - first + 0.12,
+                    boxstyle="round,pad=0,rounding_size=0.08",
+                    fill=False,
+                    linestyle="--",
+                    linewidth=1.2,
+                )
+            )
+            middle = (first + y - GAP) / 2
+            panel.text(
+                LEFT - 0.2,
+                middle,
+                rf"{times} $\times$",
+                ha="right",
+                va="center",
+                fontsize=13,
+                weight="bold",
+            )
+    if "Filter" in taps:
+        _draw_bypass(panel, sum(taps["STFT"]) / 2, sum(taps["Filter"]) / 2)
+
+
+def _draw_box(panel, y, height, stage, times):
+    """A box with its text, its parameters, and the arrow out of it."""
+    from matplotlib.patches import FancyBboxPatch
+
+    panel.add_patch(
+        FancyBboxPatch(
+            (LEFT, y),
+            WIDTH,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.05",
+            facecolor="0.93" if stage.parameters else "white",
+            edgecolor="black",
+        )
+    )
+    middle = LEFT + WIDTH / 2
+    for number, line in enumerate((stage.title, *stage.lines)):
+        panel.text(
+            middle,
+            y + PAD + LINE * (number + 0.5),
+            line,
+            ha="center",
+            va="center",
+            fontsize=10 if number == 0 else 8.5,
+            weight="bold" if number == 0 else "normal",
+        )
+    if stage.parameters:
+        panel.text(
+            LEFT + WIDTH + 0.2,
+            y + height / 2,
+            rf"{times} $\times$ " * (times > 1)
+            + f"{stage.parameters:,}\nparameters",
+            va="center",
+            fontsize=8.5,
+        )
+    panel.annotate(
+        "",
+        (middle, y + height + GAP),
+        (middle, y + height),
+        arrowprops={"arrowstyle": "->", "shrinkA": 0, "shrinkB": 0},
+    )
+    panel.text(
+        middle + 0.12,
+        y + height + GAP / 2,
+        stage.output,
+        va="center",
+        fontsize=8,
+        style="italic",
+    )
+
+
+def _draw_bypass(panel, top, bottom):
+    """The noisy spectrum goes around the network to the filter."""
+    x = 0.35
+    panel.plot([LEFT, x, x], [top, top, bottom], color="black", linewidth=1)
+    panel.annotate(
+        "",
+        (LEFT, bottom),
+        (x, bottom),
+        arrowprops={"arrowstyle": "->", "shrinkA": 0, "shrinkB": 0},
+    )
+    panel.text(
+        x - 0.08,
+        (top + bottom) / 2,
+        "noisy spectrum",
+        rotation=90,
+        ha="right",
+        va="center",
+        fontsize=8.5,
+    )
+
+
+def _draw_bands(panel, layout):
+    """The bands on an axis of frequency."""
+    edges = [edge / 1000 for edge in layout.edges_hz]
+    for band, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        panel.axvspan(low, high, color="0.55" if band % 2 else "0.85")
+    runs = ", ".join(
+        rf"{run.num_bands} $\times$ {run.width}"
+        if run.num_bands > 1
+        else str(run.width)
+        for run in layout.runs
+    )
+    panel.set_title(
+        f"{layout.num_bands} bands of {runs} bins of {layout.bin_hz:g} Hz",
+        fontsize=9,
+    )
+    panel.set_xlim(0, edges[-1])
+    panel.set_yticks([])
+    panel.tick_params(labelsize=8)
+    panel.set_xlabel("frequency in kHz", fontsize=8.5)

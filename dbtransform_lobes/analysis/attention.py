@@ -1,0 +1,135 @@
+"""Figure of the attention maps of one band, and of lambda for all bands."""
+
+import numpy as np
+
+from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.models.db_transform import DBTransform
+from dbtransform_lobes.models.differential_attention import (
+    DifferentialBandAttention,
+)
+from dbtransform_lobes.plotting import style, tidy
+
+TITLES = ("$A_1$", "$A_2$", r"$A_1 - \lambda A_2$")
+# Entries above this share of all are drawn as the largest.
+SHARE = 99.5
+
+
+def attention_maps(model, spec, band, frame_seconds, start=0.0):
+    """Draw A1, A2 and A1 - lambda A2 of a band, and lambda of all bands.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        The network.
+    spec : torch.Tensor
+        Complex (1, F, T); all T x T pairs of frames are drawn.
+    band : int
+        The band.
+    frame_seconds : float
+        From a frame to the next.
+    start : float
+        Second at which the spectrum begins.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A row for each layer, means over the heads; a last one for lambda.
+
+    Raises
+    ------
+    MissingPart
+        If the model has no differential attention.
+    ValueError
+        If there is no such band.
+    """
+    from matplotlib.figure import Figure
+
+    plain = not _is_differential(model)
+    analysis = model.analyse(spec, band)
+    maps = analysis["maps"][:, :, 0].mean(2).cpu().numpy()  # (layers, 3, T, T)
+    # A plain attention has one map: its layers stand beside each other.
+    shape = (1, len(maps)) if plain else (len(maps), 3)
+    height = 2.9 * shape[0]
+    figure = Figure(figsize=(10, height + 2.8), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(height, 2.8))
+    grid = upper.subplots(*shape, squeeze=False, sharex=True, sharey=True)
+    rows = grid.T if plain else grid
+    end = start + spec.shape[-1] * frame_seconds
+    for number, (row, of_layer) in enumerate(zip(rows, maps, strict=True)):
+        _draw_layer(upper, row, of_layer[: len(row)], (start, end))
+        row[0].set_ylabel(f"layer {number + 1}\nquery: time in s")
+    for panel in grid[-1]:
+        panel.set_xlabel("key: time in s")
+    centre = model.layout.centres[band]
+    upper.suptitle(f"Band {band} of centre {centre:.0f} Hz, mean of the heads")
+    _draw_lambda(lower, analysis["lambda"], model.layout, band)
+    return figure
+
+
+def _is_differential(model):
+    """Whether the maps are two; a plain attention has one."""
+    if not isinstance(model, DBTransform):
+        raise MissingPart(
+            f"this {type(model).__name__} has no differential attention"
+        )
+    return all(
+        part.num_maps == 2
+        for part in model.modules()
+        if isinstance(part, DifferentialBandAttention)
+    )
+
+
+def _draw_layer(figure, row, maps, span):
+    """Maps of a layer: the first two on one scale, the last with its own."""
+    top = max(np.percentile(maps[:2], SHARE), 1e-12)
+    extreme = max(np.percentile(np.abs(maps[-1]), SHARE), 1e-12)
+    for number, (panel, each) in enumerate(zip(row, maps, strict=True)):
+        signed = number == 2
+        image = panel.imshow(
+            each,
+            extent=(*span, *span[::-1]),
+            aspect="equal",
+            # Brighter is more, in print as well.
+            cmap="cividis",
+            vmin=-extreme if signed else 0,
+            vmax=extreme if signed else top,
+            interpolation="nearest",
+        )
+        panel.set_title(TITLES[number] if len(maps) == 3 else "$A$")
+        figure.colorbar(
+            image,
+            ax=panel,
+            extend="both" if signed else "max",
+            shrink=0.85,
+        )
+
+
+def _draw_lambda(figure, lambdas, layout, band):
+    """Mean of lambda, and where eight tenths of the frames and heads lie."""
+    panel = figure.subplots()
+    bands = np.arange(layout.num_bands)
+    for number, values in enumerate(lambdas):
+        values = values.detach().float().cpu().numpy()
+        values = values.reshape(len(values), -1)
+        values = np.broadcast_to(values, (len(bands), values.shape[1]))
+        low, high = np.percentile(values, (10, 90), axis=1)
+        mean = values.mean(1)
+        shift = 0.2 * (number - (len(lambdas) - 1) / 2)
+        panel.errorbar(
+            bands + shift,
+            mean,
+            yerr=np.clip((mean - low, high - mean), 0, None),
+            **style(number),
+            markersize=4,
+            linewidth=1,
+            elinewidth=0.8,
+            label=f"layer {number + 1}",
+        )
+    panel.axvspan(band - 0.5, band + 0.5, color="0.9", zorder=0)
+    tidy(panel)
+    shown = bands[:: max(len(bands) // 10, 1)]
+    labels = [f"{k}\n{layout.centres[k]:.0f}" for k in shown]
+    panel.set_xticks(shown, labels)
+    panel.set_xlabel("band, and its centre frequency in Hz")
+    panel.set_ylabel(r"$\lambda$")
+    panel.legend(ncols=len(lambdas), frameon=False, fontsize="small")

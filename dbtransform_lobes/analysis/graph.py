@@ -1,0 +1,235 @@
+"""Figure of the graph between the bands, learned and fixed."""
+
+import numpy as np
+
+from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.models.harmonic_graph import HarmonicGraphAttention
+from dbtransform_lobes.plotting import COLOURS, tidy
+
+# (p, q) of p:q, with the look of their edges: colour, line, marker.
+RATIOS = {
+    (3, 2): (COLOURS[6], "-", "D"),
+    (2, 1): (COLOURS[0], "-", "o"),
+    (3, 1): (COLOURS[1], "--", "s"),
+    (4, 1): (COLOURS[2], ":", "^"),
+    (5, 1): (COLOURS[3], "-.", "v"),
+}
+OTHER = ("0.75", "-", ".")
+TOLERANCE = 0.2  # that of harmonic_pairs
+HIGHEST_RATIO = 8  # that is drawn
+
+
+def near_ratio(low, high):
+    """The ratio p:q that two frequencies are near, |q high / low - p| < 0.2.
+
+    Arguments
+    ---------
+    low, high : float
+        In Hz, low < high.
+
+    Returns
+    -------
+    (int, int)
+        (3, 2), (2, 1), (3, 1), (4, 1) or (5, 1); None if near none of them.
+
+    Example
+    -------
+    >>> near_ratio(200.0, 390.0), near_ratio(200.0, 310.0)
+    ((2, 1), (3, 2))
+    """
+    for p, q in RATIOS:
+        if abs(q * high / low - p) < TOLERANCE:
+            return p, q
+    return None
+
+
+def band_graph(model):
+    """Draw which bands a DB-Transform joins, beside the fixed graph.
+
+    Left the bands on an axis of frequency and the edges as arcs; right every
+    edge at the frequency of its lower band and the ratio of its bands.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        The network.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Two panels for each layer and two for the fixed graph.
+
+    Raises
+    ------
+    MissingPart
+        If the model has learned no graph.
+    """
+    from matplotlib.figure import Figure
+
+    graphs = [
+        part
+        for part in model.modules()
+        if isinstance(part, HarmonicGraphAttention)
+    ]
+    _check_learned(model, graphs)
+    rows = [
+        (f"Layer {number}: learned graph", edges)
+        for number, edges in enumerate(model.analyse()["adjacency"], start=1)
+    ]
+    rows.append(("Fixed graph of harmonics", graphs[0].fixed_edges))
+    figure = Figure(figsize=(12, 2.5 * len(rows) + 0.5), layout="constrained")
+    panels = figure.subplots(
+        len(rows), 2, squeeze=False, width_ratios=(1.5, 1), sharex="col"
+    )
+    for (arcs, ratios), (title, adjacency) in zip(panels, rows, strict=True):
+        edges = adjacency.triu(1).nonzero().cpu().numpy()
+        _draw_arcs(arcs, model.layout, edges)
+        _draw_ratios(ratios, model.layout, edges)
+        arcs.set_title(title, loc="left", fontsize="medium")
+    for panel, text in zip(
+        panels[-1], ("frequency", "frequency of the lower band"), strict=True
+    ):
+        panel.set_xlabel(f"{text} in Hz (logarithmic)")
+    _graph_legend(figure)
+    return figure
+
+
+def _check_learned(model, graphs):
+    if not graphs:
+        raise MissingPart(
+            f"this {type(model).__name__} has no graph between its bands"
+        )
+    if graphs[0].form != "learned":
+        raise MissingPart(
+            f"the graph of this model is {graphs[0].form!r}: its edges are "
+            "not learned"
+        )
+
+
+def _place(layout, hertz):
+    """Where a frequency stands: low bands are many and narrow."""
+    return np.log2(np.asarray(hertz) + layout.bin_hz)
+
+
+def _look(layout, edge):
+    """Colour, line and marker of an edge, and whether it is near a ratio."""
+    ratio = near_ratio(*(layout.centres[band] for band in edge))
+    return *RATIOS.get(ratio, OTHER), ratio is not None
+
+
+def _draw_arcs(panel, layout, edges):
+    """Bands as bars, edges as arcs over them."""
+    from matplotlib.patches import Arc
+
+    bounds = _place(layout, layout.edges_hz)
+    centres = (bounds[:-1] + bounds[1:]) / 2
+    for band, span in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        panel.axvspan(*span, 0, 0.05, color="0.35" if band % 2 else "0.7")
+    widest = 1.0
+    for i, j in edges:
+        colour, line, _, near = _look(layout, (i, j))
+        width = centres[j] - centres[i]
+        widest = max(widest, width)
+        panel.add_patch(
+            Arc(
+                ((centres[i] + centres[j]) / 2, 0),
+                width,
+                2 * width,
+                theta2=180,
+                color=colour,
+                linestyle=line,
+                linewidth=1.4 if near else 0.7,
+                zorder=3 if near else 2,
+            )
+        )
+    panel.set_ylim(-0.08 * widest, 1.08 * widest)
+    tidy(panel)
+    panel.grid(False)
+    panel.spines["left"].set_visible(False)
+    panel.set_yticks([])
+    _frequency_axis(panel, layout)
+
+
+def _draw_ratios(panel, layout, edges):
+    """Every edge at its lower band and the ratio of its frequencies."""
+    centres = np.asarray(layout.centres)
+    places = _place(layout, centres)
+    beyond = 0
+    for i, j in edges:
+        colour, _, marker, near = _look(layout, (i, j))
+        ratio = centres[j] / centres[i]
+        beyond += ratio > HIGHEST_RATIO
+        panel.plot(
+            places[i],
+            ratio,
+            marker,
+            color=colour if near else "0.6",
+            markersize=4.5 if near else 3,
+        )
+    tidy(panel)
+    panel.set_yscale("log", base=2)
+    panel.set_ylim(1, HIGHEST_RATIO)
+    panel.set_yticks(
+        [p / q for p, q in RATIOS], [f"{p}:{q}" for p, q in RATIOS]
+    )
+    panel.minorticks_off()
+    panel.grid(axis="y", color="0.6", linewidth=0.8)
+    panel.set_ylabel("ratio")
+    if beyond:
+        panel.text(
+            0.98,
+            0.95,
+            f"{beyond} above {HIGHEST_RATIO}:1 not shown",
+            transform=panel.transAxes,
+            ha="right",
+            va="top",
+            fontsize="small",
+        )
+    pairs = np.argwhere(np.triu(np.ones((len(centres), len(centres))), 1))
+    panel.set_title(
+        f"near a ratio: {_share_near(layout, edges)} of {len(edges)} edges, "
+        f"{_share_near(layout, pairs)} of all {len(pairs)} pairs",
+        loc="left",
+        fontsize="medium",
+    )
+    _frequency_axis(panel, layout)
+
+
+def _share_near(layout, edges):
+    """Per cent of the edges that are near a ratio."""
+    near = sum(_look(layout, edge)[-1] for edge in edges)
+    return f"{100 * near / len(edges):.0f} %"
+
+
+def _frequency_axis(panel, layout):
+    ticks = np.array([0, 125, 250, 500, 1000, 2000, 4000, 8000, 16000])
+    ticks = ticks[ticks <= layout.edges_hz[-1]]
+    panel.set_xticks(_place(layout, ticks), ticks)
+    bounds = _place(layout, layout.edges_hz)
+    panel.set_xlim(bounds[0], bounds[-1])
+    panel.tick_params(labelbottom=True)
+
+
+def _graph_legend(figure):
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=colour,
+            linestyle=line,
+            marker=marker,
+            markersize=5,
+            label=f"near {p}:{q}",
+        )
+        for (p, q), (colour, line, marker) in RATIOS.items()
+    ]
+    handles.append(Line2D([], [], color="0.6", marker=".", label="other edges"))
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        handlelength=3.5,
+    )

@@ -1,0 +1,140 @@
+"""An HTML page of figures, players and tables that needs nothing else."""
+
+import base64
+import io
+
+import soundfile as sf
+
+# The policy forbids the browser to load anything that is not in the page.
+TEMPLATE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; media-src data:;
+ style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width">
+<title>Analysis of {{ name }}</title>
+<style>
+body { font-family: system-ui, sans-serif; line-height: 1.4;
+ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+img { max-width: 100%; }
+figure { margin: 1.5rem 0; }
+figcaption { color: #333; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { text-align: left; vertical-align: top; padding: 0.2rem 1rem 0.2rem 0;
+ border-bottom: 1px solid #ccc; overflow-wrap: anywhere; }
+audio { display: block; width: 24rem; max-width: 100%; }
+</style>
+</head>
+<body>
+<h1>Analysis of {{ name }}</h1>
+{% for note in notes %}<p>{{ note }}</p>
+{% endfor %}
+<h2>Listen</h2>
+<table>
+{% for title, data in players %}<tr><th scope="row">{{ title }}</th>
+<td><audio controls aria-label="{{ title }}" src="{{ data }}"></audio></td></tr>
+{% endfor %}</table>
+{% for title, caption, data in pictures %}
+<h2>{{ title }}</h2>
+<figure><img alt="{{ title }}: {{ caption }}" src="{{ data }}">
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+{% if left_out %}<h2>Left out</h2>
+<ul>
+{% for title, reason in left_out %}<li>{{ title }}: {{ reason }}.</li>
+{% endfor %}</ul>
+{% endif %}
+{% for title, rows in tables %}
+<h2>{{ title }}</h2>
+<table>
+{% for key, value in rows %}<tr><th scope="row">{{ key }}</th>
+<td>{{ value }}</td></tr>
+{% endfor %}</table>
+{% endfor %}
+</body>
+</html>
+"""
+
+
+def render_report(
+    name, notes, signals, sample_rate, pictures, left_out, tables
+):
+    """Write the page; all that is put into it is escaped.
+
+    Arguments
+    ---------
+    name : str
+        Of the model.
+    notes : list of str
+        Paragraphs of what was done.
+    signals : dict
+        Title to samples (L,), for the players.
+    sample_rate : int
+        Of all of them, in Hz.
+    pictures : list of (str, str, bytes)
+        Title, caption and PNG of every figure.
+    left_out : list of (str, str)
+        Title of a figure, and why it is not there.
+    tables : list of (str, list of (str, object))
+        Title and rows.
+
+    Returns
+    -------
+    str
+        HTML with all audio and figures in it.
+
+    Example
+    -------
+    >>> page = render_report("<b>", [], {}, 16000, [], [], [])
+    >>> "<h1>Analysis of &lt;b&gt;</h1>" in page
+    True
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string(TEMPLATE).render(
+        name=name,
+        notes=notes,
+        players=[
+            (title, data_uri("audio/wav", wav_bytes(signal, sample_rate)))
+            for title, signal in signals.items()
+        ],
+        pictures=[
+            (title, caption, data_uri("image/png", data))
+            for title, caption, data in pictures
+        ],
+        left_out=left_out,
+        tables=tables,
+    )
+
+
+def data_uri(kind, data):
+    """Put bytes into an address.
+
+    Arguments
+    ---------
+    kind : str
+        Media type.
+    data : bytes
+        Any.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> data_uri("text/plain", b"abc")
+    'data:text/plain;base64,YWJj'
+    """
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def wav_bytes(signal, sample_rate):
+    """A 16-bit WAV file of samples (L,), which are clipped at full scale."""
+    file = io.BytesIO()
+    sf.write(file, signal.clip(-1, 1), sample_rate, "PCM_16", format="WAV")
+    return file.getvalue()

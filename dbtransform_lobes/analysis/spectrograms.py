@@ -1,0 +1,94 @@
+"""Figure of the spectrograms of several signals on one scale."""
+
+import numpy as np
+
+WINDOW_SECONDS = 0.032
+RANGE_DB = 80
+# Panels beside each other; more signals make more rows.
+COLUMNS = {1: 1, 2: 2, 4: 2}
+MOST_COLUMNS = 3
+
+
+def spectrograms(signals, sample_rate, start=0.0):
+    """Draw the spectrograms of signals on one scale.
+
+    Arguments
+    ---------
+    signals : dict
+        Title to samples (L,).
+    sample_rate : int
+        Of all of them, in Hz.
+    start : float
+        Second at which they begin.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A panel for each signal.
+    """
+    from matplotlib.figure import Figure
+
+    columns = COLUMNS.get(len(signals), MOST_COLUMNS)
+    rows = -(-len(signals) // columns)
+    figure = Figure(figsize=(11, 3.2 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(
+        rows, columns, sharex=True, sharey=True, squeeze=False
+    )
+    levels = {
+        name: spectrogram(signal, sample_rate)
+        for name, signal in signals.items()
+    }
+    top = max(level.max() for level in levels.values())
+    panels = list(grid.flat)
+    for panel in panels[len(signals) :]:
+        panel.set_visible(False)
+    for number, (name, level) in enumerate(levels.items()):
+        seconds = len(signals[name]) / sample_rate
+        image = panels[number].imshow(
+            level,
+            origin="lower",
+            aspect="auto",
+            extent=(start, start + seconds, 0, sample_rate / 2000),
+            vmin=top - RANGE_DB,
+            vmax=top,
+            cmap="magma",
+        )
+        panels[number].set_title(name)
+        if number + columns >= len(signals):
+            panels[number].set_xlabel("time in s")
+            panels[number].tick_params(labelbottom=True)
+    for row in grid:
+        row[0].set_ylabel("frequency in kHz")
+    figure.colorbar(image, ax=grid, label="level in dB", pad=0.01)
+    return figure
+
+
+def spectrogram(signal, sample_rate):
+    """Levels of a signal over frequency and time.
+
+    Arguments
+    ---------
+    signal : numpy.ndarray
+        (L,).
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        (F, T), in dB, the last row at half the rate; a sine of full scale
+        has 0.
+
+    Example
+    -------
+    >>> sine = np.sin(np.pi / 4 * np.arange(16000))  # 2 kHz
+    >>> level = spectrogram(sine, 16000)
+    >>> round(float(level.max())), int(level[:, 9].argmax())  # of 31.25 Hz
+    (0, 64)
+    """
+    size = max(2, round(WINDOW_SECONDS * sample_rate))
+    signal = np.pad(signal, (0, max(0, size - len(signal))))
+    frames = np.lib.stride_tricks.sliding_window_view(signal, size)
+    window = np.hanning(size)
+    spec = np.fft.rfft(frames[:: size // 2] * window) / (window.sum() / 2)
+    return 20 * np.log10(np.abs(spec.T) + 1e-10)

@@ -1,0 +1,129 @@
+"""``dbtransform analyse``: figures of a model, and of what it does."""
+
+from pathlib import Path
+
+HELP = (
+    "Draw what a model is, has learned and does with a recording: figures "
+    "(PNG and PDF) and a page of them with players (report.html)."
+)
+EXAMPLES = """\
+  dbtransform analyse my_model noisy.wav --output analysis
+  dbtransform analyse db_transform_small noisy.wav --output analysis --force
+  dbtransform analyse my_model noisy.wav --output analysis --clean clean.wav \\
+      --systems BSRNN=bsrnn_model CMGAN=cmgan_enhanced.wav
+  dbtransform analyse my_model noisy.wav --output graph --figures graph
+  dbtransform analyse my_model talk.mp3 --output attention \\
+      --figures attention --band 8 --seconds 61.5 65.5
+"""
+# The keys of dbtransform_lobes.analysis.analyse.FIGURES, which is slow to
+# import.
+FIGURES = ("architecture", "graph", "fusion", "spectrograms", "attention")
+
+
+def add_arguments(parser):
+    """Add the arguments of ``analyse`` to its parser."""
+    from dbtransform_lobes.cli.enhance import add_loading_arguments
+
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="model folder, name of a model of the package "
+        "(db_transform_small) or of the Hugging Face hub (owner/name)",
+    )
+    parser.add_argument(
+        "audio",
+        metavar="AUDIO",
+        help="noisy file of any rate and number of channels, which are "
+        "averaged",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        required=True,
+        help="folder to write",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace a folder of an earlier analysis, all of it",
+    )
+    _add_choices(parser)
+    add_loading_arguments(parser)
+
+
+def _add_choices(parser):
+    """Add the arguments of what is drawn."""
+    parser.add_argument(
+        "--clean", metavar="FILE", help="the recording without noise"
+    )
+    parser.add_argument(
+        "--systems",
+        metavar="NAME=FILE_OR_MODEL",
+        nargs="+",
+        default=[],
+        help="to be shown beside: the recording enhanced by another system, "
+        "or another model",
+    )
+    parser.add_argument(
+        "--figures",
+        nargs="+",
+        choices=FIGURES,
+        default=FIGURES,
+        help="figures to draw (default all)",
+    )
+    parser.add_argument(
+        "--band",
+        metavar="K",
+        type=int,
+        help="band of the attention maps, from 0 (default: the one nearest "
+        "to 500 Hz)",
+    )
+    parser.add_argument(
+        "--seconds",
+        metavar=("START", "END"),
+        nargs=2,
+        type=float,
+        help="part of the recording, at most 30 s (default: the first 10 s); "
+        "attention maps are those of its first 4 s",
+    )
+
+
+def run(args):
+    """Write the folder; return the exit code."""
+    systems = _systems(args.systems)
+    from dbtransform_lobes.analysis.analyse import analyse
+    from dbtransform_lobes.cli.enhance import check_device, model_options
+
+    check_device(args.device)
+    left_out = analyse(
+        audio=args.audio,
+        output=args.output,
+        clean=args.clean,
+        systems=systems,
+        figures=args.figures,
+        band=args.band,
+        seconds=args.seconds,
+        force=args.force,
+        **model_options(args),
+    )
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}")
+    print(f"{Path(args.output, 'report.html')} written")
+    return 0
+
+
+def _systems(texts):
+    """Return files or models by name from NAME=FILE_OR_MODEL."""
+    systems = {}
+    for text in texts:
+        name, _, given = text.partition("=")
+        if not name or not given:
+            raise ValueError(
+                f"--systems has {text!r}, expected NAME=FILE_OR_MODEL"
+            )
+        if name in systems:
+            raise ValueError(
+                f"--systems has two of the name {name}, expected one each"
+            )
+        systems[name] = given
+    return systems

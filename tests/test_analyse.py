@@ -1,0 +1,503 @@
+"""``dbtransform analyse``: what the figures and the report show."""
+
+import base64
+import importlib.util
+import io
+import re
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from matplotlib.patches import Arc
+
+from dbtransform_lobes.analysis.analyse import FIGURES
+from dbtransform_lobes.analysis.architecture import architecture, stages
+from dbtransform_lobes.analysis.attention import attention_maps
+from dbtransform_lobes.analysis.fusion import fusion_weights
+from dbtransform_lobes.analysis.graph import band_graph, near_ratio
+from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.analysis.report import render_report
+from dbtransform_lobes.analysis.spectrograms import spectrograms
+from dbtransform_lobes.cli import analyse as command
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.models.bsrnn import BSRNN
+from dbtransform_lobes.models.cmgan import CMGAN
+from dbtransform_lobes.models.db_transform import DBTransform
+from dbtransform_lobes.models.harmonic_graph import harmonic_pairs
+from tests.runs import model_of, tiny_run
+from tests.signals import noise_like, speech_like, write_wav
+
+SMALL = {"num_channels": 8, "num_layers": 2, "num_heads": 2}
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    return DBTransform(**{**SMALL, **changes})
+
+
+def spectrum(frames=12, batch=1):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(
+        batch, 257, frames, dtype=torch.complex64, generator=generator
+    )
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    tiny_run(run)
+    folder = tmp_path_factory.mktemp("model") / "tiny & <b>"
+    export_model(run, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+    """Noisy speech of two channels at 22.05 kHz, 1.5 s; clean speech."""
+    folder = tmp_path_factory.mktemp("audio")
+    clean = speech_like(1.5, sample_rate=22050)
+    noisy = clean + noise_like(1.5, sample_rate=22050)
+    path = folder / "noisy.flac"
+    sf.write(path, np.stack((noisy, 0.5 * noisy), 1), 22050, "PCM_24")
+    write_wav(folder / "clean.wav", clean, 22050)
+    return path
+
+
+@pytest.fixture(scope="module")
+def everything(model_folder, audio, tmp_path_factory):
+    """All figures, with a clean file, a file and a model beside."""
+    output = tmp_path_factory.mktemp("out") / "analysis"
+    arguments = ["analyse", str(model_folder), str(audio)]
+    arguments += ["--output", str(output), "--seconds", "0.5", "1.25"]
+    arguments += ["--clean", str(audio.parent / "clean.wav"), "--band", "3"]
+    arguments += ["--systems", f"<BSRNN>={audio}", f"twin={model_folder}"]
+    assert main(arguments) == 0
+    return output
+
+
+def page_audio(page):
+    """Samples and rate of every player, by its title."""
+    found = re.findall(
+        r'aria-label="([^"]+)" src="data:audio/wav;base64,([^"]+)"', page
+    )
+    return {
+        title: sf.read(io.BytesIO(base64.b64decode(data)))
+        for title, data in found
+    }
+
+
+def test_folder_has_every_figure_twice_and_the_page(everything):
+    expected = {f"{n}.{s}" for n in FIGURES for s in ("png", "pdf")}
+    found = {path.name for path in everything.iterdir()}
+    assert found == expected | {"report.html"}
+    assert [path.name for path in everything.parent.iterdir()] == ["analysis"]
+    for path in everything.glob("*.p*"):
+        head = b"\x89PNG" if path.suffix == ".png" else b"%PDF"
+        assert path.read_bytes().startswith(head)
+
+
+def test_players_have_the_part_of_the_signals(everything, model_folder, audio):
+    page = (everything / "report.html").read_text(encoding="utf-8")
+    players = page_audio(page)
+    titles = ["Noisy", "&lt;BSRNN&gt;", "twin", "DB-Transform", "Clean"]
+    assert list(players) == titles
+    assert {rate for _, rate in players.values()} == {22050}
+    rows = slice(round(0.5 * 22050), round(0.5 * 22050) + round(0.75 * 22050))
+    noisy = sf.read(audio)[0][rows].mean(1)
+    model = EnhanceModel.from_hparams(model_folder, run_opts={"device": "cpu"})
+    enhanced = model.enhance_array(noisy.astype(np.float32), 22050)
+    clean = sf.read(audio.parent / "clean.wav")[0][rows]
+    expected = [noisy, noisy, enhanced, enhanced, clean]
+    for title, signal in zip(titles, expected, strict=True):
+        np.testing.assert_allclose(
+            players[title][0], signal.clip(-1, 1), atol=1e-4
+        )
+    assert np.abs(noisy - enhanced).max() > 1e-2
+
+
+def test_page_needs_nothing_else_and_says_what_it_shows(everything):
+    page = (everything / "report.html").read_text(encoding="utf-8")
+    text = re.sub(r"data:[\w/]+;base64,[\w+/=]+", "data:", page)
+    assert not re.search(r"https?:|//|<script|<link|url\(", text)
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert set(addresses) == {"data:"} and len(addresses) == 5 + 5
+    assert "default-src 'none'" in text
+    # what users name is escaped
+    assert "Analysis of tiny &amp; &lt;b&gt;" in text and "<b>" not in text
+    for words in (
+        "noisy.flac: seconds 0.5 to 1.25 of 1.5, at 22050 Hz, the mean of 2",
+        "num_channels</th>\n<td>8<",
+        f"torch</th>\n<td>{torch.__version__.partition('+')[0]}",
+        "window_fn",
+    ):
+        assert words in text
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    for name, data in zip(FIGURES, pictures, strict=True):
+        written = (everything / f"{name}.png").read_bytes()
+        assert base64.b64decode(data) == written
+    assert str(everything.parent) not in text
+
+
+def test_one_figure_of_a_long_file(model_folder, tmp_path, capsys):
+    path = write_wav(tmp_path / "long.wav", 0.1 * np.ones(11 * 4000), 4000)
+    output = tmp_path / "graph"
+    arguments = [str(model_folder), str(path), "--output", str(output)]
+    assert main(["analyse", *arguments, "--figures", "graph"]) == 0
+    names = sorted(file.name for file in output.iterdir())
+    assert names == ["graph.pdf", "graph.png", "report.html"]
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "seconds 0 to 10 of 11, at 4000 Hz" in page
+    assert len(page_audio(page)["Noisy"][0]) == 10 * 4000
+    capsys.readouterr()
+    assert main(["analyse", *arguments, "--figures", "fusion"]) == 1
+    assert "exists; use --force" in capsys.readouterr().err
+    (output / "thesis.tex").write_text("")
+    forced = ["analyse", *arguments, "--figures", "fusion", "--force"]
+    assert main(forced) == 1
+    assert "more than an analysis (thesis.tex)" in capsys.readouterr().err
+    (output / "thesis.tex").unlink()
+    assert main(forced) == 0
+    names = sorted(file.name for file in output.iterdir())
+    assert names == ["fusion.pdf", "fusion.png", "report.html"]
+
+
+def test_maps_of_a_long_part_are_those_of_its_start(monkeypatch, audio):
+    from dbtransform_lobes.analysis import analyse as module
+
+    model = model_of(small())
+    part = module.find_part(audio)
+    noisy = part.read(audio)
+    whole = module._start_of(model, noisy, part)
+    monkeypatch.setattr(module, "MAP_SECONDS", 1)
+    start = module._start_of(model, noisy, part)
+    # 125 frames a second; the last ones see what comes after the cut
+    assert (whole.shape[-1], start.shape[-1]) == (1.5 * 125 + 0.5, 126)
+    assert torch.equal(whole[..., :124], start[..., :124])
+
+
+def test_options_are_those_of_the_library():
+    assert command.FIGURES == tuple(FIGURES)
+
+
+def test_graph_shows_the_edges_of_the_model():
+    model = small()
+    graphs = [*model.analyse()["adjacency"], model.blocks[2].block.fixed_edges]
+    figure = band_graph(model)
+    centres = np.array(model.layout.centres)
+    for number, edges in enumerate(graphs):
+        arcs, ratios = figure.axes[2 * number : 2 * number + 2]
+        pairs = edges.triu(1).nonzero().numpy()
+        drawn = [patch for patch in arcs.patches if isinstance(patch, Arc)]
+        assert len(drawn) == len(pairs) > 0
+        place = np.log2(np.array(model.layout.edges_hz) + 31.25)
+        place = (place[:-1] + place[1:]) / 2
+        ends = {
+            tuple(
+                np.abs(place - (arc.center[0] + side * arc.width / 2)).argmin()
+                for side in (-1, 1)
+            )
+            for arc in drawn
+        }
+        assert ends == {tuple(pair) for pair in pairs.tolist()}
+        points = sorted(float(line.get_ydata()[0]) for line in ratios.lines)
+        expected = sorted(centres[j] / centres[i] for i, j in pairs)
+        np.testing.assert_allclose(points, expected)
+    assert len({tuple(map(tuple, g.tolist())) for g in graphs}) > 1
+
+
+def test_ratios_agree_with_the_harmonic_pairs_of_the_model():
+    centres = small().layout.centres
+    pairs = harmonic_pairs(torch.ones(31, 31).triu(1), centres)
+    multiples = [
+        (i, j, near_ratio(centres[i], centres[j])[0])
+        for i in range(31)
+        for j in range(i + 1, 31)
+        if (near_ratio(centres[i], centres[j]) or (0, 2))[1] == 1
+    ]
+    assert multiples == pairs and len(pairs) > 10
+    assert near_ratio(100.0, 159.9) == (3, 2)
+    assert near_ratio(100.0, 160.1) is None is near_ratio(100.0, 620.0)
+
+
+def test_fusion_shows_the_weights_and_the_prior():
+    model = small()
+    fusions = [model.blocks[1].block, model.blocks[4].block]
+    for fusion in fusions:  # as before training
+        assert torch.allclose(fusion.fusion_weights(), fusion.prior())
+    with torch.no_grad():
+        fusions[1].logits += torch.randn(31, 3)
+    panels = fusion_weights(model).axes
+    prior = fusions[0].prior().numpy()
+    assert prior[0].tolist() != prior[-1].tolist()
+    for panel, fusion in zip(panels, fusions, strict=True):
+        weights = fusion.fusion_weights().detach().numpy()
+        marks = [line for line in panel.lines if len(line.get_xdata()) == 31]
+        drawn = np.stack([line.get_ydata() for line in marks], 1)
+        np.testing.assert_allclose(drawn, weights)
+        steps = [patch.get_data().values for patch in panel.patches]
+        np.testing.assert_allclose(np.stack(steps, 1), prior)
+    texts = [text.get_text() for text in panels[0].texts]
+    assert texts == [
+        "8/16/32\nframes",
+        "4/8/16\nframes",
+        "2/4/8\nframes",
+    ]
+
+
+@pytest.mark.parametrize("form", ["token", "vector", "statistics"])
+def test_attention_shows_maps_and_lambda(form):
+    model = small(lambda_form=form, rope=True, num_channels=16)
+    spec = spectrum()
+    analysis = model.analyse(spec, 7)
+    figure = attention_maps(model, spec, 7, 0.008, start=2.0)
+    panels = [axes for axes in figure.axes if axes.images]
+    maps = [p for p in panels if p.images[0].get_array().shape == (12, 12)]
+    expected = analysis["maps"][:, :, 0].mean(2).flatten(0, 1)
+    assert len(maps) == len(expected) == 6
+    for panel, each in zip(maps, expected, strict=True):
+        np.testing.assert_allclose(panel.images[0].get_array(), each.numpy())
+        limits = 2, 2 + 12 * 0.008, 2 + 12 * 0.008, 2
+        np.testing.assert_allclose(panel.images[0].get_extent(), limits)
+    below = next(a for a in figure.axes if a.get_ylabel() == r"$\lambda$")
+    for bars, values in zip(below.containers, analysis["lambda"], strict=True):
+        mean = values.reshape(len(values), -1).mean(1).expand(31).numpy()
+        np.testing.assert_allclose(bars[0].get_ydata(), mean, rtol=1e-5)
+
+
+def test_plain_attention_has_one_map():
+    figure = attention_maps(small(differential=False), spectrum(), 0, 0.008)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["$A$", "$A$"]
+
+
+def test_spectrograms_share_axes_and_scale():
+    signals = {"loud": 0.5 * np.ones(8000), "soft": 0.05 * np.ones(8000)}
+    panels = spectrograms(signals, 8000, start=1.0).axes[:2]
+    assert [panel.get_title() for panel in panels] == ["loud", "soft"]
+    images = [panel.images[0] for panel in panels]
+    assert images[0].get_extent() == [1.0, 2.0, 0, 4.0]
+    assert images[0].get_clim() == images[1].get_clim()
+    top = [image.get_array().max() for image in images]
+    # a tenth of the amplitude: 20 dB
+    assert top[0] - top[1] == pytest.approx(20, abs=0.1)
+    assert images[0].get_clim()[1] == pytest.approx(top[0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7])
+def test_every_signal_has_a_spectrogram_of_a_time_axis(count):
+    signals = {str(number): np.ones(3) for number in range(count)}
+    axes = spectrograms(signals, 8000).axes
+    shown = [a for a in axes[:-1] if a.get_visible() and a.images]
+    assert [a.get_title() for a in shown] == list(signals)
+    columns = {a.get_position().x0 for a in shown}
+    labelled = [a for a in shown if a.get_xlabel() == "time in s"]
+    assert len(labelled) == len(columns)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        small(),
+        small(graph="none", fusion="none", feed_forward=2),
+        small(
+            band_weights="per_band",
+            lambda_form="statistics",
+            fusion="adaptive",
+            norm="group",
+            split_norm="group",
+            input_conditioned=True,
+            norm_order="post",
+        ),
+        small(causal=True, window=5, graph="dense", differential=False),
+        BSRNN(num_channels=8, num_layers=2),
+        BSRNN(num_channels=8, num_layers=2, order="interleaved"),
+        CMGAN(n_fft=512, num_channels=8, num_blocks=2, num_heads=2),
+    ],
+    ids=lambda network: type(network).__name__,
+)
+def test_architecture_counts_every_parameter_once(network):
+    total = sum(parameter.numel() for parameter in network.parameters())
+    counted = sum(
+        times * stage.parameters
+        for times, group in stages(network)
+        for stage in group
+    )
+    assert counted == total
+    stft = model_of(network).hparams.compute_stft
+    figure = architecture(network, stft)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert f"{type(network).__name__}: {total:,} parameters" in texts
+    assert any("window 32 ms, hop 8 ms, n_fft 512" in text for text in texts)
+    for _, group in stages(network):
+        assert all(stage.title in texts for stage in group)
+    if hasattr(network, "layout"):
+        bands = figure.axes[1].patches
+        edges = [band.get_x() for band in bands]
+        np.testing.assert_allclose(
+            edges, np.array(network.layout.edges_hz[:-1]) / 1000
+        )
+
+
+@pytest.mark.parametrize(
+    "draw, network, reason",
+    [
+        (band_graph, small(graph="none"), "has no graph"),
+        (band_graph, small(graph="fixed"), "'fixed': its edges are not"),
+        (fusion_weights, small(fusion="none"), "no multi-scale fusion"),
+        (band_graph, BSRNN(num_channels=8, num_layers=1), "BSRNN has no"),
+        (
+            lambda model: attention_maps(model, spectrum(), 0, 0.008),
+            BSRNN(num_channels=8, num_layers=1),
+            "BSRNN has no differential attention",
+        ),
+    ],
+)
+def test_parts_that_are_missing(draw, network, reason):
+    with pytest.raises(MissingPart, match=reason):
+        draw(network)
+
+
+def bsrnn_folder(folder, example):
+    """A model folder with the front end of another and a tiny BSRNN."""
+    folder.mkdir()
+    text = (example / "hyperparams.yaml").read_text(encoding="utf-8")
+    name = "dbtransform_lobes.models.bsrnn.BSRNN"
+    text = re.sub(
+        r"(?m)^model: .*\n( .*\n)+",
+        f"model: !new:{name}\n  num_channels: 8\n  num_layers: 1\n",
+        text,
+    )
+    (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
+    network = BSRNN(num_channels=8, num_layers=1)
+    torch.save(network.state_dict(), folder / "model.ckpt")
+    return str(folder)
+
+
+def test_page_of_a_baseline_says_what_is_left_out(
+    model_folder, audio, tmp_path, capsys
+):
+    baseline = bsrnn_folder(tmp_path / "baseline", model_folder)
+    arguments = [baseline, str(audio), "--output", str(tmp_path / "out")]
+    systems = ["--systems", f"DB-Transform={model_folder}"]
+    assert main(["analyse", *arguments, *systems]) == 0
+    assert "left out: fusion: this BSRNN has no" in capsys.readouterr().out
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert list(page_audio(page)) == ["Noisy", "DB-Transform", "BSRNN"]
+    left_out = re.findall(r"<li>(.*?):", page)
+    titles = [FIGURES[name][0] for name in ("graph", "fusion", "attention")]
+    assert left_out == titles and "num_layers</th>\n<td>1<" in page
+    names = {path.stem for path in (tmp_path / "out").iterdir()}
+    assert names == {"architecture", "spectrograms", "report"}
+
+
+def test_page_escapes_every_text():
+    evil = '"><script>alert(1)</script>'
+    page = render_report(
+        evil,
+        [evil],
+        {evil: np.zeros(4)},
+        8000,
+        [(evil, evil, b"png")],
+        [(evil, evil)],
+        [(evil, [(evil, evil)])],
+    )
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 10
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--seconds", "2", "3"], "within the 1.5 s of the file"),
+        (["--seconds", "1", "0.5"], "expected a start before the end"),
+        (["--systems", "noisy.flac"], "expected NAME=FILE_OR_MODEL"),
+        (["--systems", "a=x", "a=y"], "two of the name a"),
+        (["--systems", "a=no such"], "no such folder, expected a model"),
+        (["--systems", "Clean=db_transform_small"], "'Clean', which is taken"),
+        (["--clean", "short.wav"], "lasts 0.5 s, expected the 1.5 s"),
+        (["--clean", "none.wav"], "none.wav: there is no such file"),
+        (["--device", "tpu9"], "--device is 'tpu9', expected"),
+        (["--output", "no/where"], "there is no such folder; make it"),
+    ],
+)
+def test_mistakes_are_found_before_the_weights_are_loaded(
+    options, message, model_folder, audio, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_wav(tmp_path / "short.wav", np.zeros(4000), 8000)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the weights were loaded before the checks")
+
+    monkeypatch.setattr(EnhanceModel, "from_hparams", refuse)
+    base = ["analyse", str(model_folder), str(audio), "--output", "out"]
+    assert main([*base, *options]) == 1
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["short.wav"]
+
+
+def test_mistakes_that_need_the_model(
+    model_folder, audio, tmp_path, monkeypatch, capsys
+):
+    base = ["analyse", str(model_folder), str(audio)]
+    base += ["--output", str(tmp_path / "out")]
+    assert main([*base, "--band", "31"]) == 1
+    assert "band is 31, expected 0 to 30" in capsys.readouterr().err
+    assert main([*base, "--systems", f"DB-Transform={audio}"]) == 1
+    assert "named DB-Transform, as the model is" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    long = write_wav(tmp_path / "long.wav", np.zeros(40 * 2000), 2000)
+    base[2] = str(long)
+    assert main([*base, "--seconds", "0", "31"]) == 1
+    assert "31 s were asked for, expected at most 30" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(base) == 1
+    assert "pip install 'dbtransform[plot]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"lambda_form": "statistics", "fusion": "adaptive"},
+        {"input_conditioned": True, "norm": "group"},
+    ],
+)
+def test_analysis_while_training_changes_no_gradient(changes):
+    model = small(num_channels=16, **changes).train()
+    spec = spectrum(batch=3)
+
+    def gradients(**options):
+        model.zero_grad()
+        result = model(spec, **options)
+        estimate = result[0] if options else result
+        (estimate - 0.5 * spec).abs().square().mean().backward()
+        found = {n: p.grad for n, p in model.named_parameters()}
+        return found, (result[1] if options else None)
+
+    plain, _ = gradients()
+    analysed, analysis = gradients(return_analysis=True, band=30)
+    assert plain.keys() == analysed.keys()
+    for name, gradient in plain.items():
+        assert gradient is None or torch.equal(gradient, analysed[name]), name
+    assert any(g is not None and g.abs().max() > 0 for g in plain.values())
+    assert analysis["maps"].shape == (2, 3, 3, 2, 12, 12)
+    assert analysis["fusion_weights"].shape == (2, 31, 3)
+    assert len(analysis["lambda"]) == 2
+    tensors = [analysis["maps"], analysis["adjacency"], *analysis["lambda"]]
+    assert not any(tensor.requires_grad for tensor in tensors)
+    # rows of the maps are complete, those of A1 - lambda A2 are not
+    rows = analysis["maps"].sum(-1)
+    assert torch.allclose(rows[:, :2], torch.ones_like(rows[:, :2]))
+    assert (rows[:, 2] - 1).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("band", [-1, 31])
+def test_analysis_of_a_band_that_is_not_there(band):
+    with pytest.raises(ValueError, match=f"band is {band}, expected 0 to 30"):
+        small()(spectrum(), return_analysis=True, band=band)
+    with pytest.raises(ValueError, match="band is 3 without a spectrum"):
+        small().analyse(band=3)

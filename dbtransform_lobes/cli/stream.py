@@ -6,16 +6,17 @@ import sys
 
 HELP = "Enhance a live stream: raw PCM from stdin to stdout."
 EXAMPLES = """\
-  arecord -t raw -f S16_LE -r 16000 | dbtransform stream --model my_model \\
+  arecord -t raw -f S16_LE -r 16000 | dbtransform stream \\
       | aplay -t raw -f S16_LE -r 16000
   sox noisy.wav -t raw -r 16000 -c 1 -b 16 -e signed - \\
-      | dbtransform stream --model my_model > enhanced.raw
+      | dbtransform stream > enhanced.raw
   ffmpeg -i noisy.mp3 -f f32le -ar 48000 -ac 2 - \\
-      | dbtransform stream --model my_model --rate 48000 --channels 2 \\
-          --dtype f32 | ffplay -f f32le -ar 48000 -ac 2 -
+      | dbtransform stream --rate 48000 --channels 2 --dtype f32 \\
+      | ffplay -f f32le -ar 48000 -ac 2 -
 
 A fraction of the computing, by ONNX Runtime (pip install 'dbtransform[onnx]'):
-  dbtransform export-onnx my_model stream.onnx --streaming --stft outside
+  dbtransform export-onnx db_transform_streaming stream.onnx --streaming \\
+      --stft outside
   ... | dbtransform stream --backend onnx --model stream.onnx | ...
 """
 
@@ -30,9 +31,9 @@ def _add_model_arguments(parser):
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        required=True,
-        help="model folder or name of a causal model, such as those of "
-        "hparams/models/db_transform_streaming.yaml",
+        default="db_transform_streaming",
+        help="model folder or name of a causal model (default: "
+        "db_transform_streaming, which comes with the package)",
     )
     parser.add_argument(
         "--backend",

@@ -281,7 +281,7 @@ def test_a_run_of_the_recipe_itself(tmp_path):
     given |= {"data_folder": tmp_path / "data"}
     del given["device"], given["num_layers"]
     command = ["ablate", str(HPARAMS / "ablation_small.yaml")]
-    command += [f"{key}={value}" for key, value in given.items()]
+    command += ["--set", *(f"{k}={value}" for k, value in given.items())]
     command += [
         "noprogressbar",
         "--output",

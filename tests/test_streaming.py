@@ -409,6 +409,19 @@ def test_bundled_model_and_terminals_are_refused(capsys, monkeypatch):
         assert "come from the terminal" in capsys.readouterr().err
 
 
+def test_bundled_model_is_the_default(tmp_path, capfdbinary, monkeypatch):
+    data = encode(noisy_signal(0.3, 1).numpy(), "s16")
+    (tmp_path / "noisy.raw").write_bytes(data)
+    with open(tmp_path / "noisy.raw", "rb") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert main(["stream"]) == 0
+    out = np.frombuffer(capfdbinary.readouterr().out, "<i2")
+    model = EnhanceModel.from_hparams("db_transform_streaming", run_opts=CPU)
+    noisy = torch.from_numpy(decode(data, "s16", 1)[0])
+    expected = fed(StreamingEnhancer(model), noisy, [4000])
+    assert abs(out - 32768 * expected.numpy()).max() < 2
+
+
 def test_onnx_stream_is_that_of_torch(folder, model, tmp_path):
     from dbtransform_lobes.inference.onnx_backend import OnnxStreamModel
     from dbtransform_lobes.inference.onnx_export import export_onnx

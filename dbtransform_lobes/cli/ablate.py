@@ -6,9 +6,9 @@ from pathlib import Path
 HELP = "Train or resume the rows of an ablation; write their table and plot."
 EXAMPLES = """\
   dbtransform ablate hparams/ablation.yaml --output results/ablation \\
-      --devices cuda:0 cuda:1 data_folder=DIR precision=bf16
+      --devices cuda:0 cuda:1 --set data_folder=DIR precision=bf16
   dbtransform ablate hparams/ablation_small.yaml --output results/small \\
-      --devices cpu cpu --rows full bsrnn --seeds 1 2 3 data_folder=DIR
+      --devices cpu cpu --rows full bsrnn --seeds 1 2 --set data_folder=DIR
   dbtransform ablate hparams/ablation.yaml --output results/ablation \\
       --report-only
 
@@ -21,17 +21,18 @@ def add_arguments(parser):
     """Add the arguments of ``ablate`` to its parser."""
     parser.add_argument("plan", metavar="ABLATION.yaml", help="rows and seeds")
     parser.add_argument(
-        "settings",
-        metavar="KEY=VALUE",
-        nargs="*",
-        help="what all rows set besides, as --KEY=VALUE of train.py",
-    )
-    parser.add_argument(
         "--output",
         metavar="FOLDER",
         required=True,
         help="runs are FOLDER/ROW/SEED; the table is FOLDER/ablation.md, "
         ".csv, .json, .png and .pdf",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        default=[],
+        help="what all rows set besides, as --KEY=VALUE of train.py",
     )
     parser.add_argument(
         "--seeds", metavar="N", type=int, nargs="+", help="only these seeds"
@@ -64,7 +65,7 @@ def run(args):
     from dbtransform_lobes.ablation.train import train_runs
 
     plan, failed = read_plan(args.plan), {}
-    given = parse_settings(args.settings)
+    given = parse_settings(args.set)
     chosen = list_runs(plan, args.output, given, args.seeds, args.rows)
     if not args.report_only:
         failed = train_runs(chosen, args.devices)

@@ -1,0 +1,1 @@
+from dbtransform_lobes.inference import EnhanceModel  # noqa: F401

@@ -27,14 +27,15 @@ READMES = [
     "recipes/Voicebank/README.md",
     "recipes/DNS/README.md",
     "recipes/TIMIT/README.md",
+    "docs/evidence.md",
 ]
 
 
 def commands(readme):
-    """Indented lines, continued lines joined, split at &&, | and >."""
+    """Indented lines, continued lines joined, split at &&, |, < and >."""
     text = (ROOT / readme).read_text().replace("\\\n", " ")
     lines = re.findall(r"^    (\S.*)$", text, flags=re.MULTILINE)
-    parts = [c for line in lines for c in re.split(r"&&|\||>", line)]
+    parts = [c for line in lines for c in re.split(r"&&|\||[<>]", line)]
     return [shlex.split(c) for c in parts]
 
 

@@ -31,6 +31,7 @@ COMMANDS = (
     "benchmark-corpus",
     "benchmark-data",
     "benchmark-onnx",
+    "benchmark-peers",
 )
 EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav

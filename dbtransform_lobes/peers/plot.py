@@ -12,7 +12,9 @@ PLACES = [
 
 
 def plot_peers(found, path):
-    """Plot PESQ against the real-time factor.
+    """Plot PESQ against the real-time factor, that of CPU time.
+
+    It is the one of an idle core, and does not depend on what else runs.
 
     Arguments
     ---------
@@ -31,7 +33,9 @@ def plot_peers(found, path):
     axes = figure.add_subplot()
     tidy(axes)
     axes.set_xscale("log")
-    axes.set_xlabel("Real-time factor on one thread (left: faster)")
+    axes.set_xlabel(
+        "CPU seconds for a second of audio, one thread (left: faster)"
+    )
     axes.set_ylabel(f"{LABELS['pesq']} (up: better)")
     points = []
     for row in rows:
@@ -47,7 +51,7 @@ def plot_peers(found, path):
                 fontsize="small",
             )
             continue
-        point = (row["real_time_factor"], row["pesq"])
+        point = (row["cpu_factor"], row["pesq"])
         axes.plot(*point, **style(len(points)), markersize=7, linestyle="none")
         points.append((row["system"], point))
     axes.margins(x=0.25, y=0.12)
@@ -58,30 +62,26 @@ def plot_peers(found, path):
 def _label(axes, points):
     """Write each name beside its point, where no other text or point is."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.transforms import Bbox
 
     figure = axes.figure
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # places the axes
     renderer = canvas.get_renderer()
-    pixels = [axes.transData.transform(point) for _, point in points]
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in pixels]
-    taken += [text.get_window_extent(renderer) for text in axes.texts]
+    drawn = (*axes.lines, *axes.texts)
+    taken = [artist.get_window_extent(renderer) for artist in drawn]
     for name, point in points:
+        text = axes.annotate(
+            name,
+            point,
+            PLACES[0][:2],
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
         for x, y, align in PLACES:
-            text = axes.annotate(
-                name,
-                point,
-                (x, y),
-                textcoords="offset points",
-                ha=align,
-                va="center",
-                fontsize="small",
-            )
+            text.set_position((x, y))
+            text.set_ha(align)
             box = text.get_window_extent(renderer)
             if not box.count_overlaps(taken):
                 break
-            last = (x, y, align) == PLACES[-1]
-            if not last:
-                text.remove()
         taken.append(box)

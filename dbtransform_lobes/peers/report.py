@@ -4,12 +4,14 @@ import csv
 import io
 import json
 from pathlib import Path
+from statistics import fmean
 
 from dbtransform_lobes.benchmark.measure import machine
 from dbtransform_lobes.data.recordings import write_text
-from dbtransform_lobes.evaluation.blind import check_installed, evaluate_blind
+from dbtransform_lobes.evaluation.blind import check_installed, score_blind
 from dbtransform_lobes.evaluation.compare import compare_systems
 from dbtransform_lobes.evaluation.metrics import LABELS
+from dbtransform_lobes.evaluation.parallel import run_isolated
 from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
 from dbtransform_lobes.peers.plot import plot_peers
 from dbtransform_lobes.peers.run import run_systems
@@ -31,9 +33,10 @@ NOTES = """\
 Delays are compensated. Latency is algorithmic (block and delay); "-" needs
 the whole signal or is not known. Real-time factor: seconds of computing a
 second of audio on one thread, with resampling where a system works at
-48 kHz; CPU factor: the same in CPU time. Peak memory is that of the whole
-process with Python and all packages; that of "noisy" is what all share. SIG,
-BAK, OVRL: DNSMOS P.835.
+48 kHz, without loading; CPU factor: the same in CPU time, which hardly depends
+on what else the machine does. Peak memory is that of the whole process with
+Python and all packages; that of "noisy" is what all share. SIG, BAK, OVRL:
+DNSMOS P.835.
 """
 
 
@@ -83,7 +86,7 @@ def compare_peers(
         clean, folders, folder, ours[0] if ours else None, jobs=jobs
     )
     del comparison["rows"]
-    blind, note = _blind(folders, jobs)
+    blind, note = _blind(folders, timings, jobs)
     found = {
         "systems": _rows(comparison, blind, timings),
         "missing": missing,
@@ -97,15 +100,27 @@ def compare_peers(
     return found
 
 
-def _blind(folders, jobs):
-    """DNSMOS by system; and why there is none."""
+def _blind(folders, timings, jobs):
+    """Means of DNSMOS by system; and why there are none."""
     try:
         check_installed()
     except ValueError as error:
         return {}, str(error)
-    return {
-        name: evaluate_blind(folder, jobs=jobs)["means"]
+    system_of = {
+        folder / file: name
         for name, folder in folders.items()
+        for file in timings[name]["files"]
+    }
+    scores = {name: [] for name in folders}
+    tasks = [(path,) for path in system_of]
+    # All in the same processes, which take seconds to start.
+    for (path,), found, reason in run_isolated(score_blind, tasks, jobs):
+        if found is None:
+            return {}, f"DNSMOS is left out: {path}: {reason}"
+        scores[system_of[path]].append(found)
+    return {
+        name: {key: fmean(one[key] for one in found) for key in found[0]}
+        for name, found in scores.items()
     }, ""
 
 

@@ -160,8 +160,9 @@ def _finished(request):
     noisy, estimates = zip(*request["pairs"], strict=True)
     sources = [*noisy, *_model_files(request["system"]["model"])]
     complete = (
-        timing["system"] == request["system"]
-        and timing["files"] == [os.path.basename(each) for each in estimates]
+        timing.get("system") == request["system"]
+        and timing.get("files")
+        == [os.path.relpath(each, request["folder"]) for each in estimates]
         and all(map(os.path.isfile, estimates))
         and all(os.path.getmtime(each) <= written for each in sources)
     )

@@ -46,7 +46,10 @@ def work(request):
     audio, wall, cpu = totals.tolist()
     timing = {
         "system": request["system"],
-        "files": [os.path.basename(estimate) for _, estimate in pairs],
+        "files": [
+            os.path.relpath(estimate, request["folder"])
+            for _, estimate in pairs
+        ],
         "audio_seconds": audio,
         "real_time_factor": wall / audio,
         "cpu_factor": cpu / audio,

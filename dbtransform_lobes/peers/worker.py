@@ -1,0 +1,149 @@
+"""One system in a process of its own: enhances files, timed, one thread.
+
+Run by ``run_systems`` as a module, with a request as JSON on its standard
+input. It imports only what its system needs, since its memory is measured.
+"""
+
+import json
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from dbtransform_lobes.benchmark.peak import peak_bytes
+from dbtransform_lobes.data.recordings import (
+    read_audio,
+    write_audio,
+    write_text,
+)
+from dbtransform_lobes.peers.adapters import PEERS, SAMPLE_RATE
+
+TIMING = "timing.json"
+WARM_UP = 2 * SAMPLE_RATE  # samples that are enhanced before, not timed
+
+
+def work(request):
+    """Enhance all files of a request and write their times.
+
+    Arguments
+    ---------
+    request : dict
+        ``system`` (see ``describe``), ``folder`` of the results and
+        ``pairs`` of paths: noisy and enhanced.
+    """
+    begin, latency_ms = load(request["system"])
+    pairs = request["pairs"]
+    begin()(read_audio(pairs[0][0])[:WARM_UP])
+    totals = np.zeros(3)
+    for noisy, estimate in pairs:
+        try:
+            totals += _enhance(begin(), noisy, estimate)
+        except Exception as error:
+            raise ValueError(f"{noisy}: {error}") from error
+    audio, wall, cpu = totals.tolist()
+    timing = {
+        "system": request["system"],
+        "files": [
+            os.path.relpath(estimate, request["folder"])
+            for _, estimate in pairs
+        ],
+        "audio_seconds": audio,
+        "real_time_factor": wall / audio,
+        "cpu_factor": cpu / audio,
+        "peak_bytes": peak_bytes(),
+        "latency_ms": latency_ms,
+    }
+    path = Path(request["folder"], TIMING)
+    write_text(path, json.dumps(timing, indent=2) + "\n")
+
+
+def load(system):
+    """Load a system.
+
+    Arguments
+    ---------
+    system : dict
+        ``peer``, a name of PEERS, or ``model``, see ``load_model``.
+
+    Returns
+    -------
+    begin : callable
+        Returns, for each signal anew, a function from noisy samples (L,) at
+        16 kHz to enhanced ones (L,).
+    latency_ms : float or None
+        See ``Peer``.
+    """
+    if system["model"] is not None:
+        return load_model(system["model"])
+    peer = PEERS[system["peer"]]
+    begin = peer.load()
+    return lambda: partial(peer.enhance, begin()), peer.latency_ms
+
+
+def load_model(source):
+    """Load a model of ours.
+
+    Arguments
+    ---------
+    source : str
+        Of ``EnhanceModel.from_hparams``, or a graph (.onnx) of ``dbtransform
+        export-onnx``.
+
+    Returns
+    -------
+    begin, latency_ms
+        As of ``load``.
+    """
+    if source.endswith(".onnx"):
+        return _load_graph(source)
+    import torch
+
+    from dbtransform_lobes.inference import EnhanceModel, StreamingEnhancer
+
+    torch.set_num_threads(1)
+    model = EnhanceModel.from_hparams(source, run_opts={"device": "cpu"})
+    causal = getattr(model.mods.model, "causal", False)
+    latency_ms = StreamingEnhancer(model).latency_ms if causal else None
+    process = partial(model.enhance_array, sample_rate=SAMPLE_RATE)
+    return lambda: process, latency_ms
+
+
+def _load_graph(path):
+    from dbtransform_lobes.inference.onnx_model import OnnxEnhancer
+
+    graph = OnnxEnhancer(path, threads=1)
+    if graph.sample_rate != SAMPLE_RATE:
+        raise ValueError(
+            f"{path} takes {graph.sample_rate} Hz, expected {SAMPLE_RATE}"
+        )
+    latency_ms = None
+    if graph.streaming:
+        samples = len(graph.window) + (graph.frames - 1) * graph.hop_length
+        latency_ms = 1000 * samples / SAMPLE_RATE
+    return lambda: graph.enhance, latency_ms
+
+
+def _enhance(process, noisy, estimate):
+    """Enhance a file; return seconds of audio, of time and of the CPU."""
+    signal = read_audio(noisy)
+    wall, cpu = time.perf_counter(), time.process_time()
+    enhanced = process(signal)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    if enhanced.shape != signal.shape or not np.isfinite(enhanced).all():
+        raise ValueError(
+            f"the estimate has shape {enhanced.shape}, expected "
+            f"{signal.shape} and finite samples"
+        )
+    os.makedirs(os.path.dirname(estimate), exist_ok=True)
+    write_audio(estimate, enhanced.clip(-1, 1))
+    return np.array([len(signal) / SAMPLE_RATE, wall, cpu])
+
+
+if __name__ == "__main__":
+    try:
+        work(json.load(sys.stdin))
+    except Exception as error:
+        sys.exit(f"{type(error).__name__}: {error}")

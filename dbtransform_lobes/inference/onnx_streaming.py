@@ -226,16 +226,40 @@ class _Writer:
         return self._linear(x, linear.weight, linear.bias)
 
     def _norm(self, norm, x):
-        size, options = self.channels, {"axis": -1, "epsilon": norm.eps}
-        if norm.weight.dim() == 1:
-            affine = (_array(norm.weight), _array(norm.bias))
-            return self.graph.op("LayerNormalization", x, *affine, **options)
-        ones, zeros = np.ones(size, np.float32), np.zeros(size, np.float32)
-        x = self.graph.op("LayerNormalization", x, ones, zeros, **options)
-        gain, bias = (
-            self._per_row(each.flatten(1)) for each in (norm.weight, norm.bias)
-        )
+        gain, bias = norm.weight, norm.bias
+        if norm.kind == "frame" and gain.dim() == 1:
+            return self._layer_norm(x, norm.eps, _array(gain), _array(bias))
+        if norm.kind == "frame":
+            ones = np.ones(self.channels, np.float32)
+            x = self._layer_norm(x, norm.eps, ones, 0 * ones)
+        else:
+            x = self._unit_spectrum(x, norm.eps)
+        if gain.dim() > 1:
+            gain, bias = (
+                self._per_row(each.flatten(1)) for each in (gain, bias)
+            )
+        else:
+            gain, bias = _array(gain), _array(bias)
         return self.graph.op("Add", self.graph.op("Mul", x, gain), bias)
+
+    def _layer_norm(self, x, eps, gain, bias):
+        return self.graph.op(
+            "LayerNormalization", x, gain, bias, axis=-1, epsilon=eps
+        )
+
+    def _unit_spectrum(self, x, eps):
+        """Rows (K N, C) at the mean and variance of all bands of a frame."""
+        graph, bands, frames = self.graph, self.bands, self.frames
+        if frames > 1:
+            x = graph.reshape(x, bands, frames, self.channels)
+            x = graph.op("Transpose", x, perm=[1, 0, 2])
+        x = graph.reshape(x, frames, bands * self.channels)
+        ones = np.ones(bands * self.channels, np.float32)
+        x = self._layer_norm(x, eps, ones, 0 * ones)
+        if frames > 1:
+            x = graph.reshape(x, frames, bands, self.channels)
+            x = graph.op("Transpose", x, perm=[1, 0, 2])
+        return graph.reshape(x, bands * frames, self.channels)
 
     def _silu(self, x):
         return self.graph.op("Mul", x, self.graph.op("Sigmoid", x))

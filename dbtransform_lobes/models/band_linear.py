@@ -102,18 +102,20 @@ class BandLinear(nn.Module):
 
 
 class BandNorm(nn.Module):
-    """Normalisation of one band's channels, over all frames or each frame.
+    """Normalisation of channels, of a band or of all bands, of each frame.
 
     ``group`` is GroupNorm(1, C): mean and variance over the channels and
-    frames of a band, so level differences between frames survive. ``frame``
-    is LayerNorm over the channels of one frame, the only causal one.
+    frames of a band, so level differences between frames survive. Those of
+    the other two are of one frame, as a causal model needs: ``spectrum`` over
+    the channels of all bands, so level differences between bands survive,
+    ``frame`` (LayerNorm) over the channels of each band by itself.
 
     Arguments
     ---------
     num_channels : int
         C.
     kind : str
-        "group" or "frame".
+        "group", "spectrum" or "frame".
     num_bands : int | None
         K for gain and bias of every band's own; None for shared ones.
     eps : float
@@ -132,8 +134,10 @@ class BandNorm(nn.Module):
 
     def __init__(self, num_channels, kind="frame", num_bands=None, eps=1e-5):
         super().__init__()
-        if kind not in ("group", "frame"):
-            raise ValueError(f"norm is {kind!r}, expected 'group' or 'frame'")
+        if kind not in ("group", "spectrum", "frame"):
+            raise ValueError(
+                f"norm is {kind!r}, expected 'group', 'spectrum' or 'frame'"
+            )
         self.kind, self.eps = kind, eps
         # A gain of shape (K, 1, 1, C) broadcasts over batch and frames.
         shape = (num_channels,)
@@ -147,6 +151,12 @@ class BandNorm(nn.Module):
         if self.kind == "frame" and self.weight.dim() == 1:
             shape = x.shape[-1:]
             return F.layer_norm(x, shape, self.weight, self.bias, self.eps)
-        shape = x.shape[-1:] if self.kind == "frame" else x.shape[-2:]
-        x = F.layer_norm(x, shape, eps=self.eps)
+        if self.kind == "spectrum":
+            variance, mean = torch.var_mean(
+                x, dim=(0, 3), correction=0, keepdim=True
+            )
+            x = (x - mean) * torch.rsqrt(variance + self.eps)
+        else:
+            shape = x.shape[-1:] if self.kind == "frame" else x.shape[-2:]
+            x = F.layer_norm(x, shape, eps=self.eps)
         return torch.addcmul(self.bias, x, self.weight)

@@ -158,7 +158,8 @@ class DBTransform(nn.Module):
     magnitude : bool
         Whether the band split sees magnitudes beside the complex bins.
     norm : str
-        Norm of the blocks, "frame" or "group".
+        Norm of the blocks and of the decoder, "frame", "spectrum" or
+        "group", see ``BandNorm``.
     norm_order : str
         "pre" or "post".
     causal : bool
@@ -601,8 +602,8 @@ def _check_causal(split_norm, norm, input_conditioned):
     problems = []
     if split_norm != "none":
         problems.append(f"split_norm is {split_norm!r}, expected 'none'")
-    if norm != "frame":
-        problems.append(f"norm is {norm!r}, expected 'frame'")
+    if norm == "group":
+        problems.append("norm is 'group', expected 'spectrum' or 'frame'")
     if input_conditioned:
         problems.append("input_conditioned is True, expected False")
     if problems:

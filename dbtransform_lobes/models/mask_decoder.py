@@ -72,7 +72,7 @@ class MaskDecoder(nn.Module):
     expansion : float
         e; 4 in the proposal, where this part is most of the parameters.
     norm : str
-        "group" or "frame".
+        See ``BandNorm``.
     causal : bool
         Whether the taps are t-2, t-1, t in place of t-1, t, t+1.
 

@@ -73,3 +73,23 @@ def test_command_refuses_bad_input(tmp_path, capsys):
     assert "none" in capsys.readouterr().err
     assert main(["dnsmos", str(tmp_path), str(tmp_path)]) != 0
     assert "each once" in capsys.readouterr().err
+
+
+def test_evaluate_adds_columns_of_dnsmos(tmp_path, monkeypatch, capsys):
+    clean = 0.4 * speech_like(1.5, 1)
+    noisy = clean + noise_like(1.5, 1)
+    for name, signal in (("clean", clean), ("noisy", noisy)):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a.wav", signal, 16000)
+    folders = [str(tmp_path / name) for name in ("clean", "noisy")]
+    output = tmp_path / "scores"
+    command = ["evaluate", *folders, "--dnsmos"]
+    assert main([*command, "--output", str(output)]) == 0
+    assert "dnsmos_ovrl" in capsys.readouterr().out
+    [row] = csv.DictReader((output / "scores.csv").open())
+    written, _ = soundfile.read(tmp_path / "noisy/a.wav")
+    for name, value in dnsmos(written, 16000).items():
+        assert abs(float(row[f"dnsmos_{name.lower()}"]) - value) < 1e-5
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(command) == 1
+    assert "dbtransform[dnsmos]" in capsys.readouterr().err

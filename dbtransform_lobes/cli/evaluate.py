@@ -61,6 +61,12 @@ def add_arguments(parser):
         help="write plots of the comparison to --output as well: png, pdf",
     )
     parser.add_argument(
+        "--dnsmos",
+        action="store_true",
+        help="also predict DNSMOS P.835, which needs no clean speech: pip "
+        "install 'dbtransform[dnsmos]'",
+    )
+    parser.add_argument(
         "--jobs",
         metavar="N",
         type=int,
@@ -96,6 +102,7 @@ def _run_one(args):
         args.estimate_folder,
         output_folder=args.output,
         jobs=args.jobs,
+        with_dnsmos=args.dnsmos,
     )
     print(_table(report))
     _print_silent(report["silent"])
@@ -109,8 +116,10 @@ def _table(report):
     title = f"{report['num_scored']} of {report['num_files']} files scored"
     names, values = [], []
     for name, mean in report["means"].items():
-        names.append(f"{name:>8}")
-        values.append(f"{'-':>8}" if mean is None else f"{mean:8.3f}")
+        width = max(8, len(name) + 1)
+        value = "-" if mean is None else f"{mean:.3f}"
+        names.append(f"{name:>{width}}")
+        values.append(f"{value:>{width}}")
     return "\n".join([title, "".join(names), "".join(values)])
 
 
@@ -128,7 +137,7 @@ def _run_comparison(args):
         )
     if args.plot and args.output is None:
         raise ValueError("--plot given without --output, which is its folder")
-    systems = _systems(args.systems)
+    systems = named_paths("systems", args.systems)
 
     from dbtransform_lobes.evaluation.compare import compare_systems
     from dbtransform_lobes.evaluation.tables import comparison_text
@@ -141,6 +150,7 @@ def _run_comparison(args):
         conditions=args.conditions,
         plots=args.plot or (),
         jobs=args.jobs,
+        with_dnsmos=args.dnsmos,
     )
     print(comparison_text(report), end="")
     _print_silent(report["silent"])
@@ -156,19 +166,19 @@ def _run_comparison(args):
     return 1 if report["left_out"] else 0
 
 
-def _systems(texts):
-    """Return folders by name from NAME=FOLDER or FOLDER."""
-    systems = {}
+def named_paths(option, texts):
+    """Return paths by name from NAME=PATH or PATH, values of an option."""
+    paths = {}
     for text in texts:
-        name, given, folder = text.partition("=")
+        name, given, path = text.partition("=")
         if not given:
-            name, folder = Path(text).name, text
-        if not name or not folder:
-            raise ValueError(f"--systems has {text!r}, expected NAME=FOLDER")
-        if name in systems:
+            name, path = Path(text).name, text
+        if not name or not path:
+            raise ValueError(f"--{option} has {text!r}, expected NAME=FOLDER")
+        if name in paths:
             raise ValueError(
-                f"--systems has two of the name {name}, expected one each; "
+                f"--{option} has two of the name {name}, expected one each; "
                 "write NAME=FOLDER with other names"
             )
-        systems[name] = folder
-    return systems
+        paths[name] = path
+    return paths

@@ -1,7 +1,6 @@
 """DNSMOS of recordings that have no clean speech, folder by folder."""
 
 import csv
-import importlib.util
 import io
 from pathlib import Path
 
@@ -9,7 +8,11 @@ import soundfile
 from tqdm import tqdm
 
 from dbtransform_lobes.data.recordings import write_text
-from dbtransform_lobes.evaluation.dnsmos import SAMPLE_RATE, dnsmos
+from dbtransform_lobes.evaluation.dnsmos import (
+    SAMPLE_RATE,
+    check_installed,
+    dnsmos,
+)
 from dbtransform_lobes.evaluation.evaluate import list_audio
 from dbtransform_lobes.evaluation.parallel import run_isolated
 
@@ -108,12 +111,3 @@ def _csv(scores):
         texts = {key: f"{value:.6f}" for key, value in found.items()}
         writer.writerow({"file": name, **texts})
     return stream.getvalue()
-
-
-def check_installed():
-    """Refuse to begin without the networks."""
-    if importlib.util.find_spec("speechmos") is None:
-        raise ValueError(
-            "DNSMOS needs the package speechmos: pip install "
-            "'dbtransform[dnsmos]'"
-        )

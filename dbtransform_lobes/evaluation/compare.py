@@ -5,6 +5,7 @@ scored; files that one of them lacks or fails on are named and left out.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 from dbtransform_lobes.data.recordings import raise_problems, write_text
@@ -39,6 +40,7 @@ def compare_systems(
     plots=(),
     jobs=1,
     progress=True,
+    with_dnsmos=False,
 ):
     """Score folders of enhanced files and compare them with one of them.
 
@@ -64,6 +66,8 @@ def compare_systems(
         Number of processes.
     progress : bool
         Whether to show a progress bar on the standard error output.
+    with_dnsmos : bool
+        Whether to predict DNSMOS as well.
 
     Returns
     -------
@@ -90,7 +94,10 @@ def compare_systems(
     reference = _reference(systems, reference)
     clean_files, known, aliases = _read_clean(clean, conditions)
     estimates = _read_estimates(systems, clean_files, aliases)
-    rows = _score_systems(clean_files, estimates, known, jobs, progress)
+    score = partial(
+        score_pairs, jobs=jobs, progress=progress, with_dnsmos=with_dnsmos
+    )
+    rows = _score_systems(clean_files, estimates, known, score)
     report = {
         **summarise_systems(rows, reference),
         "without_clean": {
@@ -183,7 +190,7 @@ def _read_estimates(systems, clean_files, aliases):
     return estimates
 
 
-def _score_systems(clean_files, estimates, known, jobs, progress):
+def _score_systems(clean_files, estimates, known, score):
     """Return a row for every system and clean file."""
     places = [(system, name) for system in estimates for name in clean_files]
     found = [place for place in places if place[1] in estimates[place[0]]]
@@ -191,7 +198,7 @@ def _score_systems(clean_files, estimates, known, jobs, progress):
         (name, clean_files[name], estimates[system][name])
         for system, name in found
     ]
-    scored = dict(zip(found, score_pairs(pairs, jobs, progress), strict=True))
+    scored = dict(zip(found, score(pairs), strict=True))
     rows = []
     for system, name in places:
         row = {"status": MISSING, "reason": "there is no such file"}

@@ -5,6 +5,8 @@ objective speech quality metric to evaluate noise suppressors", ICASSP 2022,
 arXiv:2110.01763. The networks are inside the package ``speechmos``.
 """
 
+import importlib.util
+
 import numpy as np
 
 SAMPLE_RATE = 16000
@@ -68,3 +70,12 @@ def dnsmos(signal, sample_rate):
     found = network.run(signal, SAMPLE_RATE)
     scores = {name: float(found[key]) for name, key in SCORES.items()}
     return {**scores, "P808": float(found["p808_mos"])}
+
+
+def check_installed():
+    """Refuse to begin without the networks, by a ValueError."""
+    if importlib.util.find_spec("speechmos") is None:
+        raise ValueError(
+            "DNSMOS needs the package speechmos: pip install "
+            "'dbtransform[dnsmos]'"
+        )

@@ -7,12 +7,14 @@ counted and named apart, all others are failures with their reason.
 import csv
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import soundfile
 from tqdm import tqdm
 
 from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.evaluation.dnsmos import check_installed, dnsmos
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,
     SilentFileError,
@@ -142,7 +144,7 @@ def _read_pair(clean_path, estimate_path):
     return clean, estimate, clean_rate
 
 
-def score_file(name, clean_path, estimate_path):
+def score_file(name, clean_path, estimate_path, with_dnsmos=False):
     """Score one pair of files; whatever is wrong with it stands in the row.
 
     Arguments
@@ -153,6 +155,8 @@ def score_file(name, clean_path, estimate_path):
         File of clean speech, one channel, 16 kHz.
     estimate_path : Path
         File of noisy or enhanced speech.
+    with_dnsmos : bool
+        Whether to predict the DNSMOS of the estimate as well.
 
     Returns
     -------
@@ -167,7 +171,11 @@ def score_file(name, clean_path, estimate_path):
     """
     row = {"file": name, "status": SCORED, "reason": ""}
     try:
-        row.update(score(*_read_pair(clean_path, estimate_path)))
+        clean, estimate, sample_rate = _read_pair(clean_path, estimate_path)
+        row.update(score(clean, estimate, sample_rate))
+        if with_dnsmos:
+            found = dnsmos(estimate, sample_rate)
+            row.update({f"dnsmos_{key.lower()}": found[key] for key in found})
     except SilentFileError as error:
         row.update(status=SILENT, reason=str(error))
     except (ValueError, OSError, RuntimeError) as error:
@@ -176,7 +184,7 @@ def score_file(name, clean_path, estimate_path):
     return row
 
 
-def score_pairs(pairs, jobs=1, progress=True):
+def score_pairs(pairs, jobs=1, progress=True, with_dnsmos=False):
     """Score pairs of files in worker processes.
 
     Arguments
@@ -187,6 +195,8 @@ def score_pairs(pairs, jobs=1, progress=True):
         Number of processes.
     progress : bool
         Whether to show a progress bar on the standard error output.
+    with_dnsmos : bool
+        Whether to predict DNSMOS as well.
 
     Returns
     -------
@@ -197,7 +207,7 @@ def score_pairs(pairs, jobs=1, progress=True):
     Raises
     ------
     ValueError
-        If ``jobs`` is below 1.
+        If ``jobs`` is below 1, or DNSMOS is wanted and not installed.
 
     Example
     -------
@@ -206,9 +216,11 @@ def score_pairs(pairs, jobs=1, progress=True):
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected a number of at least 1")
-    rows = {}
+    if with_dnsmos:
+        check_installed()
+    function, rows = partial(score_file, with_dnsmos=with_dnsmos), {}
     for pair, row, reason in tqdm(
-        run_isolated(score_file, pairs, min(jobs, max(1, len(pairs)))),
+        run_isolated(function, pairs, min(jobs, max(1, len(pairs)))),
         total=len(pairs),
         unit="file",
         disable=not progress,
@@ -341,7 +353,12 @@ def write_scores(rows, report, output_folder):
 
 
 def evaluate_folders(
-    clean_folder, estimate_folder, output_folder=None, jobs=1, progress=True
+    clean_folder,
+    estimate_folder,
+    output_folder=None,
+    jobs=1,
+    progress=True,
+    with_dnsmos=False,
 ):
     """Score all files of a folder against their clean speech.
 
@@ -357,6 +374,8 @@ def evaluate_folders(
         Number of processes.
     progress : bool
         Whether to show a progress bar on the standard error output.
+    with_dnsmos : bool
+        Whether to predict DNSMOS as well.
 
     Returns
     -------
@@ -367,8 +386,9 @@ def evaluate_folders(
     Raises
     ------
     ValueError
-        If a folder is missing or empty, a file has no partner, or ``jobs``
-        is below 1. A file that cannot be scored does not raise.
+        If a folder is missing or empty, a file has no partner, ``jobs`` is
+        below 1, or DNSMOS is wanted and not installed. A file that cannot be
+        scored does not raise.
 
     Example
     -------
@@ -379,7 +399,7 @@ def evaluate_folders(
     >>> assert report["silent"] == ["a"] and report["failed"] == {}
     """
     pairs = pair_files(clean_folder, estimate_folder)
-    rows = score_pairs(pairs, jobs, progress)
+    rows = score_pairs(pairs, jobs, progress, with_dnsmos)
     report = {
         **summarise(rows),
         "versions": package_versions(),

@@ -24,6 +24,12 @@ LABELS = {  # of tables and plots; a metric without label goes by its name
     "covl": "COVL",
 }
 METRICS = tuple(LABELS)
+LABELS |= {  # of scores that need no clean signal, see dnsmos.py
+    "dnsmos_sig": "DNSMOS SIG",
+    "dnsmos_bak": "DNSMOS BAK",
+    "dnsmos_ovrl": "DNSMOS OVRL",
+    "dnsmos_p808": "DNSMOS P.808",
+}
 EPS = np.finfo(np.float64).eps
 SILENT_PEAK = 1e-9  # -180 dBFS, far below one step of 24 bits
 # PESQ has room for 50 utterances and crashes the process not far above.

@@ -150,11 +150,9 @@ def test_resume_runs_what_is_missing_or_old(corpus):
     assert not run() and lines == ["noisy: all files are there"]
     (corpus / "out" / "noisy" / "a.wav").unlink()
     assert run() and not run()
-    later = os.path.getmtime(corpus / "out" / "noisy" / "timing.json") + 1
-    os.utime(corpus / "noisy" / "b.wav", (later, later))
-    assert run()
-    os.utime(corpus / "noisy" / "b.wav", (1, 1))
-    assert not run()
+    # As if the noisy files were newer than what was made of them.
+    os.utime(corpus / "out" / "noisy" / "timing.json", (1, 1))
+    assert run() and not run()
     systems["noisy"]["versions"] = {"other": "1.0"}
     assert run() and not run()
 

@@ -12,7 +12,11 @@ from dbtransform_lobes.data.recordings import read_audio, write_audio
 from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.peers.adapters import PEERS
 from dbtransform_lobes.peers.plot import plot_peers
-from dbtransform_lobes.peers.run import choose_systems, run_systems
+from dbtransform_lobes.peers.run import (
+    _model_files,
+    choose_systems,
+    run_systems,
+)
 from tests.runs import tiny_run
 from tests.signals import noise_like, speech_like
 
@@ -189,3 +193,10 @@ def test_labels_of_near_points_do_not_overlap(tmp_path):
     unscored = {"systems": [{"system": "a", "pesq": None}]}
     plot_peers(unscored, tmp_path / "no.png")
     assert not (tmp_path / "no.png").exists()
+
+
+def test_weights_that_change_make_results_old(model_folder):
+    for source in ("db_transform_small", str(model_folder)):
+        names = {path.name for path in _model_files(source)}
+        assert {"model.ckpt", "hyperparams.yaml"} <= names
+    assert _model_files(None) == _model_files("owner/name") == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dbtransform_lobes.data.recordings import audio_info, raise_problems
 from dbtransform_lobes.evaluation.evaluate import pair_files
+from dbtransform_lobes.inference.source import BUNDLED
 from dbtransform_lobes.peers.adapters import PEERS, SAMPLE_RATE
 from dbtransform_lobes.peers.worker import TIMING
 from dbtransform_lobes.versions import package_versions
@@ -170,8 +171,11 @@ def _finished(request):
 
 
 def _model_files(source):
-    """The files of a model of this machine."""
-    path = Path(source or "")
-    if source and path.is_dir():
+    """The files of a model of this machine or of the package."""
+    if not source:
+        return []
+    path = Path(source)
+    path = path if path.exists() else BUNDLED / source
+    if path.is_dir():
         return [each for each in path.iterdir() if each.is_file()]
-    return [path] if source and path.is_file() else []
+    return [path] if path.is_file() else []

@@ -367,7 +367,7 @@ def test_bad_input_is_refused(spec, message):
         ({"num_layers": 0}, "num_layers is 0, expected at least 1"),
         ({"band_weights": "own"}, "'own', expected 'shared' or 'per_band'"),
         ({"norm_order": "middle"}, "'middle', expected 'pre' or 'post'"),
-        ({"norm": "batch"}, "'batch', expected 'group' or 'frame'"),
+        ({"norm": "batch"}, "'batch', expected 'group', 'spectrum' or 'frame'"),
         ({"split_norm": "frame"}, "'frame', expected 'none' or 'group'"),
         ({"lambda_form": "vectors"}, "'vectors', expected one of"),
         ({"fusion": "learned"}, "fusion is 'learned', expected one of"),

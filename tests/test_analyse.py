@@ -482,7 +482,12 @@ def test_analysis_while_training_changes_no_gradient(changes):
     analysed, analysis = gradients(return_analysis=True, band=30)
     assert plain.keys() == analysed.keys()
     for name, gradient in plain.items():
-        assert gradient is None or torch.equal(gradient, analysed[name]), name
+        if gradient is None:
+            assert analysed[name] is None
+            continue
+        # Threads add in any order: equal up to rounding, not to the bit.
+        error = (gradient - analysed[name]).abs().max()
+        assert error <= 1e-5 * gradient.abs().max(), name
     assert any(g is not None and g.abs().max() > 0 for g in plain.values())
     assert analysis["maps"].shape == (2, 3, 3, 2, 12, 12)
     assert analysis["fusion_weights"].shape == (2, 31, 3)

@@ -209,14 +209,16 @@ def test_failures_are_named_and_the_batch_goes_on(enhance, tree, capsys):
     (tree / "noisy/a.wav").write_text("no audio")
     nan = np.array([0.1, np.nan])
     sf.write(tree / "noisy/nan.wav", nan, 16000, subtype="FLOAT")
+    (tree / "noisy/gone.wav").symlink_to(tree / "nowhere.wav")
     assert enhance("noisy", "--output", "out") == 1
     out, error = capsys.readouterr()
     assert files(tree / "out") == ["b.wav", "deep/er/c.wav"]
-    assert "2 of 4 files enhanced" in out
+    assert "2 of 5 files enhanced" in out
     failed = [line for line in error.splitlines() if line.startswith("failed")]
-    assert len(failed) == 2
+    assert len(failed) == 3
     assert failed[0].startswith("failed: noisy/a.wav: expected audio")
-    assert failed[1].startswith("failed: noisy/nan.wav: samples are not finite")
+    assert failed[1].startswith("failed: noisy/gone.wav: there is no such file")
+    assert failed[2].startswith("failed: noisy/nan.wav: samples are not finite")
 
 
 def test_a_lack_of_memory_is_a_failure_of_its_file(

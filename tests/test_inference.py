@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from speechbrain.inference.interfaces import foreign_class
 from speechbrain.processing.features import ISTFT, STFT
 from speechbrain.utils.fetching import (
     FetchConfig,
@@ -93,6 +94,13 @@ def test_a_folder_loads_offline_and_leaves_nothing(
         assert not any(w.requires_grad for w in loaded.parameters())
         assert not loaded.mods.model.training
     assert EnhanceModel.from_hparams("own", download_only=True) is None
+    foreign = foreign_class(
+        "own",
+        pymodule_file="custom.py",
+        classname="EnhanceModel",
+        run_opts=CPU,
+    )
+    assert type(foreign) is EnhanceModel
     assert files_below(tmp_path) == before
 
 

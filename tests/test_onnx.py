@@ -1,6 +1,7 @@
 """ONNX: both forms against PyTorch, streams, refusals, command line."""
 
 import cmath
+import functools
 import json
 import math
 import subprocess
@@ -14,6 +15,7 @@ import soundfile as sf
 import torch
 from speechbrain.processing.features import ISTFT, STFT
 
+from dbtransform_lobes.benchmark import onnx_streams
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel, onnx_export
 from dbtransform_lobes.inference.export import PRETRAINER
@@ -412,11 +414,57 @@ def test_command_line(folders, tmp_path, capsys):
     assert not outputs[0].exists()
 
 
+@pytest.mark.parametrize("suffix", ["next_{}", "{}_out"])
+def test_benchmark_feeds_states_back(tmp_path, suffix):
+    """A graph that counts its calls, with the states of either naming."""
+    name = suffix.format("count")
+    value = functools.partial(
+        onnx.helper.make_tensor_value_info, elem_type=1, shape=[1]
+    )
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Constant", [], ["one"], value_floats=[1.0]),
+            onnx.helper.make_node("Add", ["count", "one"], [name]),
+            onnx.helper.make_node("Add", ["x", name], ["y"]),
+        ],
+        "count",
+        [value("x"), value("count")],
+        [value("y"), value(name)],
+    )
+    opset = onnx.helper.make_opsetid("", 18)
+    proto = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
+    onnx.save(proto, tmp_path / "count.onnx")
+    call = onnx_streams._caller(tmp_path / "count.onnx")
+    assert [call()[1].item() for _ in range(3)] == [1, 2, 3]
+    del proto.graph.output[1]
+    onnx.save(proto, tmp_path / "lost.onnx")
+    with pytest.raises(ValueError, match="lost.onnx: .* follows on the state"):
+        onnx_streams.time_streams([tmp_path / "lost.onnx"])
+
+
+def test_benchmark_times_graphs_in_turns(monkeypatch):
+    """The warm-up is left out, a call before each measurement too."""
+    calls = []
+    monkeypatch.setattr(
+        onnx_streams, "_caller", lambda path: lambda: calls.append(path)
+    )
+    times = onnx_streams.time_streams(["a", "b"], rounds=2)
+    assert [len(times[path]) for path in "ab"] == [2, 2]
+    assert "".join(calls) == 3 * (21 * "a" + 21 * "b")
+
+
 def test_benchmark_command(folders, tmp_path, capsys):
     path = tmp_path / "stream.onnx"
     export_onnx(folders / "causal", path, streaming=True)
-    assert main(["benchmark-onnx", str(path), "--rounds", "2"]) == 0
-    assert "real-time factor" in capsys.readouterr().out
+    int8 = tmp_path / "int8.onnx"
+    export_onnx(folders / "causal", int8, streaming=True, int8=True)
+    command = ["benchmark-onnx", str(path), str(int8), "--rounds", "2"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, each in zip(lines, (path, int8), strict=True):
+        assert line.startswith(f"{each}: median ")
+        median, factor = (float(line.split()[n]) for n in (2, -1))
+        assert factor == pytest.approx(median / 16, abs=1e-4) and median > 0
     path.write_bytes(b"no graph")
     assert main(["benchmark-onnx", str(path)]) == 1
     assert "--streaming" in capsys.readouterr().err

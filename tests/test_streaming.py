@@ -335,16 +335,18 @@ def start(folder):
         process.communicate()
 
 
-def test_command_ends_with_its_input(start, model):
-    noisy = noisy_signal(1.0, 0).numpy()
-    out, errors = start().communicate(encode(noisy, "s16"))
-    expected = pipe(model, encode(noisy, "s16"), dtype="s16")[0]
+@pytest.mark.parametrize(("dtype", "channels"), [("s16", 1), ("f32", 2)])
+def test_command_ends_with_its_input(start, model, dtype, channels):
+    noisy = noisy_signal(1.0, *range(channels)).numpy()
+    data = encode(noisy, dtype)
+    options = ["--dtype", dtype, "--channels", str(channels)]
+    out, errors = start(*options).communicate(data)
+    expected, _ = pipe(model, data, channels=channels, dtype=dtype)
     # Up to rounding: blocks of other sizes are computed otherwise.
-    out, expected = (
-        np.frombuffer(x, "<i2").astype(int) for x in (out, expected)
-    )
-    assert len(out) == 16000 and np.abs(out - expected).max() <= 1
-    assert np.abs(out).max() > 100
+    out, expected = (decode(x, dtype, channels) for x in (out, expected))
+    assert out.shape == (channels, 16000)
+    assert np.abs(out - expected).max() <= 1.01 / 2**15
+    assert (np.abs(out).max(-1) > 100 / 2**15).all()
     assert b"1.00 s in 125 blocks" in errors and b"underruns " in errors
     assert b"Traceback" not in errors
 

@@ -74,7 +74,7 @@ def describe(times, hop_seconds):
 
 
 def _caller(path):
-    """A function that calls a graph and keeps its states."""
+    """A function that calls a graph, keeps its states, returns its outputs."""
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -105,6 +105,7 @@ def _caller(path):
         found = session.run(None, values)
         for name, place in kept.items():
             values[name] = found[place]
+        return found
 
     return call
 

@@ -243,7 +243,7 @@ def audio_files(folder, output):
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in AUDIO_SUFFIXES
         and not path.name.startswith(".")
-        and path.is_file()
+        and (path.is_file() or _is_dangling(path))
         and not (inside and output_path in path.resolve().parents)
     ]
     if not files:
@@ -252,6 +252,11 @@ def audio_files(folder, output):
             f"{', '.join(AUDIO_SUFFIXES)}"
         )
     return files
+
+
+def _is_dangling(path):
+    """Whether a file is a link to nothing, a failure of its own."""
+    return path.is_symlink() and not path.exists()
 
 
 def _check_outputs(pairs, force):
@@ -264,7 +269,7 @@ def _check_outputs(pairs, force):
     problems, taken = [], {}
     for source, target in pairs:
         place = target.resolve()
-        if not source.is_file():
+        if not source.is_file() and not _is_dangling(source):
             problems.append(f"{source}: there is no such file")
         elif target.suffix.lower() not in AUDIO_SUFFIXES:
             problems.append(
@@ -346,6 +351,7 @@ def _left_to_do(pairs):
         (source, target)
         for source, target in pairs
         if not target.exists()
+        or _is_dangling(source)
         or target.stat().st_mtime < source.stat().st_mtime
     ]
 

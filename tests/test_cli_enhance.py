@@ -324,12 +324,15 @@ def test_threads(enhance, monkeypatch):
     assert given == [3]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_interrupt_leaves_no_partial_file(model_folder, tmp_path, jobs):
+@pytest.mark.parametrize(
+    ("jobs", "number"),
+    [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGTERM)],
+)
+def test_interrupt_leaves_no_partial_file(model_folder, tmp_path, jobs, number):
     """Ctrl-C while long files are enhanced or written; no process is left."""
     noise = noise_like(300.0).astype(np.float32)
-    for number in range(3):
-        write_wav(tmp_path / f"noisy/{number}.wav", noise)
+    for name in "abc":
+        write_wav(tmp_path / f"noisy/{name}.wav", noise)
     command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "enhance"]
     command += ["noisy", "--output", "out", "--model", str(model_folder)]
     process = subprocess.Popen(
@@ -342,7 +345,7 @@ def test_interrupt_leaves_no_partial_file(model_folder, tmp_path, jobs):
     while not (tmp_path / "out").exists():  # made just before the first file
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     # a worker that lives on would keep stderr open
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -7,6 +7,7 @@ only the standard library at their top, so that ``--help`` starts at once.
 
 import argparse
 import importlib
+import signal
 import sys
 
 from dbtransform_lobes import __version__
@@ -73,9 +74,11 @@ def main(argv=None):
     """Run the command line and return its exit code.
 
     Errors that a user can mend (ValueError, OSError) are printed as one
-    message without a traceback and end with code 1.
+    message without a traceback and end with code 1. A SIGTERM is as Ctrl-C:
+    no partial file and no process of ours is left.
     """
     args = build_parser().parse_args(argv)
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return args.run(args)
     except (ValueError, OSError) as error:
@@ -84,6 +87,8 @@ def main(argv=None):
     except KeyboardInterrupt:
         print(f"dbtransform {args.command}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 if __name__ == "__main__":

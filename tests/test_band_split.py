@@ -139,7 +139,9 @@ def test_group_norm_is_that_of_torch():
 
 
 def test_unknown_norm_is_refused():
-    with pytest.raises(ValueError, match="'batch', expected 'group', "):
+    with pytest.raises(
+        ValueError, match="'batch', expected 'window' .*'group', "
+    ):
         BandNorm(4, "batch")
 
 

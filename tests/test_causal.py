@@ -34,6 +34,13 @@ FORMS = {
     "bare": {"fusion": "none", "graph": "none", "num_layers": 1},
     "post": {"norm_order": "post"},
     "spectrum": {"norm": "spectrum"},
+    "window_norm": {"norm": "window", "norm_window": 4},
+    "window_norm_post": {
+        "norm": "window",
+        "norm_window": 1,
+        "norm_order": "post",
+        "band_weights": "per_band",
+    },
     "magnitude": {"magnitude": True},
     "window_of_one": {"window": 1, "num_layers": 3},
 }
@@ -214,7 +221,7 @@ def test_a_state_does_not_grow(form, size):
         _, state = model.step(chunk, state)
         sizes.append([part.shape for part in tensors(state)])
     assert all(shapes == sizes[0] for shapes in sizes)
-    assert state.caches[0][0].shape[2] == model.blocks[0].block.window
+    assert state.caches[0][-1].shape[2] == model.blocks[0].block.window
     assert state.frames == 28
 
 
@@ -290,7 +297,7 @@ def test_silence_stays_silent(form):
     "changes, message",
     [
         ({"split_norm": "group"}, "split_norm is 'group', expected 'none'"),
-        ({"norm": "group"}, "norm is 'group', expected 'spectrum'"),
+        ({"norm": "group"}, "norm is 'group', expected 'window'"),
         ({"lambda_form": "statistics"}, "set window to null and causal"),
         (
             {"lambda_form": "statistics", "window": None},

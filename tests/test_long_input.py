@@ -21,6 +21,9 @@ FORMS = [
     {"window": 3, "causal": True},
     {"window": 3, "norm_order": "post", "fusion": "none"},
     {"window": 5, "rope": False, "feed_forward": 2, "graph": "dense"},
+    {"window": 3, "norm": "window", "norm_window": 9},
+    {"window": 3, "norm": "window", "norm_window": 2, "norm_order": "post"},
+    {"window": 3, "norm": "window", "norm_window": 4, "causal": True},
 ]
 NOT_CUT = [
     {"window": None},
@@ -82,6 +85,11 @@ def test_a_stream_asks_for_no_more_than_it_needs():
     seen = [len(asked) for _ in make({"window": 3}).stream(frames())]
     assert seen[0] == 1 + 2 * (3 + 3)
     assert seen[5] == seen[0] + 5
+    asked.clear()
+    form = {"window": 3, "norm": "window", "norm_window": 2}
+    seen = [len(asked) for _ in make(form).stream(frames())]
+    # Six norms of blocks and that of the decoder look 2 frames ahead more.
+    assert seen[0] == 1 + 2 * (3 + 3) + 7 * 2
     asked.clear()
     causal = make({"window": 3, "causal": True}).stream(frames())
     assert [len(asked) for _ in causal] == list(range(1, 41))

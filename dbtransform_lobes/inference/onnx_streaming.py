@@ -180,10 +180,10 @@ class _Writer:
         for number, residual in enumerate(self.model.blocks):
             x = z
             if residual.order == "pre":
-                x = self._norm(residual.norm, z)
+                x = self._norm(residual.norm, z, number)
             z = self.graph.op("Add", z, self._block(residual.block, x, number))
             if residual.order == "post":
-                z = self._norm(residual.norm, z)
+                z = self._norm(residual.norm, z, number)
         return self._filter(self._taps(z), planes, name)
 
     def _block(self, block, x, number):
@@ -225,15 +225,17 @@ class _Writer:
     def _band_linear(self, x, linear):
         return self._linear(x, linear.weight, linear.bias)
 
-    def _norm(self, norm, x):
+    def _norm(self, norm, x, number):
         gain, bias = norm.weight, norm.bias
         if norm.kind == "frame" and gain.dim() == 1:
             return self._layer_norm(x, norm.eps, _array(gain), _array(bias))
         if norm.kind == "frame":
             ones = np.ones(self.channels, np.float32)
             x = self._layer_norm(x, norm.eps, ones, 0 * ones)
-        else:
+        elif norm.kind == "spectrum":
             x = self._unit_spectrum(x, norm.eps)
+        else:
+            x = self._unit_window(x, norm.eps, norm.back, number)
         if gain.dim() > 1:
             gain, bias = (
                 self._per_row(each.flatten(1)) for each in (gain, bias)
@@ -260,6 +262,35 @@ class _Writer:
             x = graph.reshape(x, frames, bands, self.channels)
             x = graph.op("Transpose", x, perm=[1, 0, 2])
         return graph.reshape(x, bands * frames, self.channels)
+
+    def _unit_window(self, x, eps, back, number):
+        """Rows (K N, C) over their RMS since ``back`` frames before."""
+        graph, frames = self.graph, self.frames
+        power = graph.op("ReduceSumSquare", x, np.array([1], np.int64))
+        seen = self._state(f"power_{number}", (self.bands, back))
+        power = graph.reshape(power, self.bands, frames)
+        seen = graph.op("Concat", seen, power, axis=1)  # (K, back + N)
+        end = back + frames
+        graph.slice(seen, frames, end, 1, f"next_power_{number}")
+        power = graph.op("MatMul", seen, self._means(back))  # (K, N)
+        root = graph.op("Sqrt", graph.op("Add", power, np.float32(eps)))
+        if frames > 1:
+            root = graph.reshape(root, self.bands * frames, 1)
+        return graph.op("Div", x, root)
+
+    def _means(self, back):
+        """Map (back + N, N) from sums over channels to means of windows."""
+        graph, place = self.graph, ("means", back)
+        if place not in self.shared:
+            frames = np.arange(self.frames)
+            age = back + frames - np.arange(back + self.frames)[:, None]
+            inside = (age >= 0) & (age <= back)
+            inside = np.float32(inside / self.channels)
+            count = graph.op("Min", self.numbers, np.array([back]))
+            count = graph.op("Add", count, np.array([1]))
+            count = graph.op("Cast", count, to=1)  # float32
+            self.shared[place] = graph.op("Div", inside, count)
+        return self.shared[place]
 
     def _silu(self, x):
         return self.graph.op("Mul", x, self.graph.op("Sigmoid", x))
@@ -535,7 +566,7 @@ class _Writer:
             torch.cat([getattr(each, name) for each in decoder.expands])
             for name in ("weight", "bias")
         )
-        x = self._linear(self._norm(decoder.norm, z), weight, bias)
+        x = self._linear(self._norm(decoder.norm, z, "taps"), weight, bias)
         x = graph.op("Tanh", x)
         x = graph.reshape(x, self.bands, self.frames, -1)
         pieces = graph.split(x, [run.num_bands for run in runs], axis=0)

@@ -101,6 +101,31 @@ class BandLinear(nn.Module):
         return out.view(num_bands, batch, frames, -1)
 
 
+def affine_shape(num_channels, num_bands=None):
+    """Shape of the gain and bias of a norm.
+
+    Arguments
+    ---------
+    num_channels : int
+        C.
+    num_bands : int | None
+        K for gain and bias of every band's own; None for shared ones.
+
+    Returns
+    -------
+    tuple of int
+        (C,), or (K, 1, 1, C), which broadcasts over batch and frames.
+
+    Example
+    -------
+    >>> affine_shape(8, num_bands=31)
+    (31, 1, 1, 8)
+    """
+    if num_bands is None:
+        return (num_channels,)
+    return num_bands, 1, 1, num_channels
+
+
 class BandNorm(nn.Module):
     """Normalisation of channels, of a band or of all bands, of each frame.
 
@@ -136,13 +161,11 @@ class BandNorm(nn.Module):
         super().__init__()
         if kind not in ("group", "spectrum", "frame"):
             raise ValueError(
-                f"norm is {kind!r}, expected 'group', 'spectrum' or 'frame'"
+                f"norm is {kind!r}, expected 'window' (see make_norm), "
+                "'group', 'spectrum' or 'frame'"
             )
         self.kind, self.eps = kind, eps
-        # A gain of shape (K, 1, 1, C) broadcasts over batch and frames.
-        shape = (num_channels,)
-        if num_bands is not None:
-            shape = (num_bands, 1, 1, num_channels)
+        shape = affine_shape(num_channels, num_bands)
         self.weight = nn.Parameter(torch.ones(shape))
         self.bias = nn.Parameter(torch.zeros(shape))
 

@@ -16,10 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.bands import BandLayout
-from dbtransform_lobes.models.chunks import TimeBlock, fork, with_context
+from dbtransform_lobes.models.chunks import (
+    cache_shapes_of,
+    fork,
+    step_through,
+    through,
+    with_context,
+)
 from dbtransform_lobes.models.differential_attention import (
     DifferentialBandAttention,
 )
@@ -35,6 +40,7 @@ from dbtransform_lobes.models.mask_decoder import (
 )
 from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
 from dbtransform_lobes.models.spectrum import check_spectrum
+from dbtransform_lobes.models.window_norm import make_norm
 
 # Frames of a chunk when nothing is to be learned: the tensors of more would
 # miss the caches of the processor.
@@ -47,8 +53,9 @@ class StreamState:
 
     Arguments
     ---------
-    caches : list
-        What each block has seen of the last frames, None if it looks at one.
+    caches : list of tuple of torch.Tensor
+        What each block, and at last the mask decoder, has seen of the last
+        frames; empty if it looks at one.
     spec : torch.Tensor
         The last two noisy frames, complex (B, F, 2).
     frames : int
@@ -67,8 +74,8 @@ class Residual(nn.Module):
     ---------
     block : torch.nn.Module
         f; a ``TimeBlock`` or one that maps every frame by itself.
-    norm : BandNorm
-        The norm.
+    norm : torch.nn.Module
+        Of ``make_norm``.
     order : str
         "post": norm(z + f(z)); "pre": z + f(norm(z)).
     """
@@ -81,37 +88,39 @@ class Residual(nn.Module):
         """What f sees."""
         return self.norm(z) if self.order == "pre" else z
 
-    def _add(self, z, y):
-        z = z + y
-        return self.norm(z) if self.order == "post" else z
-
     def forward(self, z):
         """Map (K, B, T, C) to (K, B, T, C)."""
-        return self._add(z, self.block(self.enter(z)))
+        if self.order == "pre":
+            return z + self.block(self.norm(z))
+        return self.norm(z + self.block(z))
 
     def stream(self, chunks):
         """Map chunks (K, B, T, C) of one signal, each as soon as it can be."""
-        if not isinstance(self.block, TimeBlock):
-            yield from map(self, chunks)
-            return
-        # The block may ask for later chunks before it maps the first.
+        # The parts may ask for later chunks before they map the first.
         chunks, residuals = fork(chunks)
-        ys = self.block.stream(map(self.enter, chunks))
-        for y in ys:
-            yield self._add(next(residuals), y)
+        if self.order == "pre":
+            chunks = through(self.norm, chunks)
+        ys = map(torch.add, residuals, through(self.block, chunks))
+        return ys if self.order == "pre" else through(self.norm, ys)
 
     def cache_shapes(self, batch):
-        """Shapes of the cache of ``step``, None if there is none."""
-        if not isinstance(self.block, TimeBlock):
-            return None
-        return self.block.cache_shapes(batch)
+        """Shapes of the cache of ``step``: the norm's, then the block's."""
+        return cache_shapes_of(self.norm, batch) + cache_shapes_of(
+            self.block, batch
+        )
 
     def step(self, z, cache, first):
         """Map the next frames of a live stream; also returns its cache."""
-        if cache is None:
-            return self(z), None
-        y, cache = self.block.step(self.enter(z), cache, first)
-        return self._add(z, y), cache
+        count = len(cache_shapes_of(self.norm, z.shape[1]))
+        of_norm, of_block = cache[:count], cache[count:]
+        x = z
+        if self.order == "pre":
+            x, of_norm = step_through(self.norm, z, of_norm, first)
+        y, of_block = step_through(self.block, x, of_block, first)
+        z = z + y
+        if self.order == "post":
+            z, of_norm = step_through(self.norm, z, of_norm, first)
+        return z, of_norm + of_block
 
 
 class DBTransform(nn.Module):
@@ -158,8 +167,10 @@ class DBTransform(nn.Module):
     magnitude : bool
         Whether the band split sees magnitudes beside the complex bins.
     norm : str
-        Norm of the blocks and of the decoder, "frame", "spectrum" or
-        "group", see ``BandNorm``.
+        Norm of the blocks and of the decoder: "window", "group",
+        "spectrum" or "frame", see ``make_norm``.
+    norm_window : int
+        Frames on each side that the norm "window" sees.
     norm_order : str
         "pre" or "post".
     causal : bool
@@ -208,6 +219,7 @@ class DBTransform(nn.Module):
         split_norm="none",
         magnitude=False,
         norm="frame",
+        norm_window=62,
         norm_order="pre",
         causal=False,
     ):
@@ -271,11 +283,27 @@ class DBTransform(nn.Module):
             if feed_forward and graph != "none":
                 blocks.append(FeedForward(num_channels, feed_forward, own))
         self.blocks = nn.ModuleList(
-            Residual(block, BandNorm(num_channels, norm, own), norm_order)
+            Residual(
+                block,
+                make_norm(
+                    num_channels,
+                    norm,
+                    bands,
+                    own is not None,
+                    norm_window,
+                    causal,
+                ),
+                norm_order,
+            )
             for block in blocks
         )
         self.mask_decoder = MaskDecoder(
-            self.layout, num_channels, decoder_expansion, norm, causal
+            self.layout,
+            num_channels,
+            decoder_expansion,
+            norm,
+            causal,
+            norm_window,
         )
         # Whether a frame depends on a limited number of others.
         self.in_chunks = "group" not in (split_norm, norm) and not any(
@@ -365,7 +393,7 @@ class DBTransform(nn.Module):
             raise ValueError(
                 "a frame of this model depends on all others, so it cannot "
                 "enhance chunks: give it a window, lambda_form 'token' or "
-                "'vector', fusion 'static', and norms of a frame"
+                "'vector', fusion 'static', and no norm 'group'"
             )
         specs, again = fork(specs)
         zs = map(self.band_split, specs)  # (K, B, T, C)
@@ -374,8 +402,9 @@ class DBTransform(nn.Module):
         ahead = 0 if self.causal else NUM_TAPS // 2
         shared = ((None, (spec,)) for spec in again)
         around = with_context(shared, NUM_TAPS - 1 - ahead, ahead)
-        for z, (_, (spec,), first) in zip(zs, around, strict=True):
-            yield apply_filter(self.mask_decoder(z), spec, self.causal, first)
+        masks = self.mask_decoder.stream(zs)
+        for mask, (_, (spec,), first) in zip(masks, around, strict=True):
+            yield apply_filter(mask, spec, self.causal, first)
 
     def initial_state(self, batch=1):
         """The state of a stream that has not begun.
@@ -397,7 +426,7 @@ class DBTransform(nn.Module):
         self._check_causal()
         like = self.mask_decoder.norm.weight
         caches = [
-            shapes and tuple(like.new_zeros(shape) for shape in shapes)
+            tuple(like.new_zeros(shape) for shape in shapes)
             for shapes in self._cache_shapes(batch)
         ]
         shape = (batch, self.layout.num_bins, NUM_TAPS - 1)
@@ -405,7 +434,8 @@ class DBTransform(nn.Module):
         return StreamState(caches, like.new_zeros(shape, dtype=dtype))
 
     def _cache_shapes(self, batch):
-        return [block.cache_shapes(batch) for block in self.blocks]
+        parts = [*self.blocks, self.mask_decoder]
+        return [part.cache_shapes(batch) for part in parts]
 
     def step(self, frames, state):
         """Enhance the next frames of a stream.
@@ -444,12 +474,12 @@ class DBTransform(nn.Module):
         self._check_causal()
         check_spectrum(frames, self.layout.num_bins)
         self._check_state(frames, state)
-        z = self.band_split(frames)  # (K, B, T, C)
-        caches = []
-        for block, cache in zip(self.blocks, state.caches, strict=True):
-            z, cache = block.step(z, cache, state.frames)
+        x = self.band_split(frames)  # (K, B, T, C)
+        caches, parts = [], [*self.blocks, self.mask_decoder]
+        for part, cache in zip(parts, state.caches, strict=True):
+            x, cache = part.step(x, cache, state.frames)
             caches.append(cache)
-        mask = self.mask_decoder(z)  # (B, F, T, 3)
+        mask = x  # (B, F, T, 3)
         seen = torch.cat((state.spec, frames), dim=-1)
         estimate = apply_filter(mask, seen, causal=True, first=NUM_TAPS - 1)
         # A copy: a view would hold on to all of a long chunk.
@@ -465,10 +495,11 @@ class DBTransform(nn.Module):
             )
 
     def _check_state(self, frames, state):
-        if len(state.caches) != len(self.blocks):
+        expected = 1 + len(self.blocks)
+        if len(state.caches) != expected:
             raise ValueError(
                 f"the state has {len(state.caches)} caches, expected "
-                f"{len(self.blocks)}: make it with this model's initial_state"
+                f"{expected}: make it with this model's initial_state"
             )
         batch, bins, _ = state.spec.shape
         if batch != frames.shape[0]:
@@ -483,7 +514,7 @@ class DBTransform(nn.Module):
             )
         expected = self._cache_shapes(batch)
         for shapes, cache in zip(expected, state.caches, strict=True):
-            given = cache and tuple(tuple(each.shape) for each in cache)
+            given = tuple(tuple(each.shape) for each in cache)
             if given != shapes:
                 raise ValueError(
                     f"the state has a cache of shape {given}, expected "
@@ -603,7 +634,7 @@ def _check_causal(split_norm, norm, input_conditioned):
     if split_norm != "none":
         problems.append(f"split_norm is {split_norm!r}, expected 'none'")
     if norm == "group":
-        problems.append("norm is 'group', expected 'spectrum' or 'frame'")
+        problems.append("norm is 'group', expected 'window' or 'frame'")
     if input_conditioned:
         problems.append("input_conditioned is True, expected False")
     if problems:

@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
+from dbtransform_lobes.models.band_linear import BandLinear
+from dbtransform_lobes.models.chunks import (
+    cache_shapes_of,
+    step_through,
+    through,
+)
+from dbtransform_lobes.models.window_norm import make_norm
 
 NUM_TAPS = 3
 
@@ -72,9 +78,11 @@ class MaskDecoder(nn.Module):
     expansion : float
         e; 4 in the proposal, where this part is most of the parameters.
     norm : str
-        See ``BandNorm``.
+        See ``make_norm``.
     causal : bool
         Whether the taps are t-2, t-1, t in place of t-1, t, t+1.
+    norm_window : int
+        Frames on each side that the norm "window" sees.
 
     Example
     -------
@@ -85,7 +93,13 @@ class MaskDecoder(nn.Module):
     """
 
     def __init__(
-        self, layout, num_channels, expansion=2, norm="frame", causal=False
+        self,
+        layout,
+        num_channels,
+        expansion=2,
+        norm="frame",
+        causal=False,
+        norm_window=62,
     ):
         super().__init__()
         self.layout = layout
@@ -96,7 +110,9 @@ class MaskDecoder(nn.Module):
                 f"decoder expansion is {expansion}, expected at least "
                 f"1 / num_channels = 1 / {num_channels}"
             )
-        self.norm = BandNorm(num_channels, norm, layout.num_bands)
+        self.norm = make_norm(
+            num_channels, norm, layout.num_bands, True, norm_window, causal
+        )
         self.expands = nn.ModuleList(
             BandLinear(num_channels, hidden, run.num_bands)
             for run in layout.runs
@@ -120,13 +136,32 @@ class MaskDecoder(nn.Module):
 
     def forward(self, z):
         """Map (K, B, T, C) to a complex mask (B, F, T, 3)."""
-        return torch.view_as_complex(self.taps(z).transpose(1, 2))
+        return self._mask(self.norm(z))
+
+    def stream(self, chunks):
+        """The same for chunks of one signal, each as soon as it can be."""
+        return map(self._mask, through(self.norm, chunks))
+
+    def cache_shapes(self, batch):
+        """Shapes of the cache of ``step``."""
+        return cache_shapes_of(self.norm, batch)
+
+    def step(self, z, cache, first):
+        """The same for the next frames of a live stream, and its cache."""
+        z, cache = step_through(self.norm, z, cache, first)
+        return self._mask(z), cache
+
+    def _mask(self, z):
+        return torch.view_as_complex(self._taps(z).transpose(1, 2))
 
     def taps(self, z):
-        """The same as real and imaginary parts (B, T, F, 3, 2)."""
+        """The mask as real and imaginary parts (B, T, F, 3, 2)."""
+        return self._taps(self.norm(z))
+
+    def _taps(self, z):
         batch, frames = z.shape[1:3]
         runs, masks = self.layout.runs, []
-        parts = self.norm(z).split([run.num_bands for run in runs])
+        parts = z.split([run.num_bands for run in runs])
         for run, expand, head, part in zip(
             runs, self.expands, self.heads, parts, strict=True
         ):

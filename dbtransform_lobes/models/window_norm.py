@@ -121,6 +121,8 @@ class WindowNorm(TimeBlock):
 
     def _over_window(self, power, start, frames):
         """Means of (K, B, N) around ``frames`` frames from ``start`` on."""
+        if frames == 1:  # all that is seen is its window
+            return power.mean(2, keepdim=True)
         seen, size = power.shape[2], self.back + 1 + self.ahead
         missing = (self.back - start, start + frames + self.ahead - seen)
         # Not a difference of running sums: that of a quiet window after a

@@ -52,7 +52,7 @@ def run(args):
 
     print(
         "seconds of audio enhanced in a second; running: from the first "
-        "result on; total: with the start of the workers"
+        "file to the last; total: with the start of the workers"
     )
     print("workers  running    total    ratio  load before")
     for _ in range(args.repeats):

@@ -129,7 +129,7 @@ class MetricGAN:
         Returns
         -------
         torch.Tensor | None
-            Loss of the discriminator, if it took a step.
+            Loss of the discriminator, if it has learned.
         """
         self.workers.submit(clean, estimate)
         return self.step(clean, self.workers.ready()) if should_step else None
@@ -151,12 +151,13 @@ class MetricGAN:
         clean : torch.Tensor
             Waveforms (B, L), a pair of each with itself has the target 1.
         items : list of tuple
-            (clean, estimate, target) from ``PesqWorkers.ready``, any number.
+            (clean, estimate, target) from ``PesqWorkers.ready``; without any
+            nothing is learned, but other ranks are kept company.
 
         Returns
         -------
-        torch.Tensor
-            The loss, detached.
+        torch.Tensor | None
+            The loss, detached; None without items.
         """
         refs, estimates, targets = [clean], [clean], [torch.ones(len(clean))]
         for reference, estimate, target in items:
@@ -170,9 +171,10 @@ class MetricGAN:
         )
         error = (scores - torch.cat(targets).to(scores)).square()
         loss = error[: len(clean)].mean()
-        if items:
-            loss = loss + error[len(clean) :].mean()
+        # Clean pairs alone would teach it to say 1 to everything, and its
+        # sigmoid would have no gradient left when scores come.
+        loss = loss + error[len(clean) :].mean() if items else 0 * loss
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return loss.detach()
+        return loss.detach() if items else None

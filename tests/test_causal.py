@@ -297,7 +297,7 @@ def test_silence_stays_silent(form):
     "changes, message",
     [
         ({"split_norm": "group"}, "split_norm is 'group', expected 'none'"),
-        ({"norm": "group"}, "norm is 'group', expected 'window'"),
+        ({"norm": "group"}, "norm is 'group', expected 'window', 'spectrum'"),
         ({"lambda_form": "statistics"}, "set window to null and causal"),
         (
             {"lambda_form": "statistics", "window": None},

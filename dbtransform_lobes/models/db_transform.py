@@ -634,7 +634,9 @@ def _check_causal(split_norm, norm, input_conditioned):
     if split_norm != "none":
         problems.append(f"split_norm is {split_norm!r}, expected 'none'")
     if norm == "group":
-        problems.append("norm is 'group', expected 'window' or 'frame'")
+        problems.append(
+            "norm is 'group', expected 'window', 'spectrum' or 'frame'"
+        )
     if input_conditioned:
         problems.append("input_conditioned is True, expected False")
     if problems:

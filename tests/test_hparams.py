@@ -15,6 +15,7 @@ SIZES = {
     "bsrnn": (2.962, 2.964),
     "bsrnn_small": (0.1, 0.3),
     "cmgan": (1.83, 1.84),
+    "cmgan_small": (0.1, 0.3),
     "db_transform": (1.0, 4.1),
     "db_transform_proposal": (6.3, 6.4),
     "db_transform_small": (0.1, 1.0),

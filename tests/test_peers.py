@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+import soundfile
 
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.data.recordings import read_audio, write_audio
@@ -129,7 +130,8 @@ def test_table_of_systems_one_of_which_fails(corpus, model_folder, capsys):
     assert found["comparison"]["reference"] == "tiny"
     assert bool(found["note"]) == (rows["noisy"]["dnsmos_ovrl"] == "")
     text = (out / "peers.md").read_text()
-    assert "| tiny " in text and "- bad: FileNotFoundError" in text
+    assert "| tiny " in text and "Failed:\n\n- bad: FileNotFound" in text
+    assert (found["note"] == "") == ("| DNSMOS OVRL " in text)
     assert captured.out.endswith(text)
     assert (out / "peers.png").stat().st_size > 1000
     assert (out / "peers.pdf").read_bytes()[:4] == b"%PDF"
@@ -159,6 +161,26 @@ def test_resume_runs_what_is_missing_or_old(corpus):
     assert run() and not run()
     systems["noisy"]["versions"] = {"other": "1.0"}
     assert run() and not run()
+
+
+def test_a_file_that_fails_is_left_out_of_all(corpus, capsys):
+    out = corpus / "out"
+    command = ["benchmark-peers", str(corpus / "clean"), str(corpus / "noisy")]
+    command += ["--output", str(out), "--systems", "noisy"]
+    bad = corpus / "noisy" / "b.wav"
+    soundfile.write(bad, np.full(24000, np.nan), 16000, subtype="FLOAT")
+    assert main(command) == 1
+    assert f"failed: noisy: {bad}: " in capsys.readouterr().err
+    assert (out / "noisy" / "a.wav").exists()
+    assert not (out / "noisy" / "b.wav").exists()
+    found = json.loads((out / "peers.json").read_text())
+    assert list(found["failed"]) == ["noisy", "db_transform_small"]
+    assert found["comparison"]["num_compared"] == 1
+    assert read_table(out)["noisy"]["pesq"] != ""
+    # Mended, the system is run again.
+    write_audio(bad, 0.1 * speech_like(1.5, 1))
+    assert main(command) == 0
+    assert (out / "noisy" / "b.wav").exists()
 
 
 def test_inputs_are_checked_before_anything_runs(corpus, capsys):

@@ -4,14 +4,12 @@ import csv
 import io
 import json
 from pathlib import Path
-from statistics import fmean
 
 from dbtransform_lobes.benchmark.measure import machine
 from dbtransform_lobes.data.recordings import write_text
-from dbtransform_lobes.evaluation.blind import check_installed, score_blind
 from dbtransform_lobes.evaluation.compare import compare_systems
+from dbtransform_lobes.evaluation.dnsmos import check_installed
 from dbtransform_lobes.evaluation.metrics import LABELS
-from dbtransform_lobes.evaluation.parallel import run_isolated
 from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
 from dbtransform_lobes.peers.plot import plot_peers
 from dbtransform_lobes.peers.run import run_systems
@@ -81,14 +79,19 @@ def compare_peers(
         raise ValueError(f"no system could run: {reasons or missing}")
     folders = {name: folder / name for name in timings}
     ours = [name for name in timings if systems[name]["model"] is not None]
+    note = _missing_dnsmos()
     report("scoring")
     comparison = compare_systems(
-        clean, folders, folder, ours[0] if ours else None, jobs=jobs
+        clean,
+        folders,
+        folder,
+        ours[0] if ours else None,
+        jobs=jobs,
+        with_dnsmos=not note,
     )
     del comparison["rows"]
-    blind, note = _blind(folders, timings, jobs)
     found = {
-        "systems": _rows(comparison, blind, timings),
+        "systems": _rows(comparison, timings),
         "missing": missing,
         "failed": failed,
         "note": note,
@@ -100,38 +103,22 @@ def compare_peers(
     return found
 
 
-def _blind(folders, timings, jobs):
-    """Means of DNSMOS by system; and why there are none."""
+def _missing_dnsmos():
+    """Why there is no DNSMOS; "" if there is."""
     try:
         check_installed()
     except ValueError as error:
-        return {}, str(error)
-    system_of = {
-        folder / file: name
-        for name, folder in folders.items()
-        for file in timings[name]["files"]
-    }
-    scores = {name: [] for name in folders}
-    tasks = [(path,) for path in system_of]
-    # All in the same processes, which take seconds to start.
-    for (path,), found, reason in run_isolated(score_blind, tasks, jobs):
-        if found is None:
-            return {}, f"DNSMOS is left out: {path}: {reason}"
-        scores[system_of[path]].append(found)
-    return {
-        name: {key: fmean(one[key] for one in found) for key in found[0]}
-        for name, found in scores.items()
-    }, ""
+        return str(error)
+    return ""
 
 
-def _rows(comparison, blind, timings):
+def _rows(comparison, timings):
     """One dict of COLUMNS for each system."""
     rows = []
     for name, timing in timings.items():
         means = comparison["means"][name]
         values = {
             **{metric: mean["mean"] for metric, mean in means.items()},
-            **{f"dnsmos_{k}": v for k, v in blind.get(name, {}).items()},
             **timing,
             "peak_mb": timing["peak_bytes"] / 1e6,
         }
@@ -171,10 +158,10 @@ def peers_text(found):
         markdown_table(["system", *titles, "packages"], rows),
         NOTES + f"Measured on {computer['cpu']}, {computer['system']}.\n",
     ]
-    for title in ("missing", "failed"):
-        listed = [f"- {name}: {why}\n" for name, why in found[title].items()]
+    for key, title in (("missing", "Left out"), ("failed", "Failed")):
+        listed = [f"- {name}: {why}\n" for name, why in found[key].items()]
         if listed:
-            lines.append(f"Left out ({title}):\n\n{''.join(listed)}")
+            lines.append(f"{title}:\n\n{''.join(listed)}")
     if found["note"]:
         lines.append(f"{found['note']}\n")
     lines.append(comparison_text(found["comparison"]))

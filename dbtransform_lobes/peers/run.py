@@ -76,7 +76,8 @@ def run_systems(systems, clean, noisy, folder, report=print):
     """Enhance all files by each system, in a process and folder of its own.
 
     A system whose folder holds all files, newer than noisy files and model,
-    and their times, by the same versions, is not run again.
+    and their times, by the same versions, is not run again; one that failed
+    on a file is.
 
     Arguments
     ---------
@@ -94,7 +95,7 @@ def run_systems(systems, clean, noisy, folder, report=print):
     timings : dict
         What ``timing.json`` holds, by system.
     failed : dict
-        Why a system has none, by its name.
+        Why a system has none, or none of some files, by its name.
 
     Raises
     ------
@@ -119,7 +120,7 @@ def run_systems(systems, clean, noisy, folder, report=print):
             ],
         }
         timing = _finished(request)
-        if timing is None:
+        if timing is None or timing["failed"]:
             report(f"{name}: enhancing {len(files)} files")
             reason = _run(request)
             timing = _finished(request)
@@ -128,6 +129,8 @@ def run_systems(systems, clean, noisy, folder, report=print):
                 continue
         else:
             report(f"{name}: all files are there")
+        if timing["failed"]:
+            failed[name] = "; ".join(map(": ".join, timing["failed"].items()))
         timings[name] = timing
     return timings, failed
 
@@ -164,7 +167,11 @@ def _finished(request):
         timing.get("system") == request["system"]
         and timing.get("files")
         == [os.path.relpath(each, request["folder"]) for each in estimates]
-        and all(map(os.path.isfile, estimates))
+        and "failed" in timing
+        and all(
+            os.path.isfile(estimate) or path in timing["failed"]
+            for path, estimate in request["pairs"]
+        )
         and all(os.path.getmtime(each) <= written for each in sources)
     )
     return timing if complete else None

@@ -393,7 +393,8 @@ class DBTransform(nn.Module):
             raise ValueError(
                 "a frame of this model depends on all others, so it cannot "
                 "enhance chunks: give it a window, lambda_form 'token' or "
-                "'vector', fusion 'static', and no norm 'group'"
+                "'vector', no fusion 'adaptive', no input_conditioned graph "
+                "and no norm 'group'"
             )
         specs, again = fork(specs)
         zs = map(self.band_split, specs)  # (K, B, T, C)

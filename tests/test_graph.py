@@ -137,7 +137,8 @@ def test_neighbours_do_not_depend_on_the_diagonal():
 def test_gradient_of_neighbours_is_that_of_a_sigmoid():
     """d max(s_ij, s_ji): s = sigmoid(S - threshold of the row).
 
-    The threshold lies midway between the last chosen and the next.
+    The threshold lies midway between the last chosen and the next, which
+    have its gradient.
     """
     bands, k = 6, 2
     similarity = randn(bands, bands).requires_grad_()
@@ -145,21 +146,44 @@ def test_gradient_of_neighbours_is_that_of_a_sigmoid():
     edges = nearest_neighbours(similarity, k)
     (edges * weight).sum().backward()
     numbers = array(similarity)
-    soft = np.zeros((bands, bands))
+    soft, middle = np.zeros((bands, bands)), []
     for i in range(bands):
         order = ranked(numbers, i)
-        threshold = (numbers[i, order[k - 1]] + numbers[i, order[k]]) / 2
+        middle.append([order[k - 1], order[k]])
+        threshold = numbers[i, middle[i]].mean()
         for j in order:
             soft[i, j] = sigmoid(numbers[i, j] - threshold)
-    expected = np.zeros((bands, bands))
+    detached = np.zeros((bands, bands))
     for i, j in np.ndindex(bands, bands):
         if i != j and soft[i, j] > soft[j, i]:
             pull = weight[i, j] + weight[j, i]
-            expected[i, j] = pull * soft[i, j] * (1 - soft[i, j])
-    assert_twin(similarity.grad, expected, expected.T, 0 * expected)
+            detached[i, j] = pull * soft[i, j] * (1 - soft[i, j])
+    expected = detached.copy()
+    for i in range(bands):
+        expected[i, middle[i]] -= detached[i].sum() / 2
+    assert_twin(similarity.grad, expected, expected.T, detached)
     both = (similarity.grad + similarity.grad.T).abs()
     apart = edges.detach() < 0.5
     assert apart.any() and (both[apart] > 0).all()
+
+
+def test_the_gradient_does_not_make_all_bands_more_alike():
+    similarity = randn(7, 7).requires_grad_()
+    (nearest_neighbours(similarity, 3) * randn(7, 7, seed=1)).sum().backward()
+    by_row = similarity.grad.sum(-1)
+    assert torch.allclose(by_row, torch.zeros_like(by_row), atol=1e-12)
+    assert (similarity.grad.abs().sum(-1) > 1e-3).all()
+
+
+def test_the_order_of_adding_does_not_change_the_graph():
+    torch.manual_seed(0)
+    graph = full(8, 2)
+    noise = 1e-3 * torch.randn_like(graph.embedding)
+    graph.embedding.data = 1 + noise  # cosines of about 1 - 1e-6
+    similarity, edges = graph.similarity(), graph.adjacency()
+    graph.embedding.data = graph.embedding.data.flip(-1)
+    assert torch.equal(graph.similarity(), similarity)
+    assert torch.equal(graph.adjacency(), edges)
 
 
 @pytest.mark.parametrize("grad", [True, False])

@@ -9,7 +9,7 @@ HELP = (
 EXAMPLES = """\
   dbtransform benchmark-peers clean noisy --output peers --jobs 2
   dbtransform benchmark-peers clean noisy --output peers \\
-      --systems noisy rnnoise gtcrn --models ours=my_model live=stream.onnx
+      --systems noisy rnnoise gtcrn --models ours=my_model onnx=stream.onnx
 
 systems: noisy (the input), rnnoise, dtln, gtcrn, deepfilternet3, webrtc,
 noisereduce, noisereduce_half (prop_decrease=0.5). Those that are not installed

@@ -60,14 +60,17 @@ def nearest_neighbours(similarity, num_neighbours):
     """Edges to the most similar bands, made symmetric, with self-loops.
 
     The forward value is 0 or 1; the gradient is that of a sigmoid around
-    each band's threshold, so that candidates not chosen learn as well.
+    each band's threshold, so that candidates not chosen learn as well. The
+    threshold has a gradient, too: the choice does not change if all bands
+    become more alike, and without it all embeddings become one.
 
     Arguments
     ---------
     similarity : torch.Tensor
         S, (..., K, K).
     num_neighbours : int
-        Neighbours that every band chooses, besides itself.
+        Neighbours that every band chooses, besides itself; more if the last
+        ones are equal.
 
     Returns
     -------
@@ -86,9 +89,9 @@ def nearest_neighbours(similarity, num_neighbours):
     bands = similarity.shape[-1]
     itself = torch.eye(bands, dtype=torch.bool, device=similarity.device)
     others = similarity.masked_fill(itself, -math.inf)
-    ranked = others.detach().sort(dim=-1, descending=True).values
+    ranked = others.sort(dim=-1, descending=True).values
     weakest = ranked[..., num_neighbours - 1].unsqueeze(-1)
-    chosen = others.detach() >= weakest
+    chosen = others >= weakest
     # The threshold lies between the last chosen and the first not chosen.
     runner_up = ranked[..., min(num_neighbours, bands - 2)].unsqueeze(-1)
     soft = torch.sigmoid(others - (weakest + runner_up) / 2)
@@ -266,14 +269,17 @@ class HarmonicGraphAttention(nn.Module):
         """
         if self.embedding is None:
             return torch.zeros_like(self.fixed_edges)
-        # Half precision would tie neighbours and change the graph.
-        with torch.autocast(self.embedding.device.type, enabled=False):
+        # Less precision would tie neighbours, or let the order in which a
+        # machine adds decide between them.
+        device = self.embedding.device.type
+        precise = torch.float32 if device == "mps" else torch.float64
+        with torch.autocast(device, enabled=False):
             embedding = self.embedding
             if self.condition is not None and x is not None:
                 pooled = x.mean(2).transpose(0, 1).to(embedding.dtype)
                 embedding = embedding + self.condition(pooled)  # (B, K, d_e)
-            unit = F.normalize(embedding, dim=-1)
-            return unit @ unit.mT / self.temperature
+            unit = F.normalize(embedding.to(precise), dim=-1)
+            return (unit @ unit.mT / self.temperature).to(embedding.dtype)
 
     def adjacency(self, similarity=None):
         """Edges between bands, (K, K) or (B, K, K) of zeros and ones."""

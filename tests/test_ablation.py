@@ -25,6 +25,7 @@ from dbtransform_lobes.training.recipe import load_recipe
 from tests.runs import write_hyperparams
 
 HPARAMS = Path(__file__).resolve().parents[1] / "hparams"
+BASELINES = {"bsrnn": "BSRNN", "cmgan": "CMGAN"}
 FILES = ("a", "b", "c")
 PESQ = {
     ("full", 1): (1.5, 2.0, 2.5),
@@ -264,10 +265,10 @@ def test_every_row_of_the_plans_is_a_model(name, tmp_path):
     for run in list_runs(plan, tmp_path, seeds=[1]):
         lines = [f"{key}: {text}" for key, text in run.settings.items()]
         lines += ["data_folder: none", f"output_folder: {run.folder}"]
-        if name == "ablation" and run.row != "bsrnn":
+        if name == "ablation" and run.row not in BASELINES:
             lines.append("num_channels: 16")  # quick to make
         hparams, _, _ = load_recipe(str(run.recipe), "\n".join(lines))
-        kind = "BSRNN" if run.row == "bsrnn" else "DBTransform"
+        kind = BASELINES.get(run.row, "DBTransform")
         assert type(hparams["modules"]["model"]).__name__ == kind
 
 

@@ -60,6 +60,15 @@ def distance(first, second):
     return max((first[key] - second[key]).abs().max() for key in first)
 
 
+def seen(state):
+    """Without the bias of queries, keys and values of the graph.
+
+    The softmax cannot see that of keys: its gradient is rounding alone, of
+    which Adam makes full steps.
+    """
+    return {k: v for k, v in state.items() if not k.endswith("project.bias")}
+
+
 def torchrun(*argv, ranks=2):
     """Run a script by torchrun; stdout holds stderr as well."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -178,9 +187,11 @@ def test_interrupted_run_goes_on_in_mid_epoch(
     brain = train(tree, tmp_path, num_workers=2)["brain"]
     assert brain.optimizer_step == 6
     for name in ("model", "ema"):
-        found = distance(checkpoint(tmp_path, name), checkpoint(one, name))
-        # Other batches round otherwise.
-        assert found == 0 if accumulation == 1 else found < unfinished / 2
+        states = checkpoint(tmp_path, name), checkpoint(one, name)
+        if accumulation == 1:
+            assert distance(*states) == 0
+        else:  # other batches round otherwise
+            assert distance(*map(seen, states)) < unfinished / 10
 
 
 def test_other_steps_per_epoch_are_refused_in_mid_epoch(

@@ -61,12 +61,16 @@ def distance(first, second):
 
 
 def seen(state):
-    """Without the bias of queries, keys and values of the graph.
+    """Without the bias of the keys of the graph, which no softmax can see.
 
-    The softmax cannot see that of keys: its gradient is rounding alone, of
-    which Adam makes full steps.
+    Its gradient is rounding alone, of which Adam makes full steps.
     """
-    return {k: v for k, v in state.items() if not k.endswith("project.bias")}
+    state = dict(state)
+    for name in state:
+        if name.endswith("project.bias"):
+            query, _, value = state[name].chunk(3)
+            state[name] = torch.cat([query, value])
+    return state
 
 
 def torchrun(*argv, ranks=2):

@@ -1,0 +1,66 @@
+"""Follow the level of a signal, so that no gain is needed anywhere else."""
+
+import torch
+import torch.nn.functional as F
+
+from dbtransform_lobes.models.chunks import TimeBlock
+
+
+class RunningLevel(TimeBlock):
+    """Divide a spectrum by the level of its last second.
+
+    With P[t] = 1/F sum_f |X[f,t]|^2 the power of a frame,
+
+        level[t]^2 = sum P[s]^2 / sum P[s],  s = t - back, ..., t,
+
+    the mean power, each frame weighted by its own: pauses and digital
+    silence do not count, and what lies more than ``back`` frames ago is
+    forgotten altogether. A model that sees X / level and masks X maps g X to
+    g Y for any gain g > 0.
+
+    Arguments
+    ---------
+    back : int
+        Frames that are looked back, one second less one frame.
+
+    Example
+    -------
+    >>> level, bins = RunningLevel(back=61), torch.randn(1, 10, 257, 2)
+    >>> torch.allclose(level(bins), level(100 * bins), atol=1e-5)
+    True
+    """
+
+    ahead = 0
+
+    def __init__(self, back=61):
+        super().__init__()
+        if back < 0:
+            raise ValueError(f"back is {back}, expected at least 0")
+        self.back = back
+
+    def prepare(self, x, first=0):
+        """Return the bins and the power of each frame, in fp32."""
+        power = x.float().square().sum(-1).mean(-1)  # (B, T)
+        return x, (power[None],)
+
+    def combine(self, own, shared, start=0):
+        """Divide bins (B, T, F, 2) by the level of each frame."""
+        (power,), frames = shared, own.shape[1]
+        power = power[0]
+        if start < self.back:
+            power = F.pad(power, (self.back - start, 0))
+        else:
+            power = power[:, start - self.back :]
+        # Windows, not differences of running sums, which would lose a quiet
+        # second after a loud one. Scaled, so that squares neither overflow
+        # nor vanish.
+        seen = power.unfold(1, self.back + 1, 1)[:, :frames]
+        top = seen.amax(-1, keepdim=True).clamp_min(1e-30)
+        share = seen / top
+        mean = top[..., 0] * share.square().sum(-1) / share.sum(-1).clamp_min(1)
+        scale = torch.rsqrt(mean.clamp_min(1e-30))
+        return own * scale[..., None, None]
+
+    def cache_shapes(self, batch):
+        """Return the shape of the powers of the frames before the next."""
+        return ((1, batch, self.back),)

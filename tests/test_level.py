@@ -1,0 +1,74 @@
+"""Level and trends of frames: literal twins, gains, jumps, silence."""
+
+import torch
+
+from dbtransform_lobes.models.detrend import Detrend
+from dbtransform_lobes.models.level import RunningLevel
+
+
+def literal_level(bins, back):
+    out = torch.zeros_like(bins)
+    for b, item in enumerate(bins):
+        for t in range(item.shape[0]):
+            seen = item[max(t - back, 0) : t + 1].square().sum(-1).mean(-1)
+            if seen.sum() > 0:
+                level = (seen.square().sum() / seen.sum()).sqrt()
+                out[b, t] = item[t] / level
+    return out
+
+
+def jumping(frames=40):
+    bins = torch.randn(2, frames, 9, 2, dtype=torch.float64)
+    bins[:, 10:15] = 0
+    bins[:, 25:] *= 1e-3
+    return bins.float()
+
+
+def test_running_level_is_its_equation():
+    bins = jumping()
+    expected = literal_level(bins.double(), back=6)
+    assert torch.allclose(RunningLevel(6)(bins).double(), expected, atol=1e-5)
+    assert not torch.allclose(expected, literal_level(bins.double(), back=7))
+
+
+def test_running_level_does_not_know_the_gain():
+    bins, level = jumping(), RunningLevel(6)
+    for gain in (1e-4, 1e4):
+        assert torch.allclose(level(gain * bins), level(bins), atol=1e-5)
+
+
+def test_running_level_forgets_what_is_older_than_its_window():
+    bins, level = jumping(), RunningLevel(6)
+    alone = level(bins[:, 25:])
+    assert torch.allclose(level(bins)[:, 31:], alone[:, 6:], atol=1e-5)
+
+
+def test_running_level_of_silence_is_silence():
+    assert torch.equal(
+        RunningLevel(3)(torch.zeros(1, 5, 9, 2)).sum(), torch.tensor(0.0)
+    )
+
+
+def test_detrend_is_the_projection_of_the_windowed_frame():
+    window = torch.hann_window(64, dtype=torch.float64).sqrt()
+    time = torch.linspace(-1, 1, 64, dtype=torch.float64)
+    basis = torch.stack([window, window * time, window * time**2], dim=1)
+    frame = torch.randn(64, dtype=torch.float64) + 1
+    solution = torch.linalg.lstsq(basis, (window * frame)[:, None]).solution
+    expected = window * frame - (basis @ solution)[:, 0]
+    spec = torch.fft.rfft(window * frame).to(torch.complex64)
+    result = Detrend(window)(spec.view(1, -1, 1)).flatten()
+    assert torch.allclose(torch.fft.irfft(result).double(), expected, atol=1e-5)
+
+
+def test_detrend_removes_dc_and_rumble_but_no_speech():
+    window, time = torch.hann_window(512).sqrt(), torch.arange(512) / 16000
+    detrend = Detrend(window)
+
+    def left(hz):
+        wave = torch.sin(2 * torch.pi * hz * time + 1)
+        spec = torch.fft.rfft(window * wave).view(1, -1, 1)
+        return float(detrend(spec).norm() / spec.norm())
+
+    assert left(0) < 1e-5 and left(10) < 0.02 and left(20) < 0.2
+    assert left(100) > 0.99 and left(1000) > 0.999

@@ -13,18 +13,19 @@ from pathlib import Path
 import pytest
 from scipy.stats import t as student_t
 
-from dbtransform_lobes.ablation.plan import (
+from ablation.plan import (
     list_runs,
     parse_settings,
     read_plan,
 )
-from dbtransform_lobes.ablation.report import ablation_report, report_text
-from dbtransform_lobes.ablation.train import LOG, train_runs
-from dbtransform_lobes.cli.main import main
+from ablation.report import ablation_report, report_text
+from ablation.train import LOG, train_runs
+from command import run_tool
 from dbtransform_lobes.training.recipe import load_recipe
 from tests.runs import write_hyperparams
 
-HPARAMS = Path(__file__).resolve().parents[1] / "hparams"
+ROOT = Path(__file__).resolve().parents[1]
+HPARAMS = ROOT / "hparams"
 BASELINES = {"bsrnn": "BSRNN", "cmgan": "CMGAN"}
 FILES = ("a", "b", "c")
 PESQ = {
@@ -153,7 +154,7 @@ def test_an_interrupt_stops_the_runs_and_they_go_on(plan, tmp_path):
     wait = f"import pathlib, time\nPATH = pathlib.Path({str(tmp_path)!r})\n"
     wait += "(PATH / 'waiting').touch()\nwhile True: time.sleep(0.1)\n"
     plan.script.write_text(wait)
-    command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "ablate"]
+    command = [sys.executable, str(ROOT / "recipes/tools/ablate.py")]
     command += [str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out")]
     process = subprocess.Popen(command, start_new_session=True)
     while not (tmp_path / "waiting").exists():
@@ -210,9 +211,9 @@ def test_table_is_that_of_the_literal_twin(plan, tmp_path):
 
 def test_command_writes_table_and_plot_of_what_there_is(plan, tmp_path, capsys):
     scored(tmp_path / "out", plan)
-    command = ["ablate", str(tmp_path / "plan.yaml"), "--seeds", "1", "2", "3"]
+    command = [str(tmp_path / "plan.yaml"), "--seeds", "1", "2", "3"]
     command += ["--output", str(tmp_path / "out")]
-    assert main([*command, "--report-only"]) == 0
+    assert run_tool("ablate", [*command, "--report-only"]) == 0
     text = (tmp_path / "out" / "ablation.md").read_text()
     assert capsys.readouterr().out.endswith(text)
     with open(tmp_path / "out" / "ablation.csv", newline="") as file:
@@ -230,8 +231,10 @@ def test_command_writes_table_and_plot_of_what_there_is(plan, tmp_path, capsys):
 
 
 def test_nothing_finished_is_said(plan, tmp_path, capsys):
-    command = ["ablate", str(tmp_path / "plan.yaml"), "--report-only"]
-    assert main([*command, "--output", str(tmp_path / "out")]) == 1
+    command = [str(tmp_path / "plan.yaml"), "--report-only"]
+    assert (
+        run_tool("ablate", [*command, "--output", str(tmp_path / "out")]) == 1
+    )
     assert "train some of them first" in capsys.readouterr().err
 
 
@@ -281,7 +284,7 @@ def test_a_run_of_the_recipe_itself(tmp_path):
     given = {**TINY, "number_of_epochs": 1, "steps_per_epoch": 1}
     given |= {"data_folder": tmp_path / "data"}
     del given["device"], given["num_layers"]
-    command = ["ablate", str(HPARAMS / "ablation_small.yaml")]
+    command = [str(HPARAMS / "ablation_small.yaml")]
     command += ["--set", *(f"{k}={value}" for k, value in given.items())]
     command += [
         "noprogressbar",
@@ -290,7 +293,7 @@ def test_a_run_of_the_recipe_itself(tmp_path):
         "--seeds",
         "1",
     ]
-    assert main([*command, "--rows", "full", "attention"]) == 0
+    assert run_tool("ablate", [*command, "--rows", "full", "attention"]) == 0
     report = json.loads((tmp_path / "out" / "ablation.json").read_text())
     sizes = {name: row["parameters"] for name, row in report["rows"].items()}
     assert sizes["attention"] < sizes["full"]

@@ -11,22 +11,22 @@ import soundfile as sf
 import torch
 from matplotlib.patches import Arc
 
-from dbtransform_lobes.analysis.analyse import FIGURES
-from dbtransform_lobes.analysis.architecture import architecture, stages
-from dbtransform_lobes.analysis.attention import attention_maps
-from dbtransform_lobes.analysis.fusion import fusion_weights
+from command import run_tool
 from dbtransform_lobes.analysis.graph import band_graph, near_ratio
 from dbtransform_lobes.analysis.missing import MissingPart
-from dbtransform_lobes.analysis.report import render_report
 from dbtransform_lobes.analysis.spectrograms import spectrograms
 from dbtransform_lobes.cli import analyse as command
-from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.cmgan import CMGAN
 from dbtransform_lobes.models.db_transform import DBTransform
 from dbtransform_lobes.models.harmonic_graph import harmonic_pairs
+from figures.analyse import FIGURES
+from figures.architecture import architecture, stages
+from figures.attention import attention_maps
+from figures.fusion import fusion_weights
+from figures.report import render_report
 from tests.runs import model_of, tiny_run
 from tests.signals import noise_like, speech_like, write_wav
 
@@ -70,11 +70,11 @@ def audio(tmp_path_factory):
 def everything(model_folder, audio, tmp_path_factory):
     """All figures, with a clean file, a file and a model beside."""
     output = tmp_path_factory.mktemp("out") / "analysis"
-    arguments = ["analyse", str(model_folder), str(audio)]
+    arguments = [str(model_folder), str(audio)]
     arguments += ["--output", str(output), "--seconds", "0.5", "1.25"]
     arguments += ["--clean", str(audio.parent / "clean.wav"), "--band", "3"]
     arguments += ["--systems", f"<BSRNN>={audio}", f"twin={model_folder}"]
-    assert main(arguments) == 0
+    assert run_tool("analyse", arguments) == 0
     return output
 
 
@@ -145,27 +145,27 @@ def test_one_figure_of_a_long_file(model_folder, tmp_path, capsys):
     path = write_wav(tmp_path / "long.wav", 0.1 * np.ones(11 * 4000), 4000)
     output = tmp_path / "graph"
     arguments = [str(model_folder), str(path), "--output", str(output)]
-    assert main(["analyse", *arguments, "--figures", "graph"]) == 0
+    assert run_tool("analyse", [*arguments, "--figures", "graph"]) == 0
     names = sorted(file.name for file in output.iterdir())
     assert names == ["graph.pdf", "graph.png", "report.html"]
     page = (output / "report.html").read_text(encoding="utf-8")
     assert "seconds 0 to 10 of 11, at 4000 Hz" in page
     assert len(page_audio(page)["Noisy"][0]) == 10 * 4000
     capsys.readouterr()
-    assert main(["analyse", *arguments, "--figures", "fusion"]) == 1
+    assert run_tool("analyse", [*arguments, "--figures", "fusion"]) == 1
     assert "exists; use --force" in capsys.readouterr().err
     (output / "thesis.tex").write_text("")
-    forced = ["analyse", *arguments, "--figures", "fusion", "--force"]
-    assert main(forced) == 1
+    forced = [*arguments, "--figures", "fusion", "--force"]
+    assert run_tool("analyse", forced) == 1
     assert "more than an analysis (thesis.tex)" in capsys.readouterr().err
     (output / "thesis.tex").unlink()
-    assert main(forced) == 0
+    assert run_tool("analyse", forced) == 0
     names = sorted(file.name for file in output.iterdir())
     assert names == ["fusion.pdf", "fusion.png", "report.html"]
 
 
 def test_maps_of_a_long_part_are_those_of_its_start(monkeypatch, audio):
-    from dbtransform_lobes.analysis import analyse as module
+    from figures import analyse as module
 
     model = model_of(small())
     part = module.find_part(audio)
@@ -382,7 +382,7 @@ def test_page_of_a_baseline_says_what_is_left_out(
     baseline = bsrnn_folder(tmp_path / "baseline", model_folder)
     arguments = [baseline, str(audio), "--output", str(tmp_path / "out")]
     systems = ["--systems", f"DB-Transform={model_folder}"]
-    assert main(["analyse", *arguments, *systems]) == 0
+    assert run_tool("analyse", [*arguments, *systems]) == 0
     assert "left out: fusion: this BSRNN has no" in capsys.readouterr().out
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert list(page_audio(page)) == ["Noisy", "DB-Transform", "BSRNN"]
@@ -433,8 +433,8 @@ def test_mistakes_are_found_before_the_weights_are_loaded(
         raise AssertionError("the weights were loaded before the checks")
 
     monkeypatch.setattr(EnhanceModel, "from_hparams", refuse)
-    base = ["analyse", str(model_folder), str(audio), "--output", "out"]
-    assert main([*base, *options]) == 1
+    base = [str(model_folder), str(audio), "--output", "out"]
+    assert run_tool("analyse", [*base, *options]) == 1
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["short.wav"]
 
@@ -442,19 +442,21 @@ def test_mistakes_are_found_before_the_weights_are_loaded(
 def test_mistakes_that_need_the_model(
     model_folder, audio, tmp_path, monkeypatch, capsys
 ):
-    base = ["analyse", str(model_folder), str(audio)]
+    base = [str(model_folder), str(audio)]
     base += ["--output", str(tmp_path / "out")]
-    assert main([*base, "--band", "31"]) == 1
+    assert run_tool("analyse", [*base, "--band", "31"]) == 1
     assert "band is 31, expected 0 to 30" in capsys.readouterr().err
-    assert main([*base, "--systems", f"DB-Transform={audio}"]) == 1
+    assert (
+        run_tool("analyse", [*base, "--systems", f"DB-Transform={audio}"]) == 1
+    )
     assert "named DB-Transform, as the model is" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     long = write_wav(tmp_path / "long.wav", np.zeros(40 * 2000), 2000)
     base[2] = str(long)
-    assert main([*base, "--seconds", "0", "31"]) == 1
+    assert run_tool("analyse", [*base, "--seconds", "0", "31"]) == 1
     assert "31 s were asked for, expected at most 30" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert main(base) == 1
+    assert run_tool("analyse", base) == 1
     assert "pip install 'dbtransform[plot]'" in capsys.readouterr().err
 
 

@@ -8,23 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dbtransform_lobes.benchmark import measure, memory
-from dbtransform_lobes.benchmark.candidates import (
+from benchmark import measure, memory
+from benchmark.candidates import (
     available_names,
     find_configuration,
     load_candidate,
 )
-from dbtransform_lobes.benchmark.counts import (
+from benchmark.counts import (
     components,
     count_macs,
     count_parameters,
 )
-from dbtransform_lobes.benchmark.literal import LiteralProposal, literal_twin
-from dbtransform_lobes.benchmark.plot import plot_cost
-from dbtransform_lobes.cli.main import main
+from benchmark.plot import plot_cost
+from command import run_tool
 from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.db_transform import DBTransform
 from dbtransform_lobes.plotting import check_plot
+from tests.literal import LiteralProposal, literal_twin
 from tests.twins import scramble
 
 LAYOUT = [3, 3, 5, 6, 8, 8]  # n_fft 64, bands in all three ranges
@@ -395,7 +395,7 @@ def test_command(models, capsys):
     arguments = ["--models", str(path), "--literal", "--lengths", str(LENGTH)]
     arguments += ["--threads", "1", "--repeats", "1"]
     arguments += ["--json", "out.json", "--no-training", "--profile"]
-    assert main(["benchmark", *arguments]) == 0
+    assert run_tool("benchmark_models", [*arguments]) == 0
     with open("out.json", encoding="utf-8") as file:
         results = json.load(file)
     for case in results["memory"]:
@@ -468,7 +468,7 @@ def test_names(models):
     ],
 )
 def test_refused(models, capsys, no_children, arguments, message):
-    assert main(["benchmark", *arguments]) == 1
+    assert run_tool("benchmark_models", [*arguments]) == 1
     assert message in capsys.readouterr().err
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dbtransform_lobes.benchmark.data import loading_speed, sources
-from dbtransform_lobes.cli.main import main
+from benchmark.data import loading_speed, sources
+from command import run_tool
 from tests.corpora import room
 from tests.signals import noise_like, speech_like, write_wav
 
@@ -30,8 +30,8 @@ def test_all_batches_are_made():
 def test_command_prints_every_case(tmp_path, capsys):
     write_wav(tmp_path / "speech/train/a/1.wav", speech_like(2.5))
     write_wav(tmp_path / "noise/train/b/1.wav", noise_like(2.5))
-    command = ["benchmark-data", str(tmp_path), "--batches", "1"]
-    assert main([*command, "--workers", "0", "1"]) == 0
+    command = [str(tmp_path), "--batches", "1"]
+    assert run_tool("benchmark_data", [*command, "--workers", "0", "1"]) == 0
     words = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in words[2:]] == [
         [name, workers]
@@ -39,7 +39,7 @@ def test_command_prints_every_case(tmp_path, capsys):
         for workers in ("0", "1")
     ]
     assert all(int(number) > 0 for line in words[2:] for number in line[2:])
-    assert main([*command, "--workers", "-1"]) == 1
+    assert run_tool("benchmark_data", [*command, "--workers", "-1"]) == 1
     assert sources(tmp_path)["degraded"].reverberation == 0
     write_wav(tmp_path / "rir/train/c/1.wav", room())
     assert sources(tmp_path)["degraded"].reverberation == 0.5

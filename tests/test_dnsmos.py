@@ -48,31 +48,29 @@ def test_missing_package_is_named(monkeypatch):
         dnsmos(np.zeros(16000), 16000)
 
 
-def test_command_scores_folders_and_goes_on(tmp_path, capsys):
+def test_evaluate_scores_folders_without_clean_speech(tmp_path, capsys):
+    rows = {}
     for name, noise in (("noisy", 1.0), ("enhanced", 0.1)):
         signal = 0.4 * speech_like(2.0, 1) + noise * noise_like(2.0, 1)
         (tmp_path / name / "deep").mkdir(parents=True)
         soundfile.write(tmp_path / name / "deep/a.wav", signal, 16000)
-    (tmp_path / "noisy/bad.wav").write_bytes(b"no audio")
-    folders = [str(tmp_path / name) for name in ("noisy", "enhanced")]
-    output = tmp_path / "scores"
-    code = main(["dnsmos", *folders, "--output", str(output)])
-    out, err = capsys.readouterr()
-    assert code == 1 and "noisy/bad" in err
-    assert "noisy: 1 of 2 files" in out and "enhanced: 1 of 1 files" in out
-    rows = {}
-    for name in ("noisy", "enhanced"):
-        with open(output / name / "dnsmos.csv", encoding="utf-8") as file:
+        (tmp_path / name / "bad.wav").write_bytes(b"no audio")
+        output = tmp_path / "scores" / name
+        command = ["evaluate", str(tmp_path / name), "--dnsmos"]
+        assert main([*command, "--output", str(output)]) == 1
+        out, err = capsys.readouterr()
+        assert "1 of 2 files" in out and "failed: bad" in err
+        with open(output / "dnsmos.csv", encoding="utf-8") as file:
             (rows[name],) = csv.DictReader(file)
-        assert f"ovrl {float(rows[name]['ovrl']):.3f}" in out
+        assert f"{float(rows[name]['ovrl']):.3f}" in out
     assert float(rows["enhanced"]["ovrl"]) > float(rows["noisy"]["ovrl"])
 
 
-def test_command_refuses_bad_input(tmp_path, capsys):
-    assert main(["dnsmos", str(tmp_path / "none")]) != 0
+def test_evaluate_without_clean_speech_refuses_bad_input(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path / "none"), "--dnsmos"]) == 1
     assert "none" in capsys.readouterr().err
-    assert main(["dnsmos", str(tmp_path), str(tmp_path)]) != 0
-    assert "each once" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path)]) == 1
+    assert "--dnsmos" in capsys.readouterr().err
 
 
 def test_evaluate_adds_columns_of_dnsmos(tmp_path, monkeypatch, capsys):

@@ -16,7 +16,8 @@ import soundfile as sf
 import torch
 from speechbrain.processing.features import ISTFT, STFT
 
-from dbtransform_lobes.benchmark import onnx_streams
+from benchmark import onnx_streams
+from command import run_tool
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel, onnx_export
 from dbtransform_lobes.inference.export import PRETRAINER
@@ -464,17 +465,17 @@ def test_benchmark_command(folders, tmp_path, capsys):
     export_onnx(folders / "causal", path, streaming=True)
     int8 = tmp_path / "int8.onnx"
     export_onnx(folders / "causal", int8, streaming=True, int8=True)
-    command = ["benchmark-onnx", str(path), str(int8), "--rounds", "2"]
-    assert main(command) == 0
+    command = [str(path), str(int8), "--rounds", "2"]
+    assert run_tool("benchmark_onnx", command) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, each in zip(lines, (path, int8), strict=True):
         assert line.startswith(f"{each}: median ")
         median, factor = (float(line.split()[n]) for n in (2, -1))
         assert factor == pytest.approx(median / 16, abs=1e-4) and median > 0
     path.write_bytes(b"no graph")
-    assert main(["benchmark-onnx", str(path)]) == 1
+    assert run_tool("benchmark_onnx", [str(path)]) == 1
     assert "--streaming" in capsys.readouterr().err
-    assert main(["benchmark-onnx", str(path), "--rounds", "0"]) == 1
+    assert run_tool("benchmark_onnx", [str(path), "--rounds", "0"]) == 1
 
 
 def test_no_torch_at_run_time(folders, tmp_path):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from dbtransform_lobes.cli.main import main
+from command import run_tool
 from dbtransform_lobes.data.recordings import read_audio, write_audio
 from dbtransform_lobes.inference.export import export_model
-from dbtransform_lobes.peers.adapters import PEERS
-from dbtransform_lobes.peers.plot import plot_peers
-from dbtransform_lobes.peers.run import (
+from peers.adapters import PEERS
+from peers.plot import plot_peers
+from peers.run import (
     _model_files,
     choose_systems,
     run_systems,
@@ -67,7 +67,7 @@ def test_latency():
 
 
 def test_missing_packages_and_wrong_names(monkeypatch):
-    from dbtransform_lobes.peers import adapters
+    from peers import adapters
 
     monkeypatch.setattr(adapters, "_version", lambda name: None)
     systems, missing = choose_systems()
@@ -110,9 +110,15 @@ def read_table(folder):
 
 def test_table_of_systems_one_of_which_fails(corpus, model_folder, capsys):
     out = corpus / "out"
-    command = ["benchmark-peers", str(corpus / "clean"), str(corpus / "noisy")]
+    command = [str(corpus / "clean"), str(corpus / "noisy")]
     command += ["--output", str(out), "--systems", "noisy", "--models"]
-    assert main([*command, f"tiny={model_folder}", "bad=no_such.onnx"]) == 1
+    assert (
+        run_tool(
+            "compare_peers",
+            [*command, f"tiny={model_folder}", "bad=no_such.onnx"],
+        )
+        == 1
+    )
     captured = capsys.readouterr()
     assert "failed: bad: FileNotFoundError: no_such.onnx" in captured.err
     assert not (out / "bad" / "timing.json").exists()
@@ -165,11 +171,11 @@ def test_resume_runs_what_is_missing_or_old(corpus):
 
 def test_a_file_that_fails_is_left_out_of_all(corpus, capsys):
     out = corpus / "out"
-    command = ["benchmark-peers", str(corpus / "clean"), str(corpus / "noisy")]
+    command = [str(corpus / "clean"), str(corpus / "noisy")]
     command += ["--output", str(out), "--systems", "noisy"]
     bad = corpus / "noisy" / "b.wav"
     soundfile.write(bad, np.full(24000, np.nan), 16000, subtype="FLOAT")
-    assert main(command) == 1
+    assert run_tool("compare_peers", command) == 1
     assert f"failed: noisy: {bad}: " in capsys.readouterr().err
     assert (out / "noisy" / "a.wav").exists()
     assert not (out / "noisy" / "b.wav").exists()
@@ -179,7 +185,7 @@ def test_a_file_that_fails_is_left_out_of_all(corpus, capsys):
     assert read_table(out)["noisy"]["pesq"] != ""
     # Mended, the system is run again.
     write_audio(bad, 0.1 * speech_like(1.5, 1))
-    assert main(command) == 0
+    assert run_tool("compare_peers", command) == 0
     assert (out / "noisy" / "b.wav").exists()
 
 
@@ -187,12 +193,12 @@ def test_inputs_are_checked_before_anything_runs(corpus, capsys):
     clean, noisy = str(corpus / "clean"), str(corpus / "noisy")
     output = ["--output", str(corpus / "out"), "--systems", "noisy"]
     write_audio(corpus / "noisy" / "a.wav", np.zeros(800), 8000)
-    assert main(["benchmark-peers", clean, noisy, *output]) == 1
+    assert run_tool("compare_peers", [clean, noisy, *output]) == 1
     assert "expected files at 16000 Hz" in capsys.readouterr().err
-    command = ["benchmark-peers", clean, noisy, *output, "--models"]
-    assert main([*command, "alone"]) == 1
+    command = [clean, noisy, *output, "--models"]
+    assert run_tool("compare_peers", [*command, "alone"]) == 1
     assert "expected NAME=MODEL" in capsys.readouterr().err
-    assert main([*command, "a=b", "a=c"]) == 1
+    assert run_tool("compare_peers", [*command, "a=b", "a=c"]) == 1
     assert "expected each name once" in capsys.readouterr().err
     assert not (corpus / "out").exists()
 
@@ -200,7 +206,7 @@ def test_inputs_are_checked_before_anything_runs(corpus, capsys):
 def test_labels_of_near_points_do_not_overlap(tmp_path):
     from matplotlib.figure import Figure
 
-    from dbtransform_lobes.peers import plot
+    from peers import plot
 
     figure = Figure(figsize=(6, 4))
     axes = figure.add_subplot()

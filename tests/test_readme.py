@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+import command
 from dbtransform_lobes.cli.main import build_parser
 from dbtransform_lobes.data.mixing import mix
 from dbtransform_lobes.training.recipe import resolve_base
@@ -48,14 +49,28 @@ def test_dbtransform_commands_parse(readme):
 
 
 @pytest.mark.parametrize("readme", READMES)
+def test_commands_of_the_tools_parse(readme):
+    given = [c[1:] for c in commands(readme) if "tools/" in "".join(c[1:2])]
+    assert given or "TIMIT" in readme
+    folder = ROOT if "recipes" not in readme else (ROOT / readme).parent
+    for script, *arguments in given:
+        assert (folder / script).is_file()
+        command.build_parser(Path(script).stem).parse_args(arguments)
+
+
+@pytest.mark.parametrize("readme", READMES)
 def test_training_commands_name_recipes_and_keys_that_exist(readme):
-    given = [c for c in commands(readme) if c[:1] == ["python"]]
+    given = [
+        c
+        for c in commands(readme)
+        if c[:1] == ["python"] and "tools/" not in c[1]
+    ]
     given += [c for c in commands(readme) if c[:1] == ["torchrun"]]
     assert given or readme.startswith("docs")
-    for command in given:
-        start = next(i for i, c in enumerate(command) if c.endswith(".py"))
-        script, hparams, *flags = command[start:]
-        launch = [flag.split("=")[0] for flag in command[1:start]]
+    for words in given:
+        start = next(i for i, c in enumerate(words) if c.endswith(".py"))
+        script, hparams, *flags = words[start:]
+        launch = [flag.split("=")[0] for flag in words[1:start]]
         assert set(launch) <= LAUNCH
         recipe = (ROOT / readme).parent
         if recipe == ROOT:

@@ -5,14 +5,14 @@ import statistics
 
 import pytest
 
-from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.evaluation import curves
-from dbtransform_lobes.evaluation.runs import (
+from command import run_tool
+from runs import curves
+from runs.runs import (
     find_runs,
     group_runs,
     read_train_log,
 )
-from dbtransform_lobes.evaluation.seeds import compare_seeds, seeds_text
+from runs.seeds import compare_seeds, seeds_text
 
 PESQ = {("a", 1): 1.5, ("a", 2): 1.7, ("a", 10): 1.9, ("b", 1): 2.0}
 
@@ -122,12 +122,12 @@ def test_curves_command(results, tmp_path, capsys):
         path = tmp_path / "plots" / f"curves.{suffix}"
         path.parent.mkdir(exist_ok=True)
         runs = [str(results / "a"), str(results / "b" / "1")]
-        assert main(["curves", *runs, "--output", str(path)]) == 0
+        assert run_tool("curves", [*runs, "--output", str(path)]) == 0
         assert path.read_bytes()[:4] == start
         assert len(list(path.parent.iterdir())) <= 2
-    assert main(["curves", *runs, "--output", "curves.txt"]) == 1
+    assert run_tool("curves", [*runs, "--output", "curves.txt"]) == 1
     assert "expected a name in .png or .pdf" in capsys.readouterr().err
-    assert main(["curves", *runs, "--output", "none/curves.png"]) == 1
+    assert run_tool("curves", [*runs, "--output", "none/curves.png"]) == 1
     assert "make it first" in capsys.readouterr().err
 
 
@@ -165,7 +165,7 @@ def test_seeds_command_goes_on_without_bad_runs(results, tmp_path, capsys):
     (results / "a" / "2" / "scores.json").write_text("{}")
     (results / "a" / "10" / "scores.json").unlink()
     path = tmp_path / "seeds.json"
-    assert main(["seeds", str(results / "a"), "--json", str(path)]) == 1
+    assert run_tool("seeds", [str(results / "a"), "--json", str(path)]) == 1
     captured = capsys.readouterr()
     assert "| a             |    1 |   1.500 |" in captured.out
     assert "a/2: scores.json is not that of a tested run" in captured.err
@@ -173,4 +173,4 @@ def test_seeds_command_goes_on_without_bad_runs(results, tmp_path, capsys):
     report = json.loads(path.read_text())
     assert list(report["groups"]["a"]["scores"]) == ["pesq"]
     assert len(report["failed"]) == 2
-    assert main(["seeds", str(results / "b")]) == 0
+    assert run_tool("seeds", [str(results / "b")]) == 0

@@ -5,13 +5,14 @@ from pathlib import Path
 
 HELP = (
     "Score enhanced (or noisy) files against their clean speech, or compare "
-    "several systems."
+    "several systems; by DNSMOS also without clean speech."
 )
 EXAMPLES = """\
   dbtransform evaluate clean enhanced
   dbtransform evaluate clean enhanced --output scores --jobs 4
   dbtransform evaluate clean --systems noisy=noisy ours=enhanced \\
       --conditions test_mixtures.csv --plot png --output comparison
+  dbtransform evaluate enhanced --dnsmos
 """
 
 
@@ -22,7 +23,8 @@ def add_arguments(parser):
         metavar="CLEAN",
         help="folder of clean speech: .wav or .flac, 16 kHz, one channel; "
         "with --systems also a manifest: csv with the columns id and clean, or "
-        "JSON as the recipes write it",
+        "JSON as the recipes write it; with --dnsmos and nothing to compare, "
+        "a folder of any recordings",
     )
     parser.add_argument(
         "estimate_folder",
@@ -90,10 +92,12 @@ def _run_one(args):
                 f"--{name} given without --systems, expected e.g. "
                 "`dbtransform evaluate CLEAN --systems noisy=DIR ours=DIR`"
             )
+    if args.estimate_folder is None and args.dnsmos:
+        return _run_blind(args)
     if args.estimate_folder is None:
         raise ValueError(
             "expected a folder of enhanced files behind that of clean ones, "
-            "or --systems"
+            "--systems, or --dnsmos, which needs no clean speech"
         )
     from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 
@@ -106,6 +110,17 @@ def _run_one(args):
     )
     print(_table(report))
     _print_silent(report["silent"])
+    for name, reason in report["failed"].items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if report["failed"] else 0
+
+
+def _run_blind(args):
+    """Score one folder by DNSMOS, without clean speech."""
+    from dbtransform_lobes.evaluation.blind import evaluate_blind
+
+    report = evaluate_blind(args.clean, args.output, args.jobs)
+    print(_table(report))
     for name, reason in report["failed"].items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if report["failed"] else 0

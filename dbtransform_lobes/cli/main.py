@@ -18,22 +18,12 @@ COMMANDS = (
     "enhance-corpus",
     "demo",
     "info",
-    "analyse",
     "mix",
     "shards",
     "export",
     "export-onnx",
     "push",
     "evaluate",
-    "dnsmos",
-    "curves",
-    "seeds",
-    "ablate",
-    "benchmark",
-    "benchmark-corpus",
-    "benchmark-data",
-    "benchmark-onnx",
-    "benchmark-peers",
 )
 EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav

@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from dbtransform_lobes.benchmark.candidates import (
+from benchmark.candidates import (
     LITERAL,
     find_configuration,
     load_candidate,
 )
-from dbtransform_lobes.benchmark.counts import count_macs, count_parameters
-from dbtransform_lobes.benchmark.memory import peak_memory
-from dbtransform_lobes.benchmark.worker import TRAINING, Worker
+from benchmark.counts import count_macs, count_parameters
+from benchmark.memory import peak_memory
+from benchmark.worker import TRAINING, Worker
 from dbtransform_lobes.versions import package_versions
 
 BASELINES = (LITERAL, "bsrnn")

@@ -3,7 +3,6 @@
 import math
 
 from dbtransform_lobes.evaluation.metrics import LABELS
-from dbtransform_lobes.evaluation.runs import group_runs, read_train_log
 from dbtransform_lobes.plotting import (
     PANEL_COLUMNS,
     check_plot,
@@ -11,6 +10,7 @@ from dbtransform_lobes.plotting import (
     save_figure,
     style,
 )
+from runs.runs import group_runs, read_train_log
 
 STAGES = {"train": "--", "valid": "-"}
 

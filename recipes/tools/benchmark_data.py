@@ -1,9 +1,11 @@
-"""``dbtransform benchmark-data``: how fast training examples are made."""
+"""``benchmark_data.py``: how fast training examples are made."""
+
+from command import start
 
 HELP = "Measure how fast training examples are mixed, without a model."
 EXAMPLES = """\
-  dbtransform benchmark-data manifest.csv
-  dbtransform benchmark-data shards/manifest.csv --workers 0 2 4
+  benchmark_data.py manifest.csv
+  benchmark_data.py shards/manifest.csv --workers 0 2 4
 
 Workers of 0 use one core only. The first run also reads the files from the
 disk, later ones from its cache.
@@ -47,7 +49,7 @@ def run(args):
         )
     import torch
 
-    from dbtransform_lobes.benchmark.data import loading_speed, sources
+    from benchmark.data import loading_speed, sources
 
     torch.set_num_threads(1)
     print("seconds of audio made per second")
@@ -58,3 +60,7 @@ def run(args):
             each = speed / max(workers, 1)
             print(f"{name:10}{workers:8}{speed:9.0f}{each:12.0f}", flush=True)
     return 0
+
+
+if __name__ == "__main__":
+    start(__file__)

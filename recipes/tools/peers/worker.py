@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dbtransform_lobes.benchmark.peak import peak_bytes
+from benchmark.peak import peak_bytes
 from dbtransform_lobes.data.recordings import (
     read_audio,
     write_audio,
     write_text,
 )
-from dbtransform_lobes.peers.adapters import PEERS, SAMPLE_RATE
+from peers.adapters import PEERS, SAMPLE_RATE
 
 TIMING = "timing.json"
 WARM_UP = 2 * SAMPLE_RATE  # samples that are enhanced before, not timed

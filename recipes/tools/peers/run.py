@@ -9,9 +9,9 @@ from pathlib import Path
 from dbtransform_lobes.data.recordings import audio_info, raise_problems
 from dbtransform_lobes.evaluation.evaluate import pair_files
 from dbtransform_lobes.inference.source import BUNDLED
-from dbtransform_lobes.peers.adapters import PEERS, SAMPLE_RATE
-from dbtransform_lobes.peers.worker import TIMING
 from dbtransform_lobes.versions import package_versions
+from peers.adapters import PEERS, SAMPLE_RATE
+from peers.worker import TIMING
 
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")
 
@@ -141,9 +141,9 @@ def _run(request):
     Path(request["folder"], TIMING).unlink(missing_ok=True)
     threads = {f"{name}_NUM_THREADS": "1" for name in THREADS}
     done = subprocess.run(
-        [sys.executable, "-m", "dbtransform_lobes.peers.worker"],
+        [sys.executable, "-m", "peers.worker"],
         input=json.dumps(request),
-        env={**os.environ, **threads},
+        env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )

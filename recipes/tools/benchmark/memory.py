@@ -9,8 +9,8 @@ from functools import partial
 
 import torch
 
-from dbtransform_lobes.benchmark.candidates import load_candidate
-from dbtransform_lobes.benchmark.peak import (
+from benchmark.candidates import load_candidate
+from benchmark.peak import (
     kilobytes,
     peak_bytes,
     reset_peak,

@@ -9,13 +9,8 @@ import ruamel.yaml
 import soxr
 import torch
 
-from dbtransform_lobes.analysis.architecture import architecture
-from dbtransform_lobes.analysis.attention import attention_maps
-from dbtransform_lobes.analysis.fusion import fusion_weights
 from dbtransform_lobes.analysis.graph import band_graph
 from dbtransform_lobes.analysis.missing import MissingPart
-from dbtransform_lobes.analysis.part import check_same_length, find_part
-from dbtransform_lobes.analysis.report import render_report
 from dbtransform_lobes.analysis.spectrograms import spectrograms
 from dbtransform_lobes.data.output_folder import (
     check_output_folder,
@@ -32,6 +27,11 @@ from dbtransform_lobes.inference.source import (
 from dbtransform_lobes.models.waveform import noisy_spectrum, unit_rms_gain
 from dbtransform_lobes.plotting import check_plot, save_figure
 from dbtransform_lobes.versions import package_versions
+from figures.architecture import architecture
+from figures.attention import attention_maps
+from figures.fusion import fusion_weights
+from figures.part import check_same_length, find_part
+from figures.report import render_report
 
 # Title and caption of every figure.
 FIGURES = {

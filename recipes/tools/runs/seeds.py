@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 
 from dbtransform_lobes.evaluation.metrics import LABELS
-from dbtransform_lobes.evaluation.runs import group_runs, read_train_log
 from dbtransform_lobes.evaluation.statistics import standard_deviation
 from dbtransform_lobes.evaluation.tables import markdown_table
+from runs.runs import group_runs, read_train_log
 
 
 def read_test_scores(run):

@@ -1,9 +1,11 @@
-"""``dbtransform benchmark-onnx``: speed of streaming graphs, side by side."""
+"""``benchmark_onnx.py``: speed of streaming graphs, side by side."""
+
+from command import start
 
 HELP = "Time streaming ONNX graphs in turns, one thread, one call at a time."
 EXAMPLES = """\
-  dbtransform benchmark-onnx stream.onnx
-  dbtransform benchmark-onnx stream.onnx gtcrn_simple.onnx --rounds 200
+  benchmark_onnx.py stream.onnx
+  benchmark_onnx.py stream.onnx gtcrn_simple.onnx --rounds 200
 
 The graphs of other projects are welcome if their shapes are fixed and the
 states x come back as next_x or x_out.
@@ -33,7 +35,7 @@ def add_arguments(parser):
 
 def run(args):
     """Print the times; return the exit code."""
-    from dbtransform_lobes.benchmark.onnx_streams import (
+    from benchmark.onnx_streams import (
         describe,
         time_streams,
     )
@@ -43,3 +45,7 @@ def run(args):
             raise ValueError(f"--{name} is {value}, expected more than 0")
     print(describe(time_streams(args.paths, args.rounds), args.hop / 1000))
     return 0
+
+
+if __name__ == "__main__":
+    start(__file__)

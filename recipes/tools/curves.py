@@ -1,11 +1,13 @@
-"""``dbtransform curves``: plot the training of runs."""
+"""``curves.py``: plot the training of runs."""
 
 from pathlib import Path
 
+from command import start
+
 HELP = "Plot loss terms and validation metrics of runs against epochs."
 EXAMPLES = """\
-  dbtransform curves results/db_transform/1 --output curves.png
-  dbtransform curves results/db_transform results/bsrnn --output curves.pdf
+  curves.py results/db_transform/1 --output curves.png
+  curves.py results/db_transform results/bsrnn --output curves.pdf
 
 Seeds of one configuration (results/NAME/1, results/NAME/2) are drawn as their
 mean in a band from the lowest to the highest.
@@ -30,8 +32,8 @@ def add_arguments(parser):
 
 def run(args):
     """Plot the curves; return 0."""
-    from dbtransform_lobes.evaluation.curves import plot_curves
-    from dbtransform_lobes.evaluation.runs import find_runs
+    from runs.curves import plot_curves
+    from runs.runs import find_runs
 
     if not Path(args.output).parent.is_dir():
         raise ValueError(
@@ -40,3 +42,7 @@ def run(args):
         )
     plot_curves(find_runs(args.runs), args.output)
     return 0
+
+
+if __name__ == "__main__":
+    start(__file__)

@@ -1,14 +1,16 @@
-"""``dbtransform benchmark-peers``: side by side with enhancers of others."""
+"""``compare_peers.py``: side by side with enhancers of others."""
 
 import sys
+
+from command import start
 
 HELP = (
     "Enhance the same files by enhancers of others and by models of ours, one "
     "thread each, and compare quality, speed, memory and latency."
 )
 EXAMPLES = """\
-  dbtransform benchmark-peers clean noisy --output peers --jobs 2
-  dbtransform benchmark-peers clean noisy --output peers \\
+  compare_peers.py clean noisy --output peers --jobs 2
+  compare_peers.py clean noisy --output peers \\
       --systems noisy rnnoise gtcrn --models ours=my_model onnx=stream.onnx
 
 systems: noisy (the input), rnnoise, dtln, gtcrn, deepfilternet3, webrtc,
@@ -70,8 +72,8 @@ def run(args):
             f"--models are {' '.join(args.models)}, expected each name once"
         )
     from dbtransform_lobes.inference.source import bundled_models
-    from dbtransform_lobes.peers.report import compare_peers, peers_text
-    from dbtransform_lobes.peers.run import choose_systems
+    from peers.report import compare_peers, peers_text
+    from peers.run import choose_systems
 
     if args.models is None:
         models = {name: name for name in bundled_models()[:1]}
@@ -97,3 +99,7 @@ def _named(text):
     if not given or not name or not source:
         raise ValueError(f"--models has {text!r}, expected NAME=MODEL")
     return name, source
+
+
+if __name__ == "__main__":
+    start(__file__)

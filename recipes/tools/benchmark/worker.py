@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import torch
 
-from dbtransform_lobes.benchmark.candidates import load_candidate
-from dbtransform_lobes.benchmark.memory import has_memory, memory_limit
+from benchmark.candidates import load_candidate
+from benchmark.memory import has_memory, memory_limit
 
 TRAINING = {"crop_seconds": 2.0, "batch_size": 4, "optimizer": "AdamW"}
 

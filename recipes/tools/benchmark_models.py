@@ -1,13 +1,15 @@
-"""``dbtransform benchmark``: size, cost and speed of models, side by side."""
+"""``benchmark_models.py``: size, cost and speed of models, side by side."""
 
 import json
 import sys
 from pathlib import Path
 
+from command import start
+
 HELP = "Measure models side by side: size, cost, speed, memory."
 EXAMPLES = """\
-  dbtransform benchmark --models db_transform bsrnn --lengths 4 10 30
-  dbtransform benchmark --models db_transform bsrnn cmgan --literal \\
+  benchmark_models.py --models db_transform bsrnn --lengths 4 10 30
+  benchmark_models.py --models db_transform bsrnn cmgan --literal \\
       --json benchmark.json --plot benchmark.png
 
 Times are those of an idle machine only if nothing else runs on it.
@@ -82,7 +84,7 @@ def add_arguments(parser):
 
 def run(args):
     """Measure, print the table, write what was asked for; return 0."""
-    from dbtransform_lobes.benchmark.plot import plot_cost
+    from benchmark.plot import plot_cost
     from dbtransform_lobes.plotting import check_plot
 
     for path in filter(None, (args.json, args.plot)):
@@ -94,7 +96,7 @@ def run(args):
     if args.plot:
         check_plot(args.plot)
 
-    from dbtransform_lobes.benchmark.measure import benchmark
+    from benchmark.measure import benchmark
     from dbtransform_lobes.data.recordings import write_text
 
     names = list(args.models)
@@ -120,8 +122,8 @@ def run(args):
 
 
 def _print_profiles(names, args):
-    from dbtransform_lobes.benchmark.candidates import load_candidate
-    from dbtransform_lobes.benchmark.profile import profile_pass
+    from benchmark.candidates import load_candidate
+    from benchmark.profile import profile_pass
 
     for name in names:
         candidate = load_candidate(name, args.seed)
@@ -265,3 +267,7 @@ def _memory_rows(results):
                 if case["length"] == length and case["peak_bytes"] is not None
             },
         )
+
+
+if __name__ == "__main__":
+    start(__file__)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dbtransform_lobes.ablation.report import METRICS
+from ablation.report import METRICS
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.plotting import COLOURS, panel_grid, save_figure
 

@@ -1,13 +1,15 @@
-"""``dbtransform seeds``: mean and deviation of scores over seeds."""
+"""``seeds.py``: mean and deviation of scores over seeds."""
 
 import json
 import sys
 from pathlib import Path
 
+from command import start
+
 HELP = "Mean and standard deviation of scores over the seeds of runs."
 EXAMPLES = """\
-  dbtransform seeds results/db_transform results/bsrnn
-  dbtransform seeds results/db_transform/1 results/db_transform/2 --valid
+  seeds.py results/db_transform results/bsrnn
+  seeds.py results/db_transform/1 results/db_transform/2 --valid
 """
 
 
@@ -36,8 +38,8 @@ def add_arguments(parser):
 def run(args):
     """Print the table; 1 if a run has no scores, else 0."""
     from dbtransform_lobes.data.recordings import write_text
-    from dbtransform_lobes.evaluation.runs import find_runs
-    from dbtransform_lobes.evaluation.seeds import compare_seeds, seeds_text
+    from runs.runs import find_runs
+    from runs.seeds import compare_seeds, seeds_text
 
     if args.json and not Path(args.json).parent.is_dir():
         raise ValueError(
@@ -52,3 +54,7 @@ def run(args):
     for name, reason in report["failed"].items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if report["failed"] else 0
+
+
+if __name__ == "__main__":
+    start(__file__)

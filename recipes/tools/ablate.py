@@ -1,15 +1,17 @@
-"""``dbtransform ablate``: train rows that differ in one part, compare them."""
+"""``ablate.py``: train rows that differ in one part, compare them."""
 
 import sys
 from pathlib import Path
 
+from command import start
+
 HELP = "Train or resume the rows of an ablation; write their table and plot."
 EXAMPLES = """\
-  dbtransform ablate hparams/ablation.yaml --output results/ablation \\
+  ablate.py hparams/ablation.yaml --output results/ablation \\
       --devices cuda:0 cuda:1 --set data_folder=DIR precision=bf16
-  dbtransform ablate hparams/ablation_small.yaml --output results/small \\
+  ablate.py hparams/ablation_small.yaml --output results/small \\
       --devices cpu cpu --rows full bsrnn --seeds 1 2 --set data_folder=DIR
-  dbtransform ablate hparams/ablation.yaml --output results/ablation \\
+  ablate.py hparams/ablation.yaml --output results/ablation \\
       --report-only
 
 A run that was stopped goes on when the command is given again. The table is
@@ -57,12 +59,12 @@ def add_arguments(parser):
 
 def run(args):
     """Train and compare; 1 if a run failed, else 0."""
-    from dbtransform_lobes.ablation.plan import (
+    from ablation.plan import (
         list_runs,
         parse_settings,
         read_plan,
     )
-    from dbtransform_lobes.ablation.train import train_runs
+    from ablation.train import train_runs
 
     plan, failed = read_plan(args.plan), {}
     given = parse_settings(args.set)
@@ -77,9 +79,9 @@ def run(args):
 
 def _report(plan, output, given, seeds):
     """Of all runs that there are, not only of those just trained."""
-    from dbtransform_lobes.ablation.plan import list_runs
-    from dbtransform_lobes.ablation.plot import plot_ablation
-    from dbtransform_lobes.ablation.report import (
+    from ablation.plan import list_runs
+    from ablation.plot import plot_ablation
+    from ablation.report import (
         ablation_report,
         report_text,
         write_report,
@@ -92,3 +94,7 @@ def _report(plan, output, given, seeds):
     write_report(report, output)
     plot_ablation(report, Path(output))
     print(report_text(report), end="")
+
+
+if __name__ == "__main__":
+    start(__file__)

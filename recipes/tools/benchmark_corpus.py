@@ -1,9 +1,11 @@
-"""``dbtransform benchmark-corpus``: does a second core help a corpus?"""
+"""``benchmark_corpus.py``: does a second core help a corpus?"""
+
+from command import start
 
 HELP = "Measure how much faster more workers of Ray enhance a corpus."
 EXAMPLES = """\
-  dbtransform benchmark-corpus
-  dbtransform benchmark-corpus --jobs 1 2 4 8 --files 400 --repeats 3
+  benchmark_corpus.py
+  benchmark_corpus.py --jobs 1 2 4 8 --files 400 --repeats 3
 
 The files are noise of a fixed seed. Times are only as good as the machine is
 idle: its load is printed.
@@ -48,7 +50,7 @@ def run(args):
             f"{args.files}, expected 1 or more of each"
         )
     check_ray()
-    from dbtransform_lobes.benchmark.corpus import corpus_speed
+    from benchmark.corpus import corpus_speed
 
     print(
         "seconds of audio enhanced in a second; running: from the first "
@@ -67,3 +69,7 @@ def run(args):
                 flush=True,
             )
     return 0
+
+
+if __name__ == "__main__":
+    start(__file__)

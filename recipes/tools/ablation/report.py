@@ -9,14 +9,13 @@ from pathlib import Path
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml
 
-from dbtransform_lobes.ablation.train import read_settings
-from dbtransform_lobes.benchmark.candidates import Candidate
-from dbtransform_lobes.benchmark.counts import count_parameters
-from dbtransform_lobes.benchmark.measure import operations
+from ablation.train import read_settings
+from benchmark.candidates import Candidate
+from benchmark.counts import count_parameters
+from benchmark.measure import operations
 from dbtransform_lobes.data.recordings import write_text
 from dbtransform_lobes.evaluation.evaluate import SCORED
 from dbtransform_lobes.evaluation.metrics import LABELS
-from dbtransform_lobes.evaluation.runs import read_train_log
 from dbtransform_lobes.evaluation.statistics import (
     mean_interval,
     standard_deviation,
@@ -24,6 +23,7 @@ from dbtransform_lobes.evaluation.statistics import (
 from dbtransform_lobes.evaluation.tables import markdown_table
 from dbtransform_lobes.inference.export import minimal_hyperparams
 from dbtransform_lobes.versions import package_versions
+from runs.runs import read_train_log
 
 METRICS = ("pesq", "estoi", "si_sdr")  # of the Markdown table
 MACS_SECONDS = 4.0

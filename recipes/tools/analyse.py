@@ -1,21 +1,23 @@
-"""``dbtransform analyse``: figures of a model, and of what it does."""
+"""``analyse.py``: figures of a model, and of what it does."""
 
 from pathlib import Path
+
+from command import start
 
 HELP = (
     "Draw what a model is, has learned and does with a recording: figures "
     "(PNG and PDF) and a page of them with players (report.html)."
 )
 EXAMPLES = """\
-  dbtransform analyse my_model noisy.wav --output analysis
-  dbtransform analyse db_transform_small noisy.wav --output analysis --force
-  dbtransform analyse my_model noisy.wav --output analysis --clean clean.wav \\
+  analyse.py my_model noisy.wav --output analysis
+  analyse.py db_transform_small noisy.wav --output analysis --force
+  analyse.py my_model noisy.wav --output analysis --clean clean.wav \\
       --systems BSRNN=bsrnn_model CMGAN=cmgan_enhanced.wav
-  dbtransform analyse my_model noisy.wav --output graph --figures graph
-  dbtransform analyse my_model talk.mp3 --output attention \\
+  analyse.py my_model noisy.wav --output graph --figures graph
+  analyse.py my_model talk.mp3 --output attention \\
       --figures attention --band 8 --seconds 61.5 65.5
 """
-# The keys of dbtransform_lobes.analysis.analyse.FIGURES, which is slow to
+# The keys of figures.analyse.FIGURES, which is slow to
 # import.
 FIGURES = ("architecture", "graph", "fusion", "spectrograms", "attention")
 
@@ -91,8 +93,8 @@ def _add_choices(parser):
 def run(args):
     """Write the folder; return the exit code."""
     systems = _systems(args.systems)
-    from dbtransform_lobes.analysis.analyse import analyse
     from dbtransform_lobes.cli.enhance import check_device, model_options
+    from figures.analyse import analyse
 
     check_device(args.device)
     left_out = analyse(
@@ -127,3 +129,7 @@ def _systems(texts):
             )
         systems[name] = given
     return systems
+
+
+if __name__ == "__main__":
+    start(__file__)

@@ -5,15 +5,15 @@ import io
 import json
 from pathlib import Path
 
-from dbtransform_lobes.benchmark.measure import machine
+from benchmark.measure import machine
 from dbtransform_lobes.data.recordings import write_text
 from dbtransform_lobes.evaluation.compare import compare_systems
 from dbtransform_lobes.evaluation.dnsmos import check_installed
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
-from dbtransform_lobes.peers.plot import plot_peers
-from dbtransform_lobes.peers.run import run_systems
 from dbtransform_lobes.plotting import check_plot
+from peers.plot import plot_peers
+from peers.run import run_systems
 
 # Column to title and format.
 COLUMNS = {

@@ -11,11 +11,11 @@ import soundfile as sf
 import torch
 from matplotlib.patches import Arc
 
+import analyse as command
 from command import run_tool
 from dbtransform_lobes.analysis.graph import band_graph, near_ratio
 from dbtransform_lobes.analysis.missing import MissingPart
 from dbtransform_lobes.analysis.spectrograms import spectrograms
-from dbtransform_lobes.cli import analyse as command
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.models.bsrnn import BSRNN
@@ -452,7 +452,7 @@ def test_mistakes_that_need_the_model(
     assert "named DB-Transform, as the model is" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     long = write_wav(tmp_path / "long.wav", np.zeros(40 * 2000), 2000)
-    base[2] = str(long)
+    base[1] = str(long)
     assert run_tool("analyse", [*base, "--seconds", "0", "31"]) == 1
     assert "31 s were asked for, expected at most 30" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

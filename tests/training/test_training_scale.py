@@ -238,7 +238,7 @@ def test_a_worker_that_dies_ends_the_run_which_then_goes_on(
     monkeypatch.setattr(DyingPairs, "output", tmp_path)
     changes = {
         "recordings": one / "save" / "train.json",
-        "recordings_source": "!name:tests.test_training_scale.DyingPairs",
+        "recordings_source": f"!name:{__name__}.DyingPairs",
         "num_workers": 1,
     }
     with pytest.raises(RuntimeError, match="DataLoader worker"):

@@ -15,7 +15,7 @@ import torch
 
 from tests.signals import voicebank_tree
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "Voicebank"
 TINY = [
     "--device=cpu",

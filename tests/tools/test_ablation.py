@@ -24,7 +24,7 @@ from command import run_tool
 from dbtransform_lobes.training.recipe import load_recipe
 from tests.runs import write_hyperparams
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HPARAMS = ROOT / "hparams"
 BASELINES = {"bsrnn": "BSRNN", "cmgan": "CMGAN"}
 FILES = ("a", "b", "c")

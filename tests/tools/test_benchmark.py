@@ -349,7 +349,10 @@ def test_operations_of_a_long_signal_are_those_of_a_shorter_one(tmp_path):
 
 def test_memory_of_a_pass(tmp_path):
     path = write_model(
-        tmp_path, "hungry", "tests.test_benchmark.Hungry", num_bytes=200_000_000
+        tmp_path,
+        "hungry",
+        f"{__name__}.Hungry",
+        num_bytes=200_000_000,
     )
     peak = memory.peak_memory(str(path), LENGTH)
     assert 195e6 < peak < 260e6
@@ -357,7 +360,10 @@ def test_memory_of_a_pass(tmp_path):
 
 def test_not_enough_memory(tmp_path, monkeypatch):
     path = write_model(
-        tmp_path, "greedy", "tests.test_benchmark.Hungry", num_bytes=10**15
+        tmp_path,
+        "greedy",
+        f"{__name__}.Hungry",
+        num_bytes=10**15,
     )
     # Not in this process:
     monkeypatch.setattr(memory, "memory_limit", nullcontext)
@@ -474,7 +480,10 @@ def test_refused(models, capsys, no_children, arguments, message):
 
 def test_a_process_without_memory_is_told_from_one_that_fails(tmp_path):
     path = write_model(
-        tmp_path, "greedy", "tests.test_benchmark.Hungry", num_bytes=10**15
+        tmp_path,
+        "greedy",
+        f"{__name__}.Hungry",
+        num_bytes=10**15,
     )
     worker = measure.Worker(str(path))
     assert worker.time("inference", 1, LENGTH) is None

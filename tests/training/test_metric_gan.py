@@ -22,7 +22,7 @@ from dbtransform_lobes.training.pesq_workers import PesqWorkers, pesq_target
 from tests.signals import noise_like, speech_like
 from tests.twins import array, assert_twin, randn
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def stft(sample_rate=16000):

@@ -13,7 +13,7 @@ import soundfile as sf
 from dbtransform_lobes.data.voicebank import prepare_voicebank, prepared_root
 from tests.signals import voicebank_tree, write_wav
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 SPLITS = ("train", "valid", "test")
 
 

@@ -27,7 +27,7 @@ from dbtransform_lobes.training.losses_phase import (
     phase_error,
 )
 from tests.signals import noise_like, speech_like
-from tests.test_losses import HANN, SQRT_HANN, transforms, waveforms
+from tests.training.test_losses import HANN, SQRT_HANN, transforms, waveforms
 from tests.twins import array, assert_twin, randn
 
 PHASE_TERMS = {

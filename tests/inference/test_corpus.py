@@ -233,7 +233,7 @@ def test_a_stopped_run_goes_on(corpus, model_folder, capsys):
 def test_a_file_that_kills_its_process_is_given_up(
     corpus, model_folder, monkeypatch, capsys
 ):
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     )

@@ -10,9 +10,9 @@ import soundfile as sf
 from dbtransform_lobes.data.recordings import read_recordings
 from dbtransform_lobes.data.timit import find_speech, prepare_timit
 from tests.corpora import noise_tree, timit_tree
+from tests.data.test_mix import literal_mix
+from tests.recipes.test_dns_recipe import train
 from tests.signals import speech_like, write_wav
-from tests.test_dns_recipe import train
-from tests.test_mix import literal_mix
 
 SNRS = (-5.0, 15.0)
 

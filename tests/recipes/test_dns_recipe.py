@@ -9,7 +9,7 @@ import pytest
 
 from dbtransform_lobes.cli.main import main
 from tests.corpora import dns_tree
-from tests.test_recipe import ROOT, TINY
+from tests.recipes.test_recipe import ROOT, TINY
 
 
 def train(recipe, hparams, data, output, *flags):

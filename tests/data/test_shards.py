@@ -23,7 +23,7 @@ from dbtransform_lobes.data.sources import Recordings
 from tests.corpora import room
 from tests.signals import noise_like, speech_like, write_wav
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NUM_SPEECH = 14
 
 

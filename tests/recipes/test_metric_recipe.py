@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
+from tests.recipes.test_recipe import run_recipe
 from tests.signals import voicebank_tree
-from tests.test_recipe import run_recipe
 
 FLAGS = [
     "--metric_weight=0.05",

@@ -9,7 +9,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 from dbtransform_lobes.training.recipe import load_recipe
 
-HPARAMS = Path(__file__).resolve().parents[1] / "hparams"
+HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 # Millions of parameters: at least, at most.
 SIZES = {
     "bsrnn": (2.962, 2.964),

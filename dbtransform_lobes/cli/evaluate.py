@@ -117,7 +117,7 @@ def _run_one(args):
 
 def _run_blind(args):
     """Score one folder by DNSMOS, without clean speech."""
-    from dbtransform_lobes.evaluation.blind import evaluate_blind
+    from dbtransform_lobes.evaluation.evaluate import evaluate_blind
 
     report = evaluate_blind(args.clean, args.output, args.jobs)
     print(_table(report))

@@ -1,4 +1,4 @@
-"""Score a folder of enhanced files against the folder of clean files.
+"""Score folders of enhanced files, with clean files or without (DNSMOS).
 
 A file that cannot be scored never stops the rest: silent clean files are
 counted and named apart, all others are failures with their reason.
@@ -174,12 +174,39 @@ def score_file(name, clean_path, estimate_path, with_dnsmos=False):
         clean, estimate, sample_rate = _read_pair(clean_path, estimate_path)
         row.update(score(clean, estimate, sample_rate))
         if with_dnsmos:
-            found = dnsmos(estimate, sample_rate)
-            row.update({f"dnsmos_{key.lower()}": found[key] for key in found})
+            row.update(_dnsmos_columns(estimate, sample_rate))
     except SilentFileError as error:
         row.update(status=SILENT, reason=str(error))
     except (ValueError, OSError, RuntimeError) as error:
         # soundfile and pesq raise subclasses of RuntimeError
+        row.update(status=FAILED, reason=f"{error}")
+    return row
+
+
+def _dnsmos_columns(signal, sample_rate):
+    found = dnsmos(signal, sample_rate)
+    return {f"dnsmos_{key.lower()}": found[key] for key in found}
+
+
+def score_blind(name, path):
+    """Predict the DNSMOS of one file without clean speech.
+
+    Arguments
+    ---------
+    name : str
+        The name that the row is to carry.
+    path : Path
+        File of one channel, 16 kHz.
+
+    Returns
+    -------
+    row : dict
+        As ``score_file`` returns it.
+    """
+    row = {"file": name, "status": SCORED, "reason": ""}
+    try:
+        row.update(_dnsmos_columns(*_read_mono(path)))
+    except (ValueError, OSError, RuntimeError) as error:
         row.update(status=FAILED, reason=f"{error}")
     return row
 
@@ -214,20 +241,26 @@ def score_pairs(pairs, jobs=1, progress=True, with_dnsmos=False):
     >>> rows = score_pairs([("a", Path("a.wav"), Path("a.wav"))])
     >>> assert rows[0]["status"] == "failed"
     """
-    if jobs < 1:
-        raise ValueError(f"jobs is {jobs}, expected a number of at least 1")
     if with_dnsmos:
         check_installed()
-    function, rows = partial(score_file, with_dnsmos=with_dnsmos), {}
-    for pair, row, reason in tqdm(
-        run_isolated(function, pairs, min(jobs, max(1, len(pairs)))),
-        total=len(pairs),
+    function = partial(score_file, with_dnsmos=with_dnsmos)
+    return _score_all(function, pairs, jobs, progress)
+
+
+def _score_all(function, items, jobs, progress):
+    """Return the rows of a function of (name, ...), in the order of items."""
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, expected a number of at least 1")
+    rows = {}
+    for item, row, reason in tqdm(
+        run_isolated(function, items, min(jobs, max(1, len(items)))),
+        total=len(items),
         unit="file",
         disable=not progress,
     ):
-        failure = {"file": pair[0], "status": FAILED, "reason": reason}
-        rows[pair] = failure if row is None else row
-    return [rows[pair] for pair in pairs]
+        failure = {"file": item[0], "status": FAILED, "reason": reason}
+        rows[item] = failure if row is None else row
+    return [rows[item] for item in items]
 
 
 def summarise(rows):
@@ -270,7 +303,7 @@ def summarise(rows):
 
 
 def metric_names(rows):
-    """Return the metrics that rows hold, at least those of ``METRICS``.
+    """Return the metrics that rows hold, ``METRICS`` if none was scored.
 
     Arguments
     ---------
@@ -286,10 +319,8 @@ def metric_names(rows):
     -------
     >>> assert metric_names([{"file": "a", "status": "silent"}]) == METRICS
     """
-    keys = dict.fromkeys(METRICS)
-    for row in rows:
-        keys.update(dict.fromkeys(row))
-    return tuple(key for key in keys if key not in NO_METRICS)
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return tuple(key for key in keys if key not in NO_METRICS) or METRICS
 
 
 def scores_text(rows):
@@ -405,6 +436,44 @@ def evaluate_folders(
         "versions": package_versions(),
         "clean_folder": str(clean_folder),
         "estimate_folder": str(estimate_folder),
+    }
+    if output_folder is not None:
+        write_scores(rows, report, output_folder)
+    return {**report, "rows": rows}
+
+
+def evaluate_blind(folder, output_folder=None, jobs=1, progress=True):
+    """Predict the DNSMOS of all files of a folder, without clean speech.
+
+    Arguments
+    ---------
+    folder : str or Path
+        With .wav or .flac files at any depth: 16 kHz, one channel.
+    output_folder : str or Path, optional
+        Where to write ``scores.csv`` and ``scores.json``, if at all.
+    jobs : int
+        Number of processes.
+    progress : bool
+        Whether to show a progress bar on the standard error output.
+
+    Returns
+    -------
+    report : dict
+        As ``evaluate_folders`` returns it.
+
+    Raises
+    ------
+    ValueError
+        If the folder is missing or empty, ``jobs`` is below 1, or DNSMOS is
+        not installed. A file that cannot be scored does not raise.
+    """
+    files = list_audio(folder)
+    check_installed()
+    rows = _score_all(score_blind, list(files.items()), jobs, progress)
+    report = {
+        **summarise(rows),
+        "versions": package_versions(),
+        "estimate_folder": str(folder),
     }
     if output_folder is not None:
         write_scores(rows, report, output_folder)

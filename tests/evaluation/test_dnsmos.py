@@ -60,10 +60,12 @@ def test_evaluate_scores_folders_without_clean_speech(tmp_path, capsys):
         assert main([*command, "--output", str(output)]) == 1
         out, err = capsys.readouterr()
         assert "1 of 2 files" in out and "failed: bad" in err
-        with open(output / "dnsmos.csv", encoding="utf-8") as file:
-            (rows[name],) = csv.DictReader(file)
-        assert f"{float(rows[name]['ovrl']):.3f}" in out
-    assert float(rows["enhanced"]["ovrl"]) > float(rows["noisy"]["ovrl"])
+        with open(output / "scores.csv", encoding="utf-8") as file:
+            bad, rows[name] = csv.DictReader(file)
+        assert bad["status"] == "failed" and "pesq" not in bad
+        assert f"{float(rows[name]['dnsmos_ovrl']):.3f}" in out
+    scores = {name: float(row["dnsmos_ovrl"]) for name, row in rows.items()}
+    assert scores["enhanced"] > scores["noisy"]
 
 
 def test_evaluate_without_clean_speech_refuses_bad_input(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Signals of any rate and number of channels, in blocks, through a model.
 
-noisy -> resample -> model -> blend -> resample (-> plus the band above it)
+noisy -> resample -> model -> resample (-> plus the band above it) -> blend
 """
 
 from dataclasses import dataclass
@@ -122,11 +122,11 @@ def enhance_signal(model, blocks, measured, sample_rate, wet, high_band):
     """
     rate, channels = model.hparams.sample_rate, len(measured.audible)
     keep = sample_rate > rate and high_band == "keep"
-    noisy, blocks = fork(blocks) if keep else (None, blocks)
+    original, blocks = fork(blocks)
     low = resample_blocks(
         blocks, sample_rate, rate, channels, measured.low_length
     )
-    pairs = _enhance_low(model, low, measured, wet)
+    pairs = _enhance_low(model, low, measured)
     if not keep:
         enhanced = resample_blocks(
             (pair[1] for pair in pairs),
@@ -136,23 +136,24 @@ def enhance_signal(model, blocks, measured, sample_rate, wet, high_band):
             measured.length,
         )
     else:
+        noisy, original = fork(original)
         enhanced = _with_high_band(noisy, pairs, measured, sample_rate, rate)
-    for block in enhanced:
+    for noisy, block in align(original, enhanced):
         if not np.isfinite(block).all():
             raise ValueError(
                 "the model returned samples that are not finite; use fp32 "
                 "(run_opts precision) or another model"
             )
+        block = blend(noisy, block, wet)
         # Silence stays silence, whatever the model makes of it.
         yield np.where(measured.audible[:, None], block, np.float32(0))
 
 
-def _enhance_low(model, low, measured, wet):
+def _enhance_low(model, low, measured):
     """Pairs of blocks at the model's rate: noisy, enhanced."""
     low, again = fork(low)
     estimates = enhance_blocks(model, low, measured.gain(), measured.low_length)
-    for noisy, estimate in align(again, estimates):
-        yield noisy, blend(noisy, estimate, wet)
+    yield from align(again, estimates)
 
 
 def _with_high_band(noisy, pairs, measured, sample_rate, rate):

@@ -1,7 +1,8 @@
 """STFT and its inverse over signals that come block by block.
 
 Both give what SpeechBrain's STFT and ISTFT (torch.stft and torch.istft,
-centred frames, zeros around the signal) give for the whole signal.
+centred frames, zeros around the signal) give for the whole signal, padded by
+zeros to whole hops.
 """
 
 import torch
@@ -30,8 +31,8 @@ class BlockSTFT:
     >>> blocks = [stft.push(block) for block in signal.split(5, dim=-1)]
     >>> [block.shape[-1] for block in blocks]
     [1, 1, 1, 2, 0]
-    >>> torch.cat([*blocks, stft.end()], dim=-1).shape  # 1 + 21 // 4 frames
-    torch.Size([1, 5, 6])
+    >>> torch.cat([*blocks, stft.end()], dim=-1).shape  # 1 + ceil(21 / 4)
+    torch.Size([1, 5, 7])
     """
 
     def __init__(self, n_fft, hop_length, window):
@@ -55,7 +56,9 @@ class BlockSTFT:
 
     def end(self):
         """Return the frames that reach beyond the end of the signal."""
-        zeros = self._waiting.new_zeros(len(self._waiting), self.n_fft // 2)
+        half, size = self.n_fft // 2, self._waiting.shape[-1]
+        missing = (half - size) % self.hop_length  # to whole hops
+        zeros = self._waiting.new_zeros(len(self._waiting), half + missing)
         return self.push(zeros)
 
 
@@ -76,9 +79,9 @@ class BlockISTFT:
     >>> signal = torch.randn(1, 21)
     >>> parts = [istft.push(stft.push(signal)), istft.push(stft.end())]
     >>> [part.shape[-1] for part in parts]
-    [16, 4]
+    [16, 8]
     >>> same = torch.cat([*parts, istft.end(length=21)], dim=-1)
-    >>> torch.allclose(signal, same, atol=1e-5)
+    >>> torch.allclose(signal, same[:, :21], atol=1e-5)
     True
     """
 
@@ -106,10 +109,13 @@ class BlockISTFT:
         return self._emit(sums[:, :whole], weights[:, :whole])
 
     def end(self, length):
-        """Return what is left of a signal of so many samples."""
-        samples = self._emit(self._sums, self._weights)
-        surplus = max(0, self.sent - length)
-        return samples[:, : samples.shape[-1] - surplus]
+        """Return what is left of a signal of so many samples.
+
+        With a hop of half a window, ``push`` may have returned samples of
+        the padding before; they are for the caller to cut off.
+        """
+        left = max(0, length - self.sent)
+        return self._emit(self._sums, self._weights)[:, :left]
 
     def _overlap(self, frames):
         """Add frames (B, T, N), each a hop later, with room for one more."""

@@ -223,8 +223,8 @@ class EnhanceModel(Pretrained):
         attenuation_limit_db : float, optional
             Reduce noise by at most this, in dB; speech keeps its level.
         high_band : str
-            What lies above half the model's rate: "keep" it, scaled by
-            ``top_band_gain``, or "drop" it.
+            What lies above half the model's rate in the enhanced share of
+            the signal: "keep" it, scaled by ``top_band_gain``, or "drop" it.
 
         Returns
         -------

@@ -43,7 +43,7 @@ def top_band_gain(pairs, sample_rate):
     Yields
     ------
     numpy.ndarray
-        (channels, t), 0 to 1, T = 1 + L // hop frames in all; 1 where there
+        (channels, t), 0 to 1, 1 + ceil(L / hop) frames in all; 1 where there
         is nothing.
 
     Example
@@ -52,7 +52,7 @@ def top_band_gain(pairs, sample_rate):
     >>> blocks = list(top_band_gain([(noisy, 0.5 * noisy)], 16000))
     >>> gain = np.concatenate(blocks, axis=-1)
     >>> gain.shape, bool(np.allclose(gain, 0.5))
-    ((1, 13), True)
+    ((1, 14), True)
     """
     size = 2 * round(WINDOW_SECONDS * sample_rate / 2)
     hop = round(HOP_SECONDS * sample_rate)

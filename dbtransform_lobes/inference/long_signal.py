@@ -115,10 +115,12 @@ def _by_frames(model, blocks, gain, length):
         some = (spec for spec in specs() if spec.shape[-1])
         for estimate in model.mods.model.stream(some):
             yield istft.push(estimate)
-        yield istft.end(length)
+        yield istft.end(whole)
 
+    whole = length
     for samples in enhanced():
-        yield (samples / gain).cpu().numpy()
+        yield (samples[:, :length] / gain).cpu().numpy()
+        length -= min(length, samples.shape[-1])
 
 
 def _by_segments(model, blocks, gain, length):

@@ -86,16 +86,17 @@ class OnnxEnhancer:
             If the shape, the type or a sample is wrong.
         """
         noisy = _check_signal(noisy)
+        length, hop = len(noisy), self.hop_length
         gain = np.float32(unit_rms_gain(noisy) if gain is None else gain)
         if self.streaming:
             stream = self.stream(gain)
             return np.concatenate((stream.feed(noisy), stream.flush()))
+        noisy = np.pad(noisy, (0, -length % hop))  # to whole hops
         if self.stft_inside:
             feeds = {"noisy": noisy[None], "gain": np.full((1, 1), gain)}
-            return self.session.run(None, feeds)[0][0]
+            return self.session.run(None, feeds)[0][0, :length]
         spec = stft(noisy * gain, self.window, self.hop_length)
         estimate = self.session.run(None, {"spec": spec[None]})[0][0]
-        length, hop = len(noisy), self.hop_length
         return istft(estimate, self.window, hop, length) / gain
 
     def stream(self, gain=1.0):
@@ -196,7 +197,8 @@ class OnnxStream:
 
     def flush(self):
         """Return the samples that are left, then ``reset``."""
-        left = 1 + self.fed // self.enhancer.hop_length - self.frames
+        hops = -(-self.fed // self.enhancer.hop_length)
+        left = 1 + hops - self.frames
         self.pending = np.pad(self.pending, (0, self._size()))
         parts = []
         while self.fed and left > 0:

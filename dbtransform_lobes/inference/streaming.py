@@ -184,7 +184,8 @@ class StreamingEnhancer:
 
     def _hand_out(self, enhanced):
         """Blend with the noisy samples of the same time, of the kind given."""
-        size = enhanced.shape[-1]
+        size = min(enhanced.shape[-1], self._noisy.shape[-1])
+        enhanced = enhanced[:, :size]  # without the padding of the last hop
         noisy, self._noisy = self._noisy[:, :size], self._noisy[:, size:]
         enhanced = blend(noisy, enhanced, self._wet)
         enhanced = enhanced[0] if self._single else enhanced

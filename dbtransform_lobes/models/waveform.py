@@ -1,6 +1,7 @@
 """From a noisy waveform to an enhanced one, around any spectral model."""
 
 import torch
+import torch.nn.functional as F
 
 
 def sqrt_hann_window(length):
@@ -51,7 +52,11 @@ def unit_rms_gain(noisy, eps=1e-8):
 
 
 def noisy_spectrum(compute_stft, noisy, gain):
-    """The spectrum that a model is given.
+    """Compute the spectrum that a model is given.
+
+    The signal is padded by zeros to whole hops: at other lengths the last
+    samples would lie in one frame alone, where its window is nearly 0, and
+    the inverse transform would amplify what the model does to them.
 
     Arguments
     ---------
@@ -65,7 +70,7 @@ def noisy_spectrum(compute_stft, noisy, gain):
     Returns
     -------
     torch.Tensor
-        Complex (B, F, T).
+        Complex (B, F, T), T = 1 + ceil(L / hop).
 
     Example
     -------
@@ -74,6 +79,8 @@ def noisy_spectrum(compute_stft, noisy, gain):
     >>> noisy_spectrum(stft, torch.randn(2, 1280), torch.ones(2, 1)).shape
     torch.Size([2, 257, 11])
     """
+    missing = -noisy.shape[-1] % compute_stft.hop_length
+    noisy = F.pad(noisy, (0, missing))
     stft = compute_stft(noisy * gain)  # (B, T, F, 2)
     return torch.view_as_complex(stft.contiguous()).transpose(1, 2)
 
@@ -106,7 +113,7 @@ def enhance_waveform(
         (B, L).
     spec : torch.Tensor
         Only if asked for: what the model returned, complex (B, F, T), at the
-        level that the gain gives.
+        level that the gain gives; T = 1 + L // hop, as of ``compute_stft``.
 
     Example
     -------
@@ -129,4 +136,7 @@ def enhance_waveform(
     with torch.autocast(noisy.device.type, enabled=False):
         stft = torch.view_as_real(estimate.transpose(1, 2))
         enhanced = compute_istft(stft, sig_length=noisy.shape[-1]) / gain
-    return (enhanced, estimate) if return_spec else enhanced
+    if not return_spec:
+        return enhanced
+    frames = 1 + noisy.shape[-1] // compute_stft.hop_length
+    return enhanced, estimate[..., :frames]

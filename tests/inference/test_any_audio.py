@@ -6,7 +6,7 @@ import soundfile as sf
 import soxr
 import torch
 
-from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference import EnhanceModel, StreamingEnhancer
 from dbtransform_lobes.inference.high_band import gain_at, top_band_gain
 from dbtransform_lobes.inference.id3 import id3_block
 from tests.runs import model_of as of
@@ -37,6 +37,13 @@ class Half(torch.nn.Module):
         return spec
 
 
+class Adds(torch.nn.Module):
+    """Adds a spectrum that no signal has."""
+
+    def forward(self, spec):
+        return spec + 3 * torch.randn_like(spec)
+
+
 @pytest.fixture(scope="module")
 def model():
     return EnhanceModel.from_hparams(run_opts=CPU)
@@ -65,7 +72,7 @@ def literal_gain(noisy, enhanced, sample_rate):
     """top_band_gain in loops: a direct Fourier sum, bin by bin."""
     size, hop = int(0.032 * sample_rate), int(0.008 * sample_rate)
     gains = []
-    for middle in range(0, len(noisy) + 1, hop):
+    for middle in range(0, len(noisy) + hop, hop):
         energies = []
         for signal in (noisy, enhanced):
             energy = 0.0
@@ -100,7 +107,7 @@ def test_top_band_gain_equals_its_literal_twin():
     enhanced = noisy * np.linspace(0, 1.3, 85) + 0.1 * rng.standard_normal(85)
     gain = top_gain(noisy, enhanced, 1000)
     expected = literal_gain(noisy, enhanced, 1000)
-    assert gain.shape == expected.shape == (1 + 85 // 8,)
+    assert gain.shape == expected.shape == (1 + 88 // 8,)
     assert np.allclose(gain, expected, rtol=0, atol=1e-10)
     assert gain.min() < 0.3 and gain.max() == 1.0
     # A gain of the whole band would have been told apart.
@@ -163,6 +170,50 @@ def test_tone_above_the_band_is_kept_or_dropped():
     assert np.abs(dropped[middle]).max() < 1e-4
     with pytest.raises(ValueError, match="high_band is 'mirror', expected one"):
         identity.enhance_array(tone, 48000, high_band="mirror")
+
+
+# Edges
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize(
+    "name", ["db_transform_small", "db_transform_streaming"]
+)
+@pytest.mark.parametrize("sample_rate", [8000, 16000, 48000])
+def test_the_end_is_not_louder_than_what_is_before(name, adds, sample_rate):
+    """At any length, also when a model adds what no signal has."""
+    model = EnhanceModel.from_hparams(name, run_opts=CPU)
+    if adds:
+        model.mods["model"] = Adds()
+    noise = noise_like(0.3, 3, sample_rate)
+    for length in (4501, *range(4600, 4610), 4700):  # 4608 are 18 hops
+        noisy = noise[: length * sample_rate // 16000]
+        enhanced = model.enhance_array(noisy, sample_rate)
+        both = np.abs(np.stack([noisy, enhanced]))[:, -400:]
+        assert both[1, -20:].max() < 2 * both[:, :-20].max(), length
+
+
+@pytest.mark.parametrize("length", range(2550, 2562))
+def test_the_end_of_a_stream_is_not_louder(length):
+    model = EnhanceModel.from_hparams("db_transform_streaming", run_opts=CPU)
+    noisy = noise_like(0.3, 3)[:length].astype(np.float32)
+    stream = StreamingEnhancer(model)
+    enhanced = np.concatenate([stream.feed(noisy), stream.flush()])
+    assert enhanced.shape == noisy.shape
+    assert np.abs(enhanced[-20:]).max() < np.abs(noisy).max()
+
+
+@pytest.mark.parametrize("sample_rate", [2000, 8000, 16000, 44100, 192000])
+@pytest.mark.parametrize("high_band", ["keep", "drop"])
+def test_no_strength_returns_the_input(model, sample_rate, high_band):
+    noisy = noisy_signal(0.1, sample_rate, 2).astype(np.float32)
+    options = {"strength": 0.0, "high_band": high_band}
+    assert np.array_equal(
+        model.enhance_array(noisy, sample_rate, **options), noisy
+    )
+    options["strength"] = 0.5
+    half = model.enhance_array(noisy, sample_rate, **options)
+    assert not np.allclose(half, noisy, atol=1e-3)
 
 
 # Arrays

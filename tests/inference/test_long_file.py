@@ -79,7 +79,7 @@ def joined(blocks):
 def literal_stft(signal, n_fft, hop, window):
     """X_t[f] in loops, zeros around the signal; a list of frames."""
     frames = []
-    for t in range(1 + len(signal) // hop):
+    for t in range(1 - (-len(signal) // hop)):
         bins = []
         for f in range(n_fft // 2 + 1):
             total = 0j
@@ -129,7 +129,7 @@ def test_transforms_equal_their_literal_twins(hop, sizes):
     literal = [[(1 + f) * x for f, x in enumerate(bins)] for bins in frames]
     parts = [istft.push(each) for each in changed] + [istft.end(53)]
     expected = literal_istft(literal, 53, 16, hop, window.tolist())
-    found = torch.cat(parts, dim=-1)[0]
+    found = torch.cat(parts, dim=-1)[0, :53]
     assert np.allclose(found, expected, rtol=0, atol=1e-10)
     assert not np.allclose(found, signal[0], atol=0.1)
 
@@ -142,10 +142,12 @@ def test_transforms_equal_those_of_speechbrain(length, win_length):
     stft, istft = block_transforms(*whole)
     signal = torch.randn(2, length)
     spec = torch.cat((stft.push(signal), stft.end()), dim=-1)
-    expected = whole[0](signal)
+    padded = torch.nn.functional.pad(signal, (0, -length % 128))
+    expected = whole[0](padded)
     found = torch.view_as_real(spec.transpose(1, 2))
     assert torch.allclose(found, expected, atol=1e-4)
     back = torch.cat((istft.push(spec), istft.end(length)), dim=-1)
+    back = back[:, :length]
     expected = whole[1](expected, sig_length=length)
     assert torch.allclose(back, expected, atol=1e-5)
 

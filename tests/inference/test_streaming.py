@@ -88,7 +88,7 @@ def test_single_samples_and_single_streams(model):
 def literal_gains(noisy, window, hop, sample_rate):
     """RunningLevel in loops over the samples of every frame."""
     n_fft, gains, heard = len(window), [], []
-    for frame in range(1 + len(noisy) // hop):
+    for frame in range(1 - (-len(noisy) // hop)):
         power = weight = 0.0
         for n in range(n_fft):
             position = frame * hop + n - n_fft // 2

@@ -43,7 +43,9 @@ class SpectrumGraph(nn.Module):
 
     def forward(self, spec):
         """Map (B, T, F, 2) to (B, T, F, 2)."""
-        z = self.model.band_split.split(spec)  # (K, B, T, C)
+        if self.model.detrend is not None:
+            spec = self.model.detrend.detrend(spec)
+        z = self.model.split(spec)  # (K, B, T, C)
         for block in self.model.blocks:
             z = block(z)
         taps = self.model.mask_decoder.taps(z)

@@ -174,9 +174,10 @@ class _Writer:
 
     def estimate(self, spec, name):
         """From the noisy frames (1, N, F, 2) to the enhanced ones."""
+        spec = self._without_trends(spec)
         planes = self.graph.op("Transpose", spec, perm=[3, 0, 1, 2])
         planes = self.graph.reshape(planes, 2, self.frames, -1)  # (2, N, F)
-        z = self._split(planes)  # (K N, C)
+        z = self._split(self._over_level(planes))  # (K N, C)
         for number, residual in enumerate(self.model.blocks):
             x = z
             if residual.order == "pre":
@@ -185,6 +186,42 @@ class _Writer:
             if residual.order == "post":
                 z = self._norm(residual.norm, z, number)
         return self._filter(self._taps(z), planes, name)
+
+    def _without_trends(self, spec):
+        """See ``Detrend``; (1, N, F, 2)."""
+        detrend, graph = self.model.detrend, self.graph
+        if detrend is None:
+            return spec
+        flat = graph.reshape(spec, self.frames, -1)
+        trend = graph.op("MatMul", flat, _array(detrend.analyse))
+        trend = graph.op("MatMul", trend, _array(detrend.synthesise))
+        flat = graph.op("Sub", flat, trend)
+        return graph.reshape(flat, 1, self.frames, -1, 2)
+
+    def _over_level(self, planes):
+        """Divide (2, N, F) by the level of each frame, see RunningLevel."""
+        level, graph, last = self.model.level, self.graph, np.array([-1])
+        if level is None:
+            return planes
+        power = graph.op("ReduceSumSquare", planes, np.array([0, 2]))
+        power = graph.op("Div", power, np.float32(self.model.layout.num_bins))
+        seen = self._state("level", (1, level.back))
+        seen = graph.op(
+            "Concat", seen, graph.reshape(power, 1, self.frames), axis=1
+        )
+        end = self.frames + level.back
+        graph.slice(seen, self.frames, end, 1, "next_level")
+        window = np.arange(level.back + 1) + np.arange(self.frames)[:, None]
+        seen = graph.op("Gather", seen, window, axis=1)  # (1, N, back + 1)
+        small = np.float32(1e-30)
+        top = graph.op("Max", graph.op("ReduceMax", seen, last), small)
+        share = graph.op("Div", seen, top)
+        total = graph.op("ReduceSum", share, last)
+        total = graph.op("Max", total, np.float32(1))
+        mean = graph.op("ReduceSumSquare", share, last)
+        mean = graph.op("Mul", top, graph.op("Div", mean, total))
+        root = graph.op("Sqrt", graph.op("Max", mean, small))  # (1, N, 1)
+        return graph.op("Div", planes, root)
 
     def _block(self, block, x, number):
         if isinstance(block, DifferentialBandAttention):
@@ -567,7 +604,8 @@ class _Writer:
             for name in ("weight", "bias")
         )
         x = self._linear(self._norm(decoder.norm, z, "taps"), weight, bias)
-        x = graph.op("Tanh", x)
+        silu = decoder.activation == "silu"
+        x = self._silu(x) if silu else graph.op("Tanh", x)
         x = graph.reshape(x, self.bands, self.frames, -1)
         pieces = graph.split(x, [run.num_bands for run in runs], axis=0)
         for run, head, x in zip(runs, decoder.heads, pieces, strict=True):

@@ -200,8 +200,9 @@ class TimeBlock(nn.Module):
     def _prepare_all(self, chunks):
         first = 0
         for x in chunks:
-            yield self.prepare(x, first)
-            first += x.shape[2]
+            own, shared = self.prepare(x, first)
+            yield own, shared
+            first += length(shared)
 
     def cache_shapes(self, batch):
         """Shapes of what ``step`` remembers."""
@@ -228,10 +229,11 @@ class TimeBlock(nn.Module):
             The next cache.
         """
         own, shared = self.prepare(x, first)
+        frames = length(shared)
         shared = join([cache, shared])
         start = min(first, self.back)
         seen = cut(shared, slice(self.back - start, None))
-        kept = cut(shared, slice(x.shape[2], None))
+        kept = cut(shared, slice(frames, None))
         # Copies: a view would hold on to all of a long chunk.
         kept = tuple(each.clone() for each in kept)
         return self.combine(own, seen, start), kept

@@ -1,7 +1,8 @@
 """DB-Transform: band-split transformer with a learnable harmonic graph.
 
 noisy spectrum (B, F, T)
-  -> BandSplit                              (K, B, T, C)
+  -> Detrend                                (optional)
+  -> RunningLevel -> BandSplit              (K, B, T, C)
   -> num_layers x [ DifferentialBandAttention   over time
                     MultiScaleFusion            over time, by band
                     FeedForward                 (optional)
@@ -25,6 +26,7 @@ from dbtransform_lobes.models.chunks import (
     through,
     with_context,
 )
+from dbtransform_lobes.models.detrend import Detrend
 from dbtransform_lobes.models.differential_attention import (
     DifferentialBandAttention,
 )
@@ -33,6 +35,7 @@ from dbtransform_lobes.models.harmonic_graph import (
     HarmonicGraphAttention,
     harmonic_pairs,
 )
+from dbtransform_lobes.models.level import RunningLevel
 from dbtransform_lobes.models.mask_decoder import (
     NUM_TAPS,
     MaskDecoder,
@@ -54,10 +57,10 @@ class StreamState:
     Arguments
     ---------
     caches : list of tuple of torch.Tensor
-        What each block, and at last the mask decoder, has seen of the last
-        frames; empty if it looks at one.
+        What the level, if there is one, each block, and at last the mask
+        decoder have seen of the last frames; empty if one looks at one.
     spec : torch.Tensor
-        The last two noisy frames, complex (B, F, 2).
+        The last two frames that the mask was applied to, complex (B, F, 2).
     frames : int
         Frames of the stream so far.
     """
@@ -176,6 +179,16 @@ class DBTransform(nn.Module):
     causal : bool
         Whether no output frame depends on a later input frame; then
         ``step`` enhances a stream.
+    level : int | None
+        Frames that ``RunningLevel`` looks back; the band split then sees the
+        spectrum over its level, so that the gain of the signal does not
+        matter. None leaves it out.
+    detrend : callable | None
+        Window of the STFT, such as ``torch.hann_window``: maps n_fft to
+        (n_fft,). DC and rumble are then removed, see ``Detrend``. None keeps
+        them.
+    decoder_activation : str
+        "tanh" or "silu", see ``MaskDecoder``.
 
     Raises
     ------
@@ -222,6 +235,9 @@ class DBTransform(nn.Module):
         norm_window=62,
         norm_order="pre",
         causal=False,
+        level=None,
+        detrend=None,
+        decoder_activation="tanh",
     ):
         super().__init__()
         _check_layers(num_layers, norm_order)
@@ -268,6 +284,8 @@ class DBTransform(nn.Module):
                 input_conditioned,
             )
 
+        self.detrend = Detrend(detrend(n_fft)) if detrend else None
+        self.level = None if level is None else RunningLevel(level)
         self.band_split = BandSplit(
             self.layout, num_channels, compression, split_norm, magnitude
         )
@@ -304,6 +322,7 @@ class DBTransform(nn.Module):
             norm,
             causal,
             norm_window,
+            decoder_activation,
         )
         # Whether a frame depends on a limited number of others.
         self.in_chunks = "group" not in (split_norm, norm) and not any(
@@ -340,18 +359,32 @@ class DBTransform(nn.Module):
         """
         check_spectrum(spec, self.layout.num_bins)
         self._check_band(spec, band)
+        noisy = spec
         if self._to_be_cut(spec):
             chunks = spec.split(CHUNK_FRAMES, dim=-1)
             estimate = torch.cat(list(self.stream(chunks)), dim=-1)
         else:
-            z = self.band_split(spec)  # (K, B, T, C)
+            spec = self._without_trends(spec)
+            z = self._features(spec)  # (K, B, T, C)
             for block in self.blocks:
                 z = block(z)
             mask = self.mask_decoder(z)  # (B, F, T, 3)
             estimate = apply_filter(mask, spec, self.causal)
         if not return_analysis:
             return estimate
-        return estimate, self.analyse(spec, band)
+        return estimate, self.analyse(noisy, band)
+
+    def _without_trends(self, spec):
+        return spec if self.detrend is None else self.detrend(spec)
+
+    def _features(self, spec):
+        """Map complex (B, F, T) to (K, B, T, C)."""
+        return self.split(_bins(spec))
+
+    def split(self, bins):
+        """Give the bands of bins (B, T, F, 2) over their level C channels."""
+        bins = bins if self.level is None else self.level(bins)
+        return self.band_split.split(bins)  # (K, B, T, C)
 
     def _to_be_cut(self, spec):
         """Training wants all frames at once, as does torch.compile."""
@@ -396,8 +429,11 @@ class DBTransform(nn.Module):
                 "'vector', no fusion 'adaptive', no input_conditioned graph "
                 "and no norm 'group'"
             )
-        specs, again = fork(specs)
-        zs = map(self.band_split, specs)  # (K, B, T, C)
+        specs, again = fork(map(self._without_trends, specs))
+        bins = map(_bins, specs)  # (B, T, F, 2)
+        if self.level is not None:
+            bins = self.level.stream(bins)
+        zs = map(self.band_split.split, bins)  # (K, B, T, C)
         for block in self.blocks:
             zs = block.stream(zs)
         ahead = 0 if self.causal else NUM_TAPS // 2
@@ -436,6 +472,8 @@ class DBTransform(nn.Module):
 
     def _cache_shapes(self, batch):
         parts = [*self.blocks, self.mask_decoder]
+        if self.level is not None:
+            parts.insert(0, self.level)
         return [part.cache_shapes(batch) for part in parts]
 
     def step(self, frames, state):
@@ -475,9 +513,14 @@ class DBTransform(nn.Module):
         self._check_causal()
         check_spectrum(frames, self.layout.num_bins)
         self._check_state(frames, state)
-        x = self.band_split(frames)  # (K, B, T, C)
-        caches, parts = [], [*self.blocks, self.mask_decoder]
-        for part, cache in zip(parts, state.caches, strict=True):
+        frames = self._without_trends(frames)
+        x, given, caches = _bins(frames), iter(state.caches), []
+        if self.level is not None:
+            x, cache = self.level.step(x, next(given), state.frames)
+            caches.append(cache)
+        x = self.band_split.split(x)  # (K, B, T, C)
+        parts = [*self.blocks, self.mask_decoder]
+        for part, cache in zip(parts, given, strict=True):
             x, cache = part.step(x, cache, state.frames)
             caches.append(cache)
         mask = x  # (B, F, T, 3)
@@ -496,7 +539,7 @@ class DBTransform(nn.Module):
             )
 
     def _check_state(self, frames, state):
-        expected = 1 + len(self.blocks)
+        expected = 1 + len(self.blocks) + (self.level is not None)
         if len(state.caches) != expected:
             raise ValueError(
                 f"the state has {len(state.caches)} caches, expected "
@@ -604,7 +647,7 @@ class DBTransform(nn.Module):
 
     def _analyse_attention(self, spec, band):
         """lambda of every layer, and the maps of a band."""
-        z, lambdas, maps = self.band_split(spec), [], []
+        z, lambdas, maps = self._features(self._without_trends(spec)), [], []
         for residual in self.blocks:
             if isinstance(residual.block, DifferentialBandAttention):
                 x = residual.enter(z)
@@ -614,6 +657,11 @@ class DBTransform(nn.Module):
             z = residual(z)
         found = {"lambda": lambdas}
         return found if band is None else {**found, "maps": torch.stack(maps)}
+
+
+def _bins(spec):
+    """Real and imaginary parts (B, T, F, 2) of (B, F, T)."""
+    return torch.view_as_real(spec).transpose(1, 2)
 
 
 def _stack(tensors, shape):

@@ -58,6 +58,10 @@ class Detrend(nn.Module):
 
     def detrend(self, bins):
         """Do the same for real and imaginary parts (B, T, F, 2)."""
-        flat = bins.flatten(-2)
-        flat = flat - (flat @ self.analyse) @ self.synthesise
-        return flat.view(bins.shape)
+        # Autocast would round the signal itself.
+        with torch.autocast(bins.device.type, enabled=False):
+            flat = bins.flatten(-2)
+            analyse = self.analyse.to(flat.dtype)
+            synthesise = self.synthesise.to(flat.dtype)
+            flat = flat - (flat @ analyse) @ synthesise
+            return flat.unflatten(-1, bins.shape[-2:])

@@ -40,7 +40,8 @@ class RunningLevel(TimeBlock):
 
     def prepare(self, x, first=0):
         """Return the bins and the power of each frame, in fp32."""
-        power = x.float().square().sum(-1).mean(-1)  # (B, T)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        power = x.square().sum(-1).mean(-1)  # (B, T)
         return x, (power[None],)
 
     def combine(self, own, shared, start=0):
@@ -54,7 +55,7 @@ class RunningLevel(TimeBlock):
         # Windows, not differences of running sums, which would lose a quiet
         # second after a loud one. Scaled, so that squares neither overflow
         # nor vanish.
-        seen = power.unfold(1, self.back + 1, 1)[:, :frames]
+        seen = _windows(power, self.back + 1)[:, :frames]
         top = seen.amax(-1, keepdim=True).clamp_min(1e-30)
         share = seen / top
         mean = top[..., 0] * share.square().sum(-1) / share.sum(-1).clamp_min(1)
@@ -64,3 +65,12 @@ class RunningLevel(TimeBlock):
     def cache_shapes(self, batch):
         """Return the shape of the powers of the frames before the next."""
         return ((1, batch, self.back),)
+
+
+def _windows(power, size):
+    """All windows (B, T, size) of the powers (B, T + size - 1)."""
+    if not torch.compiler.is_exporting():
+        return power.unfold(1, size, 1)
+    # ONNX has no unfold for any number of frames, but convolutions.
+    rows = torch.eye(size, dtype=power.dtype).unsqueeze(1)
+    return F.conv1d(power.unsqueeze(1), rows).mT

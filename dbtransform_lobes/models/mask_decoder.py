@@ -18,6 +18,7 @@ from dbtransform_lobes.models.chunks import (
 from dbtransform_lobes.models.window_norm import make_norm
 
 NUM_TAPS = 3
+ACTIVATIONS = {"tanh": torch.tanh, "silu": F.silu}
 
 
 def apply_filter(mask, spec, causal=False, first=0):
@@ -67,7 +68,7 @@ def apply_filter(mask, spec, causal=False, first=0):
 
 
 class MaskDecoder(nn.Module):
-    """norm -> Linear(C, e C) -> tanh -> Linear(e C, 12 w_k) -> GLU, per band.
+    """norm, Linear(C, e C), activation, Linear(e C, 12 w_k), GLU, per band.
 
     Arguments
     ---------
@@ -83,6 +84,13 @@ class MaskDecoder(nn.Module):
         Whether the taps are t-2, t-1, t in place of t-1, t, t+1.
     norm_window : int
         Frames on each side that the norm "window" sees.
+    activation : str
+        "tanh" (the proposal), or "silu", which cannot saturate.
+
+    Raises
+    ------
+    ValueError
+        If the activation is unknown or there would be no hidden channel.
 
     Example
     -------
@@ -100,8 +108,15 @@ class MaskDecoder(nn.Module):
         norm="frame",
         causal=False,
         norm_window=62,
+        activation="tanh",
     ):
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"decoder activation is {activation!r}, expected one of "
+                f"{', '.join(ACTIVATIONS)}"
+            )
+        self.activation = activation
         self.layout = layout
         self.centre = NUM_TAPS - 1 if causal else NUM_TAPS // 2
         hidden = int(expansion * num_channels)
@@ -160,12 +175,13 @@ class MaskDecoder(nn.Module):
 
     def _taps(self, z):
         batch, frames = z.shape[1:3]
+        activation = ACTIVATIONS[self.activation]
         runs, masks = self.layout.runs, []
         parts = z.split([run.num_bands for run in runs])
         for run, expand, head, part in zip(
             runs, self.expands, self.heads, parts, strict=True
         ):
-            mask = F.glu(head(torch.tanh(expand(part))))  # (n, B, T, 6 w)
+            mask = F.glu(head(activation(expand(part))))  # (n, B, T, 6 w)
             mask = mask.to(torch.promote_types(mask.dtype, torch.float32))
             mask = mask.permute(1, 2, 0, 3)  # (B, T, n, 6 w)
             bins = run.num_bands * run.width

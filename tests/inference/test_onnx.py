@@ -28,7 +28,7 @@ from dbtransform_lobes.inference.onnx_model import (
     istft,
     stft,
 )
-from dbtransform_lobes.inference.onnx_offline import fourier_rows
+from dbtransform_lobes.inference.onnx_offline import fourier_rows, offline_model
 from dbtransform_lobes.inference.onnx_streaming import streaming_model
 from dbtransform_lobes.models.block_attention import attend_in_blocks
 from dbtransform_lobes.models.db_transform import DBTransform
@@ -198,10 +198,30 @@ def test_numpy_stft_is_speechbrains(hop, length):
     assert np.abs(found - noisy).max() > 0.1
 
 
+@pytest.mark.parametrize("frames", [1, 2, 30])
+def test_offline_graph_with_a_level(frames):
+    model = tiny(level=3, detrend=torch.hann_window)
+    spec = torch.randn(2, frames, 33, 2)
+    session = onnxruntime.InferenceSession(
+        offline_model(model).SerializeToString()
+    )
+    noisy = torch.view_as_complex(spec.transpose(1, 2).contiguous())
+    with torch.no_grad():
+        expected = torch.view_as_real(model(noisy).transpose(1, 2))
+    for gain in (1, 1000):
+        (found,) = session.run(None, {"spec": gain * spec.numpy()})
+        assert np.abs(found / gain - expected.numpy()).max() < 1e-5
+
+
 # Streams
 
 VARIANTS = [
     {},
+    {
+        "level": 3,
+        "detrend": torch.hann_window,
+        "decoder_activation": "silu",
+    },
     {"band_weights": "per_band", "norm_order": "post"},
     {"lambda_form": "vector", "rope": False, "magnitude": False},
     {"separable": False, "graph": "fixed", "differential": False},

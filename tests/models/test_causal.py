@@ -42,6 +42,11 @@ FORMS = {
         "band_weights": "per_band",
     },
     "magnitude": {"magnitude": True},
+    "level": {
+        "level": 4,
+        "detrend": torch.hann_window,
+        "decoder_activation": "silu",
+    },
     "window_of_one": {"window": 1, "num_layers": 3},
 }
 CHUNKS = (1, 2, 3, 5, 7, 16)
@@ -221,7 +226,8 @@ def test_a_state_does_not_grow(form, size):
         _, state = model.step(chunk, state)
         sizes.append([part.shape for part in tensors(state)])
     assert all(shapes == sizes[0] for shapes in sizes)
-    assert state.caches[0][-1].shape[2] == model.blocks[0].block.window
+    of_attention = state.caches[-1 - len(model.blocks)]
+    assert of_attention[-1].shape[2] == model.blocks[0].block.window
     assert state.frames == 28
 
 

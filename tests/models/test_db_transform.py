@@ -58,6 +58,7 @@ FORMS = {
     "no_fusion": {"fusion": "none", "feed_forward": 1},
     "no_graph": {"graph": "none", "feed_forward": 1},
     "magnitude": {"magnitude": True},
+    "level": {"level": 4, "decoder_activation": "silu"},
     "causal": {"causal": True, "window": 4, "lambda_form": "vector"},
 }
 
@@ -561,3 +562,25 @@ def test_bfloat16_inference_runs_without_gradients():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             out = model(spec)
     assert (out - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
+def test_a_level_makes_the_gain_of_a_signal_irrelevant():
+    model, spec = tiny("level"), spectrum(1, 17, 30, dtype=torch.float32)
+    expected = model(spec)
+    for gain in (1e-3, 1e3):
+        assert torch.allclose(model(gain * spec) / gain, expected, atol=1e-5)
+    other = tiny()
+    assert not torch.allclose(other(10 * spec) / 10, other(spec), atol=1e-3)
+
+
+def test_trends_of_frames_are_not_in_the_estimate():
+    model = tiny(detrend=torch.hann_window)
+    spec = torch.fft.rfft(torch.randn(1, 9, 32)).mT
+    trend = torch.fft.rfft(torch.hann_window(32)).view(1, 17, 1)
+    assert torch.allclose(model(spec + 5 * trend), model(spec), atol=1e-4)
+    assert not torch.allclose(tiny()(spec + 5 * trend), tiny()(spec), atol=0.1)
+
+
+def test_an_unknown_decoder_activation_is_refused():
+    with pytest.raises(ValueError, match="'relu', expected one of tanh, silu"):
+        tiny(decoder_activation="relu")

@@ -21,6 +21,12 @@ FORMS = [
     {"window": 3, "causal": True},
     {"window": 3, "norm_order": "post", "fusion": "none"},
     {"window": 5, "rope": False, "feed_forward": 2, "graph": "dense"},
+    {
+        "window": 3,
+        "level": 3,
+        "detrend": torch.hann_window,
+        "decoder_activation": "silu",
+    },
     {"window": 3, "norm": "window", "norm_window": 9},
     {"window": 3, "norm": "window", "norm_window": 2, "norm_order": "post"},
     {"window": 3, "norm": "window", "norm_window": 4, "causal": True},

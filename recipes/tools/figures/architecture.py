@@ -186,7 +186,7 @@ def _lstm(block):
 def _decoder(block):
     hidden, inputs = block.expands[0].weight.shape[-2:]
     lines = (
-        f"per band: {inputs} to {hidden} channels, tanh, GLU",
+        f"per band: {inputs} to {hidden} channels, {block.activation}, GLU",
         f"{NUM_TAPS} complex taps for each of {block.layout.num_bins} bins",
     )
     shape = f"filter (B, {block.layout.num_bins}, T, {NUM_TAPS}) complex"

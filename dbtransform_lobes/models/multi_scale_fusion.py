@@ -234,9 +234,18 @@ class MultiScaleFusion(TimeBlock):
         x = x.permute(1, 0, 3, 2).reshape(batch, bands * channels, -1)
         x = F.pad(x, (max(-first, 0), max(last - total, 0)))
         groups = bands * channels if self.separable else bands
-        x = F.conv1d(x, kernel.flatten(0, 1), bias.flatten(), groups=groups)
+        x = self._conv1d(x, kernel.flatten(0, 1), bias.flatten(), groups)
         x = x.unflatten(1, (bands, channels))
         return x.permute(1, 0, 3, 2)  # (n, B, T, C)
+
+    def _conv1d(self, x, kernel, bias, groups):
+        if self.separable or x.device.type != "cpu":
+            return F.conv1d(x, kernel, bias, groups=groups)
+        # In bf16, full convolutions in groups were 23 % off on CPUs with AMX.
+        with torch.autocast("cpu", enabled=False):
+            wide = torch.promote_types(x.dtype, torch.float32)
+            parts = (part.to(wide) for part in (x, kernel, bias))
+            return F.conv1d(*parts, groups=groups)
 
     def _blended(self, x, blend, sizes, frames):
         """The three convolutions of a group, blended by band (and item)."""

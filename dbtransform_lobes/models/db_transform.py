@@ -379,7 +379,10 @@ class DBTransform(nn.Module):
 
     def _features(self, spec):
         """Map complex (B, F, T) to (K, B, T, C)."""
-        return self.split(_bins(spec))
+        if self.level is not None:
+            bins = self.level(_bins(spec))
+            spec = torch.view_as_complex(bins.transpose(1, 2))
+        return self.band_split(spec)
 
     def split(self, bins):
         """Give the bands of bins (B, T, F, 2) over their level C channels."""

@@ -183,7 +183,12 @@ def test_counts_of_bsrnn_by_hand():
 
 def test_components_of_db_transform_are_all_of_it():
     model = DBTransform(
-        num_channels=8, num_layers=2, num_heads=2, feed_forward=1
+        level=3,
+        detrend=torch.hann_window,
+        num_channels=8,
+        num_layers=2,
+        num_heads=2,
+        feed_forward=1,
     )
     parameters = count_parameters(model)
     assert list(parameters)[1:] == [

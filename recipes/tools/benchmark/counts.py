@@ -50,7 +50,8 @@ def components(model):
             name: list(_called(name, child))
             for name, child in model.named_children()
         }
-    parts = {"band_split": ["band_split"]}
+    parts = {} if model.detrend is None else {"detrend": ["detrend"]}
+    parts["band_split"] = ["band_split"]
     for number, residual in enumerate(model.blocks):
         part = parts.setdefault(BLOCKS[type(residual.block)], [])
         part.append(f"blocks.{number}")

@@ -192,6 +192,7 @@ def test_components_of_db_transform_are_all_of_it():
     )
     parameters = count_parameters(model)
     assert list(parameters)[1:] == [
+        "detrend",
         "band_split",
         "attention",
         "fusion",

@@ -51,6 +51,7 @@ setup(
             "tensorboard>=2.15",
             "olah>=0.5.4",
             "webdataset>=1.0.2",
+            "torch-pesq>=0.1.2",
             *DNSMOS,
             *ONNX,
         ],

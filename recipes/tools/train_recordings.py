@@ -1,0 +1,254 @@
+"""Train a model on recordings for a given time, mixing whole batches at once.
+
+usage: python recipes/tools/train_recordings.py MODEL.yaml --output RUN \
+    --recordings A/manifest.csv B/manifest.csv --hours 2
+
+This made the bundled models. It differs from the recipes: batches are mixed
+by data/mixer.py on the device that trains, the learning rate follows the
+clock, and a run that is started again goes on where it was last saved. The
+weights to use are RUN/model_ema.ckpt.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from tqdm import tqdm
+
+from dbtransform_lobes.data.bank import read_bank
+from dbtransform_lobes.data.mixer import (
+    BatchMixer,
+    MixturePlans,
+    MixtureSettings,
+)
+from dbtransform_lobes.models.waveform import enhance_waveform
+from dbtransform_lobes.training.losses import (
+    compressed_complex,
+    compressed_magnitude,
+    envelope_distance,
+    third_octave_bands,
+)
+from dbtransform_lobes.training.losses_pesq import PesqDisturbance
+from dbtransform_lobes.versions import package_versions
+
+WEIGHTS = {
+    "magnitude": 40.0,
+    "complex": 20.0,
+    "si_sdr": 0.8,
+    "envelope": 40.0,
+    "pesq": 6.0,
+}
+MAX_SDR_DB = 35.0
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="YAML of hparams/models")
+    parser.add_argument("--recordings", nargs="+", required=True)
+    parser.add_argument("--output", required=True, help="folder of the run")
+    parser.add_argument("--hours", type=float, required=True)
+    parser.add_argument("--pretrained", help="state dict to start from")
+    parser.add_argument(
+        "--source-weights",
+        type=json.loads,
+        default={},
+        help='JSON such as {"librispeech": 4}: how often a source is drawn',
+    )
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--crop-seconds", type=float, default=2.0)
+    parser.add_argument("--lr", type=float, default=1.2e-3)
+    parser.add_argument("--warmup-steps", type=int, default=300)
+    parser.add_argument("--hold", type=float, default=0.4)
+    parser.add_argument("--save-minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args(argv)
+
+
+def bounded_si_sdr(clean, estimate):
+    """Return the SI-SDR (B,) in dB, which saturates at 35 dB.
+
+    So nearly clean crops do not rule the gradient (Wisdom et al., 2020,
+    arXiv:2006.12701, eq. 4).
+    """
+    clean = clean - clean.mean(-1, keepdim=True)
+    estimate = estimate - estimate.mean(-1, keepdim=True)
+    energy = clean.square().sum(-1, keepdim=True) + 1e-8
+    target = (clean * estimate).sum(-1, keepdim=True) / energy * clean
+    signal = target.square().sum(-1) + 1e-8
+    error = (estimate - target).square().sum(-1)
+    return 10 * torch.log10(
+        signal / (error + 10 ** (-MAX_SDR_DB / 10) * signal)
+    )
+
+
+class RecordingsLoss(torch.nn.Module):
+    """Weighted sum of the terms at a noisy RMS of 1.
+
+    Crops without speech count in the two spectral terms alone.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.pesq = PesqDisturbance()
+        self.register_buffer("bands", third_octave_bands(512, 16000))
+        self.register_buffer("window", torch.hann_window(512))
+
+    def forward(self, noisy, clean, estimate):
+        """Map waveforms (B, L) to (loss, dict of mean terms)."""
+        gain = 1 / noisy.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-6)
+        clean, estimate = clean * gain, estimate.float() * gain
+        speech = clean.abs().amax(-1) > 0
+        spectra = self._stft(clean), self._stft(estimate)
+
+        def heard(term):
+            return (term * speech).sum() / speech.sum().clamp_min(1)
+
+        terms = {
+            "magnitude": compressed_magnitude(*spectra).mean(),
+            "complex": compressed_complex(*spectra).mean(),
+            "si_sdr": -heard(bounded_si_sdr(clean, estimate)),
+            "envelope": heard(envelope_distance(*spectra, self.bands)),
+            "pesq": heard(self.pesq(clean, estimate)),
+        }
+        return sum(WEIGHTS[name] * terms[name] for name in terms), terms
+
+    def _stft(self, signal):
+        spec = torch.stft(
+            signal,
+            512,
+            128,
+            window=self.window,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        return torch.view_as_real(spec).transpose(1, 2)
+
+
+class Run:
+    """A training run that can be stopped and started again."""
+
+    def __init__(self, args):
+        self.args, self.folder = args, Path(args.output)
+        torch.manual_seed(args.seed)
+        with open(args.model, encoding="utf-8") as file:
+            self.hparams = load_hyperpyyaml(file)
+        self.model = self.hparams["model"].to(args.device)
+        if args.pretrained:
+            start = torch.load(args.pretrained, weights_only=True)
+            self.model.load_state_dict(start)
+        self.ema = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self._groups(), lr=args.lr, betas=(0.9, 0.99)
+        )
+        self.step, self.seconds = 0, 0.0
+        self._resume()
+
+    def _groups(self):
+        """Weight decay for matrices only, not for biases and norms."""
+        parameters = list(self.model.named_parameters())
+        decayed = [p for n, p in parameters if p.dim() > 1 and "norm" not in n]
+        chosen = {id(p) for p in decayed}
+        rest = [p for _, p in parameters if id(p) not in chosen]
+        return [
+            {"params": decayed, "weight_decay": 0.01},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+
+    def _resume(self):
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        if state["model_yaml"] != Path(self.args.model).name:
+            raise ValueError(
+                f"{self.folder} holds a run of {state['model_yaml']}, "
+                f"expected one of {self.args.model}: give another --output"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema = {k: v.to(self.args.device) for k, v in state["ema"].items()}
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def save(self):
+        """Write state and averaged weights, each under a temporary name."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ema = {k: v.cpu() for k, v in self.ema.items()}
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": ema,
+            "step": self.step,
+            "seconds": self.seconds,
+            "model_yaml": Path(self.args.model).name,
+        }
+        for name, content in (("state.pt", state), ("model_ema.ckpt", ema)):
+            torch.save(content, self.folder / f".{name}.tmp")
+            os.replace(self.folder / f".{name}.tmp", self.folder / name)
+        about = {"arguments": vars(self.args), "versions": package_versions()}
+        text = json.dumps(about, indent=2) + "\n"
+        (self.folder / "run.json").write_text(text, encoding="utf-8")
+
+    def learning_rate(self):
+        """Warm up by steps, hold, then fall by a cosine of the time."""
+        args = self.args
+        done = min(self.seconds / (3600 * args.hours), 1.0)
+        fall = max(done - args.hold, 0) / (1 - args.hold)
+        warm = min((self.step + 1) / args.warmup_steps, 1.0)
+        return args.lr * warm * 0.5 * (1 + math.cos(math.pi * fall))
+
+    def update(self, noisy, clean, loss):
+        """Make one step; returns its terms."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        with torch.autocast(self.args.device, dtype=torch.bfloat16):
+            estimate = enhance_waveform(
+                self.model,
+                self.hparams["compute_stft"],
+                self.hparams["compute_istft"],
+                noisy,
+            )
+        total, terms = loss(noisy, clean, estimate)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.step += 1
+        share = 1 - min(0.999, (1 + self.step) / (10 + self.step))
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.ema[name].lerp_(value, share)
+            else:  # counters of batch norms
+                self.ema[name].copy_(value)
+        return {name: float(term.detach()) for name, term in terms.items()}
+
+
+def train(args):
+    """Train until the hours are over; saves now and then and at the end."""
+    run = Run(args)
+    bank = read_bank(args.recordings, args.source_weights).to(args.device)
+    settings = MixtureSettings(seconds=args.crop_seconds)
+    plans = MixturePlans(bank, settings, args.batch_size, args.seed)
+    mixer, loss = BatchMixer(bank, settings), RecordingsLoss().to(args.device)
+    begun, saved = time.time() - run.seconds, time.time()
+    with tqdm(total=round(3600 * args.hours), unit="s") as bar:
+        while run.seconds < 3600 * args.hours:
+            terms = run.update(*mixer(plans(run.step)), loss)
+            run.seconds = time.time() - begun
+            bar.update(round(run.seconds) - bar.n)
+            heard = run.step * args.batch_size * args.crop_seconds / 3600
+            bar.set_postfix(heard_h=round(heard, 2), **terms, refresh=False)
+            if time.time() - saved > 60 * args.save_minutes:
+                run.save()
+                saved = time.time()
+    run.save()
+
+
+if __name__ == "__main__":
+    train(parse_arguments())

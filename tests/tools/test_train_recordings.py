@@ -1,0 +1,96 @@
+"""The trainer of the bundled models, on generated recordings."""
+
+import math
+
+import pytest
+import torch
+
+import train_recordings as tool
+from dbtransform_lobes.training.losses_pesq import PesqDisturbance
+from tests.signals import noise_like, speech_like, write_wav
+
+torch_pesq = pytest.importorskip("torch_pesq")
+
+MODEL = """
+compute_stft: !new:speechbrain.processing.features.STFT
+    sample_rate: 16000
+    n_fft: 512
+    win_length: 32
+    hop_length: 16
+compute_istft: !new:speechbrain.processing.features.ISTFT
+    sample_rate: 16000
+    n_fft: 512
+    win_length: 32
+    hop_length: 16
+model: !new:dbtransform_lobes.models.db_transform.DBTransform
+    num_channels: 8
+    num_heads: 2
+    window: 4
+    level: 61
+"""
+
+
+def make_recordings(folder):
+    for name in ("anna", "bert"):
+        path = folder / f"speech/train/{name}/1.wav"
+        write_wav(path, speech_like(2.0, 0), 16000)
+    write_wav(folder / "noise/train/fan/1.wav", noise_like(2.0, 0), 16000)
+    return folder
+
+
+def test_the_filters_of_the_pesq_loss_are_those_of_its_package():
+    torch.manual_seed(0)
+    clean = torch.randn(3, 16000) * torch.linspace(0, 1, 16000)
+    estimate = clean + 0.1 * torch.randn(3, 16000)
+    expected = torch_pesq.PesqLoss(1.0, 16000)(clean.clone(), estimate.clone())
+    given = PesqDisturbance()(clean, estimate)
+    assert torch.allclose(given, expected.float(), rtol=1e-3)
+
+
+def test_si_sdr_saturates_and_is_the_usual_one_below():
+    torch.manual_seed(0)
+    clean, noise = torch.randn(2, 1, 16000)
+    noise -= (noise * clean).sum() / clean.square().sum() * clean
+    at_10 = tool.bounded_si_sdr(clean, clean + noise * 10**-0.5)
+    assert float(at_10) == pytest.approx(10, abs=0.1)
+    assert float(tool.bounded_si_sdr(clean, clean)) == pytest.approx(35, abs=1)
+
+
+def test_a_run_learns_stops_and_goes_on(tmp_path):
+    model = tmp_path / "model.yaml"
+    model.write_text(MODEL)
+    recordings = make_recordings(tmp_path / "recordings")
+    command = [str(model), "--recordings", str(recordings)]
+    command += ["--output", str(tmp_path / "run"), "--batch-size", "2"]
+    command += ["--crop-seconds", "1", "--warmup-steps", "3"]
+    tool.train(tool.parse_arguments([*command, "--hours", "0.0008"]))
+    first = torch.load(tmp_path / "run/state.pt", weights_only=True)
+    assert first["step"] > 1
+    tool.train(tool.parse_arguments([*command, "--hours", "0.0014"]))
+    second = torch.load(tmp_path / "run/state.pt", weights_only=True)
+    assert second["step"] > first["step"]
+    weights = torch.load(tmp_path / "run/model_ema.ckpt", weights_only=True)
+    assert weights.keys() == second["model"].keys()
+    changed = [not torch.equal(weights[k], first["ema"][k]) for k in weights]
+    assert any(changed) and all(w.isfinite().all() for w in weights.values())
+    other = tmp_path / "other.yaml"
+    other.write_text(MODEL)
+    with pytest.raises(ValueError, match="another --output"):
+        tool.train(
+            tool.parse_arguments([str(other), *command[1:], "--hours", "1"])
+        )
+
+
+def test_the_learning_rate_warms_up_holds_and_falls():
+    run = tool.Run.__new__(tool.Run)
+    run.args = tool.parse_arguments(
+        "m.yaml --recordings r --output o --hours 1 --lr 1".split()
+    )
+    run.step, run.seconds = 0, 0.0
+    assert run.learning_rate() == pytest.approx(1 / 300)
+    run.step, run.seconds = 1000, 0.4 * 3600
+    assert run.learning_rate() == pytest.approx(1)
+    run.seconds = 0.7 * 3600
+    assert run.learning_rate() == pytest.approx(0.5)
+    run.seconds = 3600
+    assert math.isclose(run.learning_rate(), 0, abs_tol=1e-9)

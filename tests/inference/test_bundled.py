@@ -1,0 +1,80 @@
+"""What the bundled models do with levels, DC, silence and noise alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+import dbtransform_lobes
+from dbtransform_lobes.evaluation.metrics import si_sdr
+from dbtransform_lobes.inference import EnhanceModel
+from tests.signals import noise_like
+
+RATE = 16000
+NAMES = ("db_transform_small", "db_transform_streaming")
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    folder = Path(dbtransform_lobes.__file__).parent / "bundled"
+    signal, rate = sf.read(folder / "example_noisy.flac", dtype="float32")
+    assert rate == RATE
+    return signal
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def enhance(request):
+    model = EnhanceModel.from_hparams(request.param)
+
+    def run(signal):
+        batch = torch.from_numpy(np.float32(signal))[None]
+        return model.enhance_batch(batch)[0].numpy()
+
+    return run
+
+
+def likeness_db(expected, given):
+    return si_sdr(expected.astype(float), given.astype(float))
+
+
+@pytest.mark.parametrize("gain_db", [-60, -30, 20])
+def test_the_gain_of_a_file_does_not_matter(enhance, noisy, gain_db):
+    gain, expected = 10 ** (gain_db / 20), enhance(noisy)
+    error = np.abs(enhance(gain * noisy) / gain - expected)
+    assert error.max() < 1e-5 * np.abs(expected).max()
+
+
+def test_silence_stays_silent(enhance):
+    assert not enhance(np.zeros(RATE)).any()
+
+
+@pytest.mark.parametrize("kind", ["coloured", "white"])
+def test_noise_alone_is_at_least_15_db_quieter(enhance, kind):
+    noise = noise_like(4.0)
+    if kind == "white":
+        noise = 0.05 * np.random.default_rng(0).standard_normal(4 * RATE)
+    change = np.mean(enhance(noise) ** 2) / np.mean(noise**2)
+    assert 10 * np.log10(change) < -15
+
+
+def test_a_quiet_talker_after_a_loud_one_is_enhanced_as_if_alone(
+    enhance, noisy
+):
+    both = np.concatenate((noisy, 0.1 * noisy))
+    second = 10 * enhance(both)[len(noisy) :]
+    alone = enhance(noisy)
+    assert likeness_db(alone[RATE:], second[RATE:]) > 20  # after a second
+    assert likeness_db(alone, second) > 10
+
+
+def test_a_talker_after_digital_silence_is_enhanced_as_if_alone(enhance, noisy):
+    late = enhance(np.concatenate((np.zeros(2 * RATE), noisy)))
+    assert likeness_db(enhance(noisy), late[2 * RATE :]) > 20
+
+
+def test_dc_does_not_count(enhance, noisy):
+    with_dc = enhance(noisy + 0.3)
+    begun = RATE // 10  # the file's first sample is a step
+    assert likeness_db(enhance(noisy)[begun:], with_dc[begun:]) > 25

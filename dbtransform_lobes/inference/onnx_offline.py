@@ -150,7 +150,9 @@ class WaveformGraph(nn.Module):
         """Map (B, L) and a gain (B, 1) to (B, L)."""
         half, hop = self.window_square.shape[-1] // 2, self.hop_length
         samples = noisy.shape[-1]
-        x = F.pad(noisy * gain, (half, half)).unsqueeze(1)
+        # To whole hops, so that the end is not louder.
+        end = (samples + hop - 1) // hop * hop - samples
+        x = F.pad(noisy * gain, (half, half + end)).unsqueeze(1)
         spec = F.conv1d(x, self.forward_rows, stride=hop)  # (B, 2 F, T)
         spec = spec.unflatten(1, (2, -1)).permute(0, 3, 2, 1)  # (B, T, F, 2)
         spec = self.spectral(spec)

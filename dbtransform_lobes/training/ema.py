@@ -21,7 +21,8 @@ def weight_ema(model, decay=0.999):
     -------
     torch.optim.swa_utils.AveragedModel
         Call ``update_parameters(model)`` after every step; ``.module`` is
-        the averaged model.
+        the averaged model, in evaluation mode: validation shall see neither
+        dropout nor batch statistics.
 
     Example
     -------
@@ -38,4 +39,4 @@ def weight_ema(model, decay=0.999):
         warm = (1 + float(count)) / (10 + float(count))
         torch._foreach_lerp_(averages, currents, 1 - min(decay, warm))
 
-    return AveragedModel(model, multi_avg_fn=average)
+    return AveragedModel(model, multi_avg_fn=average).eval()

@@ -67,19 +67,14 @@ def test_augmentation_depends_on_the_generator_alone(function):
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.0, 1.13, 2.0])
-def test_change_speed_interpolates(factor):
-    signal = noise_like(0.02)
-    out = change_speed(signal, factor)
-    assert len(out) == round(len(signal) / factor)
-    for n, value in enumerate(out):
-        left = min(int(n * factor), len(signal) - 1)
-        right = min(left + 1, len(signal) - 1)
-        part = n * factor - int(n * factor)
-        expected = (1 - part) * signal[left] + part * signal[right]
-        assert abs(value - expected) < 1e-12
-    if factor != 1:
-        size = min(len(out), len(signal))
-        assert np.abs(out[:size] - signal[:size]).max() > 1e-3
+def test_change_speed_leaves_no_aliases(factor):
+    """A tone of 3.5 kHz against the same tone at the new pitch."""
+    time, length = np.arange(8000) / 16000, round(8000 / factor)
+    out = change_speed(np.sin(2 * np.pi * 3500 * time), factor)
+    assert len(out) == length
+    moved = np.sin(2 * np.pi * 3500 * factor * np.arange(length) / 16000)
+    error = (out - moved)[200:-200]
+    assert np.mean(error**2) < 1e-4 * np.mean(moved**2)
 
 
 def test_faster_is_higher():

@@ -317,6 +317,7 @@ def test_average_is_a_copy_that_can_be_saved():
             model.weight.copy_(randn(2, 3, seed=seed))
         ema.update_parameters(model)
     assert not torch.equal(ema.module.weight, model.weight)
+    assert model.training and not ema.module.training
     other.load_state_dict(ema.state_dict())
     # A resumed average goes on as the first would, count included.
     for average in (ema, other):

@@ -34,8 +34,8 @@ class PesqDisturbance(nn.Module):
         except ImportError as error:
             raise ValueError(
                 "the PESQ loss needs the package torch-pesq, which is not "
-                "installed; pip install 'dbtransform[pesq-loss]' or leave "
-                "the loss pesq out"
+                "installed; pip install 'dbtransform[pesq-loss]' or set "
+                "pesq_weight to 0"
             ) from error
         self.loss = PesqLoss(1.0, sample_rate=sample_rate)
         self.loss.align_level = self._align_level

@@ -365,7 +365,13 @@ def _seconds(path, row):
 
 
 def _manifest_rows(source):
-    with open(source, newline="", encoding="utf-8") as file:
+    try:  # "-sig": spreadsheets begin the file with a byte order mark
+        text = Path(source).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{source}: expected UTF-8 ({error}); save the manifest as UTF-8"
+        ) from error
+    with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
         missing = [name for name in COLUMNS if name not in columns]

@@ -61,6 +61,18 @@ def test_manifest_is_read_sorted_and_relative_to_itself(tmp_path):
     assert [r.speaker for r in chosen] == ["rain"]
 
 
+def test_a_byte_order_mark_is_read_and_other_encodings_are_named(tmp_path):
+    write_wav(tmp_path / "é.wav", np.zeros(1600))
+    text = "path,kind,speaker,split\né.wav,speech,anna,train\n"
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(text, encoding="utf-8-sig")
+    assert read_recordings(manifest)[0].speaker == "anna"
+    for encoding in ("utf-16", "latin-1"):
+        manifest.write_text(text, encoding=encoding)
+        with pytest.raises(ValueError, match="save the manifest as UTF-8"):
+            read_recordings(manifest)
+
+
 def test_one_error_names_all_missing_and_unreadable_files(tmp_path):
     manifest = make_manifest(tmp_path, ROWS)
     (tmp_path / "a/1.wav").unlink()

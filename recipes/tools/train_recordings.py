@@ -1,15 +1,11 @@
 """Train a model on recordings for a given time, mixing whole batches at once.
 
-usage: python recipes/tools/train_recordings.py MODEL.yaml --output RUN \
-    --recordings A/manifest.csv B/manifest.csv --hours 2
-
 This made the bundled models. It differs from the recipes: batches are mixed
 by data/mixer.py on the device that trains, the learning rate follows the
 clock, and a run that is started again goes on where it was last saved. The
-weights to use are RUN/model_ema.ckpt.
+weights to use are model_ema.ckpt.
 """
 
-import argparse
 import json
 import math
 import os
@@ -20,6 +16,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from tqdm import tqdm
 
+from command import start
 from dbtransform_lobes.data.bank import read_bank
 from dbtransform_lobes.data.mixer import (
     BatchMixer,
@@ -36,6 +33,11 @@ from dbtransform_lobes.training.losses import (
 from dbtransform_lobes.training.losses_pesq import PesqDisturbance
 from dbtransform_lobes.versions import package_versions
 
+HELP = "Train a model on recordings for a given time."
+EXAMPLES = """\
+  train_recordings.py hparams/models/db_transform_small.yaml --hours 2 \\
+      --recordings a/manifest.csv b/manifest.csv --output run
+"""
 WEIGHTS = {
     "magnitude": 40.0,
     "complex": 20.0,
@@ -46,8 +48,8 @@ WEIGHTS = {
 MAX_SDR_DB = 35.0
 
 
-def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser):
+    """Add the arguments of this command to its parser."""
     parser.add_argument("model", help="YAML of hparams/models")
     parser.add_argument("--recordings", nargs="+", required=True)
     parser.add_argument("--output", required=True, help="folder of the run")
@@ -67,7 +69,6 @@ def parse_arguments(argv=None):
     parser.add_argument("--save-minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    return parser.parse_args(argv)
 
 
 def bounded_si_sdr(clean, estimate):
@@ -190,7 +191,9 @@ class Run:
         for name, content in (("state.pt", state), ("model_ema.ckpt", ema)):
             torch.save(content, self.folder / f".{name}.tmp")
             os.replace(self.folder / f".{name}.tmp", self.folder / name)
-        about = {"arguments": vars(self.args), "versions": package_versions()}
+        given = vars(self.args).items()
+        given = {key: value for key, value in given if not callable(value)}
+        about = {"arguments": given, "versions": package_versions()}
         text = json.dumps(about, indent=2) + "\n"
         (self.folder / "run.json").write_text(text, encoding="utf-8")
 
@@ -229,26 +232,27 @@ class Run:
         return {name: float(term.detach()) for name, term in terms.items()}
 
 
-def train(args):
+def run(args):
     """Train until the hours are over; saves now and then and at the end."""
-    run = Run(args)
+    training = Run(args)
     bank = read_bank(args.recordings, args.source_weights).to(args.device)
     settings = MixtureSettings(seconds=args.crop_seconds)
     plans = MixturePlans(bank, settings, args.batch_size, args.seed)
     mixer, loss = BatchMixer(bank, settings), RecordingsLoss().to(args.device)
-    begun, saved = time.time() - run.seconds, time.time()
+    begun, saved = time.time() - training.seconds, time.time()
     with tqdm(total=round(3600 * args.hours), unit="s") as bar:
-        while run.seconds < 3600 * args.hours:
-            terms = run.update(*mixer(plans(run.step)), loss)
-            run.seconds = time.time() - begun
-            bar.update(round(run.seconds) - bar.n)
-            heard = run.step * args.batch_size * args.crop_seconds / 3600
+        while training.seconds < 3600 * args.hours:
+            terms = training.update(*mixer(plans(training.step)), loss)
+            training.seconds = time.time() - begun
+            bar.update(round(training.seconds) - bar.n)
+            heard = training.step * args.batch_size * args.crop_seconds / 3600
             bar.set_postfix(heard_h=round(heard, 2), **terms, refresh=False)
             if time.time() - saved > 60 * args.save_minutes:
-                run.save()
+                training.save()
                 saved = time.time()
-    run.save()
+    training.save()
+    return 0
 
 
 if __name__ == "__main__":
-    train(parse_arguments())
+    start(__file__)

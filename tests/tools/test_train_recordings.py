@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import train_recordings as tool
+from command import build_parser
 from dbtransform_lobes.training.losses_pesq import PesqDisturbance
 from tests.signals import noise_like, speech_like, write_wav
 
@@ -28,6 +29,10 @@ model: !new:dbtransform_lobes.models.db_transform.DBTransform
     window: 4
     level: 61
 """
+
+
+def parse(arguments):
+    return build_parser("train_recordings").parse_args(arguments)
 
 
 def make_recordings(folder):
@@ -63,10 +68,10 @@ def test_a_run_learns_stops_and_goes_on(tmp_path):
     command = [str(model), "--recordings", str(recordings)]
     command += ["--output", str(tmp_path / "run"), "--batch-size", "2"]
     command += ["--crop-seconds", "1", "--warmup-steps", "3"]
-    tool.train(tool.parse_arguments([*command, "--hours", "0.0008"]))
+    tool.run(parse([*command, "--hours", "0.0008"]))
     first = torch.load(tmp_path / "run/state.pt", weights_only=True)
     assert first["step"] > 1
-    tool.train(tool.parse_arguments([*command, "--hours", "0.0014"]))
+    tool.run(parse([*command, "--hours", "0.0014"]))
     second = torch.load(tmp_path / "run/state.pt", weights_only=True)
     assert second["step"] > first["step"]
     weights = torch.load(tmp_path / "run/model_ema.ckpt", weights_only=True)
@@ -76,14 +81,12 @@ def test_a_run_learns_stops_and_goes_on(tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text(MODEL)
     with pytest.raises(ValueError, match="another --output"):
-        tool.train(
-            tool.parse_arguments([str(other), *command[1:], "--hours", "1"])
-        )
+        tool.run(parse([str(other), *command[1:], "--hours", "1"]))
 
 
 def test_the_learning_rate_warms_up_holds_and_falls():
     run = tool.Run.__new__(tool.Run)
-    run.args = tool.parse_arguments(
+    run.args = parse(
         "m.yaml --recordings r --output o --hours 1 --lr 1".split()
     )
     run.step, run.seconds = 0, 0.0

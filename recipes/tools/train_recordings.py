@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from command import start
@@ -41,11 +42,12 @@ EXAMPLES = """\
 WEIGHTS = {
     "magnitude": 40.0,
     "complex": 20.0,
-    "si_sdr": 0.8,
-    "envelope": 40.0,
-    "pesq": 6.0,
+    "si_sdr": 1.2,
+    "envelope": 50.0,
+    "pesq": 5.0,
 }
 MAX_SDR_DB = 35.0
+SHOWN_STEPS = 20
 
 
 def add_arguments(parser):
@@ -69,6 +71,15 @@ def add_arguments(parser):
     parser.add_argument("--save-minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="bf16",
+        help="fp32 on processors without bf16, where that is emulated",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model first"
+    )
 
 
 def bounded_si_sdr(clean, estimate):
@@ -149,6 +160,7 @@ class Run:
         )
         self.step, self.seconds = 0, 0.0
         self._resume()
+        self.forward = torch.compile(self.model) if args.compile else self.model
 
     def _groups(self):
         """Weight decay for matrices only, not for biases and norms."""
@@ -193,9 +205,19 @@ class Run:
             os.replace(self.folder / f".{name}.tmp", self.folder / name)
         given = vars(self.args).items()
         given = {key: value for key, value in given if not callable(value)}
-        about = {"arguments": given, "versions": package_versions()}
+        about = {
+            "arguments": given,
+            "steps": self.step,
+            "heard_hours": self.heard_hours(),
+            "versions": package_versions(),
+        }
         text = json.dumps(about, indent=2) + "\n"
         (self.folder / "run.json").write_text(text, encoding="utf-8")
+
+    def heard_hours(self):
+        """Hours of audio in the steps up to now."""
+        crop_hours = self.args.crop_seconds / 3600
+        return round(self.step * self.args.batch_size * crop_hours, 2)
 
     def learning_rate(self):
         """Warm up by steps, hold, then fall by a cosine of the time."""
@@ -209,9 +231,10 @@ class Run:
         """Make one step; returns its terms."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        with torch.autocast(self.args.device, dtype=torch.bfloat16):
+        bf16 = self.args.precision == "bf16"
+        with torch.autocast(self.args.device, torch.bfloat16, enabled=bf16):
             estimate = enhance_waveform(
-                self.model,
+                self.forward,
                 self.hparams["compute_stft"],
                 self.hparams["compute_istft"],
                 noisy,
@@ -223,13 +246,19 @@ class Run:
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
+        self._average()
+        return terms
+
+    def _average(self):
+        """Move the averaged weights towards those of this step."""
         share = 1 - min(0.999, (1 + self.step) / (10 + self.step))
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.ema[name].lerp_(value, share)
-            else:  # counters of batch norms
-                self.ema[name].copy_(value)
-        return {name: float(term.detach()) for name, term in terms.items()}
+        values = self.model.state_dict()
+        floats = [n for n, value in values.items() if value.is_floating_point()]
+        average = get_ema_multi_avg_fn(1 - share)
+        averages = [self.ema[name] for name in floats]
+        average(averages, [values[name] for name in floats], None)
+        for name in values.keys() - set(floats):  # counters of batch norms
+            self.ema[name].copy_(values[name])
 
 
 def run(args):
@@ -244,9 +273,11 @@ def run(args):
         while training.seconds < 3600 * args.hours:
             terms = training.update(*mixer(plans(training.step)), loss)
             training.seconds = time.time() - begun
-            bar.update(round(training.seconds) - bar.n)
-            heard = training.step * args.batch_size * args.crop_seconds / 3600
-            bar.set_postfix(heard_h=round(heard, 2), **terms, refresh=False)
+            if training.step % SHOWN_STEPS == 0:  # a GPU is waited for here
+                shown = {name: float(term) for name, term in terms.items()}
+                shown["heard_h"] = training.heard_hours()
+                bar.set_postfix(shown, refresh=False)
+                bar.update(round(training.seconds) - bar.n)
             if time.time() - saved > 60 * args.save_minutes:
                 training.save()
                 saved = time.time()

@@ -13,6 +13,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.training.ema import weight_ema
+from tests.composition import recipe_overrides
 
 RECIPE = Path(__file__).parents[1] / "hparams" / "db_transform.yaml"
 TINY = {"num_channels": 8, "num_layers": 1, "num_heads": 1, "feed_forward": 0}
@@ -24,8 +25,7 @@ def write_hyperparams(folder, **overrides):
     overrides = {
         "data_folder": str(folder / "data"),
         "output_folder": str(folder),
-        **TINY,
-        **overrides,
+        **recipe_overrides(**{**TINY, **overrides}),
     }
     root = logging.getLogger()
     handlers, level, hook = root.handlers[:], root.level, sys.excepthook
@@ -39,7 +39,7 @@ def write_hyperparams(folder, **overrides):
 
 def tiny_model(seed=0):
     """The recipe's DB-Transform, tiny, with every weight random."""
-    overrides = {"data_folder": "none", **TINY}
+    overrides = {"data_folder": "none", **recipe_overrides(**TINY)}
     with tempfile.TemporaryDirectory() as output:
         overrides["output_folder"] = output
         with open(RECIPE, encoding="utf-8") as file:

@@ -14,6 +14,11 @@ from unittest import mock
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # under torchrun
+    sys.path.insert(0, str(ROOT))
+
+from tests.composition import flow, recipe_overrides  # noqa: E402
+
 TRAIN = ROOT / "recipes" / "Voicebank" / "train.py"
 TINY = {
     "device": "cpu",
@@ -34,6 +39,9 @@ TINY = {
 def arguments(data, output, **changes):
     """Command line of train.py."""
     given = {"data_folder": data, "output_folder": output, **TINY, **changes}
+    given = recipe_overrides(**given)
+    if "architecture" in given:
+        given["architecture"] = flow(given["architecture"])
     flags = [
         f"--{name}" if value is None else f"--{name}={value}"
         for name, value in given.items()

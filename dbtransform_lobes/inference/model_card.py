@@ -164,7 +164,16 @@ def configuration_rows(tree):
     window = getattr(stft.get("window_fn"), "tag", None)
     if window is not None:
         rows.append(("window_fn", window.value.removeprefix("!name:")))
-    return rows + list(tree["model"].items())
+    return rows + list(_flat(tree["model"]))
+
+
+def _flat(tree, above=""):
+    """Pairs of a nested mapping, such as ("blocks.graph.form", "learned")."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _data(run):

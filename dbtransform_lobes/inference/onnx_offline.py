@@ -31,8 +31,13 @@ class SpectrumGraph(nn.Module):
 
     Example
     -------
+    >>> from dbtransform_lobes.models.bands import BandLayout
     >>> from dbtransform_lobes.models.db_transform import DBTransform
-    >>> graph = SpectrumGraph(DBTransform(num_channels=8, num_heads=1))
+    >>> from dbtransform_lobes.models.multi_scale_fusion import (
+    ...     MultiScaleFusion,
+    ... )
+    >>> blocks = {"fusion": MultiScaleFusion}
+    >>> graph = SpectrumGraph(DBTransform(BandLayout(), 8, blocks))
     >>> graph(torch.randn(1, 5, 257, 2)).shape
     torch.Size([1, 5, 257, 2])
     """
@@ -130,8 +135,13 @@ class WaveformGraph(nn.Module):
 
     Example
     -------
+    >>> from dbtransform_lobes.models.bands import BandLayout
     >>> from dbtransform_lobes.models.db_transform import DBTransform
-    >>> model = DBTransform(num_channels=8, num_heads=1)
+    >>> from dbtransform_lobes.models.multi_scale_fusion import (
+    ...     MultiScaleFusion,
+    ... )
+    >>> blocks = {"fusion": MultiScaleFusion}
+    >>> model = DBTransform(BandLayout(), 8, blocks)
     >>> graph = WaveformGraph(model, torch.hann_window(512), 128)
     >>> graph(torch.randn(2, 1000), torch.ones(2, 1)).shape
     torch.Size([2, 1000])

@@ -59,13 +59,16 @@ def streaming_model(model, frames=1, stft=None):
 
     Example
     -------
+    >>> from dbtransform_lobes.models.bands import BandLayout
     >>> from dbtransform_lobes.models.db_transform import DBTransform
-    >>> model = DBTransform(
-    ...     num_channels=8, num_heads=1, window=4, causal=True
+    >>> from dbtransform_lobes.models.multi_scale_fusion import (
+    ...     MultiScaleFusion,
     ... )
+    >>> blocks = {"fusion": MultiScaleFusion}
+    >>> model = DBTransform(BandLayout(), 8, blocks, causal=True)
     >>> proto = streaming_model(model)
     >>> [value.name for value in proto.graph.input]
-    ['spec', 'frames', 'key_0', 'value_0', 'past_1', 'past_spec']
+    ['spec', 'frames', 'past_0', 'past_spec']
     """
     _check(model, frames, stft)
     writer = _Writer(model, frames)

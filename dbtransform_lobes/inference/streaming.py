@@ -52,12 +52,15 @@ class StreamingEnhancer:
     Example
     -------
     >>> from dbtransform_lobes.inference import EnhanceModel
+    >>> from dbtransform_lobes.models.bands import BandLayout
     >>> from dbtransform_lobes.models.db_transform import DBTransform
+    >>> from dbtransform_lobes.models.multi_scale_fusion import (
+    ...     MultiScaleFusion,
+    ... )
+    >>> blocks = {"fusion": MultiScaleFusion}
     >>> from speechbrain.processing.features import ISTFT, STFT
     >>> settings = dict(sample_rate=16000, win_length=32, hop_length=16)
-    >>> network = DBTransform(
-    ...     num_channels=16, num_heads=2, window=8, causal=True
-    ... )
+    >>> network = DBTransform(BandLayout(), 16, blocks, causal=True)
     >>> model = EnhanceModel(
     ...     modules={"model": network},
     ...     hparams={

@@ -127,22 +127,22 @@ def affine_shape(num_channels, num_bands=None):
 
 
 class BandNorm(nn.Module):
-    """Normalisation of channels, of a band or of all bands, of each frame.
+    """Normalisation of the channels of a band.
 
     ``group`` is GroupNorm(1, C): mean and variance over the channels and
-    frames of a band, so level differences between frames survive. Those of
-    the other two are of one frame, as a causal model needs: ``spectrum`` over
-    the channels of all bands, so level differences between bands survive,
-    ``frame`` (LayerNorm) over the channels of each band by itself.
+    frames of a band, so level differences between frames survive. ``frame``
+    is LayerNorm: over the channels of each frame, as a causal model needs.
 
     Arguments
     ---------
     num_channels : int
         C.
     kind : str
-        "group", "spectrum" or "frame".
-    num_bands : int | None
-        K for gain and bias of every band's own; None for shared ones.
+        "group" or "frame".
+    num_bands : int
+        K, needed for ``per_band``.
+    per_band : bool
+        Whether every band has a gain and bias of its own.
     eps : float
         Added to the variance.
 
@@ -157,15 +157,20 @@ class BandNorm(nn.Module):
     torch.Size([31, 2, 10, 8])
     """
 
-    def __init__(self, num_channels, kind="frame", num_bands=None, eps=1e-5):
+    def __init__(
+        self,
+        num_channels,
+        kind="frame",
+        num_bands=None,
+        per_band=False,
+        eps=1e-5,
+    ):
         super().__init__()
-        if kind not in ("group", "spectrum", "frame"):
-            raise ValueError(
-                f"norm is {kind!r}, expected 'window' (see make_norm), "
-                "'group', 'spectrum' or 'frame'"
-            )
+        if kind not in ("group", "frame"):
+            raise ValueError(f"norm is {kind!r}, expected 'group' or 'frame'")
         self.kind, self.eps = kind, eps
-        shape = affine_shape(num_channels, num_bands)
+        self.ahead = None if kind == "group" else 0  # None: all frames
+        shape = affine_shape(num_channels, num_bands if per_band else None)
         self.weight = nn.Parameter(torch.ones(shape))
         self.bias = nn.Parameter(torch.zeros(shape))
 
@@ -174,12 +179,6 @@ class BandNorm(nn.Module):
         if self.kind == "frame" and self.weight.dim() == 1:
             shape = x.shape[-1:]
             return F.layer_norm(x, shape, self.weight, self.bias, self.eps)
-        if self.kind == "spectrum":
-            variance, mean = torch.var_mean(
-                x, dim=(0, 3), correction=0, keepdim=True
-            )
-            x = (x - mean) * torch.rsqrt(variance + self.eps)
-        else:
-            shape = x.shape[-1:] if self.kind == "frame" else x.shape[-2:]
-            x = F.layer_norm(x, shape, eps=self.eps)
+        shape = x.shape[-1:] if self.kind == "frame" else x.shape[-2:]
+        x = F.layer_norm(x, shape, eps=self.eps)
         return torch.addcmul(self.bias, x, self.weight)

@@ -97,7 +97,7 @@ class BandSplit(nn.Module):
         for run in layout.runs:
             size = (3 if magnitude else 2) * run.width
             self.norms.append(
-                BandNorm(size, "group", run.num_bands)
+                BandNorm(size, "group", run.num_bands, per_band=True)
                 if norm == "group"
                 else nn.Identity()
             )

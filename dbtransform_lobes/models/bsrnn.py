@@ -10,9 +10,12 @@ noisy spectrum (B, F, T)
   -> filtered spectrum (B, F, T)
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 
+from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.mask_decoder import MaskDecoder, apply_filter
@@ -176,7 +179,10 @@ class BSRNN(nn.Module):
             ResidualLSTM(num_channels, "bands") for _ in range(num_layers)
         )
         self.mask_decoder = MaskDecoder(
-            self.layout, num_channels, decoder_expansion, norm="group"
+            self.layout,
+            num_channels,
+            decoder_expansion,
+            norm=partial(BandNorm, kind="group"),
         )
 
     def layers(self):

@@ -237,34 +237,3 @@ class TimeBlock(nn.Module):
         # Copies: a view would hold on to all of a long chunk.
         kept = tuple(each.clone() for each in kept)
         return self.combine(own, seen, start), kept
-
-
-def through(module, chunks):
-    """Map the chunks of one signal, each as soon as it can be.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        A ``TimeBlock``, or one that maps every frame by itself.
-    chunks : iterable of torch.Tensor
-        (K, B, T, C).
-
-    Returns
-    -------
-    iterator of torch.Tensor
-    """
-    if isinstance(module, TimeBlock):
-        return module.stream(chunks)
-    return map(module, chunks)
-
-
-def cache_shapes_of(module, batch):
-    """Shapes of what a module remembers of a live stream; none of most."""
-    return module.cache_shapes(batch) if isinstance(module, TimeBlock) else ()
-
-
-def step_through(module, x, cache, first):
-    """Map the next frames of a live stream, see ``TimeBlock.step``."""
-    if isinstance(module, TimeBlock):
-        return module.step(x, cache, first)
-    return module(x), ()

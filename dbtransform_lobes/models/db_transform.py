@@ -1,49 +1,43 @@
 """DB-Transform: band-split transformer with a learnable harmonic graph.
 
 noisy spectrum (B, F, T)
-  -> Detrend                                (optional)
-  -> RunningLevel -> BandSplit              (K, B, T, C)
-  -> num_layers x [ DifferentialBandAttention   over time
+  -> Detrend                            (optional)
+  -> RunningLevel                       (optional)
+  -> BandSplit                          (K, B, T, C)
+  -> num_layers x [ the blocks, such as
+                    DifferentialBandAttention   over time
                     MultiScaleFusion            over time, by band
-                    FeedForward                 (optional)
+                    FeedForward
                     HarmonicGraphAttention      over bands
-                    FeedForward ]               (optional)
-  -> MaskDecoder                            (B, F, T, 3)
+                    FeedForward ]
+  -> MaskDecoder                        (B, F, T, 3)
   -> filtered spectrum (B, F, T)
+
+The parts are composed in YAML, see hparams/models/db_transform.yaml.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
-from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.chunks import (
-    cache_shapes_of,
+    TimeBlock,
     fork,
-    step_through,
-    through,
     with_context,
 )
+from dbtransform_lobes.models.compose import build
 from dbtransform_lobes.models.detrend import Detrend
-from dbtransform_lobes.models.differential_attention import (
-    DifferentialBandAttention,
-)
-from dbtransform_lobes.models.feed_forward import FeedForward
-from dbtransform_lobes.models.harmonic_graph import (
-    HarmonicGraphAttention,
-    harmonic_pairs,
-)
 from dbtransform_lobes.models.level import RunningLevel
 from dbtransform_lobes.models.mask_decoder import (
     NUM_TAPS,
     MaskDecoder,
     apply_filter,
 )
-from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
 from dbtransform_lobes.models.spectrum import check_spectrum
-from dbtransform_lobes.models.window_norm import make_norm
 
 # Frames of a chunk when nothing is to be learned: the tensors of more would
 # miss the caches of the processor.
@@ -57,8 +51,8 @@ class StreamState:
     Arguments
     ---------
     caches : list of tuple of torch.Tensor
-        What the level, if there is one, each block, and at last the mask
-        decoder have seen of the last frames; empty if one looks at one.
+        What the level, if there is one, and each block have seen of the last
+        frames; empty if one looks at one.
     spec : torch.Tensor
         The last two frames that the mask was applied to, complex (B, F, 2).
     frames : int
@@ -78,104 +72,77 @@ class Residual(nn.Module):
     block : torch.nn.Module
         f; a ``TimeBlock`` or one that maps every frame by itself.
     norm : torch.nn.Module
-        Of ``make_norm``.
+        Maps every frame by itself, unless only whole signals pass.
     order : str
         "post": norm(z + f(z)); "pre": z + f(norm(z)).
     """
 
-    def __init__(self, block, norm, order):
+    def __init__(self, block, norm, order="pre"):
         super().__init__()
+        if order not in ("pre", "post"):
+            raise ValueError(
+                f"norm_order is {order!r}, expected 'pre' or 'post'"
+            )
         self.block, self.norm, self.order = block, norm, order
 
-    def enter(self, z):
-        """What f sees."""
+    def _enter(self, z):
         return self.norm(z) if self.order == "pre" else z
+
+    def _leave(self, z, y):
+        return z + y if self.order == "pre" else self.norm(z + y)
 
     def forward(self, z):
         """Map (K, B, T, C) to (K, B, T, C)."""
-        if self.order == "pre":
-            return z + self.block(self.norm(z))
-        return self.norm(z + self.block(z))
+        return self._leave(z, self.block(self._enter(z)))
 
     def stream(self, chunks):
         """Map chunks (K, B, T, C) of one signal, each as soon as it can be."""
-        # The parts may ask for later chunks before they map the first.
+        if not isinstance(self.block, TimeBlock):
+            return map(self, chunks)
+        # The block may ask for later chunks before it maps the first.
         chunks, residuals = fork(chunks)
-        if self.order == "pre":
-            chunks = through(self.norm, chunks)
-        ys = map(torch.add, residuals, through(self.block, chunks))
-        return ys if self.order == "pre" else through(self.norm, ys)
+        ys = self.block.stream(map(self._enter, chunks))
+        return map(self._leave, residuals, ys)
 
     def cache_shapes(self, batch):
-        """Shapes of the cache of ``step``: the norm's, then the block's."""
-        return cache_shapes_of(self.norm, batch) + cache_shapes_of(
-            self.block, batch
-        )
+        """Return the shapes of the cache of ``step``."""
+        if isinstance(self.block, TimeBlock):
+            return self.block.cache_shapes(batch)
+        return ()
 
     def step(self, z, cache, first):
         """Map the next frames of a live stream; also returns its cache."""
-        count = len(cache_shapes_of(self.norm, z.shape[1]))
-        of_norm, of_block = cache[:count], cache[count:]
-        x = z
-        if self.order == "pre":
-            x, of_norm = step_through(self.norm, z, of_norm, first)
-        y, of_block = step_through(self.block, x, of_block, first)
-        z = z + y
-        if self.order == "post":
-            z, of_norm = step_through(self.norm, z, of_norm, first)
-        return z, of_norm + of_block
+        if not isinstance(self.block, TimeBlock):
+            return self(z), ()
+        y, cache = self.block.step(self._enter(z), cache, first)
+        return self._leave(z, y), cache
 
 
 class DBTransform(nn.Module):
     """Enhances a noisy complex spectrum; a drop-in for BSRNN.
 
+    The parts are given as factories (``!name:`` in YAML). Each is called
+    with those of the following that its signature names and that were not
+    given yet: num_channels, layout, num_bands, centres, edges_hz, causal,
+    for blocks layer (from 0), for the mask decoder norm.
+
     Arguments
     ---------
-    n_fft : int
-        FFT length of the input, F = n_fft // 2 + 1.
-    sample_rate : int
-        In Hz; the bands' frequencies follow from it.
-    band_widths : str | sequence of int
-        Layout, see ``BandLayout``.
+    layout : BandLayout
+        The bands.
     num_channels : int
         C.
+    blocks : dict
+        Name to factory of a block (K, B, T, C) -> (K, B, T, C), in the order
+        of a layer; None leaves a block out.
     num_layers : int
-        Times that attention, fusion and graph are repeated.
-    num_heads : int
-        Heads of the attention over time and of the graph.
-    band_weights : str
-        "shared" or "per_band": weights of the attention and feed-forward.
-    lambda_form, rope, window, differential
-        See ``DifferentialBandAttention``.
-    fusion : str
-        "static", "adaptive" or "uniform", see ``MultiScaleFusion``; "none"
-        leaves it out.
-    fusion_windows, separable, fusion_activation
-        See ``MultiScaleFusion``.
-    graph : str
-        "learned", "fixed" or "dense", see ``HarmonicGraphAttention``; "none"
-        leaves it out.
-    num_neighbours : int
-        Neighbours of each band in the graph.
-    input_conditioned : bool
-        Whether the graph follows the signal.
-    feed_forward : float
-        Expansion of the feed-forward parts; 0 leaves them out.
-    decoder_expansion : float
-        Hidden channels of the mask decoder over C.
-    compression : float
-        Exponent of the magnitudes that the band split sees.
-    split_norm : str
-        Norm of the band split, "none" or "group".
-    magnitude : bool
-        Whether the band split sees magnitudes beside the complex bins.
-    norm : str
-        Norm of the blocks and of the decoder: "window", "group",
-        "spectrum" or "frame", see ``make_norm``.
-    norm_window : int
-        Frames on each side that the norm "window" sees.
+        Times that the blocks are repeated, each with weights of its own.
+    norm : callable
+        Factory of the norms of the blocks and of the mask decoder.
     norm_order : str
-        "pre" or "post".
+        "pre" or "post", see ``Residual``.
+    band_split, mask_decoder : callable
+        Factories, see ``BandSplit`` and ``MaskDecoder``.
     causal : bool
         Whether no output frame depends on a later input frame; then
         ``step`` enhances a stream.
@@ -187,8 +154,6 @@ class DBTransform(nn.Module):
         Window of the STFT, such as ``torch.hann_window``: maps n_fft to
         (n_fft,). DC and rumble are then removed, see ``Detrend``. None keeps
         them.
-    decoder_activation : str
-        "tanh" or "silu", see ``MaskDecoder``.
 
     Raises
     ------
@@ -197,7 +162,13 @@ class DBTransform(nn.Module):
 
     Example
     -------
-    >>> model = DBTransform(num_channels=16, num_layers=1, num_heads=2)
+    >>> from functools import partial
+    >>> from dbtransform_lobes.models.bands import BandLayout
+    >>> from dbtransform_lobes.models.harmonic_graph import (
+    ...     HarmonicGraphAttention,
+    ... )
+    >>> graph = partial(HarmonicGraphAttention, num_heads=2)
+    >>> model = DBTransform(BandLayout(), 16, {"graph": graph})
     >>> noisy = torch.randn(2, 257, 10, dtype=torch.complex64)
     >>> model(noisy).shape
     torch.Size([2, 257, 10])
@@ -208,128 +179,60 @@ class DBTransform(nn.Module):
 
     def __init__(
         self,
-        n_fft=512,
-        sample_rate=16000,
-        band_widths="bsrnn_16k",
-        num_channels=128,
+        layout,
+        num_channels,
+        blocks,
         num_layers=1,
-        num_heads=4,
-        band_weights="shared",
-        lambda_form="token",
-        rope=True,
-        window=None,
-        differential=True,
-        fusion="static",
-        fusion_windows=((8, 16, 32), (4, 8, 16), (2, 4, 8)),
-        separable=True,
-        fusion_activation=False,
-        graph="learned",
-        num_neighbours=5,
-        input_conditioned=False,
-        feed_forward=0,
-        decoder_expansion=2,
-        compression=0.3,
-        split_norm="none",
-        magnitude=False,
-        norm="frame",
-        norm_window=62,
+        norm=BandNorm,
         norm_order="pre",
+        band_split=BandSplit,
+        mask_decoder=MaskDecoder,
         causal=False,
         level=None,
         detrend=None,
-        decoder_activation="tanh",
     ):
         super().__init__()
-        _check_layers(num_layers, norm_order)
-        if causal:
-            _check_causal(split_norm, norm, input_conditioned)
-        self.causal = causal
-        self.layout = BandLayout(band_widths, n_fft, sample_rate)
-        bands, centres = self.layout.num_bands, self.layout.centres
-        own = bands if band_weights == "per_band" else None
-
-        def attention(layer):
-            return DifferentialBandAttention(
-                num_channels,
-                num_heads,
-                bands,
-                lambda_form,
-                band_weights,
-                rope,
-                window,
-                causal,
-                differential,
-                layer,
-            )
-
-        def multi_scale_fusion():
-            return MultiScaleFusion(
-                num_channels,
-                centres,
-                fusion,
-                fusion_windows,
-                separable,
-                fusion_activation,
-                causal,
-            )
-
-        def harmonic_graph():
-            return HarmonicGraphAttention(
-                num_channels,
-                num_heads,
-                self.layout.edges_hz,
-                centres,
-                graph,
-                num_neighbours,
-                input_conditioned,
-            )
-
+        if num_layers < 1:
+            raise ValueError(f"num_layers is {num_layers}, expected at least 1")
+        self.layout, self.causal = layout, causal
+        common = {
+            "num_channels": num_channels,
+            "layout": layout,
+            "num_bands": layout.num_bands,
+            "centres": layout.centres,
+            "edges_hz": layout.edges_hz,
+            "causal": causal,
+        }
+        n_fft = 2 * (layout.num_bins - 1)
         self.detrend = Detrend(detrend(n_fft)) if detrend else None
         self.level = None if level is None else RunningLevel(level)
-        self.band_split = BandSplit(
-            self.layout, num_channels, compression, split_norm, magnitude
-        )
-        blocks = []
-        for layer in range(num_layers):
-            blocks.append(attention(layer))
-            if fusion != "none":
-                blocks.append(multi_scale_fusion())
-            if feed_forward:
-                blocks.append(FeedForward(num_channels, feed_forward, own))
-            if graph != "none":
-                blocks.append(harmonic_graph())
-            if feed_forward and graph != "none":
-                blocks.append(FeedForward(num_channels, feed_forward, own))
+        self.band_split = build(band_split, **common)
+        blocks = {k: v for k, v in blocks.items() if v is not None}
+        self.block_names, self.num_layers = tuple(blocks), num_layers
         self.blocks = nn.ModuleList(
             Residual(
-                block,
-                make_norm(
-                    num_channels,
-                    norm,
-                    bands,
-                    own is not None,
-                    norm_window,
-                    causal,
-                ),
+                build(factory, layer=layer, **common),
+                build(norm, **common),
                 norm_order,
             )
-            for block in blocks
+            for layer in range(num_layers)
+            for factory in blocks.values()
         )
-        self.mask_decoder = MaskDecoder(
-            self.layout,
-            num_channels,
-            decoder_expansion,
-            norm,
-            causal,
-            norm_window,
-            decoder_activation,
-        )
+        self.mask_decoder = build(mask_decoder, norm=norm, **common)
+        looks = {
+            name: part.ahead
+            for name, part in self.named_modules()
+            if hasattr(part, "ahead")
+        }
         # Whether a frame depends on a limited number of others.
-        self.in_chunks = "group" not in (split_norm, norm) and not any(
-            getattr(block, "ahead", 0) is None
-            or getattr(block, "condition", None) is not None
-            for block in blocks
-        )
+        self.in_chunks = None not in looks.values()
+        if causal and any(ahead != 0 for ahead in looks.values()):
+            names = [name for name, ahead in looks.items() if ahead != 0]
+            raise ValueError(
+                f"a causal model cannot look ahead, but {', '.join(names)} "
+                "do; give a norm of kind 'frame', band_split norm 'none' and "
+                "a graph without input_conditioned"
+            )
 
     def forward(self, spec, return_analysis=False, band=None):
         """Enhance a spectrum.
@@ -364,25 +267,24 @@ class DBTransform(nn.Module):
             chunks = spec.split(CHUNK_FRAMES, dim=-1)
             estimate = torch.cat(list(self.stream(chunks)), dim=-1)
         else:
-            spec = self._without_trends(spec)
-            z = self._features(spec)  # (K, B, T, C)
-            for block in self.blocks:
-                z = block(z)
-            mask = self.mask_decoder(z)  # (B, F, T, 3)
-            estimate = apply_filter(mask, spec, self.causal)
+            estimate = self._whole(spec)
         if not return_analysis:
             return estimate
         return estimate, self.analyse(noisy, band)
 
-    def _without_trends(self, spec):
-        return spec if self.detrend is None else self.detrend(spec)
-
-    def _features(self, spec):
-        """Map complex (B, F, T) to (K, B, T, C)."""
+    def _whole(self, spec):
+        spec = seen = self._without_trends(spec)
         if self.level is not None:
             bins = self.level(_bins(spec))
-            spec = torch.view_as_complex(bins.transpose(1, 2))
-        return self.band_split(spec)
+            seen = torch.view_as_complex(bins.transpose(1, 2))
+        z = self.band_split(seen)  # (K, B, T, C)
+        for block in self.blocks:
+            z = block(z)
+        mask = self.mask_decoder(z)  # (B, F, T, 3)
+        return apply_filter(mask, spec, self.causal)
+
+    def _without_trends(self, spec):
+        return spec if self.detrend is None else self.detrend(spec)
 
     def split(self, bins):
         """Give the bands of bins (B, T, F, 2) over their level C channels."""
@@ -417,7 +319,12 @@ class DBTransform(nn.Module):
 
         Example
         -------
-        >>> model = DBTransform(num_channels=16, num_heads=2, window=8)
+        >>> from functools import partial
+        >>> from dbtransform_lobes.models.bands import BandLayout
+        >>> from dbtransform_lobes.models.multi_scale_fusion import (
+        ...     MultiScaleFusion,
+        ... )
+        >>> model = DBTransform(BandLayout(), 16, {"fusion": MultiScaleFusion})
         >>> noisy = torch.randn(1, 257, 30, dtype=torch.complex64)
         >>> with torch.no_grad():
         ...     chunks = list(model.stream(noisy.split(20, dim=-1)))
@@ -442,7 +349,7 @@ class DBTransform(nn.Module):
         ahead = 0 if self.causal else NUM_TAPS // 2
         shared = ((None, (spec,)) for spec in again)
         around = with_context(shared, NUM_TAPS - 1 - ahead, ahead)
-        masks = self.mask_decoder.stream(zs)
+        masks = map(self.mask_decoder, zs)
         for mask, (_, (spec,), first) in zip(masks, around, strict=True):
             yield apply_filter(mask, spec, self.causal, first)
 
@@ -464,7 +371,7 @@ class DBTransform(nn.Module):
             If the model is not causal.
         """
         self._check_causal()
-        like = self.mask_decoder.norm.weight
+        like = next(self.parameters())
         caches = [
             tuple(like.new_zeros(shape) for shape in shapes)
             for shapes in self._cache_shapes(batch)
@@ -474,10 +381,8 @@ class DBTransform(nn.Module):
         return StreamState(caches, like.new_zeros(shape, dtype=dtype))
 
     def _cache_shapes(self, batch):
-        parts = [*self.blocks, self.mask_decoder]
-        if self.level is not None:
-            parts.insert(0, self.level)
-        return [part.cache_shapes(batch) for part in parts]
+        level = [] if self.level is None else [self.level]
+        return [part.cache_shapes(batch) for part in [*level, *self.blocks]]
 
     def step(self, frames, state):
         """Enhance the next frames of a stream.
@@ -504,9 +409,13 @@ class DBTransform(nn.Module):
 
         Example
         -------
-        >>> model = DBTransform(
-        ...     num_channels=16, num_heads=2, window=8, causal=True
+        >>> from functools import partial
+        >>> from dbtransform_lobes.models.bands import BandLayout
+        >>> from dbtransform_lobes.models.multi_scale_fusion import (
+        ...     MultiScaleFusion,
         ... )
+        >>> blocks = {"fusion": MultiScaleFusion}
+        >>> model = DBTransform(BandLayout(), 16, blocks, causal=True)
         >>> state = model.initial_state(batch=1)
         >>> noisy = torch.randn(1, 257, 1, dtype=torch.complex64)
         >>> estimate, state = model.step(noisy, state)
@@ -521,12 +430,11 @@ class DBTransform(nn.Module):
         if self.level is not None:
             x, cache = self.level.step(x, next(given), state.frames)
             caches.append(cache)
-        x = self.band_split.split(x)  # (K, B, T, C)
-        parts = [*self.blocks, self.mask_decoder]
-        for part, cache in zip(parts, given, strict=True):
-            x, cache = part.step(x, cache, state.frames)
+        z = self.band_split.split(x)  # (K, B, T, C)
+        for block, cache in zip(self.blocks, given, strict=True):
+            z, cache = block.step(z, cache, state.frames)
             caches.append(cache)
-        mask = x  # (B, F, T, 3)
+        mask = self.mask_decoder(z)  # (B, F, T, 3)
         seen = torch.cat((state.spec, frames), dim=-1)
         estimate = apply_filter(mask, seen, causal=True, first=NUM_TAPS - 1)
         # A copy: a view would hold on to all of a long chunk.
@@ -542,7 +450,7 @@ class DBTransform(nn.Module):
             )
 
     def _check_state(self, frames, state):
-        expected = 1 + len(self.blocks) + (self.level is not None)
+        expected = len(self.blocks) + (self.level is not None)
         if len(state.caches) != expected:
             raise ValueError(
                 f"the state has {len(state.caches)} caches, expected "
@@ -571,9 +479,11 @@ class DBTransform(nn.Module):
 
     @torch.no_grad()
     def analyse(self, spec=None, band=None):
-        """What the model has learned, and what it does with a spectrum.
+        """Gather what the blocks report of themselves.
 
-        In training and out of it alike; nothing of it has a gradient.
+        In training and out of it alike; nothing of it has a gradient. A block
+        may have ``learned()``, a dict of what its weights say, and
+        ``observed(x, band)``, one of what it does with an input.
 
         Arguments
         ---------
@@ -586,23 +496,11 @@ class DBTransform(nn.Module):
         Returns
         -------
         dict
-            adjacency : torch.Tensor
-                (layers, K, K), 1 where two bands are joined; (0, K, K)
-                without a graph. Of a graph that follows the signal it is
-                that of the band embeddings alone.
-            harmonic_pairs : list of list of (int, int, int)
-                For each layer the edges near a multiple, see
-                ``harmonic_pairs``.
-            fusion_weights : torch.Tensor
-                (layers, K, 3), the static blend of the short, middle and long
-                windows; (0, K, 3) without a fusion.
-            lambda : list of torch.Tensor
-                With a spectrum, for each layer: (K, B, T, H) for "token",
-                (K, B, 1, H) for "statistics", (K or 1, 1, 1, 1) for
-                "vector".
-            maps : torch.Tensor
-                With a band: A1, A2 and A1 - lambda A2, in this order,
-                (layers, 3, B, H, T, T).
+            What any block reports, a list by layer or, where the shapes agree,
+            one tensor (layers, ...). The blocks of this package report
+            ``adjacency`` and ``harmonic_pairs`` (the graph),
+            ``fusion_weights`` (the fusion), with a spectrum ``lambda`` and
+            with a band ``maps`` (the attention).
 
         Raises
         ------
@@ -611,29 +509,39 @@ class DBTransform(nn.Module):
 
         Example
         -------
-        >>> model = DBTransform(num_channels=16, num_layers=2, num_heads=2)
+        >>> from functools import partial
+        >>> from dbtransform_lobes.models.bands import BandLayout
+        >>> from dbtransform_lobes.models.differential_attention import (
+        ...     DifferentialBandAttention,
+        ... )
+        >>> attention = partial(DifferentialBandAttention, num_heads=2)
+        >>> model = DBTransform(BandLayout(), 16, {"attention": attention}, 2)
         >>> noisy = torch.randn(3, 257, 10, dtype=torch.complex64)
         >>> analysis = model.analyse(noisy, band=4)
         >>> analysis["lambda"][0].shape, analysis["maps"].shape
         (torch.Size([31, 3, 10, 2]), torch.Size([2, 3, 3, 2, 10, 10]))
         """
         self._check_band(spec, band)
-        parts = [residual.block for residual in self.blocks]
-        graphs = [p for p in parts if isinstance(p, HarmonicGraphAttention)]
-        fusions = [p for p in parts if isinstance(p, MultiScaleFusion)]
-        bands = self.layout.num_bands
-        edges = [graph.adjacency() for graph in graphs]
-        weights = [fusion.fusion_weights() for fusion in fusions]
-        analysis = {
-            "adjacency": _stack(edges, (bands, bands)),
-            "harmonic_pairs": [
-                harmonic_pairs(each, self.layout.centres) for each in edges
-            ],
-            "fusion_weights": _stack(weights, (bands, 3)),
-        }
+        found, hooks = defaultdict(list), []
+
+        def note(report):
+            for name, value in report.items():
+                found[name].append(value)
+
+        for block in (residual.block for residual in self.blocks):
+            if hasattr(block, "learned"):
+                note(block.learned())
+            if spec is not None and hasattr(block, "observed"):
+                hooks.append(
+                    block.register_forward_pre_hook(
+                        lambda part, inputs: note(part.observed(*inputs, band))
+                    )
+                )
         if spec is not None:
-            analysis.update(self._analyse_attention(spec, band))
-        return analysis
+            self._whole(spec)
+        for hook in hooks:
+            hook.remove()
+        return {name: _stack(values) for name, values in found.items()}
 
     def _check_band(self, spec, band):
         if band is None:
@@ -648,50 +556,15 @@ class DBTransform(nn.Module):
                 f"band is {band}, expected 0 to {self.layout.num_bands - 1}"
             )
 
-    def _analyse_attention(self, spec, band):
-        """lambda of every layer, and the maps of a band."""
-        z, lambdas, maps = self._features(self._without_trends(spec)), [], []
-        for residual in self.blocks:
-            if isinstance(residual.block, DifferentialBandAttention):
-                x = residual.enter(z)
-                lambdas.append(residual.block.lambda_of(x))
-                if band is not None:
-                    maps.append(residual.block.maps_of(x, band))
-            z = residual(z)
-        found = {"lambda": lambdas}
-        return found if band is None else {**found, "maps": torch.stack(maps)}
-
 
 def _bins(spec):
     """Real and imaginary parts (B, T, F, 2) of (B, F, T)."""
     return torch.view_as_real(spec).transpose(1, 2)
 
 
-def _stack(tensors, shape):
-    return torch.stack(tensors) if tensors else torch.empty(0, *shape)
-
-
-def _check_layers(num_layers, norm_order):
-    if num_layers < 1:
-        raise ValueError(f"num_layers is {num_layers}, expected at least 1")
-    if norm_order not in ("pre", "post"):
-        raise ValueError(
-            f"norm_order is {norm_order!r}, expected 'pre' or 'post'"
-        )
-
-
-def _check_causal(split_norm, norm, input_conditioned):
-    """Refuse what sees the future; the blocks refuse what is theirs."""
-    problems = []
-    if split_norm != "none":
-        problems.append(f"split_norm is {split_norm!r}, expected 'none'")
-    if norm == "group":
-        problems.append(
-            "norm is 'group', expected 'window', 'spectrum' or 'frame'"
-        )
-    if input_conditioned:
-        problems.append("input_conditioned is True, expected False")
-    if problems:
-        raise ValueError(
-            f"a causal model cannot look ahead: {'; '.join(problems)}"
-        )
+def _stack(values):
+    """One tensor of tensors of one shape; else as given."""
+    shapes = {getattr(value, "shape", None) for value in values}
+    return (
+        torch.stack(values) if shapes - {None} and len(shapes) == 1 else values
+    )

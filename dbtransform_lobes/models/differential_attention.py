@@ -410,6 +410,13 @@ class DifferentialBandAttention(TimeBlock):
             out = self.vector.scale(out)
         return self.output(out.flatten(-2))
 
+    def observed(self, x, band=None):
+        """Report ``lambda_of`` and, of a band, ``maps_of``."""
+        found = {"lambda": self.lambda_of(x)}
+        return (
+            found if band is None else {**found, "maps": self.maps_of(x, band)}
+        )
+
     def lambda_of(self, x):
         """lambda for a whole signal.
 

@@ -15,8 +15,10 @@ class FeedForward(nn.Module):
         C.
     expansion : float
         Hidden channels over C.
-    num_bands : int | None
-        K for own weights in every band; None for shared ones.
+    num_bands : int
+        K, needed for ``per_band``.
+    per_band : bool
+        Whether every band has weights of its own.
 
     Example
     -------
@@ -25,8 +27,11 @@ class FeedForward(nn.Module):
     torch.Size([31, 2, 10, 8])
     """
 
-    def __init__(self, num_channels, expansion=2, num_bands=None):
+    def __init__(
+        self, num_channels, expansion=2, num_bands=None, per_band=False
+    ):
         super().__init__()
+        num_bands = num_bands if per_band else None
         hidden = int(expansion * num_channels)
         if hidden < 1:
             raise ValueError(

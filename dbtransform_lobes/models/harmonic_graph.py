@@ -238,6 +238,7 @@ class HarmonicGraphAttention(nn.Module):
         self.form, self.temperature = form, temperature
         self.centres = tuple(centres)
         self.embedding = self.condition = None
+        self.ahead = None if input_conditioned else 0  # None: all frames
         if form != "fixed":
             self.embedding = nn.Parameter(
                 frequency_features(self.centres, embedding_size)
@@ -280,6 +281,14 @@ class HarmonicGraphAttention(nn.Module):
                 embedding = embedding + self.condition(pooled)  # (B, K, d_e)
             unit = F.normalize(embedding.to(precise), dim=-1)
             return (unit @ unit.mT / self.temperature).to(embedding.dtype)
+
+    def learned(self):
+        """Report the edges (K, K) and those near a multiple, see
+        ``DBTransform.analyse`` and ``harmonic_pairs``. Of a graph that follows
+        the signal they are those of the band embeddings alone."""
+        edges = self.adjacency().detach()
+        pairs = harmonic_pairs(edges, self.centres)
+        return {"adjacency": edges, "harmonic_pairs": pairs}
 
     def adjacency(self, similarity=None):
         """Edges between bands, (K, K) or (B, K, K) of zeros and ones."""

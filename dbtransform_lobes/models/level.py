@@ -72,5 +72,5 @@ def _windows(power, size):
     if not torch.compiler.is_exporting():
         return power.unfold(1, size, 1)
     # ONNX has no unfold for any number of frames, but convolutions.
-    rows = torch.eye(size, dtype=power.dtype).unsqueeze(1)
+    rows = torch.eye(size, dtype=power.dtype, device=power.device)[:, None]
     return F.conv1d(power.unsqueeze(1), rows).mT

@@ -9,13 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dbtransform_lobes.models.band_linear import BandLinear
-from dbtransform_lobes.models.chunks import (
-    cache_shapes_of,
-    step_through,
-    through,
-)
-from dbtransform_lobes.models.window_norm import make_norm
+from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
+from dbtransform_lobes.models.compose import build
 
 NUM_TAPS = 3
 ACTIVATIONS = {"tanh": torch.tanh, "silu": F.silu}
@@ -78,12 +73,11 @@ class MaskDecoder(nn.Module):
         C.
     expansion : float
         e; 4 in the proposal, where this part is most of the parameters.
-    norm : str
-        See ``make_norm``.
+    norm : callable
+        Factory of a norm, such as ``BandNorm``; its weights are each band's
+        own if it can have such.
     causal : bool
         Whether the taps are t-2, t-1, t in place of t-1, t, t+1.
-    norm_window : int
-        Frames on each side that the norm "window" sees.
     activation : str
         "tanh" (the proposal), or "silu", which cannot saturate.
 
@@ -105,9 +99,8 @@ class MaskDecoder(nn.Module):
         layout,
         num_channels,
         expansion=2,
-        norm="frame",
+        norm=BandNorm,
         causal=False,
-        norm_window=62,
         activation="tanh",
     ):
         super().__init__()
@@ -125,8 +118,11 @@ class MaskDecoder(nn.Module):
                 f"decoder expansion is {expansion}, expected at least "
                 f"1 / num_channels = 1 / {num_channels}"
             )
-        self.norm = make_norm(
-            num_channels, norm, layout.num_bands, True, norm_window, causal
+        self.norm = build(
+            norm,
+            num_channels=num_channels,
+            num_bands=layout.num_bands,
+            per_band=True,
         )
         self.expands = nn.ModuleList(
             BandLinear(num_channels, hidden, run.num_bands)
@@ -151,29 +147,11 @@ class MaskDecoder(nn.Module):
 
     def forward(self, z):
         """Map (K, B, T, C) to a complex mask (B, F, T, 3)."""
-        return self._mask(self.norm(z))
-
-    def stream(self, chunks):
-        """The same for chunks of one signal, each as soon as it can be."""
-        return map(self._mask, through(self.norm, chunks))
-
-    def cache_shapes(self, batch):
-        """Shapes of the cache of ``step``."""
-        return cache_shapes_of(self.norm, batch)
-
-    def step(self, z, cache, first):
-        """The same for the next frames of a live stream, and its cache."""
-        z, cache = step_through(self.norm, z, cache, first)
-        return self._mask(z), cache
-
-    def _mask(self, z):
-        return torch.view_as_complex(self._taps(z).transpose(1, 2))
+        return torch.view_as_complex(self.taps(z).transpose(1, 2))
 
     def taps(self, z):
         """The mask as real and imaginary parts (B, T, F, 3, 2)."""
-        return self._taps(self.norm(z))
-
-    def _taps(self, z):
+        z = self.norm(z)
         batch, frames = z.shape[1:3]
         activation = ACTIVATIONS[self.activation]
         runs, masks = self.layout.runs, []

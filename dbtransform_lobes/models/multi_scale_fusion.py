@@ -174,6 +174,10 @@ class MultiScaleFusion(TimeBlock):
             biases[str(size)] = nn.Parameter(bias.uniform_(-bound, bound))
         return kernels, biases
 
+    def learned(self):
+        """Report the static blend (K, 3), see ``DBTransform.analyse``."""
+        return {"fusion_weights": self.fusion_weights().detach()}
+
     def fusion_weights(self):
         """The static blend of every band, (K, 3): rows sum to 1."""
         return self.logits.softmax(-1)

@@ -63,31 +63,72 @@ def resolve_base(hparams_file, overrides=""):
     yaml = ruamel.yaml.YAML()
     variant = _load_tree(yaml, hparams_file)
     given = yaml.load(overrides or "") or {}
-    if "base" not in variant:
-        _check_keys(given, variant, hparams_file)
-        return str(hparams_file), overrides
     folder = Path(hparams_file).parent
+    if "base" not in variant:
+        _check_keys(yaml, given, variant, hparams_file)
+        return str(hparams_file), overrides
     base, merged = folder / variant.pop("base"), CommentedMap()
-    _check_keys(given, {**_load_tree(yaml, base), **variant}, hparams_file)
+    known = {**_load_tree(yaml, base), **variant}
+    _check_keys(yaml, given, known, hparams_file)
     model = variant.pop("model_overrides", None)
     model = given.pop("model_overrides", model)  # of the command line, if any
     if model is not None:
-        merged.update(dict(_load_tree(yaml, folder / model)["base"]))
-    merged.update(variant)
-    merged.update(given)
+        changes = _load_tree(yaml, folder / model)["architecture"]
+        merged["architecture"] = CommentedMap(changes)  # without its tag
+    merge(merged, variant)
+    merge(merged, given)
     stream = StringIO()
     yaml.dump(merged, stream)
     return str(base), stream.getvalue()
 
 
-def _check_keys(given, known, hparams_file):
-    """Refuse misspelt keys; HyperPyYAML would refuse a variant's new ones."""
-    unknown = [key for key in given if key not in known]
+def merge(target, changes):
+    """Update nested mappings in place, as HyperPyYAML merges overrides.
+
+    Arguments
+    ---------
+    target, changes : dict
+        A mapping in both is merged; anything else is replaced.
+
+    Example
+    -------
+    >>> target = {"blocks": {"graph": {"form": "learned"}, "fusion": 1}}
+    >>> merge(target, {"blocks": {"graph": None}})
+    >>> target
+    {'blocks': {'graph': None, 'fusion': 1}}
+    """
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(target.get(key), dict)
+        if both and not _tag(value):
+            merge(target[key], value)
+        else:
+            target[key] = value
+
+
+def _tag(node):
+    tag = getattr(node, "tag", None)
+    return getattr(tag, "value", None) or ""
+
+
+def _check_keys(yaml, given, known, path, above=""):
+    """Refuse misspelt keys; HyperPyYAML would refuse a variant's new ones,
+    and take any that are given to an included file."""
+    unknown = [f"{above}{key}" for key in given if key not in known]
     if unknown:
         raise KeyError(
-            f"{', '.join(unknown)} not found in {hparams_file}, expected some "
+            f"{', '.join(unknown)} not found in {path}, expected some "
             f"of {', '.join(known)}"
         )
+    for key, value in given.items():
+        tag = _tag(known[key])
+        if not isinstance(value, dict) or _tag(value):
+            continue
+        if tag.startswith("!include:"):
+            file = Path(path).parent / tag.removeprefix("!include:")
+            tree = _load_tree(yaml, file)
+            _check_keys(yaml, value, tree, file, f"{above}{key}.")
+        elif isinstance(known[key], dict) and not tag:
+            _check_keys(yaml, value, known[key], path, f"{above}{key}.")
 
 
 def _load_tree(yaml, path):

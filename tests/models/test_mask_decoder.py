@@ -1,11 +1,13 @@
 """The mask decoder and the filter it gives."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.mask_decoder import MaskDecoder, apply_filter
 from tests.twins import affine, array, assert_twin, randn, scramble, sigmoid
@@ -154,7 +156,9 @@ def test_a_group_norm_looks_at_all_frames():
     changed[:, :, 0] *= 3
     moved = {}
     for norm in ("frame", "group"):
-        decoder = scramble(MaskDecoder(tiny_layout(), 4, norm=norm))
+        decoder = scramble(
+            MaskDecoder(tiny_layout(), 4, norm=partial(BandNorm, kind=norm))
+        )
         difference = (decoder(changed) - decoder(z)).abs()
         moved[norm] = difference[:, :, 1:].max() > 1e-3
     assert moved == {"frame": False, "group": True}

@@ -34,7 +34,7 @@ def count(model):
 
 def test_every_model_file_is_listed():
     files = {path.stem for path in (HPARAMS / "models").glob("*.yaml")}
-    assert files - {"base", "front_end"} == set(SIZES)
+    assert files - {"front_end"} == set(SIZES)
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))
@@ -82,7 +82,8 @@ def test_recipe_trains_the_model_of_that_name(recipe, name, tmp_path):
 def test_given_overrides_win_over_those_of_the_variant(tmp_path):
     hparams, _, _ = load_recipe(
         HPARAMS / "db_transform_small.yaml",
-        f"data_folder: none\noutput_folder: {tmp_path}\nnum_layers: 1",
+        f"data_folder: none\noutput_folder: {tmp_path}\n"
+        "architecture: {num_layers: 1}",
     )
     layers = [n for n in hparams["model"].state_dict() if "offset" in n]
     assert len(layers) == 1
@@ -111,7 +112,7 @@ def test_another_model_takes_the_place_of_db_transform(tmp_path):
     hparams, _, _ = load_recipe(
         HPARAMS / "db_transform.yaml",
         f"data_folder: none\noutput_folder: {tmp_path}\n"
-        "model_hparams: !include:models/bsrnn.yaml",
+        "architecture: !include:models/bsrnn.yaml",
     )
     assert type(hparams["modules"]["model"]).__name__ == "BSRNN"
 
@@ -134,7 +135,8 @@ def test_model_of_the_command_line_is_taken(tmp_path):
     hparams, _, _ = load_recipe(
         str(HPARAMS / "db_transform_small.yaml"),
         f"data_folder: none\noutput_folder: {tmp_path}\n"
-        "model_overrides: models/db_transform_streaming.yaml\nwindow: 7",
+        "model_overrides: models/db_transform_streaming.yaml\n"
+        "architecture: {blocks: {attention: {window: 7}}}",
     )
     own = load_model_file("db_transform_streaming")["model"]
     assert hparams["model"].causal

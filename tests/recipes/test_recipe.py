@@ -20,10 +20,8 @@ RECIPE = ROOT / "recipes" / "Voicebank"
 TINY = [
     "--device=cpu",
     "--noprogressbar",
-    "--num_channels=8",
-    "--num_layers=1",
-    "--num_heads=1",
-    "--feed_forward=0",
+    "--architecture={num_channels: 8, num_layers: 1, num_heads: 1, "
+    "blocks: {feed_forward: null}}",
     "--batch_size=2",
     "--steps_per_epoch=3",
     "--warmup_steps=2",

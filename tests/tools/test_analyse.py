@@ -20,13 +20,13 @@ from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.cmgan import CMGAN
-from dbtransform_lobes.models.db_transform import DBTransform
 from dbtransform_lobes.models.harmonic_graph import harmonic_pairs
 from figures.analyse import FIGURES
 from figures.architecture import architecture, stages
 from figures.attention import attention_maps
 from figures.fusion import fusion_weights
 from figures.report import render_report
+from tests.composition import composed
 from tests.runs import model_of, tiny_run
 from tests.signals import noise_like, speech_like, write_wav
 
@@ -35,7 +35,7 @@ SMALL = {"num_channels": 8, "num_layers": 2, "num_heads": 2}
 
 def small(**changes):
     torch.manual_seed(0)
-    return DBTransform(**{**SMALL, **changes})
+    return composed(**{**SMALL, **changes})
 
 
 def spectrum(frames=12, batch=1):

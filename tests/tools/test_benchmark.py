@@ -22,8 +22,8 @@ from benchmark.counts import (
 from benchmark.plot import plot_cost
 from command import run_tool
 from dbtransform_lobes.models.bsrnn import BSRNN
-from dbtransform_lobes.models.db_transform import DBTransform
 from dbtransform_lobes.plotting import check_plot
+from tests.composition import composed, model_yaml
 from tests.literal import LiteralProposal, literal_twin
 from tests.twins import scramble
 
@@ -91,6 +91,13 @@ def write_model(folder, name, kind, **arguments):
     return path
 
 
+def write_composed(folder, name, **options):
+    """Write the YAML of a DB-Transform and its front end."""
+    path = folder / f"{name}.yaml"
+    path.write_text(FRONT_END + model_yaml(**options), encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def models(tmp_path, monkeypatch):
     """Stand in a folder with tiny models in hparams/models."""
@@ -98,12 +105,7 @@ def models(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     package = "dbtransform_lobes.models"
     write_model(folder, "bsrnn", f"{package}.bsrnn.BSRNN", **TINY_BSRNN)
-    write_model(
-        folder,
-        "db_transform_proposal",
-        f"{package}.db_transform.DBTransform",
-        **PROPOSAL,
-    )
+    write_composed(folder, "db_transform_proposal", **PROPOSAL)
     (folder / "no_model.yaml").write_text(FRONT_END, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return folder
@@ -182,7 +184,7 @@ def test_counts_of_bsrnn_by_hand():
 
 
 def test_components_of_db_transform_are_all_of_it():
-    model = DBTransform(
+    model = composed(
         level=3,
         detrend=torch.hann_window,
         num_channels=8,
@@ -198,18 +200,19 @@ def test_components_of_db_transform_are_all_of_it():
         "fusion",
         "feed_forward",
         "graph",
+        "graph_feed_forward",
         "mask_decoder",
     ]
     assert sum(parameters.values()) == 2 * parameters["total"]
-    assert parameters["feed_forward"] == 4 * (3 * 64 + 2 * 8 + 8 + 2 * 8)
+    assert parameters["feed_forward"] == 2 * (3 * 64 + 2 * 8 + 8 + 2 * 8)
     spec = torch.zeros(1, 257, 5, dtype=torch.complex64)
     macs = count_macs(model, lambda: model(spec))
-    assert macs["feed_forward"] == 4 * 31 * 5 * 3 * 64
+    assert macs["feed_forward"] == 2 * 31 * 5 * 3 * 64
     assert sum(macs.values()) == 2 * macs["total"]
 
 
 def test_literal_equals_db_transform():
-    model = scramble(DBTransform(**PROPOSAL), scale=0.3)
+    model = scramble(composed(**PROPOSAL), scale=0.3)
     twin, spec = literal_twin(model), spectrum()
     with torch.no_grad():
         expected = model(spec)
@@ -231,7 +234,7 @@ def test_literal_equals_db_transform():
 def test_literal_has_the_parameters_and_components_of_db_transform():
     literal = LiteralProposal()
     parameters = count_parameters(literal)
-    model = DBTransform(
+    model = composed(
         **{
             **PROPOSAL,
             "n_fft": 512,
@@ -245,7 +248,7 @@ def test_literal_has_the_parameters_and_components_of_db_transform():
 
 
 def test_literal_learns():
-    model = literal_twin(DBTransform(**PROPOSAL).double())
+    model = literal_twin(composed(**PROPOSAL).double())
     model(spectrum()).abs().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -268,7 +271,7 @@ def test_literal_learns():
 )
 def test_literal_refuses_other_configurations(change):
     with pytest.raises(ValueError, match="db_transform_proposal.yaml"):
-        literal_twin(DBTransform(**{**PROPOSAL, **change}))
+        literal_twin(composed(**{**PROPOSAL, **change}))
 
 
 def test_ratios_are_of_the_same_repeat():
@@ -310,13 +313,7 @@ def test_results_of_a_benchmark(models, no_children):
 def test_streams_of_causal_models_are_timed(tmp_path):
     causal = {"n_fft": 64, "band_widths": LAYOUT, "num_channels": 8}
     causal |= {"num_heads": 2, "num_neighbours": 2, "causal": True}
-    path = write_model(
-        tmp_path,
-        "live",
-        "dbtransform_lobes.models.db_transform.DBTransform",
-        **causal,
-        window=4,
-    )
+    path = write_composed(tmp_path, "live", **causal, window=4)
     other = write_model(
         tmp_path, "other", "dbtransform_lobes.models.bsrnn.BSRNN", **TINY_BSRNN
     )
@@ -339,12 +336,7 @@ def test_operations_of_a_long_signal_are_those_of_a_shorter_one(tmp_path):
     """Models that cut their input are counted at 30 s, others in full."""
     settings = {"n_fft": 64, "band_widths": LAYOUT, "num_channels": 4}
     settings |= {"num_heads": 1, "num_neighbours": 2, "window": 4}
-    path = write_model(
-        tmp_path,
-        "cut",
-        "dbtransform_lobes.models.db_transform.DBTransform",
-        **settings,
-    )
+    path = write_composed(tmp_path, "cut", **settings)
     candidate = load_candidate(str(path))
     short, long = (
         measure.operations([candidate], length)[0]["macs_per_second"]

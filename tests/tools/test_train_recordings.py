@@ -8,6 +8,7 @@ import torch
 import train_recordings as tool
 from command import build_parser
 from dbtransform_lobes.training.losses_pesq import PesqDisturbance
+from tests.composition import model_yaml
 from tests.signals import noise_like, speech_like, write_wav
 
 torch_pesq = pytest.importorskip("torch_pesq")
@@ -23,12 +24,7 @@ compute_istft: !new:speechbrain.processing.features.ISTFT
     n_fft: 512
     win_length: 32
     hop_length: 16
-model: !new:dbtransform_lobes.models.db_transform.DBTransform
-    num_channels: 8
-    num_heads: 2
-    window: 4
-    level: 61
-"""
+""" + model_yaml(num_channels=8, num_heads=2, window=4, level=61)
 
 
 def parse(arguments):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from speechbrain.processing.features import ISTFT, STFT
 
-from dbtransform_lobes.models.db_transform import DBTransform
 from dbtransform_lobes.models.waveform import (
     enhance_waveform,
     sqrt_hann_window,
@@ -22,6 +21,7 @@ from dbtransform_lobes.training.losses import (
     negative_si_sdr,
     third_octave_bands,
 )
+from tests.composition import composed
 from tests.twins import array, assert_twin, randn
 
 HANN = {"hop_length": 8, "window_fn": torch.hann_window}
@@ -88,7 +88,7 @@ def test_sqrt_hann_squares_sum_to_one():
 def test_output_follows_the_level_of_the_input():
     stft, istft = transforms(**HANN)
     torch.manual_seed(0)
-    model = DBTransform(num_channels=8, num_layers=1, num_heads=2)
+    model = composed(num_channels=8, num_layers=1, num_heads=2)
     noisy = waveforms(2, 4000)
     with torch.no_grad():
         for function in (model, lambda spec: spec * spec.abs()):
@@ -116,7 +116,7 @@ def test_every_item_has_a_gain_of_its_own():
 
 def test_silence_is_enhanced_to_silence():
     stft, istft = transforms(**HANN)
-    model = DBTransform(num_channels=8, num_layers=1, num_heads=2)
+    model = composed(num_channels=8, num_layers=1, num_heads=2)
     silence = torch.zeros(1, 2000)
     assert torch.equal(enhance_waveform(model, stft, istft, silence), silence)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import ruamel.yaml
 
+from dbtransform_lobes.training.recipe import merge
+
 KEYS = {"script", "recipe", "seeds", "reference", "overrides", "rows"}
 OWN_KEYS = ("seed", "output_folder", "device")
 
@@ -256,8 +258,23 @@ def list_runs(plan, output, given=None, seeds=None, rows=None):
             Path(output) / row / str(seed),
             plan.script,
             plan.recipe,
-            {**plan.overrides, **(given or {}), **plan.rows[row]},
+            _settings(plan.overrides, given or {}, plan.rows[row]),
         )
         for seed in seeds or plan.seeds
         for row in rows or plan.rows
     ]
+
+
+def _settings(*levels):
+    """Keys to YAML text; mappings of several levels are merged."""
+    settings = {}
+    for level in levels:
+        for key, text in level.items():
+            old = settings.get(key)
+            if old and text and old.startswith("{") and text.startswith("{"):
+                yaml = ruamel.yaml.YAML()
+                merged = yaml.load(old)
+                merge(merged, yaml.load(text))
+                text = _texts({key: merged})[key]
+            settings[key] = text
+    return settings

@@ -5,19 +5,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from dbtransform_lobes.models.db_transform import DBTransform
-from dbtransform_lobes.models.differential_attention import (
-    DifferentialBandAttention,
-)
-from dbtransform_lobes.models.feed_forward import FeedForward
-from dbtransform_lobes.models.harmonic_graph import HarmonicGraphAttention
-from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
-
-BLOCKS = {
-    DifferentialBandAttention: "attention",
-    MultiScaleFusion: "fusion",
-    FeedForward: "feed_forward",
-    HarmonicGraphAttention: "graph",
-}
 
 
 def components(model):
@@ -38,11 +25,13 @@ def components(model):
 
     Example
     -------
-    >>> components(DBTransform(num_channels=8, num_layers=2, num_heads=2))
+    >>> from dbtransform_lobes.models.bands import BandLayout
+    >>> from dbtransform_lobes.models.feed_forward import FeedForward
+    >>> blocks = {"first": FeedForward, "second": FeedForward}
+    >>> components(DBTransform(BandLayout(), 8, blocks, num_layers=2))
     {'band_split': ['band_split'], \
-'attention': ['blocks.0', 'blocks.3'], \
-'fusion': ['blocks.1', 'blocks.4'], \
-'graph': ['blocks.2', 'blocks.5'], \
+'first': ['blocks.0', 'blocks.2'], \
+'second': ['blocks.1', 'blocks.3'], \
 'mask_decoder': ['mask_decoder']}
     """
     if not isinstance(model, DBTransform):
@@ -52,9 +41,8 @@ def components(model):
         }
     parts = {} if model.detrend is None else {"detrend": ["detrend"]}
     parts["band_split"] = ["band_split"]
-    for number, residual in enumerate(model.blocks):
-        part = parts.setdefault(BLOCKS[type(residual.block)], [])
-        part.append(f"blocks.{number}")
+    for number, name in enumerate(model.block_names * model.num_layers):
+        parts.setdefault(name, []).append(f"blocks.{number}")
     parts["mask_decoder"] = ["mask_decoder"]
     return parts
 

@@ -56,16 +56,15 @@ def stages(model):
 
     Example
     -------
-    >>> model = DBTransform(num_channels=16, num_layers=3, num_heads=2)
+    >>> from dbtransform_lobes.models.bands import BandLayout
+    >>> blocks = {"feed_forward": FeedForward}
+    >>> model = DBTransform(BandLayout(), 16, blocks, num_layers=3)
     >>> [(times, len(group)) for times, group in stages(model)]
-    [(1, 1), (3, 3), (1, 1)]
+    [(1, 1), (3, 1), (1, 1)]
     """
     if isinstance(model, DBTransform):
-        blocks = list(model.blocks)
-        layers = sum(
-            isinstance(each.block, DifferentialBandAttention) for each in blocks
-        )
-        repeated = [(layers, blocks[: len(blocks) // layers])]
+        first = list(model.blocks)[: len(model.block_names)]
+        repeated = [(model.num_layers, first)]
     elif isinstance(model, BSRNN):
         layers = len(model.time_layers)
         first = [model.time_layers[0], model.band_layers[0]]
@@ -104,9 +103,10 @@ def describe(module):
     Stage
     """
     inner = module.block if isinstance(module, Residual) else module
-    title, lines, *output = DESCRIPTIONS[type(inner)](inner)
+    title, lines, *output = DESCRIPTIONS.get(type(inner), _other)(inner)
     if isinstance(module, Residual):
-        norm = f"{module.norm.kind} norm"
+        norm = getattr(module.norm, "kind", type(module.norm).__name__)
+        norm = f"{norm} norm"
         order = {"pre": f"z + f({norm}(z))", "post": f"{norm}(z + f(z))"}
         lines = (*lines, order[module.order])
     return Stage(title, tuple(lines), _count(module), *output)
@@ -191,6 +191,11 @@ def _decoder(block):
     )
     shape = f"filter (B, {block.layout.num_bins}, T, {NUM_TAPS}) complex"
     return "Mask decoder", lines, shape
+
+
+def _other(block):
+    """A part that this file does not know."""
+    return type(block).__name__, ()
 
 
 DESCRIPTIONS = {

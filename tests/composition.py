@@ -1,0 +1,143 @@
+"""Tiny DB-Transforms from a flat list of options, composed as in YAML."""
+
+import json
+import re
+
+from hyperpyyaml import load_hyperpyyaml
+
+LOBES = "dbtransform_lobes.models."
+WINDOW = "!name:torch.hann_window"
+NAMES = {
+    "attention": "differential_attention.DifferentialBandAttention",
+    "fusion": "multi_scale_fusion.MultiScaleFusion",
+    "feed_forward": "feed_forward.FeedForward",
+    "graph": "harmonic_graph.HarmonicGraphAttention",
+    "graph_feed_forward": "feed_forward.FeedForward",
+}
+# Where an option of these tests goes: part and name of the argument.
+PLACES = {
+    "num_heads": [("attention", "num_heads"), ("graph", "num_heads")],
+    "lambda_form": [("attention", "lambda_form")],
+    "rope": [("attention", "rope")],
+    "window": [("attention", "window")],
+    "differential": [("attention", "differential")],
+    "fusion": [("fusion", "form")],
+    "fusion_windows": [("fusion", "windows")],
+    "separable": [("fusion", "separable")],
+    "fusion_activation": [("fusion", "activation")],
+    "graph": [("graph", "form")],
+    "num_neighbours": [("graph", "num_neighbours")],
+    "input_conditioned": [("graph", "input_conditioned")],
+    "feed_forward": [
+        ("feed_forward", "expansion"),
+        ("graph_feed_forward", "expansion"),
+    ],
+    "norm": [("norm", "kind")],
+    "compression": [("band_split", "compression")],
+    "split_norm": [("band_split", "norm")],
+    "magnitude": [("band_split", "magnitude")],
+    "decoder_expansion": [("mask_decoder", "expansion")],
+    "decoder_activation": [("mask_decoder", "activation")],
+    "band_widths": [("layout", "widths")],
+    "n_fft": [("layout", "n_fft")],
+    "sample_rate": [("layout", "sample_rate")],
+}
+OF_ARCHITECTURE = (
+    "num_channels",
+    "num_layers",
+    "num_heads",
+    "causal",
+    "hop_length",
+    "window_fn",
+)
+LEFT_OUT = {  # by "none" or 0
+    "fusion": ("fusion",),
+    "graph": ("graph", "graph_feed_forward"),
+    "feed_forward": ("feed_forward", "graph_feed_forward"),
+}
+DEFAULTS = {"num_channels": 128, "num_heads": 4, "feed_forward": 0}
+
+
+def model_yaml(**options):
+    """Return the lines ``model: !new:...`` of these options."""
+    options = {**DEFAULTS, **options}
+    parts = {
+        name: {}
+        for name in (*NAMES, "norm", "band_split", "mask_decoder", "layout")
+    }
+    own = {}
+    for option, value in options.items():
+        if option == "band_weights":
+            parts["attention"]["band_weights"] = value
+            for name in ("feed_forward", "graph_feed_forward", "norm"):
+                parts[name]["per_band"] = value == "per_band"
+        elif option in PLACES:
+            for part, argument in PLACES[option]:
+                parts[part][argument] = value
+        else:
+            own[option] = value
+    left_out = {
+        name
+        for option, names in LEFT_OUT.items()
+        if options.get(option) in (0, "none")
+        for name in names
+    }
+    lines = [
+        f"layout: !new:{LOBES}bands.BandLayout {flow(parts['layout'])}",
+        "blocks:",
+    ]
+    lines += [
+        f"    {name}: !name:{LOBES}{path} {flow(parts[name])}"
+        for name, path in NAMES.items()
+        if name not in left_out
+    ]
+    for name, path in (
+        ("norm", "band_linear.BandNorm"),
+        ("band_split", "band_split.BandSplit"),
+        ("mask_decoder", "mask_decoder.MaskDecoder"),
+    ):
+        arguments = flow(parts[name]) if parts[name] else ""
+        lines.append(f"{name}: !name:{LOBES}{path} {arguments}".rstrip())
+    for name, value in own.items():
+        value = WINDOW if callable(value) else json.dumps(value)
+        lines.append(f"{name}: {value}")
+    head = f"model: !new:{LOBES}db_transform.DBTransform\n    "
+    return head + "\n    ".join(lines) + "\n"
+
+
+def recipe_overrides(**options):
+    """Return overrides of a recipe; options of the model below architecture.
+
+    Arguments
+    ---------
+    **options
+        Keys of the recipe as they are, or options of ``composed``.
+
+    Returns
+    -------
+    dict
+    """
+    own, architecture = {}, {}
+    for option, value in options.items():
+        if option in OF_ARCHITECTURE:
+            architecture[option] = value
+        elif value in (0, "none") and option in LEFT_OUT:
+            blocks = architecture.setdefault("blocks", {})
+            blocks.update(dict.fromkeys(LEFT_OUT[option]))
+        elif option in PLACES:
+            part, argument = PLACES[option][0]
+            blocks = architecture.setdefault("blocks", {})
+            blocks.setdefault(part, {})[argument] = value
+        else:
+            own[option] = value
+    return {**own, **({"architecture": architecture} if architecture else {})}
+
+
+def composed(**options):
+    """Return a DBTransform of these options."""
+    return load_hyperpyyaml(model_yaml(**options))["model"]
+
+
+def flow(tree):
+    """Return a nested mapping as YAML on one line."""
+    return re.sub(r'"(![^"]+)"', r"\1 ", json.dumps(tree))

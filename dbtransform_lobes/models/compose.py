@@ -31,7 +31,8 @@ def build(factory, **common):
 out_features=3, causal=True)
     Linear(in_features=2, out_features=3, bias=False)
     """
-    asked = inspect.signature(factory).parameters
+    # Of the class: a partial of wrong arguments has no signature.
+    asked = inspect.signature(getattr(factory, "func", factory)).parameters
     given = getattr(factory, "keywords", {})
     return factory(
         **{

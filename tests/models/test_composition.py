@@ -1,0 +1,150 @@
+"""A new block and a new norm: one class each, composed in YAML alone."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from torch import nn
+
+from benchmark.counts import count_macs, count_parameters
+from dbtransform_lobes.inference.onnx_offline import SpectrumGraph
+from dbtransform_lobes.models import db_transform
+from dbtransform_lobes.models.chunks import TimeBlock
+from figures.architecture import stages
+
+LAYOUT = "{widths: [1, 1, 2, 2, 3, 4, 4], n_fft: 32}"
+GRAPH = "dbtransform_lobes.models.harmonic_graph.HarmonicGraphAttention"
+MODEL = f"""
+model: !new:dbtransform_lobes.models.db_transform.DBTransform
+    layout: !new:dbtransform_lobes.models.bands.BandLayout {LAYOUT}
+    num_channels: 8
+    num_layers: 2
+    blocks:
+        smoothing: !name:{__name__}.Smoothing {{frames: 3}}
+        graph: !name:{GRAPH} {{num_heads: 2, num_neighbours: 2}}
+    norm: !name:{__name__}.Scale
+    causal: True
+"""
+
+
+class Smoothing(TimeBlock):
+    """Mix every frame with the mean of the frames before it."""
+
+    ahead = 0
+
+    def __init__(self, num_channels, num_bands, frames=2):
+        super().__init__()
+        self.back, self.shape = frames, (num_bands, num_channels)
+        self.share = nn.Linear(num_channels, num_channels)
+
+    def prepare(self, x, first=0):
+        """Give the frames, shared with later ones."""
+        return x, (x,)
+
+    def combine(self, own, shared, start=0):
+        """Add what the mean of the frames looked at gives."""
+        (x,), frames = shared, own.shape[2]
+        x = nn.functional.pad(x, (0, 0, self.back - start, 0))
+        seen = [x[:, :, i : i + frames] for i in range(self.back + 1)]
+        return own + self.share(sum(seen) / len(seen))
+
+    def cache_shapes(self, batch):
+        """Return the shape of the frames looked back at."""
+        bands, channels = self.shape
+        return ((bands, batch, self.back, channels),)
+
+    def learned(self):
+        """Report the diagonal of the weights."""
+        return {"share": self.share.weight.detach().diagonal()}
+
+
+class Scale(nn.Module):
+    """Divide every frame by its largest channel."""
+
+    def __init__(self, num_channels):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(num_channels))
+
+    def forward(self, x):
+        """Map (K, B, T, C) to the same shape."""
+        return x / (x.abs().amax(-1, keepdim=True) + 1) * self.gain
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = load_hyperpyyaml(MODEL)["model"]
+    for weight in model.parameters():
+        weight.data += 0.2 * torch.randn_like(weight)
+    return model
+
+
+def noise(frames=40):
+    return torch.randn(1, 17, frames, dtype=torch.complex64)
+
+
+def test_it_trains(model):
+    noisy = noise()
+    before = model.blocks[0].block.share.weight.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (model(noisy) - 0.5 * noisy).abs().square().mean().backward()
+    optimizer.step()
+    assert not torch.equal(model.blocks[0].block.share.weight, before)
+    assert all(weight.grad.abs().max() > 0 for weight in model.parameters())
+
+
+@torch.no_grad()
+def test_chunks_and_a_stream_give_the_whole(model, monkeypatch):
+    noisy = noise()
+    whole = model(noisy)
+    monkeypatch.setattr(db_transform, "CHUNK_FRAMES", 7)
+    assert torch.allclose(model(noisy), whole, atol=1e-6)
+    state, frames = model.initial_state(), []
+    for frame in noisy.split(1, dim=-1):
+        estimate, state = model.step(frame, state)
+        frames.append(estimate)
+    assert torch.allclose(torch.cat(frames, -1), whole, atol=1e-6)
+    assert (whole - noisy).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_it_is_exported_to_onnx(model, tmp_path):
+    spec = torch.view_as_real(noise().transpose(1, 2)).contiguous()
+    torch.onnx.export(
+        SpectrumGraph(model.eval()),
+        (spec,),
+        tmp_path / "model.onnx",
+        input_names=["spec"],
+        dynamo=True,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (given,) = session.run(None, {"spec": spec.numpy()})
+    expected = SpectrumGraph(model)(spec).numpy()
+    assert np.abs(given - expected).max() < 1e-4
+
+
+def test_tools_count_draw_and_analyse_it(model):
+    parameters = count_parameters(model)
+    assert parameters["smoothing"] == 2 * (8 * 8 + 8 + 8)  # two norms
+    assert sum(parameters.values()) == 2 * parameters["total"]
+    macs = count_macs(model, lambda: model(noise(10)))
+    assert macs["smoothing"] == 2 * 7 * 10 * 8 * 8
+    assert sum(macs.values()) == 2 * macs["total"]
+    _, (times, layer), _ = stages(model)
+    assert times == 2 and [stage.title for stage in layer][0] == "Smoothing"
+    analysis = model.analyse()
+    assert analysis["share"].shape == (2, 8)
+    assert analysis["adjacency"].shape == (2, 7, 7)
+
+
+def test_what_looks_ahead_is_refused_in_a_causal_model(monkeypatch):
+    monkeypatch.setattr(Smoothing, "ahead", 1)
+    with pytest.raises(ValueError, match="blocks.0.block, .*do; give"):
+        load_hyperpyyaml(MODEL)
+
+
+def test_an_argument_that_a_block_has_not_is_refused():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frame'"):
+        load_hyperpyyaml(MODEL.replace("frames: 3", "frame: 3"))

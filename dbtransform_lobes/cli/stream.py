@@ -20,6 +20,14 @@ A fraction of the computing, by ONNX Runtime (pip install 'dbtransform[onnx]'):
   ... | dbtransform stream --backend onnx --model stream.onnx | ...
 """
 
+HEADERS = {  # first bytes of files
+    b"RIFF": "WAV",
+    b"RF64": "WAV",
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"ID3": "MP3",
+}
+
 
 def add_arguments(parser):
     """Add the arguments of ``stream`` to its parser."""
@@ -161,7 +169,7 @@ def _load(args):
     )
     # The first frames take longer: they are not to be of the stream.
     for _ in range(5):
-        enhancer.feed(torch.zeros(args.channels, enhancer.hop_length))
+        enhancer.feed(torch.zeros(enhancer.hop_length, args.channels))
     enhancer.reset()
     return enhancer
 
@@ -193,6 +201,7 @@ class _Interruptible:
 
     def __init__(self, file):
         self.file, self.stopped, self.reading = file, False, False
+        self.begins = True
         self.handlers = {
             number: signal.signal(number, self._stop)
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -209,11 +218,26 @@ class _Interruptible:
         """Return up to ``size`` bytes, none at the end."""
         try:
             self.reading = True
-            return b"" if self.stopped else os.read(self.file, size)
+            data = b"" if self.stopped else os.read(self.file, size)
+            if self.begins:
+                _refuse_files(data)
+            self.begins = False
+            return data
         except KeyboardInterrupt:
             return b""
         finally:
             self.reading = False
+
+
+def _refuse_files(data):
+    """Refuse what begins as an audio file: samples have no header."""
+    name = next((n for h, n in HEADERS.items() if data.startswith(h)), None)
+    if name:
+        raise ValueError(
+            f"the input begins as a {name} file, expected raw samples: enhance "
+            "files by `dbtransform enhance`, or take the header off by "
+            "`sox FILE -t raw -` or `ffmpeg -i FILE -f s16le -`"
+        )
 
 
 def _write(file, data):

@@ -12,6 +12,7 @@ import soundfile as sf
 
 from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES, audio_info
 from dbtransform_lobes.inference.id3 import id3_block
+from dbtransform_lobes.inference.mpeg import true_length, without_header
 
 TAGS = (
     "title",
@@ -33,6 +34,8 @@ CONTAINERS = {
     ".ogg": ("OGG",),
     ".mp3": ("MP3",),
 }
+PLAIN = ("PCM", "FLOAT", "DOUBLE")
+CODECS = ("ULAW", "ALAW", "VORBIS", "OPUS", "MPEG_LAYER_III")
 # A WAV file holds less than 4 GiB, RF64 (EBU Tech 3306) is the same with more.
 WAV_BYTES = 2**32 - 2**16
 SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
@@ -92,7 +95,15 @@ def read_format(path):
     audio = AudioFormat(
         info.samplerate, info.channels, info.format, info.subtype, tags
     )
-    return audio, info.frames
+    return audio, _length(path, info)
+
+
+def _length(path, info):
+    return true_length(path, info.frames) if _is_mpeg(info) else info.frames
+
+
+def _is_mpeg(info):
+    return info.format == "MP3" or info.subtype.startswith("MPEG_LAYER")
 
 
 def read_blocks(path):
@@ -114,7 +125,7 @@ def read_blocks(path):
         If the file is damaged, has no samples, or some that are not finite.
     """
     length = 0
-    with _open(path) as file:
+    with _open_whole(path) as file:
         size = max(1, SAMPLES_AT_ONCE // file.channels)
         while len(block := file.read(size, "float32", always_2d=True)):
             if not np.isfinite(block).all():
@@ -145,13 +156,25 @@ def warn_if_cut_off(path, length, promised):
 def _open(path):
     """Open a file; what goes wrong while it is read is named."""
     try:
-        with sf.SoundFile(str(path)) as file:
+        source = path if isinstance(path, int) else str(path)
+        with sf.SoundFile(source, closefd=False) as file:
             yield file
     except (sf.LibsndfileError, RuntimeError) as error:
         raise ValueError(
             f"{path}: reading failed ({_reason(error)}), the file is cut off "
             "or damaged; get it again"
         ) from error
+
+
+@contextmanager
+def _open_whole(path):
+    """Open a file; an MP3 that is longer than it says, to its true end."""
+    with _open(path) as file:
+        if not _is_mpeg(file) or _length(path, file) <= file.frames:
+            yield file
+            return
+    with without_header(path) as pipe, _open(pipe) as file:
+        yield file
 
 
 def check_output(path, output):
@@ -246,6 +269,12 @@ def write_blocks(path, blocks, audio):
     known = audio.container in containers
     container = audio.container if known else containers[0]
     subtype = _subtype(container, audio)
+    if known and not audio.subtype.startswith((*PLAIN, *CODECS)):
+        warnings.warn(
+            f"{path}: {audio.subtype} of the input cannot be written to the "
+            f"sample, so this is {subtype}",
+            stacklevel=2,
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     tagged = path.with_name(f".{path.name}.{os.getpid()}.tag.tmp")
     try:
@@ -295,12 +324,11 @@ def _prepend(spare, head, path):
 def _subtype(container, audio):
     """The sample format itself, or the nearest that the container has."""
     eight_bits = {"PCM_U8": "PCM_S8", "PCM_S8": "PCM_U8"}
-    plain = audio.subtype.startswith(("PCM", "FLOAT", "DOUBLE"))
+    plain = audio.subtype.startswith(PLAIN)
+    # Others, such as ADPCM, come in blocks: samples would be added.
+    kept = plain or audio.subtype in CODECS and container == audio.container
     for subtype in (audio.subtype, eight_bits.get(audio.subtype)):
-        # libsndfile takes a codec of one container in another, and fails
-        if (plain or container == audio.container) and sf.check_format(
-            container, subtype or "no"
-        ):
+        if kept and sf.check_format(container, subtype or "no"):
             return subtype
     return sf.default_subtype(container)
 

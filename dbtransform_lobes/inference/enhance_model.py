@@ -242,6 +242,25 @@ class EnhanceModel(Pretrained):
         >>> model.enhance_array(np.zeros((4410, 2)), 44100).shape
         (4410, 2)
         """
+        shape = np.shape(signal)
+        if len(shape) == 2 and shape[1] > shape[0] > 0:
+            raise ValueError(
+                f"the signal has shape {shape}, more channels than samples; "
+                "expected (samples, channels), as soundfile reads them: give "
+                "signal.T"
+            )
+        return self._enhance_array(
+            signal, sample_rate, strength, attenuation_limit_db, high_band
+        )
+
+    def _enhance_array(
+        self,
+        signal,
+        sample_rate,
+        strength=1.0,
+        attenuation_limit_db=None,
+        high_band="keep",
+    ):
         wet = wet_share(strength, attenuation_limit_db)
         check_high_band(high_band)
         signal = _check_array(signal, sample_rate)
@@ -304,7 +323,7 @@ class EnhanceModel(Pretrained):
         signal = np.concatenate(list(read_blocks(path)))
         warn_if_cut_off(path, len(signal), frames)
         try:
-            enhanced = self.enhance_array(signal, audio.sample_rate, **options)
+            enhanced = self._enhance_array(signal, audio.sample_rate, **options)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if output is not None:

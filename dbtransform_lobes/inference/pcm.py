@@ -174,20 +174,21 @@ class _Resampled:
     def feed(self, noisy):
         self.received += noisy.shape[-1]
         self.longest = max(self.longest, self.received - self.sent)
-        return self._send(
-            self.up.push(self.enhancer.feed(self.down.push(noisy)))
-        )
+        return self._send(self.up.push(self._enhance(self.down.push(noisy))))
 
     def flush(self):
         """The rest, so that as much is sent as was received."""
         if not self.received:
             return np.zeros((self.channels, 0), np.float32)
-        last = self.enhancer.feed(self.down.end())
-        last = np.concatenate((last, self.enhancer.flush()), axis=-1)
+        last = self._enhance(self.down.end())
+        last = np.concatenate((last, self.enhancer.flush().T), axis=-1)
         last = np.concatenate((self.up.push(last), self.up.end()), axis=-1)
         missing = self.received - self.sent
         last = np.pad(last, ((0, 0), (0, missing)))
         return self._send(last[:, :missing])
+
+    def _enhance(self, noisy):
+        return self.enhancer.feed(noisy.T).T
 
     def _send(self, enhanced):
         self.sent += enhanced.shape[-1]

@@ -52,7 +52,8 @@ def bundled_models():
 def resolve(source=None):
     """Tell what a name stands for, without looking into it.
 
-    A folder of this machine goes before a bundled model of its name.
+    A bundled model goes before a folder of its name, which is meant by
+    ``./name``.
 
     Arguments
     ---------
@@ -84,10 +85,10 @@ def resolve(source=None):
         )
     source = bundled_models()[0] if source is None else source
     folder = os.path.expanduser(source)
-    if os.path.isdir(folder):
-        return FetchSource(FetchFrom.LOCAL, folder)
     if source in bundled_models():
         return FetchSource(FetchFrom.LOCAL, str(BUNDLED / source))
+    if os.path.isdir(folder):
+        return FetchSource(FetchFrom.LOCAL, folder)
     if URL.fullmatch(str(source)):
         return FetchSource(FetchFrom.URI, source)
     if HUB_NAME.fullmatch(str(source)):
@@ -252,6 +253,12 @@ def _check_folder(folder, hparams_file):
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: there is no such folder, expected a model folder"
+        )
+    if (folder / "save").is_dir() and not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"{folder}: this is the output folder of a training, expected a "
+            f"model folder: write one with `dbtransform export {folder} "
+            "MODEL_FOLDER`"
         )
     if not (folder / hparams_file).is_file():
         raise FileNotFoundError(

@@ -121,13 +121,13 @@ class StreamingEnhancer:
         Arguments
         ---------
         samples : numpy.ndarray or torch.Tensor
-            Floating point (n,), or (B, n) for B streams side by side; any
-            n >= 0.
+            Floating point (n,), or (n, channels) for streams side by side,
+            each enhanced on its own; any n >= 0.
 
         Returns
         -------
         numpy.ndarray or torch.Tensor
-            Float32 (m,) or (B, m), of the kind that was given.
+            Float32 (m,) or (m, channels), of the kind that was given.
 
         Raises
         ------
@@ -154,7 +154,7 @@ class StreamingEnhancer:
         Returns
         -------
         torch.Tensor or numpy.ndarray
-            (m,) or (B, m), as ``feed``; (0,) if nothing was fed.
+            (m,) or (m, channels), as ``feed``; (0,) if nothing was fed.
         """
         if self._state is None:
             return np.zeros(0, dtype=np.float32)
@@ -191,7 +191,7 @@ class StreamingEnhancer:
         enhanced = enhanced[:, :size]  # without the padding of the last hop
         noisy, self._noisy = self._noisy[:, :size], self._noisy[:, size:]
         enhanced = blend(noisy, enhanced, self._wet)
-        enhanced = enhanced[0] if self._single else enhanced
+        enhanced = enhanced[0] if self._single else enhanced.T
         # A copy: tensors of inference mode are of little use elsewhere.
         return enhanced.cpu().numpy() if self._array else enhanced.clone()
 
@@ -203,10 +203,10 @@ class StreamingEnhancer:
                 f"the samples are {noisy.dtype}, expected floating point; "
                 "divide 16-bit samples by 32768"
             )
-        if noisy.dim() not in (1, 2) or not len(noisy) and noisy.dim() == 2:
+        if noisy.dim() not in (1, 2) or noisy.dim() == 2 and not noisy.shape[1]:
             raise ValueError(
                 f"the samples have shape {tuple(noisy.shape)}, expected "
-                "(samples,) or (streams, samples)"
+                "(samples,) or (samples, channels), as soundfile reads them"
             )
         if not torch.isfinite(noisy).all():
             raise ValueError(
@@ -216,10 +216,10 @@ class StreamingEnhancer:
         self._single = noisy.dim() == 1
         self._array = not isinstance(samples, torch.Tensor)
         noisy = noisy.detach().to(self._model.device, torch.float32)
-        noisy = noisy[None] if self._single else noisy
+        noisy = noisy[None] if self._single else noisy.T
         if self._noisy is not None and len(noisy) != len(self._noisy):
             raise ValueError(
-                f"{len(noisy)} streams given, expected {len(self._noisy)} as "
+                f"{len(noisy)} channels given, expected {len(self._noisy)} as "
                 "before; reset() begins others"
             )
         return noisy

@@ -113,7 +113,7 @@ def test_overrides_and_savedir_are_never_stale(own_folder, tmp_path):
     second = EnhanceModel.from_hparams(str(own_folder), **copy)
     for one, two in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(2 * one, two)
-    options = {"overrides": {"model": {"rope": False}}, "run_opts": CPU}
+    options = {"overrides": {"model": {"level": 3}}, "run_opts": CPU}
     changed = EnhanceModel.from_hparams(str(own_folder), **options)
     noisy = noisy_signal(0.3)[None]
     assert not torch.equal(
@@ -121,6 +121,23 @@ def test_overrides_and_savedir_are_never_stale(own_folder, tmp_path):
     )
     with pytest.raises(KeyError):
         EnhanceModel.from_hparams(str(own_folder), overrides={"mdoel": 1})
+
+
+def test_a_folder_of_the_name_of_a_bundled_model_is_not_taken(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "db_transform_small").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for source in (None, "db_transform_small"):
+        assert EnhanceModel.from_hparams(source, run_opts=CPU)
+    with pytest.raises(FileNotFoundError, match="no hyperparams.yaml"):
+        EnhanceModel.from_hparams("./db_transform_small")
+
+
+def test_a_run_folder_is_to_be_exported_first(tmp_path):
+    tiny_run(tmp_path)
+    with pytest.raises(FileNotFoundError, match="`dbtransform export .*run|`"):
+        EnhanceModel.from_hparams(str(tmp_path))
 
 
 def test_without_weights_the_package_says_so(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from speechbrain.processing.features import ISTFT, STFT
 
@@ -57,9 +58,11 @@ def fed(enhancer, noisy, sizes):
     parts, start, number = [], 0, 0
     while start < noisy.shape[-1]:
         size = sizes[number % len(sizes)]
-        parts.append(enhancer.feed(noisy[..., start : start + size]))
+        part = noisy[..., start : start + size]
+        parts.append(enhancer.feed(part.T if part.dim() == 2 else part))
         start, number = start + size, number + 1
-    return torch.cat([*parts, enhancer.flush()], dim=-1)
+    whole = torch.cat([*parts, enhancer.flush()])
+    return whole.T if whole.dim() == 2 else whole
 
 
 # StreamingEnhancer
@@ -184,19 +187,20 @@ def test_reset_flush_and_errors_leave_no_trace(model):
     first = fed(enhancer, noisy, [300])
     enhancer.feed(noisy[0, :1000] * 9)
     enhancer.reset()
-    parts = [enhancer.feed(noisy[:, :1500])]
+    parts = [enhancer.feed(noisy[:, :1500].T)]
     bad = noisy[:, 1500:].clone()
     bad[0, 7] = math.nan
     for samples, message in (
-        (bad, "not finite"),
-        (noisy[:, :0].long(), "int64, expected floating"),
+        (bad.T, "not finite"),
+        (noisy[:, :0].T.long(), "int64, expected floating"),
         (noisy[None], r"shape \(1, 1, 3200\), expected"),
-        (noisy.expand(2, -1), "2 streams given, expected 1 as before"),
+        (noisy.expand(2, -1).T, "2 channels given, expected 1 as before"),
+        (noisy[:0].T, r"shape \(3200, 0\), expected"),
     ):
         with pytest.raises(ValueError, match=message):
             enhancer.feed(samples)
-    parts += [enhancer.feed(noisy[:, 1500:]), enhancer.flush()]
-    assert (torch.cat(parts, dim=-1) - first).abs().max() < 1e-5
+    parts += [enhancer.feed(noisy[:, 1500:].T), enhancer.flush()]
+    assert (torch.cat(parts).T - first).abs().max() < 1e-5
     arrays = [enhancer.feed(noisy[0].numpy()), enhancer.flush()]
     assert all(isinstance(each, np.ndarray) for each in arrays)
     assert np.allclose(np.concatenate(arrays), first[0], atol=1e-5)
@@ -208,9 +212,9 @@ def test_shortest_streams(model, length):
     enhancer = StreamingEnhancer(model)
     if length:
         assert fed(enhancer, noisy, [100]).shape == (1, length)
-    silent = enhancer.feed(0 * noisy), enhancer.flush()
-    assert sum(each.shape[-1] for each in silent) == length
-    assert not torch.cat(silent, dim=-1).any()
+    silent = enhancer.feed(0 * noisy.T), enhancer.flush()
+    assert sum(map(len, silent)) == length
+    assert not torch.cat(silent).any()
 
 
 def test_a_model_that_sees_the_future_is_refused():
@@ -422,6 +426,19 @@ def test_bundled_model_is_the_default(tmp_path, capfdbinary, monkeypatch):
     noisy = torch.from_numpy(decode(data, "s16", 1)[0])
     expected = fed(StreamingEnhancer(model), noisy, [4000])
     assert abs(out - 32768 * expected.numpy()).max() < 2
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG"])
+def test_a_file_in_place_of_samples_is_named(
+    container, tmp_path, monkeypatch, capfd
+):
+    path = tmp_path / "file"
+    sf.write(path, np.zeros(4000), 16000, format=container)
+    with open(path, "rb") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert main(["stream"]) == 1
+    out, err = capfd.readouterr()
+    assert out == "" and "expected raw samples" in err
 
 
 def test_onnx_stream_is_that_of_torch(folder, model, tmp_path):

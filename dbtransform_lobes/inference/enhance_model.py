@@ -111,7 +111,7 @@ class EnhanceModel(Pretrained):
         ---------
         source : str or FetchSource, optional
             A model folder, a bundled model ("db_transform_small", the
-            default), one of the Hugging Face hub ("owner/name") or a URL.
+            default) or one of the Hugging Face hub ("owner/name").
         hparams_file, overrides, overrides_must_match
             YAML file, changes to it, whether each must be a key of it.
         savedir, local_strategy, fetch_config

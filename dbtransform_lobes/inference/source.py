@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, the package, the hub or a URL.
+"""Where a model comes from: a folder, the package or the hub.
 
 ``find_model`` turns each of them into a folder of this machine, following
 SpeechBrain's FetchConfig and LocalStrategy. A ``savedir`` remembers what it
@@ -17,7 +17,6 @@ from speechbrain.utils.fetching import (
     FetchFrom,
     FetchSource,
     LocalStrategy,
-    fetch,
     link_with_strategy,
 )
 
@@ -26,7 +25,6 @@ from dbtransform_lobes.data.recordings import write_text
 BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
 DEFAULT = "db_transform_small"
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-URL = re.compile(r"https?://.+")
 PATTERNS = ("*.yaml", "*.ckpt", "README.md", "custom.py")
 WEIGHTS = "model.ckpt"
 RECORD = "source.json"
@@ -58,8 +56,8 @@ def resolve(source=None):
     Arguments
     ---------
     source : str or FetchSource, optional
-        A folder, a bundled model, "owner/name" on the hub or a URL; the
-        default bundled model if not given.
+        A folder, a bundled model or "owner/name" on the hub; the default
+        bundled model if not given.
 
     Returns
     -------
@@ -89,8 +87,6 @@ def resolve(source=None):
         return FetchSource(FetchFrom.LOCAL, str(BUNDLED / source))
     if os.path.isdir(folder):
         return FetchSource(FetchFrom.LOCAL, folder)
-    if URL.fullmatch(str(source)):
-        return FetchSource(FetchFrom.URI, source)
     if HUB_NAME.fullmatch(str(source)):
         return FetchSource(FetchFrom.HUGGING_FACE, source)
     raise FileNotFoundError(
@@ -140,12 +136,10 @@ def find_model(
     kind, path = resolve(source)
     if kind == FetchFrom.LOCAL:
         path = str(Path(path).expanduser().resolve())
-    folder, savedir = None, _used_savedir(savedir, kind, path, local_strategy)
+    folder, savedir = None, _used_savedir(savedir, path, local_strategy)
     if savedir is not None:
         folder = _claim(savedir, kind, path, hparams_file, config)
-    if folder is None and kind == FetchFrom.URI:
-        folder = _download_url(path, hparams_file, savedir, config)
-    elif folder is None:
+    if folder is None:
         folder = Path(path)
         if kind == FetchFrom.HUGGING_FACE:
             folder = _download_hub(
@@ -157,11 +151,11 @@ def find_model(
     return folder
 
 
-def _used_savedir(savedir, kind, path, local_strategy):
+def _used_savedir(savedir, path, local_strategy):
     """The savedir, None if the files are taken from where they are."""
     if savedir is None or Path(savedir).resolve() == Path(path):
         return None
-    if local_strategy == LocalStrategy.NO_LINK and kind != FetchFrom.URI:
+    if local_strategy == LocalStrategy.NO_LINK:
         return None
     return Path(savedir)
 
@@ -186,7 +180,7 @@ def _claim(savedir, kind, path, hparams_file, config):
         if not config.overwrite and not config.allow_updates:
             return savedir
     savedir.mkdir(parents=True, exist_ok=True)
-    for file in filled if given != record or kind == FetchFrom.URI else ():
+    for file in filled if given != record else ():
         file.unlink()  # or a failing download would pass for a good one
     write_text(place, json.dumps(record) + "\n")
     return None
@@ -231,22 +225,6 @@ def _download_hub(name, hparams_file, savedir, local_strategy, config):
             "FetchConfig(token=True) and a token (HF_TOKEN or `hf auth login`)"
         ) from error
     return savedir if direct and savedir else Path(folder)
-
-
-def _download_url(url, hparams_file, savedir, config):
-    """Download the two files of a model; return the savedir."""
-    try:
-        for name in (hparams_file, WEIGHTS):
-            source = FetchSource(FetchFrom.URI, url)
-            fetch(name, source, savedir, fetch_config=config)
-    except (OSError, ValueError) as error:
-        if savedir is not None:
-            (savedir / name).unlink(missing_ok=True)
-        raise ValueError(
-            f"{url}: downloading {name} failed ({error}); check the address, "
-            "and give a savedir"
-        ) from error
-    return savedir
 
 
 def _check_folder(folder, hparams_file):

@@ -7,20 +7,9 @@ the 31 bands of the DB-Transform design.
 from dataclasses import dataclass
 from itertools import groupby
 
-# Twenty bands of 200 Hz and six of 500 Hz, at 50 Hz a bin (20 ms): what all
-# layouts of Yu et al. (2023, arXiv:2212.00406) have below 7 kHz.
-_BELOW_7_KHZ = (5,) + (4,) * 19 + (10,) * 6
-
 LAYOUTS = {
     # 16 kHz, n_fft 512
     "bsrnn_16k": (2,) + (3,) * 10 + (8,) * 12 + (16,) * 7 + (17,),
-    "wesep_16k": (3,) * 15 + (6,) * 10 + (16,) * 5 + (64, 8),
-    # 24 kHz, n_fft 480: two of 2 kHz, one of 1 kHz
-    "bsrnn_24k": _BELOW_7_KHZ + (40,) * 2 + (20,),
-    # 48 kHz, n_fft 960: seven of 2 kHz; the paper's 33, whose last band takes
-    # what is left, and 34 with that as a band of its own
-    "paper_48k": _BELOW_7_KHZ + (40,) * 6 + (100,),
-    "bsrnn_48k": _BELOW_7_KHZ + (40,) * 7 + (60,),
 }
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import ruamel.yaml
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml.comments import CommentedMap
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch.utils.data import DataLoader
 
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
@@ -20,6 +21,36 @@ from dbtransform_lobes.training.brain import EnhanceBrain
 from dbtransform_lobes.training.pretrained import load_pretrained
 from dbtransform_lobes.training.ranks import rank_and_count
 from dbtransform_lobes.versions import package_versions
+
+# Keys that a run that goes on may have otherwise: where things are, how long
+# and how fast it trains, what it shows.
+MAY_CHANGE = {
+    "output_folder",
+    "save_folder",
+    "enhanced_folder",
+    "data_folder",
+    "noise_folder",
+    "recordings",
+    "train_json",
+    "valid_json",
+    "test_json",
+    "skip_prep",
+    "number_of_epochs",
+    "decay_steps",
+    "epoch_counter",
+    "lr_schedule",
+    "num_workers",
+    "pesq_workers",
+    "metric_gan",
+    "train_loader",
+    "valid_loader",
+    "ckpt_interval_minutes",
+    "use_tensorboard",
+    "tensorboard_logger",
+    "train_logger",
+    "checkpointer",
+    "pretrained",
+}
 
 
 def resolve_base(hparams_file, overrides=""):
@@ -143,6 +174,76 @@ def load_recipe(hparams_file, overrides=""):
     with open(hparams_file, encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, overrides, overrides_must_match=False)
     return hparams, hparams_file, overrides
+
+
+def begin_run(hparams_file, run_opts, overrides):
+    """Load a recipe and make its output folder, or go on in it.
+
+    With ``--debug`` the folder is one of its own, ``debug``, below the given.
+
+    Arguments
+    ---------
+    hparams_file, run_opts, overrides
+        Of ``speechbrain.parse_arguments``.
+
+    Returns
+    -------
+    dict
+        The hyperparameters.
+
+    Raises
+    ------
+    ValueError
+        If the folder has checkpoints of another configuration.
+    """
+    hparams, file, changes = load_recipe(hparams_file, overrides)
+    folder = Path(hparams["output_folder"])
+    if run_opts.get("debug"):
+        yaml, stream = ruamel.yaml.YAML(), StringIO()
+        tree = yaml.load(overrides or "") or CommentedMap()
+        tree["output_folder"] = str(folder / "debug")
+        yaml.dump(tree, stream)
+        hparams, file, changes = load_recipe(hparams_file, stream.getvalue())
+        folder = folder / "debug"
+    if if_main_process():
+        _check_same_run(folder, file, changes)
+    sb.create_experiment_directory(str(folder), file, changes)
+    run_on_main(save_versions, args=[folder])
+    return hparams
+
+
+def _check_same_run(folder, hparams_file, overrides):
+    """Refuse to go on with checkpoints of another configuration."""
+    before = folder / "hyperparams.yaml"
+    if not before.is_file() or not any(folder.glob("save/CKPT*")):
+        return
+    with open(hparams_file, encoding="utf-8") as file:
+        now = resolve_references(file, overrides).getvalue()
+    old, new = map(_plain_tree, (before.read_text(encoding="utf-8"), now))
+    keys = sorted(
+        key for key in {*old, *new} - MAY_CHANGE if old.get(key) != new.get(key)
+    )
+    if keys:
+        raise ValueError(
+            f"{folder} holds a run of another configuration, expected the "
+            f"same ({', '.join(keys)} differ); give another --output_folder, "
+            "or delete this one"
+        )
+
+
+def _plain_tree(text):
+    """The top level of a YAML text as comparable values, tags included."""
+
+    def plain(node):
+        if isinstance(node, ruamel.yaml.MappingNode):
+            pairs = [(plain(k), plain(v)) for k, v in node.value]
+            return node.tag, sorted(pairs, key=str)
+        if isinstance(node, ruamel.yaml.SequenceNode):
+            return node.tag, [plain(each) for each in node.value]
+        return node.tag, node.value
+
+    root = ruamel.yaml.YAML(typ="safe", pure=True).compose(text)
+    return {key.value: plain(value) for key, value in root.value}
 
 
 def save_versions(output_folder):

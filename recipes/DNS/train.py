@@ -12,8 +12,7 @@ from dns_prepare import prepare_dns
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from dbtransform_lobes.training.recipe import (
-    load_recipe,
-    save_versions,
+    begin_run,
     train_model,
     whole_files,
 )
@@ -21,11 +20,7 @@ from dbtransform_lobes.training.recipe import (
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     ddp_init_group(run_opts)
-    hparams, hparams_file, overrides = load_recipe(hparams_file, overrides)
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, overrides
-    )
-    run_on_main(save_versions, args=[hparams["output_folder"]])
+    hparams = begin_run(hparams_file, run_opts, overrides)
     run_on_main(
         prepare_dns,
         kwargs={

@@ -1,11 +1,8 @@
 """EnhanceModel: strict and offline loading, batches, files."""
 
-import functools
-import http.server
 import os
 import shutil
 import socket
-import threading
 
 import numpy as np
 import pytest
@@ -181,35 +178,6 @@ def test_a_savedir_of_another_source_is_not_reused(
     nowhere = {"local_strategy": LocalStrategy.NO_LINK}
     load(model_folder, savedir=tmp_path / "unused", **nowhere)
     assert not (tmp_path / "unused").exists()
-
-
-def test_a_url_is_downloaded_once(model_folder, tmp_path):
-    handler = functools.partial(Handler, directory=str(model_folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    load = functools.partial(EnhanceModel.from_hparams, run_opts=CPU)
-    try:
-        with pytest.raises(ValueError, match="and give a savedir"):
-            load(url)
-        first = load(url, savedir=tmp_path / "a")
-        with pytest.raises(ValueError, match="downloading hyper.* failed"):
-            load(url + "/no", savedir=tmp_path / "b")
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert not (tmp_path / "b/hyperparams.yaml").exists()
-    second = load(url, savedir=tmp_path / "a")
-    local = load(model_folder)
-    for loaded in (first, second):
-        state = loaded.mods.model.state_dict()
-        for key, value in local.mods.model.state_dict().items():
-            assert torch.equal(state[key], value)
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
 
 def test_keys_are_strict(own_folder):

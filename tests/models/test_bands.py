@@ -102,29 +102,3 @@ def test_named_layouts_are_valid():
 def test_impossible_layouts_are_refused(widths, n_fft, message):
     with pytest.raises(ValueError, match=message):
         BandLayout(widths, n_fft)
-
-
-@pytest.mark.parametrize(
-    "name, n_fft, sample_rate, bands",
-    [
-        ("bsrnn_16k", 512, 16000, 31),
-        ("wesep_16k", 512, 16000, 32),
-        ("bsrnn_24k", 480, 24000, 29),
-        ("paper_48k", 960, 48000, 33),
-        ("bsrnn_48k", 960, 48000, 34),
-    ],
-)
-def test_named_layouts_cover_all_bins(name, n_fft, sample_rate, bands):
-    layout = BandLayout(name, n_fft, sample_rate)
-    assert layout.num_bands == bands
-    assert layout.edges[-1] == n_fft // 2 + 1
-    with pytest.raises(ValueError, match="sum to"):
-        BandLayout(name, n_fft * 2, sample_rate)
-
-
-def test_paper_layout_by_frequency():
-    """Edges at 200 Hz, 500 Hz and 2 kHz steps, half a bin of 50 Hz up."""
-    layout = BandLayout("paper_48k", 960, 48000)
-    steps = [200] * 20 + [500] * 6 + [2000] * 6
-    edges = [sum(steps[:k]) + 50 for k in range(1, len(steps) + 1)]
-    assert list(layout.edges_hz[1:-1]) == edges

@@ -164,6 +164,26 @@ def test_small_variant_mixes_recordings_on_the_fly_in_bf16(tree, tmp_path):
     assert "sqrt_hann_window" in settings and "num_channels: 8" in settings
 
 
+def test_another_configuration_is_refused_before_anything_is_written(
+    tree, trained
+):
+    files = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    done = run_recipe(tree, trained, "--number_of_epochs=2", "--lr=0.5")
+    assert done.returncode != 0
+    assert "another configuration" in done.stdout_text
+    assert "(lr, opt_class differ)" in done.stdout_text
+    for path, content in files.items():
+        assert path.read_bytes() == content, path
+
+
+def test_debug_has_a_folder_of_its_own(tree, trained):
+    before = sorted((trained / "save").rglob("*"))
+    done = run_recipe(tree, trained, "--number_of_epochs=2", "--debug")
+    assert done.returncode == 0, done.stdout_text
+    assert sorted((trained / "save").rglob("*")) == before
+    assert (trained / "debug" / "hyperparams.yaml").is_file()
+
+
 def test_missing_data_folder_is_named(tmp_path):
     done = run_recipe(tmp_path / "nowhere", tmp_path / "out")
     assert done.returncode != 0

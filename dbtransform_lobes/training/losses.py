@@ -1,27 +1,21 @@
 """Loss terms on waveforms; their weights stand in the YAML."""
 
+import inspect
+
 import torch
 from speechbrain.nnet.losses import cal_si_snr
 from torch import nn
 
 from dbtransform_lobes.models.band_split import compress
-from dbtransform_lobes.training.losses_multi_resolution import (
-    multi_resolution_stft,
-)
-from dbtransform_lobes.training.losses_pesq import PesqDisturbance
-from dbtransform_lobes.training.losses_phase import (
-    angular_frequency,
-    group_delay,
-    instantaneous_phase,
-)
+from dbtransform_lobes.models.compose import build
 
 
-def compressed_magnitude(clean, estimate, exponent=0.3):
+def compressed_magnitude(clean_spec, estimate_spec, exponent=0.3):
     """Mean of (|S|^c - |Y|^c)^2 (Braun & Tashev, 2021, eq. 5, left term).
 
     Arguments
     ---------
-    clean, estimate : torch.Tensor
+    clean_spec, estimate_spec : torch.Tensor
         Spectra (B, T, F, 2), fp32.
     exponent : float
         c.
@@ -41,16 +35,16 @@ def compressed_magnitude(clean, estimate, exponent=0.3):
     def magnitude(spec):
         return (spec.square().sum(-1) + 1e-12) ** (exponent / 2)
 
-    error = magnitude(clean) - magnitude(estimate)
+    error = magnitude(clean_spec) - magnitude(estimate_spec)
     return error.square().flatten(1).mean(-1)
 
 
-def compressed_complex(clean, estimate, exponent=0.3):
+def compressed_complex(clean_spec, estimate_spec, exponent=0.3):
     """Mean of |S |S|^(c-1) - Y |Y|^(c-1)|^2 (ibid., eq. 5, right term).
 
     Arguments
     ---------
-    clean, estimate : torch.Tensor
+    clean_spec, estimate_spec : torch.Tensor
         Spectra (B, T, F, 2), fp32.
     exponent : float
         c.
@@ -66,7 +60,7 @@ def compressed_complex(clean, estimate, exponent=0.3):
     >>> compressed_complex(clean, -clean, exponent=1.0)
     tensor([100.])
     """
-    error = compress(clean, exponent) - compress(estimate, exponent)
+    error = compress(clean_spec, exponent) - compress(estimate_spec, exponent)
     return error.square().sum(-1).flatten(1).mean(-1)
 
 
@@ -201,86 +195,114 @@ def time_l1(clean, estimate):
     return (clean - estimate).abs().mean(-1)
 
 
-class EnhancementLoss(nn.Module):
-    """Weighted sum of the terms, in fp32.
+class EnvelopeDistance(nn.Module):
+    """``envelope_distance`` with the bands of an STFT.
 
-    The spectral terms see the STFT of the waveforms (for the estimate the
-    STFT of its iSTFT), brought to a clean RMS that does not depend on the
-    recording's level by the caller. Consistency is the compressed complex
-    error of the model's spectrum against the STFT of its iSTFT (MP-SENet, Lu
-    et al., 2023, arXiv:2308.08926), 0 if there is a signal of that spectrum.
+    Arguments
+    ---------
+    n_fft : int
+        FFT length.
+    sample_rate : int
+        In Hz.
+
+    Example
+    -------
+    >>> clean = torch.randn(2, 60, 257, 2)
+    >>> EnvelopeDistance(512, 16000)(clean, -clean).shape
+    torch.Size([2])
+    """
+
+    def __init__(self, n_fft, sample_rate):
+        super().__init__()
+        bands = third_octave_bands(n_fft, sample_rate)
+        self.register_buffer("bands", bands, persistent=False)
+
+    def forward(self, clean_spec, estimate_spec):
+        """Map spectra (B, T, F, 2) to (B,)."""
+        return envelope_distance(clean_spec, estimate_spec, self.bands)
+
+
+def consistency(estimate, spec, front_end, exponent=0.3):
+    """Compressed complex error of a spectrum against the STFT of its iSTFT.
+
+    0 if there is a signal of that spectrum (MP-SENet, Lu et al., 2023,
+    arXiv:2308.08926).
+
+    Arguments
+    ---------
+    estimate : torch.Tensor
+        Waveforms (B, L), the iSTFT of ``spec``.
+    spec : torch.Tensor
+        Complex (B, F, T), what the model made.
+    front_end : torch.nn.Module
+        STFT of the model.
+    exponent : float
+        As in ``compressed_complex``.
+
+    Returns
+    -------
+    torch.Tensor
+        (B,), one value for each item.
+    """
+    spec = torch.view_as_real(spec.transpose(1, 2))
+    return compressed_complex(front_end(estimate), spec, exponent)
+
+
+class EnhancementLoss(nn.Module):
+    """Weighted sum of terms, in fp32.
+
+    A term is a function, or a class whose objects are called, of one value
+    for each item, (B,). It is called with those of these that its signature
+    names: ``clean`` and ``estimate``, waveforms (B, L); ``clean_spec`` and
+    ``estimate_spec``, their STFT (B, T, F, 2); ``spec``, what the model made
+    and the estimate is the iSTFT of, complex (B, F, T). A class is made with
+    ``n_fft`` and ``sample_rate`` if it asks for them.
+
+    The caller brings the waveforms to an RMS that does not depend on the
+    level of the recording.
 
     Arguments
     ---------
     compute_stft : torch.nn.Module
-        SpeechBrain's STFT.
-    magnitude, complex, si_sdr, envelope, phase, group_delay, \
-    angular_frequency, consistency, time, multi_resolution, pesq : float
-        Weights; a term of weight 0 is not computed. ``envelope`` resembles
-        ESTOI and ``pesq`` PESQ, so a model trained with them has seen its own
-        test metric; ``pesq`` needs the package torch-pesq.
-    exponent : float
-        Compression of the magnitude, complex and consistency terms.
-    n_ffts : sequence of int
-        Resolutions of ``multi_resolution``.
-    front_end : torch.nn.Module, optional
-        STFT of the model, for ``consistency``.
+        SpeechBrain's STFT, whatever the front end of the model.
+    terms : dict
+        Name to [weight, term]; a term of weight 0 is neither made nor
+        computed.
 
     Raises
     ------
     ValueError
-        If a weight is below 0, none is above, or a term lacks what it needs.
+        If a weight is below 0 or none is above.
 
     Example
     -------
     >>> from speechbrain.processing.features import STFT
     >>> stft = STFT(sample_rate=16000, win_length=32, hop_length=8, n_fft=512)
-    >>> loss = EnhancementLoss(stft, magnitude=1, complex=1, si_sdr=0)
+    >>> terms = {"time": [2.0, time_l1], "complex": [1.0, compressed_complex]}
+    >>> loss = EnhancementLoss(stft, terms)
     >>> clean = torch.randn(2, 4000)
     >>> total, terms = loss(clean, clean + 0.1)
     >>> total.shape, sorted(terms)
-    (torch.Size([2]), ['complex', 'magnitude'])
+    (torch.Size([2]), ['complex', 'time'])
     """
 
-    def __init__(
-        self,
-        compute_stft,
-        magnitude=1.0,
-        complex=1.0,
-        si_sdr=0.0,
-        envelope=0.0,
-        phase=0.0,
-        group_delay=0.0,
-        angular_frequency=0.0,
-        consistency=0.0,
-        time=0.0,
-        multi_resolution=0.0,
-        pesq=0.0,
-        exponent=0.3,
-        n_ffts=(512, 1024, 2048),
-        front_end=None,
-    ):
+    def __init__(self, compute_stft, terms):
         super().__init__()
-        weights = {
-            "magnitude": magnitude,
-            "complex": complex,
-            "si_sdr": si_sdr,
-            "envelope": envelope,
-            "phase": phase,
-            "group_delay": group_delay,
-            "angular_frequency": angular_frequency,
-            "consistency": consistency,
-            "time": time,
-            "multi_resolution": multi_resolution,
-            "pesq": pesq,
-        }
-        _check_weights(weights, front_end)
+        weights = {name: weight for name, (weight, _) in terms.items()}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise ValueError(
+                f"loss weights are {weights}, expected none below 0 and one "
+                "above"
+            )
         self.weights = {name: w for name, w in weights.items() if w}
-        self.compute_stft, self.exponent = compute_stft, exponent
-        self.n_ffts, self.front_end = tuple(n_ffts), front_end
-        rate = compute_stft.sample_rate
-        self.bands = third_octave_bands(compute_stft.n_fft, rate)
-        self.pesq = PesqDisturbance(rate) if pesq else None
+        self.compute_stft = compute_stft
+        self.terms = {name: self._made(terms[name][1]) for name in self.weights}
+
+    def _made(self, term):
+        if not inspect.isclass(getattr(term, "func", term)):
+            return term
+        rate = self.compute_stft.sample_rate
+        return build(term, n_fft=self.compute_stft.n_fft, sample_rate=rate)
 
     def forward(self, clean, estimate, spec=None):
         """Loss of every item and its terms.
@@ -290,8 +312,7 @@ class EnhancementLoss(nn.Module):
         clean, estimate : torch.Tensor
             Waveforms (B, L).
         spec : torch.Tensor, optional
-            Complex (B, F, T), what the model made and the estimate is the
-            iSTFT of; needed for ``consistency`` alone.
+            Complex (B, F, T), for terms that ask for it.
 
         Returns
         -------
@@ -301,45 +322,18 @@ class EnhancementLoss(nn.Module):
             Each (B,), without their weights.
         """
         with torch.autocast(clean.device.type, enabled=False):
-            compute = self._computations(clean.float(), estimate.float(), spec)
-            terms = {name: compute[name]() for name in self.weights}
+            clean, estimate = clean.float(), estimate.float()
+            seen = {"clean": clean, "estimate": estimate, "spec": spec}
+            seen["clean_spec"] = self.compute_stft(clean)
+            seen["estimate_spec"] = self.compute_stft(estimate)
+            terms = {
+                name: build(_callable(term, clean.device), **seen)
+                for name, term in self.terms.items()
+            }
         total = sum(self.weights[name] * term for name, term in terms.items())
         return total, terms
 
-    def _computations(self, clean, estimate, spec):
-        """A function for each term, called only if its weight is not 0."""
-        spectra = self.compute_stft(clean), self.compute_stft(estimate)
-        device, exponent = clean.device, self.exponent
-        return {
-            "magnitude": lambda: compressed_magnitude(*spectra, exponent),
-            "complex": lambda: compressed_complex(*spectra, exponent),
-            "si_sdr": lambda: negative_si_sdr(clean, estimate),
-            "envelope": lambda: envelope_distance(
-                *spectra, self.bands.to(device)
-            ),
-            "phase": lambda: instantaneous_phase(*spectra),
-            "group_delay": lambda: group_delay(*spectra),
-            "angular_frequency": lambda: angular_frequency(*spectra),
-            "consistency": lambda: compressed_complex(
-                self.front_end(estimate),
-                torch.view_as_real(spec.transpose(1, 2)),
-                exponent,
-            ),
-            "time": lambda: time_l1(clean, estimate),
-            "multi_resolution": lambda: multi_resolution_stft(
-                clean, estimate, self.n_ffts
-            ),
-            "pesq": lambda: self.pesq.to(device)(clean, estimate),
-        }
 
-
-def _check_weights(weights, front_end):
-    if min(weights.values()) < 0 or not any(weights.values()):
-        raise ValueError(
-            f"loss weights are {weights}, expected none below 0 and one above"
-        )
-    if weights["consistency"] and front_end is None:
-        raise ValueError(
-            "the consistency term has no front_end, expected the STFT of the "
-            "model; give one or set its weight to 0"
-        )
+def _callable(term, device):
+    """What is called of a term; a module follows the signals' device."""
+    return term.to(device).forward if isinstance(term, nn.Module) else term

@@ -68,7 +68,7 @@ def anti_wrapped(error):
     return (error - 2 * math.pi * turns).abs().flatten(1).mean(-1)
 
 
-def instantaneous_phase(clean, estimate):
+def instantaneous_phase(clean_spec, estimate_spec):
     """Mean of f(P - Q): (B, T, F, 2) twice to (B,).
 
     Example
@@ -77,10 +77,10 @@ def instantaneous_phase(clean, estimate):
     >>> bool((instantaneous_phase(clean, -clean) > 3.14).all())
     True
     """
-    return anti_wrapped(phase_error(clean, estimate))
+    return anti_wrapped(phase_error(clean_spec, estimate_spec))
 
 
-def group_delay(clean, estimate):
+def group_delay(clean_spec, estimate_spec):
     """Mean of f(D_f P - D_f Q): (B, T, F, 2) twice to (B,).
 
     Example
@@ -89,10 +89,10 @@ def group_delay(clean, estimate):
     >>> bool((group_delay(clean, -clean) < 1e-3).all())  # one phase for all
     True
     """
-    return anti_wrapped(phase_error(clean, estimate).diff(dim=2))
+    return anti_wrapped(phase_error(clean_spec, estimate_spec).diff(dim=2))
 
 
-def angular_frequency(clean, estimate):
+def angular_frequency(clean_spec, estimate_spec):
     """Mean of f(D_t P - D_t Q): (B, T, F, 2) twice to (B,).
 
     Example
@@ -101,4 +101,4 @@ def angular_frequency(clean, estimate):
     >>> bool((angular_frequency(clean, -clean) < 1e-3).all())
     True
     """
-    return anti_wrapped(phase_error(clean, estimate).diff(dim=1))
+    return anti_wrapped(phase_error(clean_spec, estimate_spec).diff(dim=1))

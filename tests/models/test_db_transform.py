@@ -507,7 +507,8 @@ stft: !new:speechbrain.processing.features.STFT
     hop_length: 1
 loss: !new:dbtransform_lobes.training.losses.EnhancementLoss
     compute_stft: !ref <stft>
-    si_sdr: 0.1
+    terms:
+        si_sdr: [0.1, !name:dbtransform_lobes.training.losses.negative_si_sdr ]
 """
 COMPOSED += model_yaml(
     n_fft=32, band_widths=[1, 1, 2, 2, 3, 4, 4], num_channels=8, num_heads=2

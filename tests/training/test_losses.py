@@ -14,7 +14,6 @@ from dbtransform_lobes.models.waveform import (
 )
 from dbtransform_lobes.training.ema import weight_ema
 from dbtransform_lobes.training.losses import (
-    EnhancementLoss,
     compressed_complex,
     compressed_magnitude,
     envelope_distance,
@@ -22,6 +21,7 @@ from dbtransform_lobes.training.losses import (
     third_octave_bands,
 )
 from tests.composition import composed
+from tests.loss_terms import loss_of
 from tests.twins import array, assert_twin, randn
 
 HANN = {"hop_length": 8, "window_fn": torch.hann_window}
@@ -207,7 +207,7 @@ def test_si_sdr_equals_its_twin():
 
 def test_loss_is_the_weighted_sum_of_its_terms():
     stft, _ = transforms(**HANN)
-    loss = EnhancementLoss(stft, 20, 5, 0.1, exponent=0.3)
+    loss = loss_of(stft, 20, 5, 0.1)
     clean = waveforms(2, 1000)
     estimate = clean + 0.3 * waveforms(2, 1000, seed=1)
     total, terms = loss(clean, estimate)
@@ -231,13 +231,13 @@ def test_loss_is_the_weighted_sum_of_its_terms():
 def test_a_perfect_estimate_has_no_spectral_loss():
     stft, _ = transforms(**HANN)
     clean = waveforms(2, 1000)
-    total, _ = EnhancementLoss(stft)(clean, clean)
+    total, _ = loss_of(stft)(clean, clean)
     assert torch.equal(total, torch.zeros(2))
-    assert (EnhancementLoss(stft)(clean, 2 * clean)[0] > 0.01).all()
+    assert (loss_of(stft)(clean, 2 * clean)[0] > 0.01).all()
 
 
 def test_terms_of_weight_zero_are_not_computed():
-    loss = EnhancementLoss(transforms(**HANN)[0], 2, 0, 0)
+    loss = loss_of(transforms(**HANN)[0], 2, 0, 0)
     pair = waveforms(1, 500), waveforms(1, 500, seed=1)
     total, terms = loss(*pair)
     assert list(terms) == ["magnitude"]
@@ -247,7 +247,7 @@ def test_terms_of_weight_zero_are_not_computed():
 @pytest.mark.parametrize("silent", ["clean", "estimate", "both"])
 def test_loss_of_silence_is_finite_with_its_gradient(silent):
     stft, _ = transforms(**HANN)
-    loss = EnhancementLoss(stft, 1, 1, 1)
+    loss = loss_of(stft, 1, 1, 1)
     clean, estimate = waveforms(1, 1000), waveforms(1, 1000, seed=1)
     if silent != "estimate":
         clean.zero_()
@@ -262,7 +262,7 @@ def test_loss_of_silence_is_finite_with_its_gradient(silent):
 
 def test_loss_keeps_its_precision_under_autocast():
     stft, _ = transforms(**HANN)
-    loss = EnhancementLoss(stft, 1, 1, 1)
+    loss = loss_of(stft, 1, 1, 1)
     clean, estimate = waveforms(2, 1000), waveforms(2, 1000, seed=1)
     exact, _ = loss(clean, estimate)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -275,7 +275,7 @@ def test_loss_keeps_its_precision_under_autocast():
 @pytest.mark.parametrize("weights", [(0, 0, 0), (1, -1, 0)])
 def test_impossible_weights_are_refused(weights):
     with pytest.raises(ValueError, match="loss weights are .*, expected none"):
-        EnhancementLoss(transforms(**HANN)[0], *weights)
+        loss_of(transforms(**HANN)[0], *weights)
 
 
 # Average of the weights

@@ -161,9 +161,9 @@ def configuration_rows(tree):
     for key, unit in (("win_length", " (ms)"), ("hop_length", " (ms)")):
         if key in stft:
             rows.append((key + unit, stft[key]))
-    window = getattr(stft.get("window_fn"), "tag", None)
-    if window is not None:
-        rows.append(("window_fn", window.value.removeprefix("!name:")))
+    window = _name_of(stft.get("window_fn"))
+    if window:
+        rows.append(("window_fn", window))
     return rows + list(_flat(tree["model"]))
 
 
@@ -173,7 +173,13 @@ def _flat(tree, above=""):
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{above}{key}.")
         else:
-            yield f"{above}{key}", value
+            yield f"{above}{key}", _name_of(value) or value
+
+
+def _name_of(value):
+    """The object that a ``!name:`` without arguments names."""
+    tag = getattr(getattr(value, "tag", None), "value", None) or ""
+    return tag.removeprefix("!name:")
 
 
 def _data(run):

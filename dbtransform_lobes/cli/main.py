@@ -64,11 +64,19 @@ def main(argv=None):
     """Run the command line and return its exit code.
 
     Errors that a user can mend (ValueError, OSError) are printed as one
-    message without a traceback and end with code 1. A SIGTERM is as Ctrl-C:
-    no partial file and no process of ours is left.
+    message without a traceback and end with code 1. A SIGTERM or SIGHUP is as
+    Ctrl-C: no partial file and no process of ours is left.
     """
     args = build_parser().parse_args(argv)
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        # File names may be any bytes.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    handlers = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN  # as under nohup
+    }
     try:
         return args.run(args)
     except (ValueError, OSError) as error:
@@ -78,7 +86,8 @@ def main(argv=None):
         print(f"dbtransform {args.command}: interrupted", file=sys.stderr)
         return 130
     finally:
-        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import os
 import shutil
 
+from dbtransform_lobes.data.recordings import temporary_beside
+
 
 def check_output_folder(target, files, content, force):
     """Refuse to replace what the user did not mean to replace.
@@ -57,7 +59,7 @@ def replace_folder(target, temporary):
     if not target.exists():
         os.rename(temporary, target)
         return
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    old = temporary_beside(target)
     os.rename(target, old)
     try:
         os.rename(temporary, target)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def open_audio(path):
     name = member[1] if member else path
     if not os.path.isfile(name):
         raise FileNotFoundError(f"{name}: there is no such file")
-    source = str(path)
+    source = for_soundfile(path)
     if member:
         first, last = int(member[2]), int(member[3])
         with open(name, "rb") as shard:
@@ -206,7 +207,7 @@ def write_audio(path, signal, sample_rate=16000):
         In Hz.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     try:
         sf.write(temporary, signal, sample_rate, subtype="PCM_16", format="WAV")
         os.replace(temporary, path)
@@ -214,10 +215,26 @@ def write_audio(path, signal, sample_rate=16000):
         temporary.unlink(missing_ok=True)
 
 
+def temporary_beside(path):
+    """Return a new name in the folder of a file, to write it under.
+
+    It is of this call alone and short, however long the name of the file is.
+    """
+    return Path(path).with_name(f".{uuid.uuid4().hex}.tmp")
+
+
+def for_soundfile(path):
+    """Return a path that soundfile takes, also one that is no UTF-8."""
+    try:
+        return str(path) if str(path).encode() else path
+    except UnicodeEncodeError:  # a name of bytes, with surrogates
+        return os.fsencode(path)
+
+
 def write_text(path, text):
     """Write a text file under a temporary name, then rename it."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)

@@ -32,6 +32,7 @@ from dbtransform_lobes.data.recordings import (
     MEMBER,
     read_audio,
     read_recordings,
+    temporary_beside,
     write_text,
 )
 
@@ -199,7 +200,7 @@ def _claim_folder(output, plans, sample_rate, force):
 def _write_shard(task):
     """Write one shard; return {path: reason} of what cannot be read."""
     path, members, sample_rate = task
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     failed = {}
     try:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:

@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES, audio_info
+from dbtransform_lobes.data.recordings import (
+    AUDIO_SUFFIXES,
+    audio_info,
+    for_soundfile,
+    temporary_beside,
+)
 from dbtransform_lobes.inference.id3 import id3_block
 from dbtransform_lobes.inference.mpeg import true_length, without_header
 
@@ -156,7 +161,7 @@ def warn_if_cut_off(path, length, promised):
 def _open(path):
     """Open a file; what goes wrong while it is read is named."""
     try:
-        source = path if isinstance(path, int) else str(path)
+        source = path if isinstance(path, int) else for_soundfile(path)
         with sf.SoundFile(source, closefd=False) as file:
             yield file
     except (sf.LibsndfileError, RuntimeError) as error:
@@ -275,8 +280,7 @@ def write_blocks(path, blocks, audio):
             f"sample, so this is {subtype}",
             stacklevel=2,
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    tagged = path.with_name(f".{path.name}.{os.getpid()}.tag.tmp")
+    temporary, tagged = temporary_beside(path), temporary_beside(path)
     try:
         frames = _encode(temporary, blocks, audio, container, subtype)
         if container == "MP3" and audio.tags:
@@ -300,7 +304,8 @@ def _encode(path, blocks, audio, container, subtype):
     layout = (audio.sample_rate, audio.channels, subtype)
     tags = {} if container == "MP3" else audio.tags
     frames = 0
-    with sf.SoundFile(path, "w", *layout, format=container) as file:
+    name = for_soundfile(path)
+    with sf.SoundFile(name, "w", *layout, format=container) as file:
         for tag, text in tags.items():
             setattr(file, tag, text)
         size = max(1, SAMPLES_AT_ONCE // file.channels)
@@ -335,7 +340,7 @@ def _subtype(container, audio):
 
 def _check_written(path, frames):
     """Notice what a full disk cut off without an error."""
-    written = sf.info(path).frames
+    written = sf.info(for_soundfile(path)).frames
     if written != frames:
         raise OSError(f"{written} of {frames} samples were written")
 

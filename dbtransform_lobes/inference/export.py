@@ -10,7 +10,6 @@ run folder                          model folder
 
 import io
 import math
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,10 @@ from dbtransform_lobes.data.output_folder import (
     check_output_folder,
     replace_folder,
 )
-from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.recordings import (
+    temporary_beside,
+    write_text,
+)
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.model_card import model_card
 from dbtransform_lobes.inference.weights import read_state_dict
@@ -111,7 +113,7 @@ def export_model(
     hyperparams = minimal_hyperparams(run)
     checkpoint = best_checkpoint(run)
     state = averaged_state(checkpoint.path / "ema.ckpt")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     try:
         temporary.mkdir()
         write_text(temporary / "hyperparams.yaml", hyperparams)

@@ -78,6 +78,17 @@ def test_single_file(enhance, model_folder, tree):
     assert (tree / "noisy/a.wav").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "name", [b"a" * 251 + b".wav", b"latin\xe9.wav", "čeština.wav".encode()]
+)
+def test_names_of_any_bytes_up_to_the_limit(enhance, tree, name):
+    source = tree / os.fsdecode(name)
+    source.write_bytes((tree / "noisy/a.wav").read_bytes())
+    assert enhance(str(source), "--output", "out") == 0
+    written = os.listdir(b"out")
+    assert written == [name] and os.path.getsize(b"out/" + name) > 1000
+
+
 def test_bundled_weights_are_the_default(tree, model_folder, monkeypatch):
     monkeypatch.chdir(tree)
     monkeypatch.setattr(model_source, "BUNDLED", model_folder.parent)

@@ -16,7 +16,7 @@ from dbtransform_lobes.data.output_folder import (
     check_output_folder,
     replace_folder,
 )
-from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.recordings import temporary_beside, write_text
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.model_card import configuration_rows
 from dbtransform_lobes.inference.source import (
@@ -161,7 +161,7 @@ def analyse(
 
 def _write(target, drawn, description):
     """Write figures and page under a temporary name, then rename it."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     try:
         temporary.mkdir()
         pictures = []

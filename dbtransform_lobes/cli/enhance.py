@@ -305,6 +305,7 @@ def check_options(args):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}, expected at least 1")
+    from dbtransform_lobes.inference.device import check_device
     from dbtransform_lobes.inference.source import resolve
     from dbtransform_lobes.inference.strength import wet_share
 
@@ -330,24 +331,6 @@ def check_onnx(model, device):
         raise ValueError(
             f"--device is {device}, but --backend onnx computes on the CPU: "
             "leave it out"
-        )
-
-
-def check_device(device):
-    """Refuse a device that there is not, by a ValueError."""
-    import torch
-
-    try:
-        kind = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"--device is {device!r}, expected cpu, cuda or cuda:N"
-        ) from error
-    number = torch.cuda.device_count()
-    if kind.type == "cuda" and (kind.index or 0) >= number:
-        raise ValueError(
-            f"--device is {device}, but torch sees {number} GPUs; use "
-            "--device cpu"
         )
 
 

@@ -142,8 +142,9 @@ def _check(args):
                 f"raw samples would {what} the terminal, expected a pipe or "
                 "file; see dbtransform stream --help"
             )
-    from dbtransform_lobes.cli.enhance import check_device, check_onnx
+    from dbtransform_lobes.cli.enhance import check_onnx
     from dbtransform_lobes.inference.any_rate import check_sample_rate
+    from dbtransform_lobes.inference.device import check_device
     from dbtransform_lobes.inference.source import resolve
     from dbtransform_lobes.inference.strength import wet_share
 

@@ -24,6 +24,7 @@ from dbtransform_lobes.inference.audio_file import (
     warn_if_cut_off,
     write_blocks,
 )
+from dbtransform_lobes.inference.device import check_device
 from dbtransform_lobes.inference.high_band import check_high_band
 from dbtransform_lobes.inference.long_file import (
     LONG_SECONDS,
@@ -86,6 +87,7 @@ class EnhanceModel(Pretrained):
         if isinstance(run_opts, dict) and "device" in run_opts:
             # SpeechBrain splits the name of the device
             run_opts = {**run_opts, "device": str(run_opts["device"])}
+            check_device(run_opts["device"])
         super().__init__(modules, hparams, run_opts, freeze_params)
 
     @classmethod

@@ -93,7 +93,8 @@ def _add_choices(parser):
 def run(args):
     """Write the folder; return the exit code."""
     systems = _systems(args.systems)
-    from dbtransform_lobes.cli.enhance import check_device, model_options
+    from dbtransform_lobes.cli.enhance import model_options
+    from dbtransform_lobes.inference.device import check_device
     from figures.analyse import analyse
 
     check_device(args.device)

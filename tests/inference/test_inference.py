@@ -120,6 +120,12 @@ def test_overrides_and_savedir_are_never_stale(own_folder, tmp_path):
         EnhanceModel.from_hparams(str(own_folder), overrides={"mdoel": 1})
 
 
+@pytest.mark.parametrize("device", ["xpu", "cuda:99", "meta", "nonsense"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
+        EnhanceModel.from_hparams(run_opts={"device": device})
+
+
 def test_a_folder_of_the_name_of_a_bundled_model_is_not_taken(
     tmp_path, monkeypatch
 ):

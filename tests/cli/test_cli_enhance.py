@@ -295,7 +295,7 @@ def test_no_readable_file_fails_without_weights(enhance, no_weights, tree):
         (["noisy/x*.wav", "--output", "out"], "no audio file has such a name"),
         (["noisy/*.txt", "--output", "out"], "no audio file has such a name"),
         (["noisy/a.wav", "out.wav", "--device", "gpu"], "cannot be used"),
-        (["noisy/a.wav", "out.wav", "--device", "cuda:99"], "of this machine: cpu"),
+        (["noisy/a.wav", "out.wav", "--device", "cuda:99"], "machine: cpu"),
     ],
 )  # fmt: skip
 def test_mistakes_are_found_before_the_weights_are_loaded(

@@ -420,7 +420,7 @@ def test_page_escapes_every_text():
         (["--systems", "Clean=db_transform_small"], "'Clean', which is taken"),
         (["--clean", "short.wav"], "lasts 0.5 s, expected the 1.5 s"),
         (["--clean", "none.wav"], "none.wav: there is no such file"),
-        (["--device", "tpu9"], "--device is 'tpu9', expected"),
+        (["--device", "tpu9"], "device 'tpu9' cannot be used"),
         (["--output", "no/where"], "there is no such folder; make it"),
     ],
 )

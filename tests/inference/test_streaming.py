@@ -395,7 +395,7 @@ def test_command_ends_with_a_closed_pipe(start):
         (["--rate", "10"], "the sample rate is 10 Hz, expected 2000"),
         (["--channels", "0"], "--channels is 0, expected at least 1"),
         (["--strength", "2"], "strength is 2.0, expected 0"),
-        (["--device", "abacus"], "--device is 'abacus', expected cpu"),
+        (["--device", "abacus"], "device 'abacus' cannot be used"),
     ],
 )
 def test_bad_options(folder, options, message, capsys, monkeypatch):

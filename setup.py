@@ -45,6 +45,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8.0.0",
+            "pytest-xdist>=3.6.0",
             "ruff>=0.8",
             "matplotlib>=3.8",
             "jinja2>=3.1",

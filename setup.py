@@ -41,6 +41,7 @@ setup(
         "pystoi>=0.4.1",
         "sentencepiece>=0.2",
         "tqdm>=4.66.1",
+        "pebble>=5.0.7",
     ],
     extras_require={
         "test": [
@@ -61,7 +62,6 @@ setup(
         "tensorboard": ["tensorboard>=2.15"],
         "plot": ["matplotlib>=3.8", "jinja2>=3.1"],
         "pesq-loss": ["torch-pesq>=0.1.2"],
-        "ray": ["ray[data]>=2.60.0"],
         # Enhancers of others, for `dbtransform benchmark-peers`.
         "peers": [
             "pyrnnoise>=0.4.5",

@@ -10,6 +10,7 @@ EXAMPLES = """\
   dbtransform enhance noisy_folder --output enhanced_folder
   dbtransform enhance "talks/**/*.mp3" --output enhanced_folder --jobs 2
   dbtransform enhance noisy_folder --output enhanced_folder --resume
+  dbtransform enhance manifest.csv --output enhanced_folder --jobs 8
   dbtransform enhance a.wav b.flac --output . --suffix _enhanced
   dbtransform enhance noisy.wav enhanced.wav --attenuation-limit 12
   dbtransform enhance noisy.wav enhanced.wav --model my_model --device cuda
@@ -25,8 +26,8 @@ def add_arguments(parser):
         metavar="PATH",
         nargs="+",
         help="without --output: the noisy file and the file to write; with "
-        "it: files, folders, which are searched to any depth, and quoted "
-        "patterns (*, ?, [abc], **)",
+        "it: files, folders, which are searched to any depth, quoted "
+        "patterns (*, ?, [abc], **) and CSV manifests with a column path",
     )
     _add_output_arguments(parser)
     add_model_arguments(parser)
@@ -52,7 +53,8 @@ def _add_output_arguments(parser):
     again.add_argument(
         "--resume",
         action="store_true",
-        help="leave out files whose result is there and not older than they",
+        help="leave out files whose result is there, whole, not older than "
+        "they and of the same model and settings",
     )
 
 
@@ -140,9 +142,11 @@ def run(args):
         pairs = _single_pair(args.paths, args.suffix)
     else:
         pairs = _folder_pairs(args.paths, Path(args.output), args.suffix)
-    _check_outputs(pairs, args.force or args.resume)
+    _check_outputs(pairs, args.force or args.resume, set(map(Path, args.paths)))
     check_options(args)
-    total, pairs = len(pairs), _left_to_do(pairs) if args.resume else pairs
+    total = len(pairs)
+    if args.output is not None:
+        pairs = _claim(pairs, args)
     readable, failures = _split_unreadable(pairs)
     if readable:
         failures += _enhance(readable, args)
@@ -188,12 +192,23 @@ def _folder_pairs(paths, output, suffix):
     if "/" in suffix or "\\" in suffix:
         raise ValueError(f"--suffix is {suffix!r}, expected a part of a name")
     pairs = []
+    for file, place in _places(paths, output):
+        target = output / place
+        pairs.append((file, target.with_stem(target.stem + suffix)))
+    return list(dict.fromkeys(pairs))  # a manifest may name a file twice
+
+
+def _places(paths, output):
+    """Yield every file and its place below the output folder."""
+    from dbtransform_lobes.inference.corpus import read_corpus
+
     for path, root in _expand(paths):
+        if path.suffix.lower() == ".csv" and not path.is_dir():
+            yield from read_corpus(path)
+            continue
         files = audio_files(path, output) if path.is_dir() else [path]
         for file in files:
-            target = output / file.relative_to(root)
-            pairs.append((file, target.with_stem(target.stem + suffix)))
-    return pairs
+            yield file, file.relative_to(root)
 
 
 def _is_pattern(path):
@@ -264,8 +279,12 @@ def _is_dangling(path):
     return path.is_symlink() and not path.exists()
 
 
-def _check_outputs(pairs, force):
-    """Refuse missing inputs and outputs that cannot be, all at once."""
+def _check_outputs(pairs, force, typed):
+    """Refuse missing inputs and outputs that cannot be, all at once.
+
+    A file that is missing but not ``typed``, so in a manifest, is a failure
+    of its own.
+    """
     from dbtransform_lobes.data.recordings import (
         AUDIO_SUFFIXES,
         raise_problems,
@@ -274,7 +293,8 @@ def _check_outputs(pairs, force):
     problems, taken = [], {}
     for source, target in pairs:
         place = target.resolve()
-        if not source.is_file() and not _is_dangling(source):
+        missing = not source.is_file() and not _is_dangling(source)
+        if missing and source in typed:
             problems.append(f"{source}: there is no such file")
         elif target.suffix.lower() not in AUDIO_SUFFIXES:
             problems.append(
@@ -334,15 +354,16 @@ def check_onnx(model, device):
         )
 
 
-def _left_to_do(pairs):
-    """Pairs without a result, or with one that is older than its input."""
-    return [
-        (source, target)
-        for source, target in pairs
-        if not target.exists()
-        or _is_dangling(source)
-        or target.stat().st_mtime < source.stat().st_mtime
-    ]
+def _claim(pairs, args):
+    """Record the settings in the output folder; returns what is left to do."""
+    from dbtransform_lobes.inference.corpus import claim_output, is_finished
+
+    # Results of other suffixes may lie in the same folder.
+    record = Path(args.output) / f".dbtransform{args.suffix}.json"
+    claim_output(record, model_options(args), sound_options(args), args.resume)
+    if not args.resume:
+        return pairs
+    return [pair for pair in pairs if not is_finished(*pair, record)]
 
 
 def _split_unreadable(pairs):

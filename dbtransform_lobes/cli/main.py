@@ -15,7 +15,6 @@ from dbtransform_lobes import __version__
 COMMANDS = (
     "enhance",
     "stream",
-    "enhance-corpus",
     "demo",
     "info",
     "mix",

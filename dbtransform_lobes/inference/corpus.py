@@ -1,24 +1,13 @@
-"""A corpus to enhance: its files, its settings, and what failed of it.
-
-Only paths are held in memory, never signals.
-"""
+"""A manifest of files to enhance, and the state of a folder of results."""
 
 import csv
 import hashlib
-import io
 import json
 import os
 from pathlib import Path
 
-from dbtransform_lobes.data.recordings import (
-    AUDIO_SUFFIXES,
-    raise_problems,
-    write_text,
-)
+from dbtransform_lobes.data.recordings import audio_info, write_text
 from dbtransform_lobes.inference.source import WEIGHTS, find_model
-
-SETTINGS = "enhance_corpus.json"
-FAILURES = "failures.csv"
 
 
 def read_corpus(manifest):
@@ -32,7 +21,7 @@ def read_corpus(manifest):
     Returns
     -------
     list of tuple
-        (file, place) of every row, in order: an absolute path, and the path
+        (file, place) of every row, in order: an absolute ``Path``, and that
         of its result in the output folder. That is the place below the
         folder of the manifest; files from elsewhere keep their whole path.
 
@@ -49,7 +38,7 @@ def read_corpus(manifest):
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "manifest.csv")
     ...     _ = path.write_text("path\\na/b.wav\\n/data/c.wav\\n")
-    ...     [place for _, place in read_corpus(path)]
+    ...     [str(place) for _, place in read_corpus(path)]
     ['a/b.wav', 'data/c.wav']
     """
     root = os.path.dirname(os.path.abspath(manifest))
@@ -63,7 +52,7 @@ def read_corpus(manifest):
         file = os.path.normpath(os.path.join(root, path))
         inside = os.path.commonpath((root, file)) == root
         anchor = root if inside else Path(file).anchor
-        files.append((file, os.path.relpath(file, anchor)))
+        files.append((Path(file), Path(file).relative_to(anchor)))
     if not files:
         raise ValueError(f"{manifest}: lists no files, expected one a row")
     return files
@@ -90,117 +79,85 @@ def _paths(manifest):
         raise ValueError(f"{manifest}: expected a CSV ({error})") from error
 
 
-def pair_files(files, output):
-    """Pair every file with the file to write, each once.
+def claim_output(record, model_options, options, resume):
+    """Record the model and settings of a folder of results.
 
     Arguments
     ---------
-    files : iterable of tuple
-        (file, place) of ``read_corpus``.
-    output : str
-        Folder of the results.
-
-    Returns
-    -------
-    pairs : list of tuple
-        (input, output), absolute paths.
-    refused : dict
-        Path of a file that cannot be enhanced to the reason.
-
-    Raises
-    ------
-    ValueError
-        If no file can be enhanced, or a result would replace a file of the
-        corpus.
-    """
-    output = os.path.abspath(output)
-    sources, refused = {}, {}
-    for file, place in files:
-        target = os.path.join(output, place)
-        if Path(file).suffix.lower() not in AUDIO_SUFFIXES:
-            refused[file] = (
-                f"expected one of the suffixes {', '.join(AUDIO_SUFFIXES)}"
-            )
-        elif sources.setdefault(target, file) != file:
-            refused[file] = f"{target} is the place of {sources[target]}"
-    if not sources:
-        problems = [f"{file}: {reason}" for file, reason in refused.items()]
-        raise_problems("none of these can be enhanced", problems)
-    for target in sources.keys() & set(sources.values()):
-        raise ValueError(
-            f"{target}: is of the corpus, and the result of {sources[target]} "
-            "would replace it; give another --output"
-        )
-    return [(file, target) for target, file in sources.items()], refused
-
-
-def claim_output(output, model_options, options, force):
-    """Note the settings in the folder of the results, refuse others.
-
-    Results of two models or strengths shall not stand side by side. Partial
-    files of a run that was killed are removed.
-
-    Arguments
-    ---------
-    output : str
-        Folder of the results, made if it is not there.
+    record : pathlib.Path
+        JSON file to write. It is left as it is if it says the same, so that
+        results younger than it are of these settings.
     model_options, options : dict
-        Of ``enhance_corpus``.
-    force : bool
-        Whether all is to be enhanced anew.
+        Of ``enhance_files``.
+    resume : bool
+        Whether earlier results are to be kept.
 
     Raises
     ------
     ValueError
-        If the folder has results of other settings.
+        If they are to be kept but are of another model or other settings.
     """
-    output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output}: is a file, expected a folder (--output)")
-    folder = find_model(
-        model_options["source"], fetch_config=model_options["fetch_config"]
-    )
-    digest = hashlib.sha256()
-    for name in ("hyperparams.yaml", WEIGHTS):
-        digest.update((folder / name).read_bytes())
-    settings = {"model_sha256": digest.hexdigest(), **options}
-    record = output / SETTINGS
+    settings = {"model_sha256": _digest(model_options), **options}
     text = json.dumps(settings, indent=2) + "\n"
-    if record.exists() and not force and record.read_text("utf-8") != text:
-        raise ValueError(
-            f"{output}: has results of another model or other settings (see "
-            f"{SETTINGS}); use --force to replace them, or another --output"
-        )
-    output.mkdir(parents=True, exist_ok=True)
+    if record.exists():
+        earlier = record.read_text("utf-8")
+        if earlier == text:
+            return
+        if resume:
+            differences = _differences(earlier, settings)
+            raise ValueError(
+                f"{record.parent}: has results of {differences}, so "
+                "that --resume would mix them; use --force to replace "
+                "them, or another --output"
+            )
+    record.parent.mkdir(parents=True, exist_ok=True)
     write_text(record, text)
-    remove_partial(output)
 
 
-def remove_partial(output):
-    """Remove what killed processes have left under temporary names."""
-    for path in Path(output).rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+def _digest(model_options):
+    """Digest of the files of a model."""
+    if "onnx" in model_options:
+        files = [Path(model_options["onnx"])]
+    else:
+        folder = find_model(
+            model_options["source"], fetch_config=model_options["fetch_config"]
+        )
+        files = [folder / "hyperparams.yaml", folder / WEIGHTS]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
-def write_failures(output, failures):
-    """Write the table of failures, of no rows if there are none.
+def _differences(earlier, settings):
+    """Say in words which settings an earlier run had."""
+    try:
+        earlier = json.loads(earlier)
+    except ValueError:
+        return "unknown settings"
+    texts = [
+        "another model"
+        if key == "model_sha256"
+        else f"{key} {earlier.get(key)}"
+        for key in settings
+        if earlier.get(key) != settings[key]
+    ]
+    return " and ".join(texts) or "other settings"
 
-    Arguments
-    ---------
-    output : str
-        Folder of the results.
-    failures : dict
-        Path of a file to the reason.
 
-    Returns
+def is_finished(source, target, record):
+    """Whether a result is whole and not older than its input and record.
+
+    Example
     -------
-    pathlib.Path
-        The table, a CSV with the columns path and reason.
+    >>> is_finished(Path("no.wav"), Path("result.wav"), Path("no.json"))
+    False
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("path", "reason"))
-    writer.writerows(sorted(failures.items()))
-    table = Path(output) / FAILURES
-    write_text(table, stream.getvalue())
-    return table
+    try:
+        newest = max(path.stat().st_mtime_ns for path in (source, record))
+        return (
+            target.stat().st_mtime_ns >= newest
+            and audio_info(target).frames == audio_info(source).frames
+        )
+    except (ValueError, OSError):
+        return False

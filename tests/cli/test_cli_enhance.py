@@ -1,10 +1,12 @@
 """``dbtransform enhance``: single files, folders, failures, exit codes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +64,7 @@ def files(folder):
     return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != ".dbtransform.json"
     )
 
 
@@ -85,8 +87,9 @@ def test_names_of_any_bytes_up_to_the_limit(enhance, tree, name):
     source = tree / os.fsdecode(name)
     source.write_bytes((tree / "noisy/a.wav").read_bytes())
     assert enhance(str(source), "--output", "out") == 0
-    written = os.listdir(b"out")
-    assert written == [name] and os.path.getsize(b"out/" + name) > 1000
+    written = sorted(os.listdir(b"out"))
+    assert written == [b".dbtransform.json", name]
+    assert os.path.getsize(b"out/" + name) > 1000
 
 
 def test_bundled_weights_are_the_default(tree, model_folder, monkeypatch):
@@ -145,29 +148,130 @@ def test_strength_limit_and_high_band(enhance, tree, model_folder):
         assert name == "strength" or np.abs(other - written).max() > 1e-3
 
 
-def test_resume_makes_what_is_missing_or_old(enhance, tree, capsys):
+def test_resume_makes_what_is_missing_old_or_cut(enhance, tree, capsys):
+    write_wav(tree / "noisy/d.wav", noise_like(0.3))
     assert enhance("noisy", "--output", "out") == 0
-    (tree / "out/a.wav").write_text("kept as it is")
+    kept = (tree / "out/a.wav").stat().st_mtime_ns
     (tree / "out/b.wav").unlink()
-    old = (tree / "noisy/deep/er/c.wav").stat().st_mtime - 10
-    os.utime(tree / "out/deep/er/c.wav", (old, old))
+    os.truncate(tree / "out/d.wav", 1000)
+    os.utime(tree / "out/deep/er/c.wav", (0, 0))
     assert enhance("noisy", "--output", "out", "--resume") == 0
-    assert "2 of 3 files enhanced into out, 1 were there" in (
+    assert "3 of 4 files enhanced into out, 1 were there" in (
         capsys.readouterr().out
     )
-    assert (tree / "out/a.wav").read_text() == "kept as it is"
-    assert (tree / "out/deep/er/c.wav").stat().st_mtime > old
+    assert (tree / "out/a.wav").stat().st_mtime_ns == kept
+    assert (tree / "out/deep/er/c.wav").stat().st_mtime > 0
     assert sf.info(tree / "out/b.wav").frames == 3200
+    assert sf.info(tree / "out/d.wav").frames == 4800
 
 
-def test_resume_loads_nothing_if_all_is_done(
-    enhance, tree, no_weights, monkeypatch
-):
-    for name in ("a.wav", "b.wav", "deep/er/c.wav"):
-        write_wav(tree / "out" / name, np.zeros(9))
+def test_resume_loads_nothing_if_all_is_done(enhance, monkeypatch):
+    assert enhance("noisy", "--output", "out") == 0
+    monkeypatch.setattr(EnhanceModel, "from_hparams", None)
     assert enhance("noisy", "--output", "out", "--resume") == 0
     with pytest.raises(SystemExit):
         enhance("noisy", "--output", "out", "--resume", "--force")
+
+
+def test_resume_keeps_no_results_of_other_settings(
+    enhance, tree, model_folder, capsys
+):
+    assert enhance("noisy", "--output", "out") == 0
+    before = {
+        name: (tree / "out" / name).read_bytes() for name in files(tree / "out")
+    }
+    weaker = ["noisy", "--output", "out", "--strength", "0.5"]
+    assert enhance(*weaker, "--resume") == 1
+    error = capsys.readouterr().err
+    assert "has results of strength 1.0, so that --resume would mix" in error
+    assert "use --force to replace them" in error
+    other = tree / "other"
+    shutil.copytree(model_folder, other)
+    with open(other / "hyperparams.yaml", "a") as file:
+        file.write("# another one\n")
+    again = ["enhance", "noisy", "--output", "out", "--resume", "--model"]
+    assert main([*again, str(other)]) == 1
+    assert "has results of another model" in capsys.readouterr().err
+    for name, content in before.items():
+        assert (tree / "out" / name).read_bytes() == content
+    # Stopped after a file by other settings: the rest is not theirs.
+    assert enhance("noisy/a.wav", *weaker[1:], "--force") == 0
+    assert enhance(*weaker, "--resume") == 0
+    assert "2 of 3 files enhanced" in capsys.readouterr().out
+
+
+def test_a_manifest(enhance, tree, capsys):
+    (tree / "noisy/list.csv").write_text(
+        "path,x\nb.wav,1\ndeep/er/c.wav,2\nnone.wav,3\n./b.wav,4\n"
+    )
+    assert enhance("noisy/list.csv", "--output", "out") == 1
+    out, error = capsys.readouterr()
+    assert "2 of 3 files enhanced into out" in out
+    assert "failed:" in error and "none.wav: there is no such file" in error
+    assert files(tree / "out") == ["b.wav", "deep/er/c.wav"]
+
+
+def test_a_file_that_kills_its_process_is_given_up(
+    model_folder, tree, monkeypatch, capsys
+):
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    )
+    monkeypatch.chdir(tree)
+    folder = tree / "killer"
+    shutil.copytree(model_folder, folder)
+    text = (folder / "hyperparams.yaml").read_text()
+    name = "dbtransform_lobes.models.db_transform.DBTransform"
+    assert name in text
+    text = text.replace(name, "tests.killer.Killer")
+    (folder / "hyperparams.yaml").write_text(text)
+    write_wav(tree / "noisy/bad.wav", noise_like(1.0))
+    command = ["enhance", "noisy", "--output", "out", "--jobs", "2"]
+    command += ["--model", str(folder), "--trust-code"]
+    assert main(command) == 1
+    out, error = capsys.readouterr()
+    assert "3 of 4 files enhanced into out" in out
+    assert "bad.wav: the process died, 2 times" in error
+    assert list((tree / "out").rglob(".*.tmp")) == []
+
+
+def test_workers_end_with_their_parent(model_folder, tmp_path):
+    for number in range(4):
+        write_wav(tmp_path / f"noisy/{number}.wav", noise_like(200.0))
+    command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "enhance"]
+    command += ["noisy", "--output", "out", "--jobs", "2", "--model"]
+    process = subprocess.Popen(
+        [*command, str(model_folder)],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
+        stderr=subprocess.DEVNULL,
+    )
+    listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not listing.exists():
+        process.kill()
+        pytest.skip("needs /proc to list the children of a process")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/.*.tmp")):  # both workers have begun
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    children = [int(number) for number in listing.read_text().split()]
+    process.kill()
+    process.wait()
+    while any(_is_running(child) for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not list(tmp_path.glob("out/.*.tmp"))
+
+
+def _is_running(number):
+    try:
+        return ") Z " not in Path(f"/proc/{number}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_jobs_make_the_same_files_and_name_the_failures(enhance, tree, capfd):
@@ -272,7 +376,7 @@ def test_no_readable_file_fails_without_weights(enhance, no_weights, tree):
         (["noisy", "--output", "noisy/a.wav"], "expected a folder"),
         (["noisy", "--output", "out", "--suffix", "/x"], "part of a name"),
         (["empty", "--output", "out"], "empty: there is no audio"),
-        (["noisy/a.wav", "noisy", "--output", "out"], "for noisy/a.wav and"),
+        (["noisy/b.wav", "x", "--output", "out"], "for noisy/b.wav and"),
         (["noisy/notes.txt", "--output", "out"], "expected one of the suf"),
         (
             ["noisy/a.wav", "noisy/deep", "--output", "noisy", "--force"],

@@ -1,6 +1,7 @@
 """``dbtransform enhance``: enhance files and folders of noisy speech."""
 
 import glob
+import os
 import sys
 from pathlib import Path
 
@@ -249,29 +250,61 @@ def _matches(pattern):
 
 
 def audio_files(folder, output):
-    """Audio files below a folder, without those of earlier results."""
-    from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES
+    """List audio files below a folder, without those of earlier results.
 
-    folder_path, output_path = folder.resolve(), output.resolve()
-    if folder_path == output_path:
+    Hidden files and folders are left out. Other things that may be audio are
+    left out with a line for each.
+    """
+    from dbtransform_lobes.data.recordings import (
+        AUDIO_SUFFIXES,
+        OTHER_SUFFIXES,
+        conversion,
+    )
+
+    if folder.resolve() == output.resolve():
         raise ValueError(
             f"{folder}: is the input and the --output; give another folder"
         )
-    inside = folder_path in output_path.parents
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in AUDIO_SUFFIXES
-        and not path.name.startswith(".")
-        and (path.is_file() or _is_dangling(path))
-        and not (inside and output_path in path.resolve().parents)
-    ]
+    files, skipped = [], []
+    for path in _below(folder, output.resolve(), skipped):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            files.append(path)
+        elif path.suffix.lower() in OTHER_SUFFIXES:
+            skipped.append((path, conversion(path)))
+    for path, reason in skipped:
+        print(f"skipped: {path}: {reason}", file=sys.stderr)
     if not files:
         raise ValueError(
             f"{folder}: there is no audio, expected files of the suffixes "
             f"{', '.join(AUDIO_SUFFIXES)}"
         )
-    return files
+    return sorted(files)
+
+
+def _below(folder, output, skipped):
+    """Yield files that are not hidden; adds to ``skipped`` (path, reason)."""
+
+    def unreadable(error):
+        skipped.append((error.filename, error.strerror))
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        place = Path(place)
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not name.startswith(".") and (place / name).resolve() != output
+        ]
+        skipped += [
+            (place / name, "a link to a folder; give the folder as well")
+            for name in folders
+            if (place / name).is_symlink()
+        ]
+        for name in names:
+            path = place / name
+            if not name.startswith(".") and (
+                path.is_file() or _is_dangling(path)
+            ):
+                yield path
 
 
 def _is_dangling(path):

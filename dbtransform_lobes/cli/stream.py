@@ -137,6 +137,11 @@ def _check(args):
                 f"--{name} is {getattr(args, name)}, expected at least 1"
             )
     for stream, what in ((sys.stdin, "come from"), (sys.stdout, "go to")):
+        if stream is None:
+            raise ValueError(
+                f"raw samples would {what} a closed stream, expected a pipe "
+                "or file"
+            )
         if stream.isatty():
             raise ValueError(
                 f"raw samples would {what} the terminal, expected a pipe or "

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,12 @@ import soxr
 KINDS = ("speech", "noise", "rir")
 SPLITS = ("train", "valid", "test")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+# Audio of other programs; soundfile reads some of it, but writes little.
+OTHER_SUFFIXES = tuple(
+    ".aac .aif .aiff .amr .ape .au .caf .m4a .m4b .mka .mkv .mov .mp2 .mp4 "
+    ".oga .opus .snd .sph .w64 .webm .wma".split()
+)
+LFS_POINTER = b"version https://git-lfs"
 COLUMNS = ("path", "kind", "speaker", "split")
 MAX_LISTED = 20
 # A file inside a shard: its first and last byte, as in an HTTP Range header.
@@ -87,6 +94,34 @@ def raise_problems(title, problems):
     raise ValueError(f"{title} ({len(problems)}):\n{listed}")
 
 
+def is_lfs_pointer(path):
+    """Whether a file is the note that Git LFS leaves in place of a file."""
+    with open(path, "rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def _remedy(path):
+    """Say what to do about a file that soundfile cannot read, or nothing."""
+    path = Path(path)
+    if is_lfs_pointer(path):
+        return "; this is a Git LFS pointer, get the file by `git lfs pull`"
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        return f"; {conversion(path)}"
+    return ""
+
+
+def conversion(path):
+    """Say how to make a WAV file of another program's audio.
+
+    Example
+    -------
+    >>> conversion(Path("my talk.m4a"))
+    "convert it first: ffmpeg -i 'my talk.m4a' 'my talk.wav'"
+    """
+    paths = shlex.join((str(path), str(path.with_suffix(".wav"))))
+    return f"convert it first: ffmpeg -i {paths}"
+
+
 def open_audio(path):
     """Open a file, or a member of a shard (``x.tar#1024-2047``), to read.
 
@@ -117,6 +152,7 @@ def open_audio(path):
     except (sf.LibsndfileError, RuntimeError) as error:
         raise ValueError(
             f"{path}: expected audio that soundfile can read ({error})"
+            f"{_remedy(name)}"
         ) from error
     if file.frames == 0:
         file.close()

@@ -5,6 +5,8 @@ A model folder holds ``hyperparams.yaml`` and ``model.ckpt``, as
 length and level.
 """
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from speechbrain.inference.interfaces import Pretrained
@@ -88,6 +90,13 @@ class EnhanceModel(Pretrained):
             # SpeechBrain splits the name of the device
             run_opts = {**run_opts, "device": str(run_opts["device"])}
             check_device(run_opts["device"])
+        for key in ("jit", "jit_module_keys"):
+            if (run_opts or {}).get(key):
+                raise ValueError(
+                    f"run_opts has {key}={run_opts[key]}, but the model "
+                    "cannot be compiled by TorchScript; leave it out, or "
+                    "export the model by `dbtransform export-onnx`"
+                )
         super().__init__(modules, hparams, run_opts, freeze_params)
 
     @classmethod
@@ -145,10 +154,14 @@ class EnhanceModel(Pretrained):
         )
         if download_only:
             return None
-        hparams = load_restricted(
-            folder / hparams_file, overrides, overrides_must_match, trust_code
-        )
-        _load_weights(hparams, hparams_file, folder)
+        with _default_dtype(torch.float32):  # that of the weights
+            hparams = load_restricted(
+                folder / hparams_file,
+                overrides,
+                overrides_must_match,
+                trust_code,
+            )
+            _load_weights(hparams, hparams_file, folder)
         return cls(modules=hparams["modules"], hparams=hparams, **kwargs)
 
     def enhance_batch(
@@ -342,6 +355,17 @@ class EnhanceModel(Pretrained):
             noisy,
             gain,
         )
+
+
+@contextmanager
+def _default_dtype(dtype):
+    """Build tensors of a type, whatever the user's program has as default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _load_weights(hparams, hparams_file, folder):

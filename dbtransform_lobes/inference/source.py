@@ -75,6 +75,10 @@ def resolve(source=None):
     """
     if isinstance(source, FetchSource):
         return FetchSource(source.FetchFrom, str(source.path))
+    if not isinstance(source, str | os.PathLike | None):
+        raise ValueError(
+            f"source is {source!r}, expected a folder or the name of a model"
+        )
     if source is None and not bundled_models():
         raise FileNotFoundError(
             "this package was built without weights: give a model folder or a "
@@ -82,6 +86,7 @@ def resolve(source=None):
             "RUN_FOLDER MODEL_FOLDER`"
         )
     source = bundled_models()[0] if source is None else source
+    source = os.fspath(source)
     folder = os.path.expanduser(source)
     if source in bundled_models():
         return FetchSource(FetchFrom.LOCAL, str(BUNDLED / source))

@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from dbtransform_lobes.data.recordings import is_lfs_pointer
+
 
 def load_strictly(model, path):
     """Load a state dict into a model if keys and shapes are the same.
@@ -110,6 +112,11 @@ def read_state_dict(path):
         raise FileNotFoundError(
             f"{path}: there is no such file, expected the weights; make a "
             "model folder with `dbtransform export RUN_FOLDER MODEL_FOLDER`"
+        )
+    if is_lfs_pointer(path):
+        raise ValueError(
+            f"{path}: expected weights, given a Git LFS pointer to them; get "
+            "the file by `git lfs pull`"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -307,6 +307,39 @@ def test_results_inside_the_input_are_not_enhanced_again(enhance, tree):
         assert files(tree / "noisy/out") == ["a.wav", "b.wav", "deep/er/c.wav"]
 
 
+def test_what_is_left_out_of_a_folder_is_listed(enhance, tree, capsys):
+    (tree / "noisy/my talk.m4a").write_bytes(b"\0\0\0 ftypM4A ")
+    (tree / "noisy/.hidden").mkdir()
+    write_wav(tree / "noisy/.hidden/d.wav", noise_like(0.1))
+    write_wav(tree / "elsewhere/e.wav", noise_like(0.1))
+    (tree / "noisy/link").symlink_to(tree / "elsewhere")
+    assert enhance("noisy", "--output", "out") == 0
+    assert files(tree / "out") == ["a.wav", "b.wav", "deep/er/c.wav"]
+    assert sorted(
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("skipped")
+    ) == [
+        "skipped: noisy/link: a link to a folder; give the folder as well",
+        "skipped: noisy/my talk.m4a: convert it first: ffmpeg -i "
+        "'noisy/my talk.m4a' 'noisy/my talk.wav'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("x.m4a", b"\0\0\0 ftypM4A ", "convert it first: ffmpeg -i x.m4a"),
+        ("x.wav", b"version https://git-lfs.github.com/", "git lfs pull"),
+    ],
+)
+def test_remedies(enhance, tree, capsys, name, content, remedy):
+    (tree / name).write_bytes(content)
+    assert enhance(name, "out.wav") == 1
+    assert remedy in capsys.readouterr().err
+    assert not (tree / "out.wav").exists()
+
+
 def test_force_replaces(enhance, tree, no_weights, capsys, monkeypatch):
     (tree / "out").mkdir()
     (tree / "out/b.wav").write_text("old")

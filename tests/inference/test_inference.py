@@ -20,6 +20,7 @@ from speechbrain.utils.fetching import (
 from dbtransform_lobes.inference import EnhanceModel, audio_file
 from dbtransform_lobes.inference import source as model_source
 from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.inference.weights import read_state_dict
 from tests.runs import tiny_run
 from tests.signals import noise_like, speech_like
 
@@ -548,3 +549,34 @@ def test_the_package_imports_no_torch():
         from dbtransform_lobes import inference
 
         _ = inference.Other
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_of_torch_does_not_count(dtype):
+    noisy = noise_like(0.2)
+    expected = EnhanceModel.from_hparams().enhance_array(noisy, 16000)
+    torch.set_default_dtype(dtype)
+    try:
+        enhanced = EnhanceModel.from_hparams().enhance_array(noisy, 16000)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert np.abs(enhanced - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"run_opts": {"jit": True}}, "cannot be compiled by TorchScript"),
+        ({"source": 3}, "source is 3, expected a folder or the name"),
+    ],
+)
+def test_mistaken_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        EnhanceModel.from_hparams(**options)
+
+
+def test_weights_that_git_lfs_has_not_fetched(tmp_path):
+    path = tmp_path / "model.ckpt"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="git lfs pull"):
+        read_state_dict(path)

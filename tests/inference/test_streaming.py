@@ -474,3 +474,9 @@ def test_command_with_onnx(folder, tmp_path, capfdbinary, monkeypatch):
         outs.append(np.frombuffer(capfdbinary.readouterr().out, "<i2"))
     assert len(outs[0]) == len(data) // 2
     assert abs(outs[0].astype(int) - outs[1]).max() <= 4  # of 32768
+
+
+def test_closed_streams(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["stream", "--model", str(folder)]) == 1
+    assert "would come from a closed stream" in capsys.readouterr().err

@@ -10,7 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from dbtransform_lobes.data.mixing import mix, scale_to_dbfs, wrap_noise
-from dbtransform_lobes.data.recordings import raise_problems, read_audio
+from dbtransform_lobes.data.recordings import (
+    raise_problems,
+    read_audio,
+    read_text,
+)
 
 SAMPLE_RATE = 16000
 # Several noises (babble) share one csv field, with this between them.
@@ -125,10 +129,8 @@ def read_test_mixtures(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such csv of mixtures")
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        rows = list(reader)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    columns, rows = reader.fieldnames or [], list(reader)
     missing = [name for name in TEST_COLUMNS if name not in columns]
     if missing or not rows:
         raise ValueError(

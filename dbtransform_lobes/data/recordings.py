@@ -94,6 +94,22 @@ def raise_problems(title, problems):
     raise ValueError(f"{title} ({len(problems)}):\n{listed}")
 
 
+def read_text(path):
+    """Read a text file in UTF-8, with a byte order mark or without.
+
+    Raises
+    ------
+    ValueError
+        If it is in another encoding.
+    """
+    try:  # spreadsheets begin the file with a byte order mark
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: expected UTF-8 ({error}); save the file as UTF-8"
+        ) from error
+
+
 def is_lfs_pointer(path):
     """Whether a file is the note that Git LFS leaves in place of a file."""
     with open(path, "rb") as file:
@@ -418,13 +434,7 @@ def _seconds(path, row):
 
 
 def _manifest_rows(source):
-    try:  # "-sig": spreadsheets begin the file with a byte order mark
-        text = Path(source).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{source}: expected UTF-8 ({error}); save the manifest as UTF-8"
-        ) from error
-    with io.StringIO(text, newline="") as file:
+    with io.StringIO(read_text(source), newline="") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
         missing = [name for name in COLUMNS if name not in columns]

@@ -6,7 +6,11 @@ import math
 from pathlib import Path, PurePosixPath
 
 from dbtransform_lobes.data.mixtures import SEPARATOR
-from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES, raise_problems
+from dbtransform_lobes.data.recordings import (
+    AUDIO_SUFFIXES,
+    raise_problems,
+    read_text,
+)
 
 COLUMNS = {  # key: names that the column may have, the first found is taken
     "file": ("id", "file"),
@@ -75,7 +79,7 @@ def read_conditions(path):
 
 def _read_rows(path):
     """Return (line or entry number, {key: text}) of every file."""
-    text = Path(path).read_text(encoding="utf-8-sig")
+    text = read_text(path)
     lines = text.splitlines()
     if Path(path).suffix.lower() == ".json":
         return [

@@ -2,11 +2,16 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
 
-from dbtransform_lobes.data.recordings import audio_info, write_text
+from dbtransform_lobes.data.recordings import (
+    audio_info,
+    read_text,
+    write_text,
+)
 from dbtransform_lobes.inference.source import WEIGHTS, find_model
 
 
@@ -66,15 +71,14 @@ def _paths(manifest):
             "with a column path"
         )
     try:
-        with open(manifest, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if "path" not in (reader.fieldnames or ()):
-                raise ValueError(
-                    f"columns are {', '.join(reader.fieldnames or ()) or None}"
-                    ", expected one named path"
-                )
-            for number, row in enumerate(reader, start=1):
-                yield number, (row["path"] or "").strip()
+        reader = csv.DictReader(io.StringIO(read_text(manifest), newline=""))
+        if "path" not in (reader.fieldnames or ()):
+            raise ValueError(
+                f"columns are {', '.join(reader.fieldnames or ()) or None}, "
+                "expected one named path"
+            )
+        for number, row in enumerate(reader, start=1):
+            yield number, (row["path"] or "").strip()
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{manifest}: expected a CSV ({error})") from error
 

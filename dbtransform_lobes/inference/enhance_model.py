@@ -290,7 +290,9 @@ class EnhanceModel(Pretrained):
             enhanced = np.concatenate(list(blocks), axis=-1)
         return enhanced.T.reshape(signal.shape)
 
-    def enhance_file(self, path, output=None, progress=True, **options):
+    def enhance_file(
+        self, filename, output_filename=None, progress=True, **options
+    ):
         """Enhance an audio file of any sample rate and number of channels.
 
         Files of more than a minute are read and written in blocks: memory
@@ -298,9 +300,9 @@ class EnhanceModel(Pretrained):
 
         Arguments
         ---------
-        path : str
+        filename : str
             A file that soundfile can read.
-        output : str, optional
+        output_filename : str, optional
             Where to write the result; an existing file is replaced. The
             suffix (.wav, .flac, .ogg, .mp3) gives the container; the sample
             format is that of the input if the container has it, and tags
@@ -316,9 +318,9 @@ class EnhanceModel(Pretrained):
         Returns
         -------
         torch.Tensor
-            (L,), or (channels, L) for several channels; float32 on the CPU,
+            (L,), or (L, channels) for several channels; float32 on the CPU,
             at the rate and with the length of the file. None for a file of
-            more than a minute that is written to ``output``.
+            more than a minute that is written to ``output_filename``.
 
         Raises
         ------
@@ -329,22 +331,27 @@ class EnhanceModel(Pretrained):
             are not finite; if the output is the input, has another suffix or
             cannot be written; if an option is out of range.
         """
-        if output is not None:
-            check_output(path, output)
-        audio, frames = read_format(path)
-        if output is not None and frames > LONG_SECONDS * audio.sample_rate:
-            enhance_long_file(self, path, output, progress, **options)
+        if output_filename is not None:
+            check_output(filename, output_filename)
+        audio, frames = read_format(filename)
+        if (
+            output_filename is not None
+            and frames > LONG_SECONDS * audio.sample_rate
+        ):
+            enhance_long_file(
+                self, filename, output_filename, progress, **options
+            )
             return None
-        signal = np.concatenate(list(read_blocks(path)))
-        warn_if_cut_off(path, len(signal), frames)
+        signal = np.concatenate(list(read_blocks(filename)))
+        warn_if_cut_off(filename, len(signal), frames)
         try:
             enhanced = self._enhance_array(signal, audio.sample_rate, **options)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        if output is not None:
-            write_blocks(output, [enhanced], audio)
-        enhanced = torch.from_numpy(np.ascontiguousarray(enhanced.T))
-        return enhanced[0] if len(enhanced) == 1 else enhanced
+            raise ValueError(f"{filename}: {error}") from error
+        if output_filename is not None:
+            write_blocks(output_filename, [enhanced], audio)
+        enhanced = torch.from_numpy(np.ascontiguousarray(enhanced))
+        return enhanced[:, 0] if enhanced.shape[1] == 1 else enhanced
 
     def _enhance(self, noisy, gain=None):
         """Enhance (B, L) at the gain that is given or that of each item."""

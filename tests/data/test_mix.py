@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import soundfile as sf
 from dbtransform_lobes.cli import mix as command
 from dbtransform_lobes.data import mixing
 from dbtransform_lobes.data.mix import mix_dataset, mix_testset
+from dbtransform_lobes.evaluation.conditions import read_conditions
 from tests.signals import noise_like, speech_like, write_wav
 
 TINY = {"hours": 3 / 3600, "valid_hours": 1 / 3600, "test_hours": 1 / 3600}
@@ -133,6 +135,15 @@ def test_data_set_is_what_its_plan_says(tmp_path, recordings):
     assert written["arguments"]["babble"] == 0.5
     assert written["splits"]["train"]["files"] == 6
     assert written["licences"] == ["unknown"]
+
+
+def test_the_plan_gives_the_conditions_of_an_evaluation(tmp_path, recordings):
+    mix_dataset(recordings, tmp_path, hours=0, valid_hours=0, test_hours=1e-3)
+    noisy = {path.stem for path in tmp_path.glob("noisy_testset_wav/*.wav")}
+    conditions = read_conditions(tmp_path / "mixtures.csv")
+    assert noisy and {Path(name).name for name in conditions} == noisy
+    for known in conditions.values():
+        assert known["noise"] and known["snr_db"] in (2.5, 7.5, 12.5, 17.5)
 
 
 def test_plan_rebuilds_the_audio(tmp_path, recordings):

@@ -5,6 +5,7 @@ import pytest
 import soundfile as sf
 from pesq import pesq
 
+from dbtransform_lobes.data.mixtures import read_test_mixtures
 from dbtransform_lobes.data.recordings import (
     Recording,
     read_audio,
@@ -12,6 +13,8 @@ from dbtransform_lobes.data.recordings import (
     recordings_root,
     write_audio,
 )
+from dbtransform_lobes.evaluation.conditions import read_conditions
+from dbtransform_lobes.inference.corpus import read_corpus
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
 
 HEADER = "path,kind,source,speaker,split,seconds,native_rate,licence"
@@ -61,16 +64,31 @@ def test_manifest_is_read_sorted_and_relative_to_itself(tmp_path):
     assert [r.speaker for r in chosen] == ["rain"]
 
 
-def test_a_byte_order_mark_is_read_and_other_encodings_are_named(tmp_path):
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (read_recordings, "path,kind,speaker,split\né.wav,speech,a,train\n"),
+        (read_corpus, "path\né.wav\n"),
+        (read_conditions, "id,noise\né,rain\n"),
+        (
+            read_test_mixtures,
+            "id,speech,noise,noise_offset_s,snr_db\nm,é.wav,b.wav,0,5\n",
+        ),
+    ],
+)
+def test_a_byte_order_mark_is_read_and_other_encodings_are_named(
+    tmp_path, read, text
+):
     write_wav(tmp_path / "é.wav", np.zeros(1600))
-    text = "path,kind,speaker,split\né.wav,speech,anna,train\n"
-    manifest = tmp_path / "manifest.csv"
-    manifest.write_text(text, encoding="utf-8-sig")
-    assert read_recordings(manifest)[0].speaker == "anna"
+    table = tmp_path / "table.csv"
+    table.write_text(text, encoding="utf-8")
+    plain = read(table)
+    table.write_text(text, encoding="utf-8-sig")
+    assert read(table) == plain
     for encoding in ("utf-16", "latin-1"):
-        manifest.write_text(text, encoding=encoding)
-        with pytest.raises(ValueError, match="save the manifest as UTF-8"):
-            read_recordings(manifest)
+        table.write_text(text, encoding=encoding)
+        with pytest.raises(ValueError, match="table.csv.* as UTF-8"):
+            read(table)
 
 
 def test_one_error_names_all_missing_and_unreadable_files(tmp_path):

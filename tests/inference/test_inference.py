@@ -382,14 +382,14 @@ def test_stereo_keeps_rate_channels_length_level(model, tmp_path, sample_rate):
     path, output = tmp_path / "a.flac", tmp_path / "b.wav"
     sf.write(path, stereo, sample_rate, subtype="PCM_24")
     enhanced = model.enhance_file(path, output)
-    assert enhanced.shape == (2, len(left))
+    assert enhanced.shape == (len(left), 2)
     before, after = sf.info(path), sf.info(output)
     for key in ("samplerate", "channels", "frames", "subtype"):
         assert getattr(before, key) == getattr(after, key)
     # Each channel is as if it were alone.
     sf.write(tmp_path / "c.flac", stereo[:, 1], sample_rate, subtype="PCM_24")
     alone = model.enhance_file(tmp_path / "c.flac")
-    assert torch.allclose(enhanced[1], alone, atol=1e-6)
+    assert torch.allclose(enhanced[:, 1], alone, atol=1e-6)
 
 
 def test_resampling_keeps_time_and_level(tmp_path):

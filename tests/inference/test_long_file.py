@@ -295,11 +295,11 @@ def test_a_long_file_is_as_a_short_one(
     output = tmp_path / "b.wav"
     assert model.enhance_file(path, output, **options) is None
     found, rate = sf.read(output, dtype="float32")
-    assert rate == sample_rate and found.T.shape == expected.shape
-    assert snr_db(expected.numpy(), found.T) > 90
+    assert rate == sample_rate and found.shape == expected.shape
+    assert snr_db(expected.numpy(), found) > 90
     # With an output or without, it is the same enhancement.
     again = model.enhance_file(path, **options).numpy()
-    assert snr_db(again, found.T) > 120
+    assert snr_db(again, found) > 120
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])

@@ -257,7 +257,7 @@ def test_fuzzed_audio(tmp_path, suffix, subtype, first):
             warnings.simplefilter("ignore")
             try:
                 enhanced = model.enhance_file(path, output)
-                assert sf.info(output).frames == enhanced.shape[-1]
+                assert sf.info(output).frames == len(enhanced)
                 output.unlink()
             except HARMLESS:
                 refused += 1
@@ -277,7 +277,7 @@ def test_fuzzed_command(own_folder, tmp_path, capsys, monkeypatch):
     arguments = ["enhance", "noisy", "--output", "out", "--model"]
     assert main([*arguments, str(own_folder)]) == 1
     out, error = capsys.readouterr()
-    made = {path.name for path in (tmp_path / "out").iterdir()}
+    made = {path.name for path in (tmp_path / "out").glob("*.wav")}
     assert "good.wav" in made and f"{len(made)} of 41 files" in out
     named = [x for x in error.splitlines() if x.startswith("failed: noisy/")]
     assert len(made) + len(named) == 41 and len(named) > 5

@@ -20,8 +20,8 @@ from dbtransform_lobes.evaluation.metrics import (
     SilentFileError,
     score,
 )
-from dbtransform_lobes.evaluation.parallel import run_isolated
 from dbtransform_lobes.evaluation.statistics import mean_interval
+from dbtransform_lobes.parallel import run_isolated
 from dbtransform_lobes.versions import package_versions
 
 SUFFIXES = (".wav", ".flac")

@@ -1,18 +1,13 @@
 """Many files, one after the other or in several processes."""
 
-import itertools
-import multiprocessing
 import os
 import signal
-import threading
 import warnings
-from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, wait
 
 import torch
-from pebble import ProcessExpired, ProcessPool
 
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
+from dbtransform_lobes.parallel import run_isolated
 
 ATTEMPTS = 2  # for a file whose process dies
 # What a worker process has: its model, and whether a file is being made.
@@ -59,22 +54,11 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
             yield enhance_pair(model, pair, options)
         return
     del model  # it could be loaded: so can the workers
-    # Pebble's pool, unlike that of the standard library, loses one task only
-    # with a process that dies.
-    pool = ProcessPool(
-        jobs,
-        context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(model_options, threads),
-    )
-    try:
-        yield from _collect(pool, pairs, options, 2 * jobs)
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
-    finally:
-        pool.join()
+    tasks = [(pair, options) for pair in pairs]
+    for task, result, reason in run_isolated(
+        _work, tasks, jobs, ATTEMPTS, _start_worker, (model_options, threads)
+    ):
+        yield result or (task[0][0], reason, [])
 
 
 def _load(model_options, threads):
@@ -83,31 +67,6 @@ def _load(model_options, threads):
     from dbtransform_lobes.inference.onnx_backend import OnnxModel
 
     return OnnxModel(model_options["onnx"], threads)
-
-
-def _collect(pool, pairs, options, at_once):
-    """Yield results; a file whose process died is tried once more."""
-    left, tries, pending = iter(pairs), Counter(), {}
-
-    def submit(pair):
-        tries[pair] += 1
-        pending[pool.schedule(_work, (pair, options))] = pair
-
-    for pair in itertools.islice(left, at_once):
-        submit(pair)
-    while pending:
-        for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            pair = pending.pop(future)
-            try:
-                yield future.result()
-            except ProcessExpired as error:
-                if tries[pair] < ATTEMPTS:
-                    submit(pair)
-                    continue
-                reason = f"the process died, {ATTEMPTS} times ({error})"
-                yield pair[0], reason, []
-            for following in itertools.islice(left, 1):
-                submit(following)
 
 
 def enhance_pair(model, pair, options):
@@ -145,15 +104,8 @@ def _start_worker(model_options, threads):
     # Ctrl-C reaches all processes: the first one tells the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop_worker)
-    threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _WORKER["model"] = _load(model_options, threads)
-
-
-def _follow_parent():
-    """End this process when its parent has ended, whatever ended that."""
-    multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _stop_worker(*_):

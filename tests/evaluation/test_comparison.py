@@ -27,12 +27,12 @@ from dbtransform_lobes.evaluation.metrics import (
     pesq_wide_band,
     score,
 )
-from dbtransform_lobes.evaluation.parallel import run_isolated
 from dbtransform_lobes.evaluation.statistics import (
     mean_interval,
     standard_deviation,
 )
 from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
+from dbtransform_lobes.parallel import run_isolated
 from tests.signals import noise_like, speech_like
 
 RATE = 16000

@@ -1,10 +1,349 @@
-"""Data preparation of the DNS Challenge recipe.
+"""The data of the Deep Noise Suppression Challenge, as it lies on the disk.
 
-There are no transcripts and no download: get the data with the scripts of
+C. K. A. Reddy et al., "The INTERSPEECH 2020 Deep Noise Suppression
+Challenge", 2020, arXiv:2005.13981; its later editions have the same folders,
+at 48 kHz and with the ending ``_fullband``. There are no transcripts and no
+download: get the data with the scripts of
 https://github.com/microsoft/DNS-Challenge and pass their folder as
 ``data_folder``.
 """
 
-from dbtransform_lobes.data.dns import prepare_dns
+import re
+from pathlib import Path
 
-__all__ = ["prepare_dns"]
+from dbtransform_lobes.data.inventory import (
+    find_audio,
+    fingerprint,
+    held_out,
+    measure,
+    read_record,
+    summary,
+    write_json,
+    write_manifest,
+)
+from dbtransform_lobes.data.mixtures import SAMPLE_RATE
+from dbtransform_lobes.data.prepared import (
+    entry,
+    mix_validation,
+)
+from dbtransform_lobes.data.recordings import (
+    audio_info,
+    raise_problems,
+    read_audio,
+    write_audio,
+)
+
+PARENTS = ("", "datasets", "datasets_fullband")
+KIND_FOLDERS = {
+    "speech": ("clean", "clean_fullband"),
+    "noise": ("noise", "noise_fullband"),
+    "rir": ("impulse_responses",),
+}
+TEST_SETS = ("no_reverb", "with_reverb")
+# The test speakers of VoiceBank-DEMAND: who trains on them cannot test there.
+REFUSED_SPEAKERS = ("p232", "p257")
+VALID_SNRS = (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0)
+RECORD_NAME = "dns_prepare.json"
+# Who speaks, by the names of LibriVox, VCTK and CREMA-D.
+SPEAKER_PATTERNS = (
+    re.compile(r"(reader_\d+)"),
+    re.compile(r"^(p\d{3}|s5)(?:_|$)"),
+    re.compile(r"^(\d{4})_[A-Z]{3}_"),
+)
+FILE_ID = re.compile(r"_fileid_(\d+)$")
+
+
+def prepare_dns(
+    data_folder,
+    save_folder,
+    valid_fraction=0.02,
+    valid_hours=0.1,
+    sample_rate=16000,
+    jobs=1,
+    seed=0,
+    skip_prep=False,
+):
+    """Write the manifests of the training, validation and test data.
+
+    In ``data_folder`` or its folder ``datasets`` or ``datasets_fullband`` are
+    looked for: ``clean`` (or ``clean_fullband``) with a folder for each
+    language or corpus, ``noise`` (or ``noise_fullband``),
+    ``impulse_responses`` and ``test_set/synthetic``. ``save_folder`` gets
+
+    - ``manifest.csv``: speech (its source is the language), noise and impulse
+      responses of the splits train and valid; no speaker is in both;
+    - ``valid.json``: mixtures of held-out speech and noise, drawn once;
+    - ``test_no_reverb.json``, ``test_with_reverb.json``: where there is such
+      a test set, its pairs;
+    - ``dns_prepare.json``: the settings, what was found, which files are
+      unfit and why, which speakers were refused.
+
+    A second call with the same arguments and the same data does nothing.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder of the challenge.
+    save_folder : str
+        Folder of the manifests.
+    valid_fraction : float
+        Share of the speakers and of the noise files held out.
+    valid_hours : float
+        Length of the validation set.
+    sample_rate : int
+        16000; files below this rate are unfit, those above are resampled.
+    jobs : int
+        Processes that read the files.
+    seed : int
+        Of the validation set.
+    skip_prep : bool
+        Do nothing.
+
+    Returns
+    -------
+    dict
+        What ``dns_prepare.json`` holds; empty with ``skip_prep``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``data_folder`` is missing.
+    ValueError
+        If there is no speech or no noise, or a test pair is incomplete.
+
+    Example
+    -------
+    >>> prepare_dns("DNS-Challenge", "save")  # doctest: +SKIP
+    """
+    if skip_prep:
+        return {}
+    if sample_rate != SAMPLE_RATE:
+        raise ValueError(
+            f"sample_rate is {sample_rate}, expected {SAMPLE_RATE}, that of "
+            "the validation mixtures and test sets"
+        )
+    save_folder = Path(save_folder)
+    rows = find_recordings(data_folder)
+    pairs = find_test_pairs(data_folder)
+    paths = [row["path"] for row in rows]
+    paths += [
+        path for items in pairs.values() for item in items for path in item[1:]
+    ]
+    settings = {
+        "data_folder": str(Path(data_folder).resolve()),
+        "valid_fraction": valid_fraction,
+        "valid_hours": valid_hours,
+        "sample_rate": sample_rate,
+        "seed": seed,
+        "files_sha256": fingerprint(paths),
+    }
+    old = read_record(save_folder / RECORD_NAME)
+    if all(old.get(key) == value for key, value in settings.items()):
+        return old
+    refused = {row["path"] for row in rows if _is_refused(row)}
+    kept, problems = measure(
+        [row for row in rows if row["path"] not in refused], sample_rate, jobs
+    )
+    _set_splits(kept, valid_fraction, data_folder)
+    save_folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(save_folder / "manifest.csv", kept)
+    mix_validation(save_folder, valid_hours, VALID_SNRS, seed)
+    for name, items in pairs.items():
+        _write_test(save_folder, name, items, sample_rate)
+    record = {
+        **settings,
+        **summary(kept, problems),
+        "test_sets": {name: len(items) for name, items in pairs.items()},
+        "refused": sorted(refused),
+        "problems": problems,
+    }
+    write_json(save_folder / RECORD_NAME, record)
+    return record
+
+
+def find_recordings(data_folder):
+    """List speech, noise and impulse responses of a challenge folder.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder of the challenge.
+
+    Returns
+    -------
+    list of dict
+        With path, kind, source (language or corpus) and speaker.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is missing.
+    ValueError
+        If it holds no speech or no noise.
+    """
+    data_folder = Path(data_folder)
+    if not data_folder.is_dir():
+        raise FileNotFoundError(
+            f"{data_folder}: there is no such folder, expected the one of the "
+            "DNS Challenge, with datasets/clean and datasets/noise in it"
+        )
+    rows = []
+    for kind, names in KIND_FOLDERS.items():
+        for parent in PARENTS:
+            for name in names:
+                rows += _list_kind(data_folder / parent / name, kind)
+    missing = [
+        f"{kind}: no audio below {' or '.join(KIND_FOLDERS[kind])}"
+        for kind in ("speech", "noise")
+        if not any(row["kind"] == kind for row in rows)
+    ]
+    raise_problems(
+        f"{data_folder} is not a folder of the DNS Challenge: expected the "
+        "folders below in it, or in datasets or datasets_fullband",
+        missing,
+    )
+    return rows
+
+
+def _list_kind(folder, kind):
+    rows = []
+    for path in find_audio(folder):
+        inner = path.relative_to(folder)
+        # SLR28 has noise recordings beside its impulse responses.
+        if kind == "rir" and (
+            "noise" in path.stem or "pointsource_noises" in inner.parts
+        ):
+            continue
+        nested = len(inner.parts) > 1
+        rows.append(
+            {
+                "path": str(path.resolve()),
+                "kind": kind,
+                "source": inner.parts[0] if nested else folder.name,
+                "speaker": _speaker(inner) if kind == "speech" else kind,
+            }
+        )
+    return rows
+
+
+def _speaker(inner):
+    """Who speaks in a file, its path being relative to all speech.
+
+    M-AILABS has ``.../female/NAME/BOOK/wavs/x.wav``. Where nothing is known,
+    a folder is one speaker, or the first word of the name in a flat folder.
+    """
+    for pattern in SPEAKER_PATTERNS:
+        found = pattern.search(inner.stem)
+        if found:
+            return found[1]
+    folders = inner.parts[:-1]
+    for gender in ("male", "female"):
+        if gender in folders[:-1]:
+            return folders[folders.index(gender) + 1]
+    if len(folders) > 1:
+        return "/".join(folders)
+    return re.split(r"[_\-. ]", inner.stem)[0]
+
+
+def _is_refused(row):
+    return row["kind"] == "speech" and (
+        row["speaker"] in REFUSED_SPEAKERS
+        or Path(row["path"]).parent.name in REFUSED_SPEAKERS
+    )
+
+
+def _set_splits(rows, fraction, data_folder):
+    """Hold out speakers and noise files; rooms all serve training."""
+    try:
+        speech = [row["speaker"] for row in rows if row["kind"] == "speech"]
+        speakers = held_out(speech, fraction)
+        noise = [row["path"] for row in rows if row["kind"] == "noise"]
+        noises = held_out(noise, fraction)
+    except ValueError as error:
+        raise ValueError(
+            f"{data_folder}: too few fit speakers or noise files for a "
+            f"validation set: {error}"
+        ) from error
+    for row in rows:
+        out = (row["kind"] == "speech" and row["speaker"] in speakers) or (
+            row["path"] in noises
+        )
+        row["split"] = "valid" if out else "train"
+
+
+def find_test_pairs(data_folder):
+    """Pair the files of the synthetic test sets by their file id.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder of the challenge.
+
+    Returns
+    -------
+    dict
+        "no_reverb" and "with_reverb", where they are, to a list of
+        (id, noisy path, clean path) in the order of the ids.
+
+    Raises
+    ------
+    ValueError
+        If a file has no id, no partner, or a partner of another length.
+    """
+    sets = {}
+    for parent in PARENTS:
+        for name in TEST_SETS:
+            folder = Path(data_folder, parent, "test_set", "synthetic", name)
+            if folder.is_dir():
+                sets[name] = _pair_by_id(folder)
+    return sets
+
+
+def _pair_by_id(folder):
+    problems = []
+    clean = _by_id(folder / "clean", problems)
+    noisy = _by_id(folder / "noisy", problems)
+    for number in sorted(set(clean) ^ set(noisy)):
+        path = clean.get(number) or noisy.get(number)
+        problems.append(f"{path}: no partner of fileid {number}")
+    pairs = []
+    for number in sorted(set(clean) & set(noisy)):
+        infos = [audio_info(path) for path in (noisy[number], clean[number])]
+        if len({(info.frames, info.samplerate) for info in infos}) > 1:
+            problems.append(f"{noisy[number]}: not as long as its clean file")
+        if any(info.channels != 1 for info in infos):
+            problems.append(f"fileid {number}: more than one channel")
+        pairs.append((f"fileid_{number}", noisy[number], clean[number]))
+    if not pairs:
+        problems.append("no pairs in clean/ and noisy/")
+    raise_problems(f"{folder} is not a complete test set", problems)
+    return pairs
+
+
+def _by_id(folder, problems):
+    found = {}
+    for path in find_audio(folder):
+        match = FILE_ID.search(path.stem)
+        number = int(match[1]) if match else None
+        if number is None or number in found:
+            problems.append(f"{path}: expected one name ..._fileid_N.wav")
+        else:
+            found[number] = str(path.resolve())
+    return found
+
+
+def _write_test(save_folder, name, pairs, sample_rate):
+    """The manifest of a test set; copies where the rate is another."""
+    entries = {}
+    for number, *pair in pairs:
+        copies = []
+        for part, path in zip(("noisy", "clean"), pair, strict=True):
+            if audio_info(path).samplerate != sample_rate:
+                copy = save_folder / f"test_{name}" / part / f"{number}.wav"
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                signal = read_audio(path, sample_rate=sample_rate)
+                write_audio(copy, signal, sample_rate)
+                path = copy
+            copies.append(path)
+        entries[number] = entry(*copies)
+    write_json(save_folder / f"test_{name}.json", entries)

@@ -1,9 +1,381 @@
-"""Data preparation of the TIMIT recipe.
+"""TIMIT in noise: training speech, and a test set that a csv prescribes.
 
-There are no transcripts and no download: TIMIT is LDC93S1 of the Linguistic
-Data Consortium, noises are any recordings, a folder for each type.
+J. S. Garofolo et al., "TIMIT Acoustic-Phonetic Continuous Speech Corpus",
+LDC93S1, 1993. There are no transcripts and no download: TIMIT comes from the
+Linguistic Data Consortium, noises are any recordings, a folder for each type.
+The noise types of the test are not heard in training.
 """
 
-from dbtransform_lobes.data.timit import prepare_timit
+import csv
+import io
+import math
+from pathlib import Path
 
-__all__ = ["prepare_timit"]
+import numpy as np
+
+from dbtransform_lobes.data.draw import draw_offset, relative_path
+from dbtransform_lobes.data.inventory import (
+    find_audio,
+    fingerprint,
+    held_out,
+    measure,
+    read_record,
+    summary,
+    write_json,
+    write_manifest,
+)
+from dbtransform_lobes.data.mix import mix_testset
+from dbtransform_lobes.data.mixtures import (
+    SAMPLE_RATE,
+    TEST_COLUMNS,
+    cached_reader,
+    read_test_mixtures,
+    safe_name,
+)
+from dbtransform_lobes.data.prepared import (
+    mix_validation,
+    write_pairs,
+)
+from dbtransform_lobes.data.recordings import (
+    AUDIO_SUFFIXES,
+    raise_problems,
+    write_text,
+)
+
+SUFFIXES = (*AUDIO_SUFFIXES, ".sph")
+SPLITS = {"TRAIN": "train", "TEST": "test"}
+VALID_NOISES = 0.1  # share of the types that are not of the test
+# Two men and a woman of each dialect region (testset.doc of the corpus).
+CORE_SPEAKERS = (
+    *("MDAB0", "MWBT0", "FELC0", "MTAS1", "MWEW0", "FPAS0"),
+    *("MJMP0", "MLNT0", "FPKT0", "MLLL0", "MTLS0", "FJLM0"),
+    *("MBPM0", "MKLT0", "FNLP0", "MCMJ0", "MJDH0", "FMGD0"),
+    *("MGRT0", "MNJM0", "FDHC0", "MJLN0", "MPAM0", "FMLD0"),
+)
+TEST_SETS = ("core", "full")
+RECORD_NAME = "timit_prepare.json"
+
+
+def prepare_timit(
+    data_folder,
+    noise_folder,
+    save_folder,
+    test_noises,
+    test_set="core",
+    snrs=(-5.0, 0.0, 5.0, 10.0, 15.0),
+    test_mixtures=None,
+    valid_fraction=0.05,
+    valid_hours=0.1,
+    jobs=1,
+    seed=0,
+    skip_prep=False,
+):
+    """Write the manifests of training, validation and test.
+
+    The tree is ``TRAIN/DR1/FCJF0/SX37.WAV`` and so on (in capitals or not, in
+    a folder TIMIT or not), NIST SPHERE or WAV. The dialect sentences SA1 and
+    SA2, which every speaker reads, are left out. A folder of
+    ``noise_folder`` is a type of noise. ``save_folder`` gets
+
+    - ``manifest.csv``: speech and noise of the splits train, valid and test;
+    - ``valid.json``: mixtures of held-out speakers of TRAIN with a held-out
+      tenth of the types of noise, at least one;
+    - ``test_mixtures.csv``: file, noise, offset and SNR of every test
+      mixture, its paths relative to ``data_folder`` and ``noise_folder``,
+      and ``test.json``: the mixtures made of it;
+    - ``timit_prepare.json``: the settings, what was found and what is unfit.
+
+    A second call with the same arguments and the same data does nothing.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder of TIMIT.
+    noise_folder : str
+        Folder with a folder for each type of noise.
+    save_folder : str
+        Folder of the manifests.
+    test_noises : list of str
+        Types of noise kept for the test.
+    test_set : str
+        "core" (192 sentences of 24 speakers) or "full" (1344 of 168).
+    snrs : sequence of float
+        Every test sentence is mixed once at each, in dB.
+    test_mixtures : str | None
+        Such a csv, to be used in place of a drawn one.
+    valid_fraction : float
+        Share of the speakers of TRAIN held out for validation.
+    valid_hours : float
+        Length of the validation set.
+    jobs : int
+        Processes that read the files.
+    seed : int
+        Of validation and test mixtures.
+    skip_prep : bool
+        Do nothing.
+
+    Returns
+    -------
+    dict
+        What ``timit_prepare.json`` holds; empty with ``skip_prep``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder is missing.
+    ValueError
+        If a folder does not hold what is said above, a file of the test is
+        unfit, or noises of the test are unknown.
+
+    Example
+    -------
+    >>> prepare_timit("TIMIT", "noise", "save", ["car"])  # doctest: +SKIP
+    """
+    if skip_prep:
+        return {}
+    _check_choices(test_set, test_noises, snrs)
+    save_folder = Path(save_folder)
+    rows = [
+        *find_speech(data_folder, test_set),
+        *find_noises(noise_folder, test_noises),
+    ]
+    given = [test_mixtures] if test_mixtures else []
+    settings = {
+        "data_folder": str(Path(data_folder).resolve()),
+        "noise_folder": str(Path(noise_folder).resolve()),
+        "test_noises": list(test_noises),
+        "test_set": test_set,
+        "snrs": list(snrs),
+        "test_mixtures": test_mixtures,
+        "valid_fraction": valid_fraction,
+        "valid_hours": valid_hours,
+        "seed": seed,
+        "files_sha256": fingerprint([row["path"] for row in rows] + given),
+    }
+    old = read_record(save_folder / RECORD_NAME)
+    if all(old.get(key) == value for key, value in settings.items()):
+        return old
+    kept, problems = measure(rows, SAMPLE_RATE, jobs)
+    _check_test(rows, problems, settings)
+    _hold_out(kept, valid_fraction)
+    save_folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(save_folder / "manifest.csv", kept)
+    mix_validation(save_folder, valid_hours, snrs, seed)
+    if test_mixtures:
+        plan = Path(test_mixtures).read_text(encoding="utf-8")
+    else:
+        plan = _plan_text(_draw_plan(kept, settings))
+    write_text(save_folder / "test_mixtures.csv", plan)
+    _mix_test(save_folder, settings)
+    record = {**settings, **summary(kept, problems), "problems": problems}
+    write_json(save_folder / RECORD_NAME, record)
+    return record
+
+
+def _check_choices(test_set, test_noises, snrs):
+    problems = []
+    if test_set not in TEST_SETS:
+        problems.append(f"test_set is {test_set!r}, expected core or full")
+    if isinstance(test_noises, str) or not test_noises:
+        problems.append(
+            f"test_noises are {test_noises!r}, expected a list of folders of "
+            "noise_folder"
+        )
+    if not snrs or not all(map(math.isfinite, snrs)):
+        problems.append(f"snrs are {snrs}, expected finite numbers")
+    raise_problems("wrong settings of TIMIT", problems)
+
+
+def _check_test(rows, problems, settings):
+    """The test leaves no file out, and its noises are unheard ones."""
+    test = {row["path"] for row in rows if row["split"] == "test"}
+    raise_problems(
+        "unfit files of the test, repair them",
+        [f"{path}: {why}" for path, why in problems.items() if path in test],
+    )
+    if settings["test_mixtures"]:
+        items = read_test_mixtures(settings["test_mixtures"])
+        types = {path.split("/")[0] for item in items for path in item.noise}
+        heard = sorted(types - set(settings["test_noises"]))
+        if heard:
+            raise ValueError(
+                f"{settings['test_mixtures']} has the noises "
+                f"{', '.join(heard)}, which training may hear; name them in "
+                "test_noises"
+            )
+
+
+def find_speech(data_folder, test_set="core"):
+    """List the sentences of a TIMIT tree, without the dialect sentences.
+
+    Where a sentence is there twice (``SX37.WAV`` and, made of it,
+    ``SX37.WAV.wav``), the latter is taken.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder of TIMIT.
+    test_set : str
+        "core" leaves out all other speakers of TEST.
+
+    Returns
+    -------
+    list of dict
+        With path, kind, source (TRAIN or TEST), speaker and split.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is missing.
+    ValueError
+        If it holds no sentences of TRAIN or of TEST.
+    """
+    data_folder = _existing(data_folder, "TRAIN/DR1/FCJF0/SX37.WAV and so on")
+    found = {}
+    for path in find_audio(data_folder, SUFFIXES):
+        folders = [part.upper() for part in path.relative_to(data_folder).parts]
+        part = next((name for name in folders if name in SPLITS), None)
+        sentence = path.name.split(".")[0].upper()
+        speaker = path.parent.name.upper()
+        core = test_set == "full" or speaker in CORE_SPEAKERS
+        if part is None or sentence.startswith("SA"):
+            continue
+        if part == "TRAIN" or core:
+            found[speaker, sentence] = {
+                "path": str(path),
+                "kind": "speech",
+                "source": part,
+                "speaker": speaker,
+                "split": SPLITS[part],
+            }
+    rows = list(found.values())
+    raise_problems(
+        f"{data_folder} is no TIMIT, expected TRAIN/DR1/FCJF0/SX37.WAV and so "
+        f"on, and the speakers of the {test_set} test",
+        [
+            f"{part}: no sentences"
+            for part in SPLITS
+            if not any(row["source"] == part for row in rows)
+        ],
+    )
+    return rows
+
+
+def find_noises(noise_folder, test_noises):
+    """List noises, a type a folder; those of the test are of its split.
+
+    Files in no folder are of no type and not listed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is missing.
+    ValueError
+        If a type of the test is missing or fewer than two are left.
+    """
+    noise_folder = _existing(noise_folder, "a folder for each type of noise")
+    rows = []
+    for path in find_audio(noise_folder, SUFFIXES):
+        kind = path.relative_to(noise_folder).parts[0]
+        if kind != path.name:
+            rows.append(
+                {
+                    "path": str(path),
+                    "kind": "noise",
+                    "source": kind,
+                    "speaker": kind,
+                    "split": "test" if kind in test_noises else "train",
+                }
+            )
+    types = {row["speaker"] for row in rows}
+    absent = set(test_noises) - types
+    if absent or len(types - set(test_noises)) < 2:
+        raise ValueError(
+            f"{noise_folder} has the types of noise "
+            f"{', '.join(sorted(types)) or 'none'}; expected the test_noises "
+            f"{', '.join(test_noises)} and two others or more, to train and "
+            "to validate with"
+        )
+    return rows
+
+
+def _existing(folder, content):
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: there is no such folder, expected one with {content}"
+        )
+    return folder
+
+
+def _hold_out(rows, fraction):
+    """Move speakers and types of noise from training to validation."""
+    for kind, share in (("speech", fraction), ("noise", VALID_NOISES)):
+        train = [
+            row
+            for row in rows
+            if row["kind"] == kind and row["split"] == "train"
+        ]
+        names = held_out((row["speaker"] for row in train), share)
+        for row in train:
+            if row["speaker"] in names:
+                row["split"] = "valid"
+
+
+def _draw_plan(rows, settings):
+    """Every sentence of the test at every SNR, in one noise each time.
+
+    A mixture depends on the seed, its sentence and its SNR alone.
+    """
+    test = [row for row in rows if row["split"] == "test"]
+    types = {}
+    for row in test:
+        if row["kind"] == "noise":
+            types.setdefault(row["speaker"], []).append(row["path"])
+    read = cached_reader(Path())
+    plan = []
+    for row in (row for row in test if row["kind"] == "speech"):
+        sentence = Path(row["path"]).name.split(".")[0].upper()
+        for snr in settings["snrs"]:
+            words = f"{settings['seed']} {row['speaker']} {sentence} {snr:g}"
+            rng = np.random.default_rng(list(words.encode()))
+            kind = sorted(types)[rng.integers(len(types))]
+            path = types[kind][rng.integers(len(types[kind]))]
+            offset = draw_offset(rng, read(path), row["frames"])
+            name = f"{row['speaker']}_{sentence}_{kind}_{snr:g}dB"
+            plan.append(
+                (
+                    safe_name(name),
+                    relative_path(row["path"], settings["data_folder"]),
+                    relative_path(path, settings["noise_folder"]),
+                    f"{offset / SAMPLE_RATE:.6f}",
+                    snr,
+                )
+            )
+    return plan
+
+
+def _plan_text(rows):
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(TEST_COLUMNS)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _mix_test(save_folder, settings):
+    """Make the test set; its csv with whole paths is ``test_plan.csv``."""
+    rows = [
+        (
+            Path(item.file).stem,
+            Path(settings["data_folder"], item.speech),
+            Path(settings["noise_folder"], item.noise[0]),
+            item.offset[0] / SAMPLE_RATE,
+            item.snr_db,
+        )
+        for item in read_test_mixtures(save_folder / "test_mixtures.csv")
+    ]
+    plan, folder = save_folder / "test_plan.csv", save_folder / "test"
+    write_text(plan, _plan_text(rows))
+    mix_testset(plan, save_folder / "manifest.csv", folder, force=True)
+    write_pairs(save_folder / "test.json", folder, "testset_wav")

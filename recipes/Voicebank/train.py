@@ -1,41 +1,384 @@
 #!/usr/bin/env python3
-"""Train DB-Transform on VoiceBank-DEMAND or on data of that layout.
+"""Train a speech enhancer on VoiceBank-DEMAND, the DNS Challenge or TIMIT.
 
-usage: python train.py hparams/db_transform.yaml --data_folder=DIR
+usage: python train.py hparams/RECIPE.yaml --data_folder=DIR
+
+The YAML names the preparation of the data, the model, the loss and how
+training crops are mixed. The train.py of the other recipes is this file.
 """
 
+import json
+import os
+import random
 import sys
+import time
+from pathlib import Path
 
 import speechbrain as sb
-from speechbrain.utils.distributed import ddp_init_group, run_on_main
-from voicebank_prepare import prepare_voicebank, prepared_root
-
-from dbtransform_lobes.training.recipe import (
-    begin_run,
-    train_model,
-    whole_files,
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    ddp_init_group,
+    if_main_process,
+    main_process_only,
+    run_on_main,
 )
+from speechbrain.utils.logger import get_logger
+
+from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
+from dbtransform_lobes.data.recordings import read_audio, write_audio
+from dbtransform_lobes.data.sources import Pairs
+from dbtransform_lobes.evaluation.evaluate import evaluate_folders
+from dbtransform_lobes.evaluation.metrics import pesq_wide_band, si_sdr, stoi
+from dbtransform_lobes.models.waveform import enhance_waveform, unit_rms_gain
+from dbtransform_lobes.training.ema import weight_ema
+from dbtransform_lobes.training.pretrained import load_pretrained
+from dbtransform_lobes.training.ranks import (
+    gather_lists,
+    mean_over_ranks,
+    rank_and_count,
+)
+from dbtransform_lobes.training.run_folder import (
+    check_overrides,
+    check_same_run,
+    save_versions,
+)
+
+# Where a link to this file stands, its recipe's prepare script stands too.
+sys.path.insert(0, str(Path(__file__).absolute().parent))
+
+logger = get_logger(__name__)
+
+VALIDATION_METRICS = {"pesq": pesq_wide_band, "stoi": stoi, "si_sdr": si_sdr}
+
+
+class EnhanceBrain(sb.Brain):
+    """Trains a spectral enhancement model on noisy and clean waveforms.
+
+    Validation and test use the moving average of the weights. Every rank does
+    its share of the files, and all of them know the scores.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._check_clipping()
+        self.ema = weight_ema(self.modules.model, self.hparams.ema_decay)
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("ema", self.ema)
+        self.metric_gan = self.adversary = None
+        if getattr(self.hparams, "metric_weight", 0):
+            self.metric_gan = self.hparams.metric_gan(device=self.device)
+            if self.checkpointer is not None:
+                self.metric_gan.add_to(self.checkpointer)
+        self.loggers = []
+        if if_main_process():
+            self.loggers.append(self.hparams.train_logger)
+            if self.hparams.use_tensorboard:
+                self.loggers.append(self.hparams.tensorboard_logger())
+
+    def _check_clipping(self):
+        """Refuse what SpeechBrain would take and clip wrongly."""
+        if not self.max_grad_norm > 0:
+            raise ValueError(
+                f"max_grad_norm is {self.max_grad_norm}, expected a number "
+                "above 0 (a negative one turns gradients around); give 1e9 "
+                "for no clipping"
+            )
+        if self.remove_vector_weight_decay:
+            raise ValueError(
+                "remove_vector_weight_decay is set, but SpeechBrain clips the "
+                "first of its two groups of weights alone; leave it out"
+            )
+
+    def compute_forward(self, batch, stage):
+        """Noisy waveforms to enhanced ones and their spectrum, at unit RMS."""
+        batch = batch.to(self.device)
+        noisy = batch.noisy.data
+        training = stage == sb.Stage.TRAIN
+        return enhance_waveform(
+            self.modules.model if training else self.ema.module,
+            self.hparams.compute_stft,
+            self.hparams.compute_istft,
+            noisy * unit_rms_gain(noisy),
+            return_spec=True,
+        )
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Mean loss; keeps the terms to log and, off training, the scores."""
+        gain = unit_rms_gain(batch.noisy.data)
+        clean, (estimate, spec) = batch.clean.data * gain, predictions
+        losses, terms = self.hparams.loss(clean, estimate, spec)
+        if stage == sb.Stage.TRAIN and self.adversary is not None:
+            terms["metric"] = self.adversary.generator_term(clean, estimate)
+            losses = losses + self.adversary.weight * terms["metric"]
+        if not torch.isfinite(losses).all():
+            bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+            raise ValueError(
+                f"the loss is not finite for {[batch.id[i] for i in bad]} "
+                f"in a batch of {list(batch.id)}: check these files for NaN "
+                f"or lower the learning rate; the last checkpoint is intact"
+            )
+        for name, term in terms.items():
+            self.terms.setdefault(name, []).append(term.detach().mean())
+        if stage == sb.Stage.VALID:
+            self._score(batch, estimate / gain)
+        if stage == sb.Stage.TEST:
+            self._write(batch, estimate / gain)
+        return losses.mean()
+
+    def _score(self, batch, estimate):
+        clean = batch.clean.data.double().cpu().numpy()
+        estimate = estimate.double().cpu().numpy()
+        for name, *pair in zip(batch.id, clean, estimate, strict=True):
+            try:
+                scores = {
+                    key: metric(*pair)
+                    for key, metric in VALIDATION_METRICS.items()
+                }
+            except ValueError as error:
+                self.scores.append((name, None, str(error)))
+                continue
+            self.scores.append((name, scores, None))
+
+    def _write(self, batch, estimate):
+        signals = {"clean": batch.clean.data, "enhanced": estimate}
+        for part, waves in signals.items():
+            (self.test_folder / part).mkdir(parents=True, exist_ok=True)
+            # Clipping happens on writing, as in any player.
+            for name, wave in zip(batch.id, waves.cpu().numpy(), strict=True):
+                write_audio(
+                    self.test_folder / part / f"{name}.wav",
+                    wave.clip(-1, 1),
+                    self.hparams.sample_rate,
+                )
+
+    def on_fit_start(self):
+        """Compiles, wraps, resumes; finds its place in a broken epoch.
+
+        The steps done say where it is, so that the number of ranks, workers
+        and accumulated batches may have changed; a step that was not
+        complete is done again.
+        """
+        super().on_fit_start()
+        if self.step == 0:  # a new run, or the end of an epoch
+            return
+        finished = self.hparams.epoch_counter.current
+        done = self.optimizer_step - finished * self.hparams.steps_per_epoch
+        if not 0 <= done <= self.hparams.steps_per_epoch:
+            raise ValueError(
+                f"the checkpoint has {self.optimizer_step} steps and "
+                f"{finished} whole epochs, which are no epochs of "
+                f"{self.hparams.steps_per_epoch} steps: give the "
+                "steps_per_epoch that it was made with, or another "
+                "output_folder"
+            )
+        self.step = done * self.grad_accumulation_factor
+        self.train_sampler.skip(done * self.hparams.batch_size)
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Sets the learning rate of the coming step."""
+        if should_step:
+            self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Averages the weights; trains the metric discriminator, if any."""
+        self.heard += batch.noisy.data.numel()
+        if should_step:
+            self.ema.update_parameters(self.modules.model)
+        if self.adversary is not None:
+            clean = batch.clean.data * unit_rms_gain(batch.noisy.data)
+            term = self.adversary.on_batch_end(clean, outputs[0], should_step)
+            if term is not None:
+                self.terms.setdefault("discriminator", []).append(term)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Starts the sums of a stage."""
+        self.terms, self.scores = {}, []
+        if stage == sb.Stage.TRAIN:
+            self.heard, self.started = 0, time.monotonic()
+        if stage == sb.Stage.TRAIN and self.metric_gan is not None:
+            started = epoch >= self.metric_gan.start_epoch
+            self.adversary = self.metric_gan if started else None
+        elif stage == sb.Stage.TEST and self.metric_gan is not None:
+            self.metric_gan.workers.close()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs a stage; after validation also saves a checkpoint."""
+        means = {"loss": float(stage_loss)}
+        for name, values in self.terms.items():
+            means[f"loss_{name}"] = float(torch.stack(values).mean())
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = mean_over_ranks(means)
+            self.train_stats["audio_s_per_s"] = self._speed()
+            if self.adversary is not None:
+                self.train_stats.update(self.adversary.counts())
+        elif stage == sb.Stage.VALID:
+            # Every rank has its share of the files.
+            stats = mean_over_ranks(means, weight=len(self.scores))
+            self._end_validation(stats, epoch)
+        else:
+            ddp_barrier()  # all files are written
+            self._end_test()
+            ddp_barrier()  # a rank that left before would end the others
+
+    def _speed(self):
+        """Seconds of audio trained on in a second, by all ranks."""
+        seconds = sum(gather_lists([self.heard])) / self.hparams.sample_rate
+        return seconds / (time.monotonic() - self.started)
+
+    def _end_validation(self, stats, epoch):
+        files = sorted(gather_lists(self.scores), key=lambda file: file[0])
+        scored = [scores for _, scores, _ in files if scores is not None]
+        failed = [f"{name}: {why}" for name, scores, why in files if why]
+        if not scored:
+            raise ValueError(
+                f"no validation file could be scored, give more "
+                f"valid_files: {'; '.join(failed)}"
+            )
+        if failed and if_main_process():
+            logger.warning("not scored: %s", "; ".join(failed))
+        for name in VALIDATION_METRICS:
+            values = [scores[name] for scores in scored]
+            stats[name] = float(sum(values) / len(values))
+        stats["unscored_files"] = len(failed)
+        hours = (time.monotonic() - self.started) / 3600
+        epochs_left = self.hparams.number_of_epochs - epoch
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        self._log(
+            {"epoch": epoch, "lr": rate, "hours_left": epochs_left * hours},
+            train_stats=self.train_stats,
+            valid_stats=stats,
+        )
+        self.checkpointer.save_and_keep_only(
+            meta={name: stats[name] for name in VALIDATION_METRICS},
+            max_keys=["pesq"],
+        )
+
+    @main_process_only
+    def _log(self, *args, **kwargs):
+        for log in self.loggers:
+            log.log_stats(*args, **kwargs)
+
+    @main_process_only
+    def _end_test(self):
+        report = evaluate_folders(
+            self.test_folder / "clean",
+            self.test_folder / "enhanced",
+            self.test_folder,
+            jobs=os.cpu_count() or 1,
+        )
+        self.hparams.train_logger.log_stats(
+            {"test": self.test_folder.name}, test_stats=report["means"]
+        )
+
+
+def training_loader(hparams, accumulation=1):
+    """Batches of the training crops of this rank.
+
+    An epoch has ``steps_per_epoch`` steps of ``batch_size`` crops on any
+    number of ranks: each takes an equal part of every step, in
+    ``accumulation`` batches.
+    """
+    batch_size, (rank, ranks) = hparams["batch_size"], rank_and_count()
+    if min(batch_size, accumulation) < 1 or batch_size % (ranks * accumulation):
+        raise ValueError(
+            f"batch_size is {batch_size}, the crops of one step, expected a "
+            f"multiple of ranks x grad_accumulation_factor = {ranks} x "
+            f"{accumulation}, so that all ranks and batches have as many"
+        )
+    if hparams["recordings"]:  # mixed on the fly
+        source = hparams["recordings_source"](hparams["recordings"])
+    else:
+        source = Pairs(
+            Path(hparams["save_folder"], "train.json"),
+            hparams["data_folder"],
+            hparams["sample_rate"],
+        )
+    crops = TrainingCrops(
+        source,
+        hparams["steps_per_epoch"] * batch_size,
+        hparams["crop_seconds"],
+        hparams["seed"],
+        hparams["snr_db"],
+        hparams["level_dbfs"],
+        hparams["sample_rate"],
+    )
+    return torch.utils.data.DataLoader(
+        crops,
+        batch_size=batch_size // (ranks * accumulation),
+        sampler=EpochSampler(len(crops), rank, ranks),
+        collate_fn=sb.dataio.batch.PaddedBatch,
+        **hparams["train_loader"],
+    )
+
+
+def whole_files(hparams, manifest, count=None):
+    """Noisy and clean files of a manifest, whole; this rank's share of them.
+
+    The seed chooses ``count`` of them, None takes all.
+    """
+    entries = json.loads(Path(manifest).read_text(encoding="utf-8"))
+    names = sorted(entries)
+    if count is not None and count < len(names):
+        names = sorted(random.Random(hparams["seed"]).sample(names, count))
+    rank, ranks = rank_and_count()
+
+    @sb.utils.data_pipeline.takes("noisy_wav", "clean_wav")
+    @sb.utils.data_pipeline.provides("noisy", "clean")
+    def read(noisy_wav, clean_wav):
+        for path in (noisy_wav, clean_wav):
+            path = path.replace("{data_root}", str(hparams["data_folder"]))
+            signal = read_audio(path, sample_rate=hparams["sample_rate"])
+            yield torch.from_numpy(signal).float()
+
+    everything = sb.dataio.dataset.DynamicItemDataset(
+        {name: entries[name] for name in names},
+        dynamic_items=[read],
+        output_keys=["id", "noisy", "clean"],
+    )
+    # With more ranks than files some get none, which only this class allows.
+    return sb.dataio.dataset.FilteredSortedDynamicItemDataset(
+        everything, names[rank::ranks]
+    )
+
 
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     ddp_init_group(run_opts)
-    hparams = begin_run(hparams_file, run_opts, overrides)
+    check_overrides(hparams_file, overrides)
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    output, save = Path(hparams["output_folder"]), Path(hparams["save_folder"])
     run_on_main(
-        prepare_voicebank,
-        kwargs={
-            "data_folder": hparams["data_folder"],
-            "save_folder": hparams["save_folder"],
-            "train_json": hparams["train_json"],
-            "valid_json": hparams["valid_json"],
-            "test_json": hparams["test_json"],
-            "valid_speakers": hparams["valid_speakers"],
-            "sample_rate": hparams["sample_rate"],
-            "skip_prep": hparams["skip_prep"],
-        },
+        check_same_run,
+        args=[output, hparams_file, overrides, run_opts.get("debug", False)],
     )
-    root = prepared_root(hparams["save_folder"], hparams["data_folder"])
-    brain = train_model(hparams, run_opts, root)
-    test_data = whole_files(hparams["test_json"], root, hparams["sample_rate"])
-    brain.evaluate(
-        test_data, max_key="pesq", test_loader_kwargs=hparams["valid_loader"]
+    sb.create_experiment_directory(str(output), hparams_file, overrides)
+    run_on_main(save_versions, args=[output])
+    run_on_main(hparams["prepare"])
+    load_pretrained(hparams)
+
+    brain = EnhanceBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
     )
+    train_loader = training_loader(hparams, brain.grad_accumulation_factor)
+    brain.train_sampler = train_loader.sampler
+    brain.fit(
+        hparams["epoch_counter"],
+        train_loader,
+        whole_files(hparams, save / "valid.json", hparams["valid_files"]),
+        valid_loader_kwargs=hparams["valid_loader"],
+    )
+    # Each test set has a folder of its own for enhanced files and scores.
+    for manifest in sorted(save.glob("test*.json")):
+        brain.test_folder = output / manifest.stem
+        brain.evaluate(
+            whole_files(hparams, manifest),
+            max_key="pesq",
+            test_loader_kwargs=hparams["valid_loader"],
+        )

@@ -1,10 +1,292 @@
-"""Data preparation of the VoiceBank-DEMAND recipe.
+"""Manifests of VoiceBank-DEMAND, or of a data set with its layout.
 
-There are no transcripts, no lexicon and no download: get the four archives
-from https://datashare.ed.ac.uk/handle/10283/2791, unpack them into one folder,
-and pass it as ``data_folder``.
+C. Valentini-Botinhao, "Noisy speech database for training speech enhancement
+algorithms and TTS models", University of Edinburgh, 2017,
+https://doi.org/10.7488/ds/2117. There are no transcripts and no download: get
+the four archives from https://datashare.ed.ac.uk/handle/10283/2791, unpack
+them into one folder, and pass it as ``data_folder``.
 """
 
-from dbtransform_lobes.data.voicebank import prepare_voicebank, prepared_root
+import hashlib
+import json
+from pathlib import Path
 
-__all__ = ["prepare_voicebank", "prepared_root"]
+import numpy as np
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from dbtransform_lobes.data.inventory import read_record, write_json
+from dbtransform_lobes.data.recordings import (
+    audio_info,
+    raise_problems,
+    read_audio,
+    write_audio,
+    write_text,
+)
+
+TRAIN, VALID, TEST = "trainset_28spk_wav", "validset_wav", "testset_wav"
+SUFFIXES = ("_16k", "")
+MANIFESTS = ("train", "valid", "test")
+RECORD_NAME = "voicebank_prepare.json"
+# Clean speech with a larger share of samples at full scale is clipped.
+FULL_SCALE, MAX_CLIPPED = 0.999, 1e-3
+MAX_WARNED = 20
+
+logger = get_logger(__name__)
+
+
+def prepare_voicebank(
+    data_folder,
+    save_folder,
+    valid_speakers=("p226", "p287"),
+    sample_rate=16000,
+    skip_prep=False,
+):
+    """Write train.json, valid.json and test.json of VoiceBank-DEMAND.
+
+    The folder holds ``clean_trainset_28spk_wav``, ``noisy_trainset_28spk_wav``,
+    ``clean_testset_wav`` and ``noisy_testset_wav``, each with or without the
+    suffix ``_16k``. Where it also holds ``clean_validset_wav`` and
+    ``noisy_validset_wav`` (as ``dbtransform mix`` writes them), these are the
+    validation set; otherwise it is the training files of ``valid_speakers``,
+    which are then left out of training.
+
+    An entry is ``{"noisy_wav": "{data_root}/...", "clean_wav": ..., "length":
+    seconds}``. If any file has another rate than ``sample_rate``, copies of
+    all files at that rate are written once into ``save_folder``, and the
+    entries have their whole paths.
+
+    Every sample is read once: files with values that are not finite are
+    refused; clean files that are silent or clipped are kept, since the corpus
+    is what others use, and named in a warning.
+
+    A second call with the same arguments and the same data does nothing.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder of the data set, what ``{data_root}`` stands for.
+    save_folder : str
+        Folder of the manifests, of resampled copies and of a record of the
+        arguments.
+    valid_speakers : sequence of str
+        Training speakers held out for validation; not used where the data
+        set has a validation set.
+    sample_rate : int
+        Rate of the data, in Hz.
+    skip_prep : bool
+        Do nothing.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``data_folder`` is missing.
+    ValueError
+        If folders are missing, files are unpaired, differ in length, have
+        several channels or NaN or are no audio (one error for all of them),
+        or ``valid_speakers`` are not in the training set.
+
+    Example
+    -------
+    >>> prepare_voicebank("voicebank", "save")  # doctest: +SKIP
+    """
+    if skip_prep:
+        return
+    data_folder, save_folder = Path(data_folder), Path(save_folder)
+    files = _find_pairs(data_folder)
+    settings = {
+        "data_folder": str(data_folder.resolve()),
+        "valid_speakers": _as_list(valid_speakers),
+        "sample_rate": sample_rate,
+        "files_sha256": _fingerprint(data_folder, files),
+    }
+    manifests = [save_folder / f"{name}.json" for name in MANIFESTS]
+    unchanged = read_record(save_folder / RECORD_NAME) == settings
+    if unchanged and all(path.is_file() for path in manifests):
+        return
+    splits = _split(files, settings["valid_speakers"], data_folder)
+    infos = _check_pairs(data_folder, files)
+    root = "{data_root}"
+    if any(rate != sample_rate for _, rate in infos.values()):
+        root = (save_folder / f"voicebank_{sample_rate}").resolve()
+        _resample(data_folder, root, files, settings, infos)
+    save_folder.mkdir(parents=True, exist_ok=True)
+    for path, pairs in zip(manifests, splits, strict=True):
+        write_json(path, _entries(root, pairs, infos))
+    write_json(save_folder / RECORD_NAME, settings)
+
+
+def _as_list(speakers):
+    return [speakers] if isinstance(speakers, str) else list(speakers)
+
+
+def _find_pairs(data_folder):
+    """Map each set to its sorted (noisy, clean) relative paths."""
+    if not data_folder.is_dir():
+        raise FileNotFoundError(
+            f"{data_folder}: there is no such folder, expected the one that "
+            f"holds clean_{TRAIN}, noisy_{TRAIN}, clean_{TEST} and "
+            f"noisy_{TEST}"
+        )
+    problems, files = [], {}
+    for name in (TRAIN, VALID, TEST):
+        clean = _find_folder(data_folder, f"clean_{name}")
+        noisy = _find_folder(data_folder, f"noisy_{name}")
+        if name == VALID and clean is None and noisy is None:
+            continue
+        if clean is None:
+            problems.append(f"clean_{name}: missing folder")
+        if noisy is None:
+            problems.append(f"noisy_{name}: missing folder")
+        if clean and noisy:
+            files[name] = _pair(clean, noisy, problems)
+    raise_problems(_title(data_folder), problems)
+    return files
+
+
+def _title(data_folder):
+    return (
+        f"{data_folder} is not a complete data set of the VoiceBank-DEMAND "
+        "layout; unpack its archives there again, or make one with "
+        "'dbtransform mix'"
+    )
+
+
+def _find_folder(data_folder, name):
+    found = (data_folder / (name + suffix) for suffix in SUFFIXES)
+    return next((folder for folder in found if folder.is_dir()), None)
+
+
+def _pair(clean, noisy, problems):
+    names = [
+        {
+            path.name
+            for path in folder.iterdir()
+            if path.suffix.lower() == ".wav" and not path.name.startswith(".")
+        }
+        for folder in (clean, noisy)
+    ]
+    for name in sorted(names[0] ^ names[1]):
+        there, absent = (clean, noisy) if name in names[0] else (noisy, clean)
+        problems.append(f"{there.name}/{name}: not in {absent.name}")
+    if not names[0] & names[1]:
+        problems.append(f"{clean.name}, {noisy.name}: no pair of .wav files")
+    return [
+        (f"{noisy.name}/{name}", f"{clean.name}/{name}")
+        for name in sorted(names[0] & names[1])
+    ]
+
+
+def _fingerprint(data_folder, files):
+    """Digest of the names, sizes and times of all files."""
+    digest = hashlib.sha256()
+    for path in _all_paths(files):
+        status = (data_folder / path).stat()
+        line = f"{path} {status.st_size} {status.st_mtime_ns}\n"
+        digest.update(line.encode())
+    return digest.hexdigest()
+
+
+def _all_paths(files):
+    return [path for pairs in files.values() for pair in pairs for path in pair]
+
+
+def _check_pairs(data_folder, files):
+    """Map each path to (seconds, rate); one error for all bad files."""
+    infos, problems, odd = {}, [], []
+    for path in tqdm(_all_paths(files), desc="checking", unit="file"):
+        try:
+            info = audio_info(data_folder / path)
+            signal = read_audio(data_folder / path, sample_rate=info.samplerate)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+            continue
+        if info.channels != 1:
+            problems.append(f"{path}: {info.channels} channels, expected 1")
+        infos[path] = (info.frames / info.samplerate, info.samplerate)
+        if path.startswith("clean") and (oddity := _oddity(signal)):
+            odd.append(f"{path}: {oddity}")
+    for pairs in files.values():
+        for noisy, clean in pairs:
+            if {noisy, clean} <= set(infos) and infos[noisy] != infos[clean]:
+                problems.append(
+                    f"{noisy}: {infos[noisy][0]:.4f} s at {infos[noisy][1]} "
+                    f"Hz, expected {infos[clean][0]:.4f} s at "
+                    f"{infos[clean][1]} Hz as {clean}"
+                )
+    raise_problems(_title(data_folder), problems)
+    if odd:
+        listed = "; ".join(odd[:MAX_WARNED])
+        logger.warning("%d odd clean files: %s", len(odd), listed)
+    return infos
+
+
+def _oddity(clean):
+    """What makes a file a bad target, "" if nothing does."""
+    if not clean.any():
+        return "silent"
+    share = np.mean(np.abs(clean) >= FULL_SCALE)
+    return f"{100 * share:.2g} % clipped" if share > MAX_CLIPPED else ""
+
+
+def _split(files, valid_speakers, data_folder):
+    """Return the pairs of the training, validation and test set."""
+    train = files[TRAIN]
+    if VALID in files:
+        return train, files[VALID], files[TEST]
+    prefixes = tuple(f"{speaker}_" for speaker in valid_speakers)
+    stems = [Path(clean).stem for _, clean in train]
+    absent = [
+        prefix[:-1]
+        for prefix in prefixes
+        if not any(stem.startswith(prefix) for stem in stems)
+    ]
+    held_out = [stem.startswith(prefixes) for stem in stems]
+    if absent or not prefixes or all(held_out):
+        speakers = sorted({stem.rsplit("_", 1)[0] for stem in stems})
+        raise ValueError(
+            f"valid_speakers are {', '.join(valid_speakers) or 'none'}, "
+            f"expected one or more, but not all, of the training speakers in "
+            f"{data_folder}: {', '.join(speakers)}"
+        )
+    kept = [pair for pair, out in zip(train, held_out, strict=True) if not out]
+    valid = [pair for pair, out in zip(train, held_out, strict=True) if out]
+    return kept, valid, files[TEST]
+
+
+def _resample(data_folder, root, files, settings, infos):
+    """Write copies at the wanted rate; those of an earlier run stay."""
+    rate = settings["sample_rate"]
+    stamp = root / "source.json"
+    source = json.dumps(
+        {key: settings[key] for key in ("data_folder", "files_sha256")}
+    )
+    root.mkdir(parents=True, exist_ok=True)
+    fresh = not stamp.is_file() or stamp.read_text("utf-8") != source
+    if fresh:
+        _remove_copies(root)
+        write_text(stamp, source)
+    for path in tqdm(_all_paths(files), desc="resampling", unit="file"):
+        target = root / path
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            signal = read_audio(data_folder / path, sample_rate=rate)
+            write_audio(target, signal, rate)
+        info = audio_info(target)
+        infos[path] = (info.frames / info.samplerate, info.samplerate)
+
+
+def _remove_copies(root):
+    for path in root.glob("*_wav*/*.wav"):
+        path.unlink()
+
+
+def _entries(root, pairs, infos):
+    return {
+        Path(clean).stem: {
+            "noisy_wav": f"{root}/{noisy}",
+            "clean_wav": f"{root}/{clean}",
+            "length": infos[clean][0],
+        }
+        for noisy, clean in pairs
+    }

@@ -9,7 +9,7 @@ HELP = "Train or resume the rows of an ablation; write their table and plot."
 EXAMPLES = """\
   ablate.py hparams/ablation.yaml --output results/ablation \\
       --devices cuda:0 cuda:1 --set data_folder=DIR precision=bf16
-  ablate.py hparams/ablation_small.yaml --output results/small \\
+  ablate.py hparams/ablation.yaml --small --output results/small \\
       --devices cpu cpu --rows full bsrnn --seeds 1 2 --set data_folder=DIR
   ablate.py hparams/ablation.yaml --output results/ablation \\
       --report-only
@@ -22,6 +22,11 @@ written from all runs of the plan that have been tested, also from earlier ones.
 def add_arguments(parser):
     """Add the arguments of ``ablate`` to its parser."""
     parser.add_argument("plan", metavar="ABLATION.yaml", help="rows and seeds")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="at the size and length that the plan gives for CPUs",
+    )
     parser.add_argument(
         "--output",
         metavar="FOLDER",
@@ -66,7 +71,7 @@ def run(args):
     )
     from ablation.train import train_runs
 
-    plan, failed = read_plan(args.plan), {}
+    plan, failed = read_plan(args.plan, args.small), {}
     given = parse_settings(args.set)
     chosen = list_runs(plan, args.output, given, args.seeds, args.rows)
     if not args.report_only:

@@ -26,7 +26,7 @@ def add_arguments(parser):
         "--valid",
         action="store_true",
         help="validation scores of the best epoch (train_log.txt) in place "
-        "of the test scores (scores.json)",
+        "of the test scores (test/scores.json)",
     )
     parser.add_argument(
         "--json",

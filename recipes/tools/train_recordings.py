@@ -63,6 +63,12 @@ def add_arguments(parser):
         default={},
         help='JSON such as {"librispeech": 4}: how often a source is drawn',
     )
+    parser.add_argument(
+        "--term-weights",
+        type=json.loads,
+        default={},
+        help=f"JSON of the loss weights that differ from {WEIGHTS}",
+    )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--crop-seconds", type=float, default=2.0)
     parser.add_argument("--lr", type=float, default=1.2e-3)
@@ -105,8 +111,14 @@ class RecordingsLoss(torch.nn.Module):
     Crops without speech count in the two spectral terms alone.
     """
 
-    def __init__(self):
+    def __init__(self, weights):
         super().__init__()
+        if unknown := set(weights) - set(WEIGHTS):
+            raise ValueError(
+                f"loss terms {sorted(unknown)} are unknown, expected some of "
+                f"{sorted(WEIGHTS)}"
+            )
+        self.weights = {**WEIGHTS, **weights}
         self.pesq = PesqDisturbance()
         self.register_buffer("bands", third_octave_bands(512, 16000))
         self.register_buffer("window", torch.hann_window(512))
@@ -128,7 +140,8 @@ class RecordingsLoss(torch.nn.Module):
             "envelope": heard(envelope_distance(*spectra, self.bands)),
             "pesq": heard(self.pesq(clean, estimate)),
         }
-        return sum(WEIGHTS[name] * terms[name] for name in terms), terms
+        total = sum(self.weights[name] * terms[name] for name in terms)
+        return total, terms
 
     def _stft(self, signal):
         spec = torch.stft(
@@ -267,7 +280,8 @@ def run(args):
     bank = read_bank(args.recordings, args.source_weights).to(args.device)
     settings = MixtureSettings(seconds=args.crop_seconds)
     plans = MixturePlans(bank, settings, args.batch_size, args.seed)
-    mixer, loss = BatchMixer(bank, settings), RecordingsLoss().to(args.device)
+    mixer = BatchMixer(bank, settings)
+    loss = RecordingsLoss(args.term_weights).to(args.device)
     begun, saved = time.time() - training.seconds, time.time()
     with tqdm(total=round(3600 * args.hours), unit="s") as bar:
         while training.seconds < 3600 * args.hours:

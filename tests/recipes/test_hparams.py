@@ -7,7 +7,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from dbtransform_lobes.training.recipe import load_recipe
+from dbtransform_lobes.training.run_folder import check_overrides
 
 HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 # Millions of parameters: at least, at most.
@@ -57,20 +57,22 @@ def test_streaming_model_steps():
         assert torch.allclose(estimate, model(frame), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "recipe, name",
-    [
-        ("db_transform", "db_transform"),
-        ("db_transform_small", "db_transform_small"),
-        ("db_transform_dns", "db_transform"),
-    ],
-)
-def test_recipe_trains_the_model_of_that_name(recipe, name, tmp_path):
-    hparams, _, _ = load_recipe(
-        HPARAMS / f"{recipe}.yaml",
-        f"data_folder: none\noutput_folder: {tmp_path}",
-    )
-    file = load_model_file(name)
+RECIPES = ("db_transform", "db_transform_dns", "db_transform_timit")
+
+
+def load_recipe(name, folder, overrides=""):
+    given = {"data_folder": "none", "output_folder": str(folder)}
+    if name == "db_transform_timit":
+        given |= {"noise_folder": "none", "test_noises": ["car"]}
+    lines = [f"{key}: {value}" for key, value in given.items()]
+    with open(HPARAMS / f"{name}.yaml") as file:
+        return load_hyperpyyaml(file, "\n".join([*lines, overrides]))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_trains_the_full_model(recipe, tmp_path):
+    hparams = load_recipe(recipe, tmp_path)
+    file = load_model_file("db_transform")
     trained = {k: v.shape for k, v in hparams["model"].state_dict().items()}
     ready = {k: v.shape for k, v in file["model"].state_dict().items()}
     assert trained == ready
@@ -79,49 +81,50 @@ def test_recipe_trains_the_model_of_that_name(recipe, name, tmp_path):
         assert torch.equal(hparams[transform].window, file[transform].window)
 
 
-def test_given_overrides_win_over_those_of_the_variant(tmp_path):
-    hparams, _, _ = load_recipe(
-        HPARAMS / "db_transform_small.yaml",
-        f"data_folder: none\noutput_folder: {tmp_path}\n"
-        "architecture: {num_layers: 1}",
-    )
-    layers = [n for n in hparams["model"].state_dict() if "offset" in n]
-    assert len(layers) == 1
+@pytest.mark.parametrize(
+    "text, wrong",
+    [
+        ("lrr: 1", "lrr not found in .*seed"),
+        (
+            "architecture: {num_chanels: 8}",
+            "architecture.num_chanels not found",
+        ),
+        ("architecture: {blocks: {atention: {}}}", "blocks.atention not found"),
+    ],
+)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_misspelt_key_is_refused(recipe, text, wrong):
+    with pytest.raises(KeyError, match=wrong):
+        check_overrides(HPARAMS / f"{recipe}.yaml", text)
 
 
-@pytest.mark.parametrize("recipe", ["db_transform", "db_transform_dns"])
-def test_misspelt_key_is_refused(recipe, tmp_path):
-    with pytest.raises(KeyError, match="earlyms not found in .*early|lr"):
-        load_recipe(
-            HPARAMS / f"{recipe}.yaml",
-            f"data_folder: none\noutput_folder: {tmp_path}\nearlyms: 1",
-        )
+def test_a_file_with_changes_is_refused_since_they_would_replace_it():
+    text = "architecture: !include:models/bsrnn.yaml {model: {num_layers: 1}}"
+    with pytest.raises(ValueError, match="names a file and changes model"):
+        check_overrides(HPARAMS / "db_transform.yaml", text)
 
 
-def test_variant_adds_keys_and_replaces_the_source(tmp_path):
-    hparams, _, _ = load_recipe(
-        HPARAMS / "db_transform_dns.yaml",
-        f"data_folder: none\noutput_folder: {tmp_path}\nearly_ms: 20.0",
-    )
-    source = hparams["recordings_source"]
-    assert source.func.__name__ == "DegradedRecordings"
-    assert source.keywords["early_ms"] == 20.0
+def test_override_reaches_the_source_of_recordings(tmp_path):
+    hparams = load_recipe("db_transform_dns", tmp_path, "early_ms: 20.0")
+    assert hparams["recordings_source"].keywords["early_ms"] == 20.0
 
 
-def test_another_model_takes_the_place_of_db_transform(tmp_path):
-    hparams, _, _ = load_recipe(
-        HPARAMS / "db_transform.yaml",
-        f"data_folder: none\noutput_folder: {tmp_path}\n"
-        "architecture: !include:models/bsrnn.yaml",
-    )
-    assert type(hparams["modules"]["model"]).__name__ == "BSRNN"
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_any_model_file_takes_the_place_of_the_full_model(name, tmp_path):
+    text = f"architecture: !include:models/{name}.yaml"
+    check_overrides(HPARAMS / "db_transform.yaml", text)
+    hparams = load_recipe("db_transform", tmp_path, text)
+    own = load_model_file(name)["model"]
+    assert type(hparams["modules"]["model"]) is type(own)
+    assert count(hparams["model"]) == count(own)
 
 
-def test_every_key_of_the_recipe_is_used():
-    text = (HPARAMS / "db_transform.yaml").read_text()
-    scripts = HPARAMS.parent / "recipes" / "Voicebank" / "train.py"
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_key_of_the_recipe_is_used(recipe):
+    text = (HPARAMS / f"{recipe}.yaml").read_text()
+    script = HPARAMS.parent / "recipes" / "Voicebank" / "train.py"
     package = HPARAMS.parent / "dbtransform_lobes"
-    code = scripts.read_text() + "".join(
+    code = script.read_text() + "".join(
         path.read_text() for path in package.rglob("*.py")
     )
     # Read by speechbrain.core.Brain itself.
@@ -129,16 +132,3 @@ def test_every_key_of_the_recipe_is_used():
     for key in re.findall(r"^(\w+):", text, flags=re.MULTILINE):
         by_code = re.search(rf'"{key}"|hparams\.{key}\b', code)
         assert f"<{key}" in text or by_code or key in by_brain, key
-
-
-def test_model_of_the_command_line_is_taken(tmp_path):
-    hparams, _, _ = load_recipe(
-        str(HPARAMS / "db_transform_small.yaml"),
-        f"data_folder: none\noutput_folder: {tmp_path}\n"
-        "model_overrides: models/db_transform_streaming.yaml\n"
-        "architecture: {blocks: {attention: {window: 7}}}",
-    )
-    own = load_model_file("db_transform_streaming")["model"]
-    assert hparams["model"].causal
-    assert count(hparams["model"]) == count(own)
-    assert hparams["model"].blocks[0].block.window == 7

@@ -44,7 +44,8 @@ def results(tmp_path):
         run = tmp_path / name / str(seed)
         log(run, (1, 2, 3, 4), offset=(seed - 1) / 4)
         text = json.dumps({"means": {"pesq": pesq}, "num_scored": 2})
-        (run / "scores.json").write_text(text)
+        (run / "test").mkdir()
+        (run / "test/scores.json").write_text(text)
     return tmp_path
 
 
@@ -162,8 +163,8 @@ def test_validation_scores_are_those_of_the_best_epoch(results):
 
 
 def test_seeds_command_goes_on_without_bad_runs(results, tmp_path, capsys):
-    (results / "a" / "2" / "scores.json").write_text("{}")
-    (results / "a" / "10" / "scores.json").unlink()
+    (results / "a" / "2" / "test/scores.json").write_text("{}")
+    (results / "a" / "10" / "test/scores.json").unlink()
     path = tmp_path / "seeds.json"
     assert run_tool("seeds", [str(results / "a"), "--json", str(path)]) == 1
     captured = capsys.readouterr()

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import ruamel.yaml
 
-from dbtransform_lobes.training.recipe import merge
-
 KEYS = {"script", "recipe", "seeds", "reference", "overrides", "rows"}
 OWN_KEYS = ("seed", "output_folder", "device")
 
@@ -69,7 +67,7 @@ class Run:
     @property
     def finished(self):
         """Whether it has been tested."""
-        return (self.folder / "scores.json").is_file()
+        return (self.folder / "test" / "scores.json").is_file()
 
     def command(self, device):
         """The command that trains it, or goes on, as a list."""
@@ -86,14 +84,15 @@ class Run:
         return [*start, *flags, f"--device={device}"]
 
 
-def read_plan(path):
+def read_plan(path, small=False):
     """Read an ablation.
 
     Arguments
     ---------
     path : str or Path
-        YAML with the keys of ``Plan``; paths are relative to it. With the
-        key ``base``, another such file, it says only what differs.
+        YAML with the keys of ``Plan``; paths are relative to it.
+    small : bool
+        Whether the overrides and rows of its key ``small`` come on top.
 
     Returns
     -------
@@ -124,7 +123,12 @@ def read_plan(path):
     """
     path = Path(path)
     content = _read(path)
+    extra = content.pop("small", None)
     _check(content, path)
+    if small:
+        if not extra:
+            raise ValueError(f"{path} has no key small: leave out --small")
+        _merge(content, extra)
     script, recipe = (
         path.parent / content[key] for key in ("script", "recipe")
     )
@@ -148,15 +152,9 @@ def _read(path):
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: check the path")
     try:
-        content = ruamel.yaml.YAML().load(path) or {}
+        return ruamel.yaml.YAML().load(path) or {}
     except ruamel.yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
-    if "base" not in content:
-        return content
-    base = _read(path.parent / content.pop("base"))
-    for key in ("overrides", "rows"):
-        content[key] = {**(base.get(key) or {}), **(content.get(key) or {})}
-    return {**base, **content}
 
 
 def _check(content, path):
@@ -164,7 +162,7 @@ def _check(content, path):
     if missing or unknown:
         raise ValueError(
             f"{path}: missing keys {sorted(missing)}, unknown keys "
-            f"{sorted(unknown)}, expected {', '.join(sorted(KEYS))}"
+            f"{sorted(unknown)}, expected {', '.join(sorted(KEYS))} and small"
         )
     if content["reference"] not in content["rows"]:
         raise ValueError(
@@ -274,7 +272,16 @@ def _settings(*levels):
             if old and text and old.startswith("{") and text.startswith("{"):
                 yaml = ruamel.yaml.YAML()
                 merged = yaml.load(old)
-                merge(merged, yaml.load(text))
+                _merge(merged, yaml.load(text))
                 text = _texts({key: merged})[key]
             settings[key] = text
     return settings
+
+
+def _merge(target, changes):
+    """Update nested mappings in place; one may come in place of a null."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = value

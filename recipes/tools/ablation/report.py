@@ -86,7 +86,9 @@ def ablation_report(runs, reference):
 
 def _read_scores(run):
     """Scores of the files of a run: by name, then by metric."""
-    with open(run.folder / "scores.csv", encoding="utf-8", newline="") as file:
+    with open(
+        run.folder / "test" / "scores.csv", encoding="utf-8", newline=""
+    ) as file:
         return {
             line["file"]: {name: float(line[name]) for name in _metrics(line)}
             for line in csv.DictReader(file)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 # What a run writes, from its start to its test.
-RUN_FILES = ("hyperparams.yaml", "train_log.txt", "scores.json")
+RUN_FILES = ("hyperparams.yaml", "train_log.txt", "test/scores.json")
 SEED_FOLDER = re.compile(r"(seed[_-]?)?\d+")
 
 

@@ -11,7 +11,7 @@ from runs.runs import group_runs, read_train_log
 
 
 def read_test_scores(run):
-    """Return the mean test scores of a run, from its ``scores.json``.
+    """Return the mean test scores of a run, from ``test/scores.json``.
 
     Arguments
     ---------
@@ -30,7 +30,7 @@ def read_test_scores(run):
     ValueError
         If the run has not been tested or no file was scored.
     """
-    path = Path(run, "scores.json")
+    path = Path(run, "test", "scores.json")
     if not path.is_file():
         raise ValueError(
             "there is no scores.json, the run has not come to its test; "

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import soundfile as sf
+from dns_prepare import find_test_pairs, prepare_dns
 
-from dbtransform_lobes.data.dns import find_test_pairs, prepare_dns
 from dbtransform_lobes.data.inventory import check_file, parallel_map
 from dbtransform_lobes.data.recordings import read_recordings
 from tests.corpora import CLEAN, NOISE, ROOMS, dns_tree

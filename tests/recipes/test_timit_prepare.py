@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 import soundfile as sf
+from timit_prepare import find_speech, prepare_timit
 
 from dbtransform_lobes.data.recordings import read_recordings
-from dbtransform_lobes.data.timit import find_speech, prepare_timit
 from tests.corpora import noise_tree, timit_tree
 from tests.data.test_mix import literal_mix
 from tests.recipes.test_dns_recipe import train
@@ -143,5 +143,5 @@ def test_recipe_runs_to_its_end(corpus, tmp_path):
         "--valid_hours=0.0005",
     )
     assert code == 0, text
-    scores = json.loads((tmp_path / "scores.json").read_text())
+    scores = json.loads((tmp_path / "test/scores.json").read_text())
     assert scores["num_scored"] == 2

@@ -2,25 +2,21 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
+from voicebank_prepare import prepare_voicebank
 
-from dbtransform_lobes.data.voicebank import prepare_voicebank, prepared_root
 from tests.signals import voicebank_tree, write_wav
 
-PROJECT = Path(__file__).parents[2]
 SPLITS = ("train", "valid", "test")
 
 
 def prepare(data, save, **arguments):
-    """Prepare with the manifests in the save folder."""
-    jsons = [str(save / f"{split}.json") for split in SPLITS]
-    return prepare_voicebank(str(data), str(save), *jsons, **arguments)
+    """Prepare; returns where copies at 16 kHz would be."""
+    prepare_voicebank(str(data), str(save), **arguments)
+    return save / "voicebank_16000"
 
 
 def manifests(save):
@@ -44,42 +40,40 @@ def times(folder):
 def test_manifests(tmp_path, sample_rate, suffix):
     data = voicebank_tree(tmp_path / "vb", sample_rate, suffix=suffix)
     save = tmp_path / "save"
-    root = prepare(data, save)
+    copies = prepare(data, save)
     train, valid, test = manifests(save)
     assert list(train) == ["p225_001", "p225_002"]
     assert list(valid) == ["p226_001", "p226_002", "p287_001", "p287_002"]
     assert list(test) == ["p232_001", "p232_002"]
     entry = train["p225_001"]
     folder = f"trainset_28spk_wav{suffix}"
+    root = "{data_root}" if sample_rate == 16000 else copies
     assert entry == {
-        "noisy_wav": f"{{data_root}}/noisy_{folder}/p225_001.wav",
-        "clean_wav": f"{{data_root}}/clean_{folder}/p225_001.wav",
+        "noisy_wav": f"{root}/noisy_{folder}/p225_001.wav",
+        "clean_wav": f"{root}/clean_{folder}/p225_001.wav",
         "length": 0.55,
     }
     for entry in (*train.values(), *valid.values(), *test.values()):
         for key in ("noisy_wav", "clean_wav"):
-            info = sf.info(entry[key].replace("{data_root}", root))
+            info = sf.info(entry[key].replace("{data_root}", str(data)))
             assert info.samplerate == 16000
             assert info.duration == entry["length"]
-    copied = sample_rate != 16000
-    assert (Path(root) == data.resolve()) != copied
-    assert prepared_root(save, data) == root
-    assert prepare(data, save, skip_prep=True) == root
+    assert copies.is_dir() == (sample_rate != 16000)
 
 
 def test_second_run_does_nothing(tmp_path):
     data = voicebank_tree(tmp_path / "vb", utterances=1)
     save = tmp_path / "save"
-    root = prepare(data, save)
+    prepare(data, save)
     before = times(tmp_path)
-    assert prepare(data, save) == root
+    prepare(data, save)
     assert times(tmp_path) == before
 
 
 def test_changed_settings_rebuild_but_keep_the_copies(tmp_path):
     data = voicebank_tree(tmp_path / "vb", utterances=1)
     save = tmp_path / "save"
-    root = Path(prepare(data, save))
+    root = prepare(data, save)
     before = times(root)
     prepare(data, save, valid_speakers="p225")
     train, valid, _ = manifests(save)
@@ -91,7 +85,7 @@ def test_changed_settings_rebuild_but_keep_the_copies(tmp_path):
 def test_lost_copy_or_manifest_is_made_again(tmp_path):
     data = voicebank_tree(tmp_path / "vb", utterances=1)
     save = tmp_path / "save"
-    root = Path(prepare(data, save))
+    root = prepare(data, save)
     (save / "valid.json").unlink()
     lost = root / "clean_testset_wav/p232_001.wav"
     lost.unlink()
@@ -103,7 +97,7 @@ def test_lost_copy_or_manifest_is_made_again(tmp_path):
 def test_changed_data_replace_the_copies(tmp_path):
     data = voicebank_tree(tmp_path / "vb", utterances=1)
     save = tmp_path / "save"
-    root = Path(prepare(data, save))
+    root = prepare(data, save)
     for kind in ("clean", "noisy"):
         path = data / f"{kind}_testset_wav/p232_001.wav"
         write_wav(path, np.full(4800, 0.1), 48000)
@@ -189,14 +183,6 @@ def test_silent_and_clipped_clean_files_are_kept_with_a_warning(
     assert "p225_001" not in caplog.text and "noisy" not in caplog.text
 
 
-def test_recipe_file_exports_the_function(tmp_path):
-    code = (
-        "from voicebank_prepare import prepare_voicebank as prepare\n"
-        "assert prepare('d', 's', 'a', 'b', 'c', skip_prep=True) == 'd'\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=PROJECT / "recipes" / "Voicebank",
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        check=True,
-    )
+def test_skipped_preparation_does_nothing(tmp_path):
+    prepare(tmp_path / "nowhere", tmp_path / "save", skip_prep=True)
+    assert not (tmp_path / "save").exists()

@@ -1,0 +1,169 @@
+"""The folder of a training run: what may begin or go on in it."""
+
+import json
+from pathlib import Path
+
+import ruamel.yaml
+from hyperpyyaml import resolve_references
+
+from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.versions import package_versions
+
+# Keys that a run that goes on may have otherwise: where things are, how long
+# and how fast it trains, what it shows.
+MAY_CHANGE = {
+    "output_folder",
+    "save_folder",
+    "data_folder",
+    "noise_folder",
+    "recordings",
+    "prepare",
+    "skip_prep",
+    "number_of_epochs",
+    "decay_steps",
+    "epoch_counter",
+    "lr_schedule",
+    "num_workers",
+    "pesq_workers",
+    "metric_gan",
+    "train_loader",
+    "valid_loader",
+    "ckpt_interval_minutes",
+    "use_tensorboard",
+    "tensorboard_logger",
+    "train_logger",
+    "checkpointer",
+    "pretrained",
+}
+
+
+def check_overrides(hparams_file, overrides):
+    """Refuse overrides that HyperPyYAML would not use.
+
+    It takes misspelt keys of an included file, and drops the file that an
+    override names if that has keys as well; neither changes anything.
+
+    Arguments
+    ---------
+    hparams_file : str
+        YAML of a recipe.
+    overrides : str
+        YAML of the overrides, as of ``speechbrain.parse_arguments``.
+
+    Raises
+    ------
+    KeyError
+        If a key is not in the recipe or in the file that it includes.
+    ValueError
+        If an included file is to be replaced and changed at once.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "recipe.yaml")
+    ...     _ = path.write_text("lr: 1")
+    ...     check_overrides(path, "lr: 2")
+    """
+    given = ruamel.yaml.YAML().load(overrides or "") or {}
+    _check_keys(given, _load_tree(hparams_file), hparams_file)
+
+
+def _check_keys(given, known, path, above=""):
+    unknown = [f"{above}{key}" for key in given if key not in known]
+    if unknown:
+        raise KeyError(
+            f"{', '.join(unknown)} not found in {path}, expected some "
+            f"of {', '.join(known)}"
+        )
+    for key, value in given.items():
+        tag = _tag(known[key])
+        if not isinstance(value, dict):
+            continue
+        if _tag(value).startswith("!include:"):
+            raise ValueError(
+                f"{above}{key} names a file and changes {', '.join(value)} "
+                f"in it, expected one of both: change the keys of a copy"
+            )
+        if tag.startswith("!include:"):
+            file = Path(path).resolve().parent / tag.removeprefix("!include:")
+            _check_keys(value, _load_tree(file), file, f"{above}{key}.")
+        elif isinstance(known[key], dict) and not tag:
+            _check_keys(value, known[key], path, f"{above}{key}.")
+
+
+def _load_tree(path):
+    """A YAML file with its tags left as they are."""
+    return ruamel.yaml.YAML().load(Path(path))
+
+
+def _tag(node):
+    return getattr(getattr(node, "tag", None), "value", None) or ""
+
+
+def check_same_run(folder, hparams_file, overrides, debug=False):
+    """Refuse to go on with checkpoints of another configuration.
+
+    Arguments
+    ---------
+    folder : str
+        Output folder of the run; may not exist yet.
+    hparams_file, overrides : str
+        Of ``speechbrain.parse_arguments``.
+    debug : bool
+        Whether the run is one of ``--debug``, which may not touch another.
+
+    Raises
+    ------
+    ValueError
+        If the folder has checkpoints that this run may not go on from.
+
+    Example
+    -------
+    >>> check_same_run("no_such_folder", "recipe.yaml", "lr: 2")
+    """
+    before = Path(folder, "hyperparams.yaml")
+    if not before.is_file() or not any(Path(folder).glob("save/CKPT*")):
+        return
+    if debug:
+        raise ValueError(
+            f"{folder} holds a run, expected a folder of its own for "
+            "--debug: give another --output_folder"
+        )
+    with open(hparams_file, encoding="utf-8") as file:
+        now = resolve_references(file, overrides).getvalue()
+    old, new = map(_plain_tree, (before.read_text(encoding="utf-8"), now))
+    keys = sorted(
+        key for key in {*old, *new} - MAY_CHANGE if old.get(key) != new.get(key)
+    )
+    if keys:
+        raise ValueError(
+            f"{folder} holds a run of another configuration, expected the "
+            f"same ({', '.join(keys)} differ); give another --output_folder, "
+            "or delete this one"
+        )
+
+
+def _plain_tree(text):
+    """The top level of a YAML text as comparable values, tags included."""
+
+    def plain(node):
+        if isinstance(node, ruamel.yaml.MappingNode):
+            pairs = [(plain(k), plain(v)) for k, v in node.value]
+            return node.tag, sorted(pairs, key=str)
+        if isinstance(node, ruamel.yaml.SequenceNode):
+            return node.tag, [plain(each) for each in node.value]
+        return node.tag, node.value
+
+    root = ruamel.yaml.YAML(typ="safe", pure=True).compose(text)
+    return {key.value: plain(value) for key, value in root.value}
+
+
+def save_versions(folder):
+    """Write versions.json: what ran, beside the configuration that ran.
+
+    SpeechBrain's env.log asks the pip on the PATH, which need not be that of
+    the running Python.
+    """
+    text = json.dumps(package_versions(), indent=2) + "\n"
+    write_text(Path(folder, "versions.json"), text)

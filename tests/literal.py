@@ -321,12 +321,11 @@ class LiteralMaskDecoder(nn.Module):
 
     def load_from(self, decoder):
         """Copy the weights of a ``MaskDecoder``."""
-        for run, expand, head in zip(
-            self.layout.runs, decoder.expands, decoder.heads, strict=True
-        ):
+        expand = decoder.expand
+        for run, head in zip(self.layout.runs, decoder.heads, strict=True):
             for i, k in enumerate(range(run.bands.start, run.bands.stop)):
                 _copy_norm(self.norms[k], decoder.norm, k)
-                _copy(self.mlps[k][0], expand.weight[i], expand.bias[i])
+                _copy(self.mlps[k][0], expand.weight[k], expand.bias[k])
                 _copy(self.mlps[k][2], head.weight[i], head.bias[i])
 
 
@@ -479,7 +478,7 @@ def literal_twin(model):
     """
     check_proposal(model)
     attention, fusion, graph = (residual.block for residual in model.blocks)
-    layout, expand = model.layout, model.mask_decoder.expands[0].weight
+    layout, expand = model.layout, model.mask_decoder.expand.weight
     n_fft = 2 * (layout.num_bins - 1)
     twin = LiteralProposal(
         n_fft=n_fft,

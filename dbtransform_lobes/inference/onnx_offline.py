@@ -53,11 +53,12 @@ class SpectrumGraph(nn.Module):
         z = self.model.split(spec)  # (K, B, T, C)
         for block in self.model.blocks:
             z = block(z)
-        taps = self.model.mask_decoder.taps(z)
-        return filter_bins(taps, spec, self.model.causal)
+        ahead = 0 if self.model.causal else NUM_TAPS // 2
+        spec = F.pad(spec, (0, 0, 0, 0, NUM_TAPS - 1 - ahead, ahead))
+        return filter_bins(self.model.mask_decoder.taps(z), spec)
 
 
-def filter_bins(taps, spec, causal=False):
+def filter_bins(taps, spec):
     """``apply_filter`` on real and imaginary parts.
 
     Arguments
@@ -65,25 +66,28 @@ def filter_bins(taps, spec, causal=False):
     taps : torch.Tensor
         (B, T, F, 3, 2), see ``MaskDecoder.taps``.
     spec : torch.Tensor
-        (B, T, F, 2), zero outside.
-    causal : bool
-        Whether the last tap is t.
+        (B, T + 2, F, 2), with the frames before and after those of the taps.
 
     Returns
     -------
     torch.Tensor
         (B, T, F, 2).
     """
-    frames = spec.shape[1]
-    ahead = 0 if causal else NUM_TAPS // 2
-    spec = F.pad(spec, (0, 0, 0, 0, NUM_TAPS - 1 - ahead, ahead))
-    out = 0
-    for tap in range(NUM_TAPS):
-        real, imag = spec[:, tap : tap + frames].unbind(-1)
-        gain, turn = taps[..., tap, :].unbind(-1)
-        parts = (gain * real - turn * imag, gain * imag + turn * real)
-        out = out + torch.stack(parts, dim=-1)
-    return out
+    frames = taps.shape[1]
+    if frames == 1:
+        windows = spec.transpose(1, 2).unsqueeze(1)  # (B, T, F, 3, 2)
+    else:
+        windows = torch.stack(
+            [spec[:, tap : tap + frames] for tap in range(NUM_TAPS)], dim=3
+        )
+    (real, imag), (gain, turn) = windows.unbind(-1), taps.unbind(-1)
+    return torch.stack(
+        (
+            (gain * real - turn * imag).sum(-1),
+            (gain * imag + turn * real).sum(-1),
+        ),
+        dim=-1,
+    )
 
 
 def fourier_rows(window, n_fft):
@@ -202,23 +206,28 @@ def offline_model(model, stft=None):
         output = "enhanced"
         inputs = (torch.randn(2, 20 * stft[1]), torch.ones(2, 1))
         sizes = ({0: "batch", 1: "samples"}, {0: "batch"})
-    with torch.no_grad():
-        program = torch.onnx.export(
-            graph.eval(),
-            inputs,
-            input_names=names,
-            output_names=(output,),
-            dynamic_shapes=sizes,
-            opset_version=OPSET,
-            optimize=False,
-            verbose=False,
-        )
-        # Not ``optimize``: its rules take x + 1e-12 for x.
-        optimizer.inline(program.model)
-        optimizer.fold_constants(
-            program.model, input_size_limit=LARGE, output_size_limit=LARGE
-        )
-        optimizer.remove_unused_nodes(program.model)
+    return to_onnx(graph, inputs, names, (output,), sizes)
+
+
+@torch.no_grad()
+def to_onnx(module, inputs, input_names, output_names, dynamic_shapes=None):
+    """Export a module; the arguments are those of ``torch.onnx.export``."""
+    program = torch.onnx.export(
+        module.eval(),
+        inputs,
+        input_names=input_names,
+        output_names=output_names,
+        dynamic_shapes=dynamic_shapes,
+        opset_version=OPSET,
+        optimize=False,
+        verbose=False,
+    )
+    # Not ``optimize``: its rules take x + 1e-12 for x.
+    optimizer.inline(program.model)
+    optimizer.fold_constants(
+        program.model, input_size_limit=LARGE, output_size_limit=LARGE
+    )
+    optimizer.remove_unused_nodes(program.model)
     proto = program.model_proto
     for part in (*proto.graph.node, *proto.graph.value_info, proto.graph):
         part.ClearField("metadata_props")  # paths of the source code

@@ -88,17 +88,19 @@ class BandLinear(nn.Module):
             )
 
     def forward(self, x):
-        """Map (K, B, T, in_features) to (K, B, T, out_features)."""
+        """Map (K, B, T, in_features) to (K, B, T, out_features).
+
+        With weights of every band (K, B T, in_features) will do.
+        """
         if self.num_bands is None:
             return pointwise(x, self.weight, self.bias)
-        num_bands, batch, frames, channels = x.shape
-        rows = x.reshape(num_bands, batch * frames, channels)
+        rows = x if x.dim() == 3 else x.flatten(1, 2)
         weight = self.weight.transpose(1, 2)
         if self.bias is None:
             out = torch.bmm(rows, weight)
         else:
             out = torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
-        return out.view(num_bands, batch, frames, -1)
+        return out if x.dim() == 3 else out.unflatten(1, x.shape[1:3])
 
 
 def affine_shape(num_channels, num_bands=None):

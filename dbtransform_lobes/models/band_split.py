@@ -118,7 +118,7 @@ class BandSplit(nn.Module):
         for run, norm, linear in zip(
             self.layout.runs, self.norms, self.linears, strict=True
         ):
-            x = bins[:, :, run.bins].reshape(batch, frames, run.num_bands, -1)
-            x = x.permute(2, 0, 1, 3)  # (n, B, T, 2 w or 3 w)
-            bands.append(linear(norm(x)))
-        return torch.cat(bands)
+            x = bins[:, :, run.bins].unflatten(2, (run.num_bands, -1))
+            x = norm(x.flatten(3).permute(2, 0, 1, 3))  # (n, B, T, 2 w or 3 w)
+            bands.append(linear(x.flatten(1, 2)))
+        return torch.cat(bands).unflatten(1, (batch, frames))

@@ -176,8 +176,8 @@ def _convert_bands(public, layout):
         bands = range(run.bands.start + 1, run.bands.stop + 1)
         stack(f"{split}.norms.{number}", f"{split}.norm", bands, norm=True)
         stack(f"{split}.linears.{number}", f"{split}.fc", bands)
-        stack(f"{decoder}.expands.{number}", f"{decoder}.fc1", bands)
         stack(f"{decoder}.heads.{number}", f"{decoder}.fc2", bands)
     bands = range(1, layout.num_bands + 1)
     stack(f"{decoder}.norm", f"{decoder}.norm", bands, norm=True)
+    stack(f"{decoder}.expand", f"{decoder}.fc1", bands)
     return state

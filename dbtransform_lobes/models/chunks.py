@@ -12,12 +12,12 @@ from torch import nn
 
 
 def join(parts):
-    """Join tuples of tensors along time, the third axis.
+    """Join tuples of tensors along time, the last axis but one.
 
     Arguments
     ---------
     parts : sequence of tuple of torch.Tensor
-        Tensors (K, B, T, ...), as many in each tuple.
+        Tensors (..., T, C), as many in each tuple.
 
     Returns
     -------
@@ -25,23 +25,23 @@ def join(parts):
 
     Example
     -------
-    >>> (joined,) = join([(torch.ones(1, 1, 2),), (torch.zeros(1, 1, 1),)])
-    >>> joined
-    tensor([[[1., 1., 0.]]])
+    >>> (joined,) = join([(torch.ones(2, 1),), (torch.zeros(1, 1),)])
+    >>> joined.mT
+    tensor([[1., 1., 0.]])
     """
     if len(parts) == 1:
         return parts[0]
-    return tuple(torch.cat(each, dim=2) for each in zip(*parts, strict=True))
+    return tuple(torch.cat(each, dim=-2) for each in zip(*parts, strict=True))
 
 
 def cut(tensors, frames):
     """Frames of each tensor of a tuple, as views."""
-    return tuple(tensor[:, :, frames] for tensor in tensors)
+    return tuple(tensor[..., frames, :] for tensor in tensors)
 
 
 def length(tensors):
-    """Frames of a tuple of tensors (K, B, T, ...)."""
-    return tensors[0].shape[2]
+    """Frames of a tuple of tensors (..., T, C)."""
+    return tensors[0].shape[-2]
 
 
 def fork(items):
@@ -88,7 +88,7 @@ def with_context(chunks, back, ahead):
     Arguments
     ---------
     chunks : iterable of (object, tuple of torch.Tensor)
-        What a chunk needs for itself, and what it shares: (K, B, T, ...).
+        What a chunk needs for itself, and what it shares: (..., T, C).
     back, ahead : int
         Frames that are looked back and ahead.
 
@@ -104,8 +104,8 @@ def with_context(chunks, back, ahead):
 
     Example
     -------
-    >>> frames = torch.arange(6).view(1, 1, 6)
-    >>> chunks = [("a", (frames[..., :3],)), ("b", (frames[..., 3:],))]
+    >>> frames = torch.arange(6).view(6, 1)
+    >>> chunks = [("a", (frames[:3],)), ("b", (frames[3:],))]
     >>> for own, (shared,), start in with_context(chunks, back=2, ahead=1):
     ...     print(own, shared.flatten().tolist(), start)
     a [0, 1, 2, 3] 0
@@ -150,7 +150,7 @@ class TimeBlock(nn.Module):
     back, ahead = None, None
 
     def prepare(self, x, first=0):
-        """What frames need for themselves, and what others see of them.
+        """Split frames into their own part and the context of others.
 
         Arguments
         ---------
@@ -164,12 +164,12 @@ class TimeBlock(nn.Module):
         own : object
             For ``combine``.
         shared : tuple of torch.Tensor
-            (K, B, T, ...) each.
+            (..., T, C) each.
         """
         raise NotImplementedError
 
-    def combine(self, own, shared, start=0):
-        """The output of frames.
+    def combine(self, own, shared, start=0, absent=0):
+        """Map frames, given their context.
 
         Arguments
         ---------
@@ -179,6 +179,9 @@ class TimeBlock(nn.Module):
             Of ``prepare``, with what is seen of other frames.
         start : int
             Frames before the first of these.
+        absent : int | torch.Tensor
+            How many of those lie before the signal, and are zeros. Not 0 in
+            an exported stream only, whose shapes are fixed.
 
         Returns
         -------
@@ -217,9 +220,10 @@ class TimeBlock(nn.Module):
             (K, B, T, C).
         cache : tuple of torch.Tensor
             What the last ``back`` frames share; it is not changed.
-        first : int
+        first : int | torch.Tensor
             Number of the first frame of x in the stream; frames before the
-            stream are not looked at.
+            stream are not looked at. A tensor (1,) where a stream is
+            exported.
 
         Returns
         -------
@@ -231,9 +235,12 @@ class TimeBlock(nn.Module):
         own, shared = self.prepare(x, first)
         frames = length(shared)
         shared = join([cache, shared])
-        start = min(first, self.back)
-        seen = cut(shared, slice(self.back - start, None))
         kept = cut(shared, slice(frames, None))
         # Copies: a view would hold on to all of a long chunk.
         kept = tuple(each.clone() for each in kept)
+        if isinstance(first, torch.Tensor):
+            absent = (self.back - first).clamp_min(0)
+            return self.combine(own, shared, self.back, absent), kept
+        start = min(first, self.back)
+        seen = cut(shared, slice(self.back - start, None))
         return self.combine(own, seen, start), kept

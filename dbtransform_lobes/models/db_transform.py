@@ -347,11 +347,11 @@ class DBTransform(nn.Module):
         for block in self.blocks:
             zs = block.stream(zs)
         ahead = 0 if self.causal else NUM_TAPS // 2
-        shared = ((None, (spec,)) for spec in again)
+        shared = ((None, (spec.unsqueeze(-1),)) for spec in again)
         around = with_context(shared, NUM_TAPS - 1 - ahead, ahead)
         masks = map(self.mask_decoder, zs)
         for mask, (_, (spec,), first) in zip(masks, around, strict=True):
-            yield apply_filter(mask, spec, self.causal, first)
+            yield apply_filter(mask, spec.squeeze(-1), self.causal, first)
 
     def initial_state(self, batch=1):
         """The state of a stream that has not begun.
@@ -374,13 +374,14 @@ class DBTransform(nn.Module):
         like = next(self.parameters())
         caches = [
             tuple(like.new_zeros(shape) for shape in shapes)
-            for shapes in self._cache_shapes(batch)
+            for shapes in self.cache_shapes(batch)
         ]
         shape = (batch, self.layout.num_bins, NUM_TAPS - 1)
         dtype = torch.promote_types(like.dtype, torch.float32).to_complex()
         return StreamState(caches, like.new_zeros(shape, dtype=dtype))
 
-    def _cache_shapes(self, batch):
+    def cache_shapes(self, batch=1):
+        """Shapes of the caches of ``StreamState``, tuples of tuples."""
         level = [] if self.level is None else [self.level]
         return [part.cache_shapes(batch) for part in [*level, *self.blocks]]
 
@@ -426,14 +427,7 @@ class DBTransform(nn.Module):
         check_spectrum(frames, self.layout.num_bins)
         self._check_state(frames, state)
         frames = self._without_trends(frames)
-        x, given, caches = _bins(frames), iter(state.caches), []
-        if self.level is not None:
-            x, cache = self.level.step(x, next(given), state.frames)
-            caches.append(cache)
-        z = self.band_split.split(x)  # (K, B, T, C)
-        for block, cache in zip(self.blocks, given, strict=True):
-            z, cache = block.step(z, cache, state.frames)
-            caches.append(cache)
+        z, caches = self.step_bands(_bins(frames), state.caches, state.frames)
         mask = self.mask_decoder(z)  # (B, F, T, 3)
         seen = torch.cat((state.spec, frames), dim=-1)
         estimate = apply_filter(mask, seen, causal=True, first=NUM_TAPS - 1)
@@ -441,6 +435,35 @@ class DBTransform(nn.Module):
         last = seen[..., 1 - NUM_TAPS :].clone()
         count = state.frames + frames.shape[-1]
         return estimate, StreamState(caches, last, count)
+
+    def step_bands(self, bins, caches, first):
+        """Give the next bins (B, T, F, 2) of a stream their features.
+
+        Arguments
+        ---------
+        bins : torch.Tensor
+            (B, T, F, 2), without trends.
+        caches : list of tuple of torch.Tensor
+            See ``StreamState``.
+        first : int | torch.Tensor
+            Number of the first frame, see ``TimeBlock.step``.
+
+        Returns
+        -------
+        torch.Tensor
+            What the mask decoder takes, (K, B, T, C).
+        list of tuple of torch.Tensor
+            The next caches.
+        """
+        given, following = iter(caches), []
+        if self.level is not None:
+            bins, cache = self.level.step(bins, next(given), first)
+            following.append(cache)
+        z = self.band_split.split(bins)  # (K, B, T, C)
+        for block, cache in zip(self.blocks, given, strict=True):
+            z, cache = block.step(z, cache, first)
+            following.append(cache)
+        return z, following
 
     def _check_causal(self):
         if not self.causal:
@@ -467,7 +490,7 @@ class DBTransform(nn.Module):
                 f"the state is that of {bins} bins, expected "
                 f"{frames.shape[1]}: make one with initial_state(batch)"
             )
-        expected = self._cache_shapes(batch)
+        expected = self.cache_shapes(batch)
         for shapes, cache in zip(expected, state.caches, strict=True):
             given = tuple(tuple(each.shape) for each in cache)
             if given != shapes:

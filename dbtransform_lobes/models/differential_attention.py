@@ -26,7 +26,7 @@ def rotate(x, first=0, base=10000.0):
     ---------
     x : torch.Tensor
         (..., T, H, d) with even d.
-    first : int
+    first : int | torch.Tensor
         Position of the first frame; only differences of positions matter.
     base : float
         Longest period over 2 pi, in frames.
@@ -50,6 +50,8 @@ def rotate(x, first=0, base=10000.0):
     )
     speed = base ** (-count[:half] / half)
     angle = ((count[:frames, None] + first) * speed).unsqueeze(1)  # (T, 1, d/2)
+    if isinstance(first, torch.Tensor):  # ONNX Runtime has no cosine of fp64
+        angle = angle.fmod(2 * math.pi).to(x.dtype)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     left, right = x.chunk(2, dim=-1)
     turned = x * torch.cat((cos, cos), dim=-1)
@@ -377,17 +379,18 @@ class DifferentialBandAttention(TimeBlock):
 
     def cache_shapes(self, batch):
         """Shapes of the keys and values of the last ``window`` frames."""
-        lead = (self.num_bands, batch, self.window)
         heads = self.num_maps * self.num_heads
+        keys = (heads, self.window, self.sizes[0] // heads)
+        values = (self.num_heads, self.window, self.sizes[2] // self.num_heads)
         return (
-            (*lead, heads, self.sizes[0] // heads),
-            (*lead, self.num_heads, self.sizes[2] // self.num_heads),
+            (self.num_bands, batch, *keys),
+            (self.num_bands, batch, *values),
         )
 
     def prepare(self, x, first=0):
-        """Queries and logits of lambda; keys and values for all to see.
+        """Return queries and logits of lambda, and keys and values.
 
-        See ``TimeBlock``; heads are the fourth axis: (K, B, T, H, d).
+        See ``TimeBlock``; heads are the third axis: (K, B, H, T, d).
         """
         if self.embedding is not None:
             x = x + self.embedding
@@ -397,15 +400,18 @@ class DifferentialBandAttention(TimeBlock):
         both = both.unflatten(-1, (2 * heads, -1))  # queries, then keys
         if self.rope:
             both = rotate(both, first)
-        query, key = both.split(heads, dim=3)
-        value = value.unflatten(-1, (self.num_heads, -1))
+        query, key = both.transpose(2, 3).split(heads, dim=2)
+        value = value.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
         return (query, logit), (key, value)
 
-    def combine(self, own, shared, start=0):
+    def combine(self, own, shared, start=0, absent=0):
         """Attend over time, see ``TimeBlock``."""
-        first, second, lam = self._maps_and_lambda(own, shared, start)
-        # (K, B, T, H, d)
-        out = torch.addcmul(first, lam.unsqueeze(-1), second, value=-1)
+        if isinstance(absent, torch.Tensor):
+            out = self._attend_in_stream(own, shared, start, absent)
+        else:
+            first, second, lam = self._maps_and_lambda(own, shared, start)
+            # (K, B, T, H, d)
+            out = torch.addcmul(first, lam.unsqueeze(-1), second, value=-1)
         if self.vector is not None:
             out = self.vector.scale(out)
         return self.output(out.flatten(-2))
@@ -432,7 +438,7 @@ class DifferentialBandAttention(TimeBlock):
             (K or 1, 1, 1, 1) for "vector".
         """
         own, shared = self.prepare(x)
-        return self._maps_and_lambda(own, shared, 0)[-1]
+        return self._maps_and_lambda(own, shared)[-1]
 
     def maps_of(self, x, band):
         """A1, A2 and A1 - lambda A2 of one band, for looking at.
@@ -450,8 +456,7 @@ class DifferentialBandAttention(TimeBlock):
             (3, B, H, T, T). For a plain attention A1 is A2.
         """
         (query, _), (key, _) = self.prepare(x)
-        query = query[band].transpose(1, 2)  # (B, maps H, T, d)
-        logits = query @ key[band].permute(0, 2, 3, 1)
+        logits = query[band] @ key[band].mT  # (B, maps H, T, T)
         logits = logits * query.shape[-1] ** -0.5
         if self.window is not None:
             frames = torch.arange(x.shape[2], device=x.device)
@@ -463,11 +468,11 @@ class DifferentialBandAttention(TimeBlock):
         lam = lam.transpose(1, 2).unsqueeze(-1)  # (B, H, T, 1)
         return torch.stack((maps[0], maps[-1], maps[0] - lam * maps[-1]))
 
-    def _maps_and_lambda(self, own, shared, start):
+    def _maps_and_lambda(self, own, shared, start=0):
         """A1 V and A2 V, (K, B, T, H, d) each, and lambda."""
         query, logit = own
         lead = query.shape[:2]
-        parts = [_heads_first(x) for x in (query, *shared)]
+        parts = [x.flatten(0, 1) for x in (query, *shared)]
         statistics = None
         if self.statistics is not None:
             *outs, statistics = self._maps_with_statistics(*parts)
@@ -531,6 +536,19 @@ class DifferentialBandAttention(TimeBlock):
         maps = out.transpose(1, 2).chunk(self.num_maps, dim=2)
         return maps[0], maps[-1]
 
+    def _attend_in_stream(self, own, shared, start, absent):
+        """The same for a call of an exported stream, of few frames."""
+        (query, logit), (key, value) = own, shared
+        keys = torch.arange(key.shape[-2])
+        mask = window_mask(keys[start:], keys, self.window, self.causal)
+        mask = mask.masked_fill(keys < absent, -math.inf)
+        query = query * query.shape[-1] ** -0.5
+        maps = (query @ key.mT + mask).softmax(-1)  # (K, B, maps H, T, N)
+        lam = self._lambda(logit, None, *query.shape[:2])
+        maps = maps.chunk(self.num_maps, dim=2)
+        lam = lam.transpose(2, 3).unsqueeze(-1)
+        return ((maps[0] - lam * maps[-1]) @ value).transpose(2, 3)
+
     def _mask(self, start, rows, reach):
         """Additive mask of a block, None if all its queries see all keys."""
         first, last = start + rows.start, start + rows.stop - 1
@@ -551,11 +569,6 @@ class DifferentialBandAttention(TimeBlock):
             return torch.sigmoid(logit[0] + self.offset)
         lam = self.statistics(statistics.view(bands, batch, -1, 8))
         return lam.unsqueeze(2)  # (K, B, 1, H)
-
-
-def _heads_first(x):
-    """(K, B, T, H, d) to (K B, H, T, d), a view."""
-    return x.flatten(0, 1).transpose(1, 2)
 
 
 def _check_names(lambda_form, band_weights):

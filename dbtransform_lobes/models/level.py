@@ -42,12 +42,12 @@ class RunningLevel(TimeBlock):
         """Return the bins and the power of each frame, in fp32."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         power = x.square().sum(-1).mean(-1)  # (B, T)
-        return x, (power[None],)
+        return x, (power[None, ..., None],)
 
-    def combine(self, own, shared, start=0):
+    def combine(self, own, shared, start=0, absent=0):
         """Divide bins (B, T, F, 2) by the level of each frame."""
         (power,), frames = shared, own.shape[1]
-        power = power[0]
+        power = power[0, ..., 0]
         if start < self.back:
             power = F.pad(power, (self.back - start, 0))
         else:
@@ -64,11 +64,13 @@ class RunningLevel(TimeBlock):
 
     def cache_shapes(self, batch):
         """Return the shape of the powers of the frames before the next."""
-        return ((1, batch, self.back),)
+        return ((1, batch, self.back, 1),)
 
 
 def _windows(power, size):
     """All windows (B, T, size) of the powers (B, T + size - 1)."""
+    if power.shape[1] == size:  # one frame
+        return power.unsqueeze(1)
     if not torch.compiler.is_exporting():
         return power.unfold(1, size, 1)
     # ONNX has no unfold for any number of frames, but convolutions.

@@ -124,10 +124,7 @@ class MaskDecoder(nn.Module):
             num_bands=layout.num_bands,
             per_band=True,
         )
-        self.expands = nn.ModuleList(
-            BandLinear(num_channels, hidden, run.num_bands)
-            for run in layout.runs
-        )
+        self.expand = BandLinear(num_channels, hidden, layout.num_bands)
         # Twice (re, im) of each tap: one half gates the other.
         self.heads = nn.ModuleList(
             BandLinear(hidden, 4 * NUM_TAPS * run.width, run.num_bands)
@@ -151,17 +148,15 @@ class MaskDecoder(nn.Module):
 
     def taps(self, z):
         """The mask as real and imaginary parts (B, T, F, 3, 2)."""
-        z = self.norm(z)
         batch, frames = z.shape[1:3]
-        activation = ACTIVATIONS[self.activation]
-        runs, masks = self.layout.runs, []
+        z = self.expand(self.norm(z).flatten(1, 2))  # (K, B T, e C)
+        z = ACTIVATIONS[self.activation](z)
+        runs, pairs = self.layout.runs, []
         parts = z.split([run.num_bands for run in runs])
-        for run, expand, head, part in zip(
-            runs, self.expands, self.heads, parts, strict=True
-        ):
-            mask = F.glu(head(activation(expand(part))))  # (n, B, T, 6 w)
-            mask = mask.to(torch.promote_types(mask.dtype, torch.float32))
-            mask = mask.permute(1, 2, 0, 3)  # (B, T, n, 6 w)
-            bins = run.num_bands * run.width
-            masks.append(mask.reshape(batch, frames, bins, NUM_TAPS, 2))
-        return torch.cat(masks, dim=2)
+        for head, part in zip(self.heads, parts, strict=True):
+            pair = head(part).unflatten(-1, (2, -1))  # (n, B T, 2, 6 w)
+            pairs.append(pair.permute(2, 1, 0, 3).flatten(2))
+        values, gates = torch.cat(pairs, dim=-1)
+        taps = values * torch.sigmoid(gates)
+        taps = taps.to(torch.promote_types(taps.dtype, torch.float32))
+        return taps.view(batch, frames, -1, NUM_TAPS, 2)

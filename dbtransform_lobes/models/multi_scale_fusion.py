@@ -266,11 +266,22 @@ class MultiScaleFusion(TimeBlock):
             total = total + weight[..., None, None] * part
         return total
 
+    def _last_frame(self, x, groups):
+        """The same for one frame of a stream: a product, no convolution."""
+        folded = [self.fold(blend, sizes) for blend, sizes in groups]
+        size = x.shape[2]
+        kernels = torch.cat(
+            [F.pad(kernel, (size, 0))[..., -size:] for kernel, _ in folded]
+        )  # (K, C, 1, N)
+        biases = torch.cat([bias for _, bias in folded])
+        out = (x * kernels.transpose(1, 3).squeeze(2).unsqueeze(1)).sum(2)
+        return (out + biases.unsqueeze(1)).unsqueeze(2)
+
     def prepare(self, x, first=0):
-        """The number of frames; the frames for all to see, see TimeBlock."""
+        """Return the number of frames and the frames, see ``TimeBlock``."""
         return x.shape[2], (x,)
 
-    def combine(self, own, shared, start=0):
+    def combine(self, own, shared, start=0, absent=0):
         """Convolve and blend, see ``TimeBlock``."""
         (x,), frames = shared, slice(start, start + own)
         blend = self.fusion_weights()
@@ -280,9 +291,11 @@ class MultiScaleFusion(TimeBlock):
         parts = zip(
             x.split(counts), blend.split(counts), self.windows, strict=True
         )
-        out = torch.cat(
-            [self._blended(*part, frames) for part in parts if len(part[0])]
-        )
+        parts = [part for part in parts if len(part[0])]
+        if own == 1 and self.causal and self.separable:
+            out = self._last_frame(x, [part[1:] for part in parts])
+        else:
+            out = torch.cat([self._blended(*part, frames) for part in parts])
         if self.activation:
             out = F.silu(out)
         return out if self.pointwise is None else self.pointwise(out)

@@ -205,7 +205,7 @@ def test_default_layout_takes_257_bins():
 def test_expansion_is_the_width_of_the_decoder():
     for expansion in (1, 4):
         model = tiny(decoder_expansion=expansion)
-        (expand, *_) = model.mask_decoder.expands
+        expand = model.mask_decoder.expand
         assert expand.weight.shape[1:] == (4 * expansion, 4)
 
 

@@ -219,7 +219,7 @@ def test_a_state_does_not_grow(form, size):
         sizes.append([part.shape for part in tensors(state)])
     assert all(shapes == sizes[0] for shapes in sizes)
     of_attention = state.caches[-len(model.blocks)]
-    assert of_attention[-1].shape[2] == model.blocks[0].block.window
+    assert of_attention[-1].shape[-2] == model.blocks[0].block.window
     assert state.frames == 28
 
 

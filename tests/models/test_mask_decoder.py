@@ -118,11 +118,11 @@ def decoder_twin(decoder, z, taps_first=False, gate_first=False):
     mask = np.zeros((batch, layout.num_bins, frames, 3), dtype=complex)
     for k, width in enumerate(layout.widths):
         index = [k in range(31)[run.bands] for run in layout.runs].index(True)
-        expand, head = decoder.expands[index], decoder.heads[index]
+        head = decoder.heads[index]
         place = k - layout.runs[index].bands.start
         for b, t in np.ndindex(batch, frames):
             row = frame_norm_twin(decoder.norm, z[k, b, t], k)
-            row = np.tanh(affine(expand, place, row))
+            row = np.tanh(affine(decoder.expand, k, row))
             row = affine(head, place, row)
             value, gate = row[: 6 * width], row[6 * width :]
             if gate_first:
@@ -138,7 +138,7 @@ def decoder_twin(decoder, z, taps_first=False, gate_first=False):
 
 def test_decoder_equals_its_twin():
     decoder = scramble(MaskDecoder(tiny_layout(), 4, expansion=1.5))
-    assert decoder.expands[0].weight.shape[1:] == (6, 4)
+    assert decoder.expand.weight.shape[1:] == (6, 4)
     z = randn(7, 2, 5, 4)
     assert_twin(
         decoder(z),

@@ -184,7 +184,7 @@ def _lstm(block):
 
 
 def _decoder(block):
-    hidden, inputs = block.expands[0].weight.shape[-2:]
+    hidden, inputs = block.expand.weight.shape[-2:]
     lines = (
         f"per band: {inputs} to {hidden} channels, {block.activation}, GLU",
         f"{NUM_TAPS} complex taps for each of {block.layout.num_bins} bins",

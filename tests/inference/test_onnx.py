@@ -3,6 +3,7 @@
 import cmath
 import copy
 import functools
+import itertools
 import math
 import subprocess
 import sys
@@ -194,17 +195,16 @@ def test_numpy_stft_is_speechbrains(hop, length):
     assert np.abs(found - noisy).max() > 0.1
 
 
-@pytest.mark.parametrize("frames", [1, 2, 30])
-def test_offline_graph_with_a_level(frames):
+def test_offline_graph_with_a_level():
     model = tiny(level=3, detrend=torch.hann_window)
-    spec = torch.randn(2, frames, 33, 2)
     session = onnxruntime.InferenceSession(
         offline_model(model).SerializeToString()
     )
-    noisy = torch.view_as_complex(spec.transpose(1, 2).contiguous())
-    with torch.no_grad():
-        expected = torch.view_as_real(model(noisy).transpose(1, 2))
-    for gain in (1, 1000):
+    for frames, gain in itertools.product((1, 2, 30), (1, 1000)):
+        spec = torch.randn(2, frames, 33, 2)
+        noisy = torch.view_as_complex(spec.transpose(1, 2).contiguous())
+        with torch.no_grad():
+            expected = torch.view_as_real(model(noisy).transpose(1, 2))
         (found,) = session.run(None, {"spec": gain * spec.numpy()})
         assert np.abs(found / gain - expected.numpy()).max() < 1e-5
 
@@ -259,15 +259,16 @@ def test_streaming_graph_of_any_configuration(options):
     model = tiny(causal=True, **options)
     spec = torch.randn(1, 30, 33, 2)
     noisy = torch.view_as_complex(spec.transpose(1, 2).contiguous())
+    protos = {frames: streaming_model(model, frames) for frames in (1, 3)}
     # The count of a day's and of a year's frames: nothing gets lost.
-    for frames, first in ((1, 0), (3, 0), (10, 0), (1, 10**7), (2, 2 * 10**9)):
+    for frames, first in ((1, 0), (3, 0), (1, 10**7), (3, 2 * 10**9)):
         exact = copy.deepcopy(model).double()
         state = exact.initial_state()
         state.frames = first
         with torch.no_grad():
             estimate, _ = exact.step(noisy.to(torch.complex128), state)
         expected = torch.view_as_real(estimate.transpose(1, 2)).numpy()
-        proto = streaming_model(model, frames)
+        proto = protos[frames]
         found = run_graph(proto, spec.numpy(), frames, first)
         assert np.abs(found - expected).max() < 1e-5
         if not first:

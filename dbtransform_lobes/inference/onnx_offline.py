@@ -12,12 +12,23 @@ import math
 
 import torch
 import torch.nn.functional as F
-from onnxscript import optimizer
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules import common
 from torch import nn
 
 from dbtransform_lobes.models.mask_decoder import NUM_TAPS
 
 OPSET = 18
+# Fewer nodes for ONNX Runtime to call.
+RULES = (
+    common.no_op_cast_rule,
+    common.no_op_expand_rule,
+    common.no_op_transpose_rule,
+    common.transpose_transpose_rule,
+    common.reshape_reshape_rule,
+    common.unsqueeze_unsqueeze_rule,
+    common.slice_split_rule,
+)
 LARGE = 2**24  # numbers of a constant, more than any weight has
 
 
@@ -81,13 +92,8 @@ def filter_bins(taps, spec):
             [spec[:, tap : tap + frames] for tap in range(NUM_TAPS)], dim=3
         )
     (real, imag), (gain, turn) = windows.unbind(-1), taps.unbind(-1)
-    return torch.stack(
-        (
-            (gain * real - turn * imag).sum(-1),
-            (gain * imag + turn * real).sum(-1),
-        ),
-        dim=-1,
-    )
+    estimate = (gain * real - turn * imag, gain * imag + turn * real)
+    return torch.stack([part.sum(-1) for part in estimate], dim=-1)
 
 
 def fourier_rows(window, n_fft):
@@ -222,8 +228,9 @@ def to_onnx(module, inputs, input_names, output_names, dynamic_shapes=None):
         optimize=False,
         verbose=False,
     )
-    # Not ``optimize``: its rules take x + 1e-12 for x.
+    # Not ``optimize``: among its rules is one that takes x + 1e-12 for x.
     optimizer.inline(program.model)
+    rewriter.rewrite(program.model, RULES)
     optimizer.fold_constants(
         program.model, input_size_limit=LARGE, output_size_limit=LARGE
     )

@@ -23,6 +23,8 @@ class SpectrumStream(nn.Module):
     ---------
     model : DBTransform
         A causal one.
+    frames : int
+        N, frames of a call.
 
     Example
     -------
@@ -42,19 +44,15 @@ class SpectrumStream(nn.Module):
 
     names = ("frames", "past_spec")
 
-    def __init__(self, model):
+    def __init__(self, model, frames=1):
         super().__init__()
         self.model = model
-        self.counts = [len(shapes) for shapes in model.cache_shapes()]
+        self.shapes = model.cache_shapes(1, frames)
 
     def initial_states(self):
         """Zeros: the count of frames, the last frames, all caches."""
         past = torch.zeros(1, NUM_TAPS - 1, self.model.layout.num_bins, 2)
-        caches = [
-            torch.zeros(shape)
-            for shapes in self.model.cache_shapes()
-            for shape in shapes
-        ]
+        caches = [torch.zeros(each) for part in self.shapes for each in part]
         return [torch.zeros(1, dtype=torch.int64), past, *caches]
 
     def forward(self, spec, frames, past, *caches):
@@ -62,8 +60,8 @@ class SpectrumStream(nn.Module):
         if self.model.detrend is not None:
             spec = self.model.detrend.detrend(spec)
         flat, nested = iter(caches), []
-        for count in self.counts:
-            nested.append(tuple(next(flat) for _ in range(count)))
+        for shapes in self.shapes:
+            nested.append(tuple(next(flat) for _ in shapes))
         z, nested = self.model.step_bands(spec, nested, frames)
         seen = torch.cat((past, spec), dim=1)
         estimate = filter_bins(self.model.mask_decoder.taps(z), seen)
@@ -143,7 +141,7 @@ def streaming_model(model, frames=1, stft=None):
     """
     _check(model, frames, stft)
     if stft is None:
-        graph, names = SpectrumStream(model), ("spec", "estimate")
+        graph, names = SpectrumStream(model, frames), ("spec", "estimate")
         block = torch.randn(1, frames, model.layout.num_bins, 2)
     else:
         graph, names = WaveformStream(model, *stft), ("noisy", "enhanced")

@@ -168,7 +168,7 @@ class TimeBlock(nn.Module):
         """
         raise NotImplementedError
 
-    def combine(self, own, shared, start=0, absent=0):
+    def combine(self, own, shared, start=0):
         """Map frames, given their context.
 
         Arguments
@@ -179,9 +179,6 @@ class TimeBlock(nn.Module):
             Of ``prepare``, with what is seen of other frames.
         start : int
             Frames before the first of these.
-        absent : int | torch.Tensor
-            How many of those lie before the signal, and are zeros. Not 0 in
-            an exported stream only, whose shapes are fixed.
 
         Returns
         -------
@@ -207,8 +204,21 @@ class TimeBlock(nn.Module):
             yield own, shared
             first += length(shared)
 
-    def cache_shapes(self, batch):
-        """Shapes of what ``step`` remembers."""
+    def cache_shapes(self, batch, frames=0):
+        """Return the shapes of the cache of ``step``.
+
+        Arguments
+        ---------
+        batch : int
+            Streams side by side.
+        frames : int
+            Frames of a call of an exported stream, which a block may want to
+            hold as well.
+
+        Returns
+        -------
+        tuple of tuple of int
+        """
         raise NotImplementedError
 
     def step(self, x, cache, first):
@@ -223,7 +233,7 @@ class TimeBlock(nn.Module):
         first : int | torch.Tensor
             Number of the first frame of x in the stream; frames before the
             stream are not looked at. A tensor (1,) where a stream is
-            exported.
+            exported, whose shapes are fixed: those frames are zeros then.
 
         Returns
         -------
@@ -239,8 +249,7 @@ class TimeBlock(nn.Module):
         # Copies: a view would hold on to all of a long chunk.
         kept = tuple(each.clone() for each in kept)
         if isinstance(first, torch.Tensor):
-            absent = (self.back - first).clamp_min(0)
-            return self.combine(own, shared, self.back, absent), kept
+            return self.combine(own, shared, self.back), kept
         start = min(first, self.back)
         seen = cut(shared, slice(self.back - start, None))
         return self.combine(own, seen, start), kept

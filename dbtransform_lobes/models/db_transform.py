@@ -104,10 +104,10 @@ class Residual(nn.Module):
         ys = self.block.stream(map(self._enter, chunks))
         return map(self._leave, residuals, ys)
 
-    def cache_shapes(self, batch):
+    def cache_shapes(self, batch, frames=0):
         """Return the shapes of the cache of ``step``."""
         if isinstance(self.block, TimeBlock):
-            return self.block.cache_shapes(batch)
+            return self.block.cache_shapes(batch, frames)
         return ()
 
     def step(self, z, cache, first):
@@ -380,10 +380,11 @@ class DBTransform(nn.Module):
         dtype = torch.promote_types(like.dtype, torch.float32).to_complex()
         return StreamState(caches, like.new_zeros(shape, dtype=dtype))
 
-    def cache_shapes(self, batch=1):
-        """Shapes of the caches of ``StreamState``, tuples of tuples."""
+    def cache_shapes(self, batch, frames=0):
+        """Return the shapes of all caches, see ``TimeBlock``."""
         level = [] if self.level is None else [self.level]
-        return [part.cache_shapes(batch) for part in [*level, *self.blocks]]
+        parts = [*level, *self.blocks]
+        return [part.cache_shapes(batch, frames) for part in parts]
 
     def step(self, frames, state):
         """Enhance the next frames of a stream.

@@ -96,6 +96,49 @@ def window_mask(queries, keys, window=None, causal=False):
     )
 
 
+def swap_heads(x):
+    """Let time and heads change places, (K, B, T, H, d) or (K, B, H, T, d).
+
+    Example
+    -------
+    >>> swap_heads(torch.zeros(3, 1, 4, 2, 8)).shape
+    torch.Size([3, 1, 2, 4, 8])
+    """
+    if 1 in x.shape[2:4]:  # nothing moves in memory
+        return x.reshape(*x.shape[:2], x.shape[3], x.shape[2], x.shape[4])
+    return x.transpose(2, 3)
+
+
+def write_slots(ring, new, slots):
+    """Write frames into a ring of slots.
+
+    Arguments
+    ---------
+    ring : torch.Tensor
+        (K, B, H, slots, d), which is not changed.
+    new : torch.Tensor
+        (K, B, H, T, d).
+    slots : torch.Tensor
+        The slot of each frame, (T,).
+
+    Returns
+    -------
+    torch.Tensor
+        The next ring.
+
+    Example
+    -------
+    >>> ring, new = torch.zeros(1, 1, 1, 3, 1), torch.ones(1, 1, 1, 1, 1)
+    >>> write_slots(ring, new, torch.tensor([1])).flatten()
+    tensor([0., 1., 0.])
+    """
+    lead = [
+        torch.arange(size).view(-1, *[1] * (3 - axis))
+        for axis, size in enumerate(ring.shape[:3])
+    ]
+    return ring.index_put((*lead, slots), new)
+
+
 def attend(query, key, value, mask=None):
     """Scaled dot-product attention.
 
@@ -377,11 +420,11 @@ class DifferentialBandAttention(TimeBlock):
         self.project = BandLinear(num_channels, sum(self.sizes), own)
         self.output = BandLinear(num_channels // 2, num_channels, own)
 
-    def cache_shapes(self, batch):
-        """Shapes of the keys and values of the last ``window`` frames."""
-        heads = self.num_maps * self.num_heads
-        keys = (heads, self.window, self.sizes[0] // heads)
-        values = (self.num_heads, self.window, self.sizes[2] // self.num_heads)
+    def cache_shapes(self, batch, frames=0):
+        """Shapes of keys and values, of ``window`` frames and a call's."""
+        heads, slots = self.num_maps * self.num_heads, self.window + frames
+        keys = (heads, slots, self.sizes[0] // heads)
+        values = (self.num_heads, slots, self.sizes[2] // self.num_heads)
         return (
             (self.num_bands, batch, *keys),
             (self.num_bands, batch, *values),
@@ -400,21 +443,47 @@ class DifferentialBandAttention(TimeBlock):
         both = both.unflatten(-1, (2 * heads, -1))  # queries, then keys
         if self.rope:
             both = rotate(both, first)
-        query, key = both.transpose(2, 3).split(heads, dim=2)
-        value = value.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
+        query, key = swap_heads(both).split(heads, dim=2)
+        value = swap_heads(value.unflatten(-1, (self.num_heads, -1)))
         return (query, logit), (key, value)
 
-    def combine(self, own, shared, start=0, absent=0):
+    def combine(self, own, shared, start=0):
         """Attend over time, see ``TimeBlock``."""
-        if isinstance(absent, torch.Tensor):
-            out = self._attend_in_stream(own, shared, start, absent)
-        else:
-            first, second, lam = self._maps_and_lambda(own, shared, start)
-            # (K, B, T, H, d)
-            out = torch.addcmul(first, lam.unsqueeze(-1), second, value=-1)
+        first, second, lam = self._maps_and_lambda(own, shared, start)
+        # (K, B, T, H, d)
+        out = torch.addcmul(first, lam.unsqueeze(-1), second, value=-1)
+        return self._leave_heads(out)
+
+    def _leave_heads(self, out):
+        """Map (K, B, T, H, d) to (K, B, T, C)."""
         if self.vector is not None:
             out = self.vector.scale(out)
         return self.output(out.flatten(-2))
+
+    def step(self, x, cache, first):
+        """Map the next frames of a stream, see ``TimeBlock``.
+
+        In an exported stream frame t lies in slot t mod (``window`` + T), so
+        that a call writes its own slots and moves no others.
+        """
+        if not isinstance(first, torch.Tensor):
+            return super().step(x, cache, first)
+        (query, logit), new = self.prepare(x, first)
+        slots, numbers = cache[0].shape[3], first + torch.arange(x.shape[2])
+        key, value = (
+            write_slots(*pair, numbers % slots)
+            for pair in zip(cache, new, strict=True)
+        )
+        # Frames between a query and what its slot holds; those of later
+        # frames of this call come out as too old.
+        age = (numbers[:, None] - torch.arange(slots)) % slots
+        hidden = age > numbers[:, None].clamp_max(self.window)
+        mask = torch.zeros(hidden.shape).masked_fill(hidden, -math.inf)
+        query = query * query.shape[-1] ** -0.5
+        maps = (query @ key.mT + mask).softmax(-1).chunk(self.num_maps, dim=2)
+        lam = self._lambda(logit, None, *query.shape[:2])
+        maps = maps[0] - swap_heads(lam.unsqueeze(-1)) * maps[-1]
+        return self._leave_heads(swap_heads(maps @ value)), (key, value)
 
     def observed(self, x, band=None):
         """Report ``lambda_of`` and, of a band, ``maps_of``."""
@@ -535,19 +604,6 @@ class DifferentialBandAttention(TimeBlock):
             out = attend_in_blocks(query, key, value, self.window, self.causal)
         maps = out.transpose(1, 2).chunk(self.num_maps, dim=2)
         return maps[0], maps[-1]
-
-    def _attend_in_stream(self, own, shared, start, absent):
-        """The same for a call of an exported stream, of few frames."""
-        (query, logit), (key, value) = own, shared
-        keys = torch.arange(key.shape[-2])
-        mask = window_mask(keys[start:], keys, self.window, self.causal)
-        mask = mask.masked_fill(keys < absent, -math.inf)
-        query = query * query.shape[-1] ** -0.5
-        maps = (query @ key.mT + mask).softmax(-1)  # (K, B, maps H, T, N)
-        lam = self._lambda(logit, None, *query.shape[:2])
-        maps = maps.chunk(self.num_maps, dim=2)
-        lam = lam.transpose(2, 3).unsqueeze(-1)
-        return ((maps[0] - lam * maps[-1]) @ value).transpose(2, 3)
 
     def _mask(self, start, rows, reach):
         """Additive mask of a block, None if all its queries see all keys."""

@@ -44,10 +44,10 @@ class RunningLevel(TimeBlock):
         power = x.square().sum(-1).mean(-1)  # (B, T)
         return x, (power[None, ..., None],)
 
-    def combine(self, own, shared, start=0, absent=0):
+    def combine(self, own, shared, start=0):
         """Divide bins (B, T, F, 2) by the level of each frame."""
         (power,), frames = shared, own.shape[1]
-        power = power[0, ..., 0]
+        power = power.flatten(2).flatten(0, 1)  # (B, T)
         if start < self.back:
             power = F.pad(power, (self.back - start, 0))
         else:
@@ -62,7 +62,7 @@ class RunningLevel(TimeBlock):
         scale = torch.rsqrt(mean.clamp_min(1e-30))
         return own * scale[..., None, None]
 
-    def cache_shapes(self, batch):
+    def cache_shapes(self, batch, frames=0):
         """Return the shape of the powers of the frames before the next."""
         return ((1, batch, self.back, 1),)
 

@@ -156,7 +156,7 @@ class MaskDecoder(nn.Module):
         for head, part in zip(self.heads, parts, strict=True):
             pair = head(part).unflatten(-1, (2, -1))  # (n, B T, 2, 6 w)
             pairs.append(pair.permute(2, 1, 0, 3).flatten(2))
-        values, gates = torch.cat(pairs, dim=-1)
+        values, gates = torch.cat(pairs, dim=-1).chunk(2)
         taps = values * torch.sigmoid(gates)
         taps = taps.to(torch.promote_types(taps.dtype, torch.float32))
         return taps.view(batch, frames, -1, NUM_TAPS, 2)

@@ -192,7 +192,7 @@ class MultiScaleFusion(TimeBlock):
             ]
         )
 
-    def cache_shapes(self, batch):
+    def cache_shapes(self, batch, frames=0):
         """Shape of the frames before the next one."""
         return ((len(self.logits), batch, self.back, self.num_channels),)
 
@@ -281,7 +281,7 @@ class MultiScaleFusion(TimeBlock):
         """Return the number of frames and the frames, see ``TimeBlock``."""
         return x.shape[2], (x,)
 
-    def combine(self, own, shared, start=0, absent=0):
+    def combine(self, own, shared, start=0):
         """Convolve and blend, see ``TimeBlock``."""
         (x,), frames = shared, slice(start, start + own)
         blend = self.fusion_weights()

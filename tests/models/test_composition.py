@@ -49,14 +49,14 @@ class Smoothing(TimeBlock):
         """Give the frames, shared with later ones."""
         return x, (x,)
 
-    def combine(self, own, shared, start=0, absent=0):
+    def combine(self, own, shared, start=0):
         """Add what the mean of the frames looked at gives."""
         (x,), frames = shared, own.shape[2]
         x = nn.functional.pad(x, (0, 0, self.back - start, 0))
         seen = [x[:, :, i : i + frames] for i in range(self.back + 1)]
         return own + self.share(sum(seen) / len(seen))
 
-    def cache_shapes(self, batch):
+    def cache_shapes(self, batch, frames=0):
         """Return the shape of the frames looked back at."""
         bands, channels = self.shape
         return ((bands, batch, self.back, channels),)

@@ -42,6 +42,7 @@ setup(
         "sentencepiece>=0.2",
         "tqdm>=4.66.1",
         "pebble>=5.0.7",
+        "tabulate>=0.9",
     ],
     extras_require={
         "test": [

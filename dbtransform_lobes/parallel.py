@@ -6,9 +6,11 @@ import os
 import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
 
 from pebble import ProcessExpired, ProcessPool
 
+MAX_STARTS = 5  # of pools whose processes die before their first task
 CRASHED = (
     "the process that worked on it died (crashed, or was killed for want of "
     "memory); leave this file out or make it shorter"
@@ -58,44 +60,66 @@ def run_isolated(
     >>> _, result, reason = next(run_isolated(divmod, [(7, 0)]))
     >>> assert result is None and "ZeroDivisionError" in reason
     """
-    methods = multiprocessing.get_all_start_methods()
-    method = "forkserver" if "forkserver" in methods else "spawn"
-    pool = ProcessPool(
-        jobs,
-        context=multiprocessing.get_context(method),
-        initializer=_start,
-        initargs=(initializer, initargs),
-    )
+    work = _Work(jobs, initializer, initargs)
     try:
-        yield from _collect(pool, function, tasks, 2 * jobs, attempts)
+        yield from work.collect(function, tasks, attempts)
     finally:  # also when interrupted
-        pool.stop()
-        pool.join()
+        work.stop()
 
 
-def _collect(pool, function, tasks, at_once, attempts):
-    """Keep a few tasks waiting in the pool and yield what is done."""
-    left, pending = iter(tasks), {}
+class _Work:
+    """A pool that is replaced when its processes die without a task."""
 
-    def submit(task, attempt):
-        pending[pool.schedule(function, task)] = task, attempt
+    def __init__(self, jobs, *initializer):
+        self.jobs, self.initializer, self.starts = jobs, initializer, 0
+        self.start()
 
-    for task in itertools.islice(left, at_once):
-        submit(task, 1)
-    while pending:
-        for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            task, attempt = pending.pop(future)
-            if isinstance(future.exception(), ProcessExpired):
-                if attempt < attempts:
+    def start(self):
+        methods = multiprocessing.get_all_start_methods()
+        method = "forkserver" if "forkserver" in methods else "spawn"
+        self.pool = ProcessPool(
+            self.jobs,
+            context=multiprocessing.get_context(method),
+            initializer=_start,
+            initargs=self.initializer,
+        )
+        self.starts += 1
+
+    def stop(self):
+        self.pool.stop()
+        self.pool.join()
+
+    def collect(self, function, tasks, attempts):
+        """Keep a few tasks waiting in the pool and yield what is done."""
+        left, pending = iter(tasks), {}
+
+        def submit(task, attempt):
+            if not self.pool.active:
+                self.stop()
+                self.start()
+            pending[self.pool.schedule(function, task)] = task, attempt
+
+        for task in itertools.islice(left, 2 * self.jobs):
+            submit(task, 1)
+        while pending:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                task, attempt = pending.pop(future)
+                error = future.exception()
+                idle = isinstance(error, BrokenProcessPool)
+                if idle and self.starts < MAX_STARTS:
+                    submit(task, attempt)
+                    continue
+                if isinstance(error, ProcessExpired) and attempt < attempts:
                     submit(task, attempt + 1)
                     continue
-                yield task, None, CRASHED
-            elif (error := future.exception()) is not None:
-                yield task, None, f"{type(error).__name__}: {error}"
-            else:
-                yield task, future.result(), ""
-            for following in itertools.islice(left, 1):
-                submit(following, 1)
+                if idle or isinstance(error, ProcessExpired):
+                    yield task, None, CRASHED
+                elif error is not None:
+                    yield task, None, f"{type(error).__name__}: {error}"
+                else:
+                    yield task, future.result(), ""
+                for following in itertools.islice(left, 1):
+                    submit(following, 1)
 
 
 def _start(initializer, initargs):

@@ -1,10 +1,12 @@
 """Results as Markdown tables."""
 
+from tabulate import tabulate
+
 from dbtransform_lobes.evaluation.metrics import LABELS
 
 
 def markdown_table(header, rows):
-    """Return a Markdown table whose columns are aligned as text, too.
+    """Return a Markdown table.
 
     Arguments
     ---------
@@ -21,31 +23,25 @@ def markdown_table(header, rows):
     Example
     -------
     >>> print(markdown_table(["system", "PESQ"], [["noisy", "1.402"]]))
-    | system |  PESQ |
-    |:-------|------:|
-    | noisy  | 1.402 |
+    | system   |   PESQ |
+    |:---------|-------:|
+    | noisy    |  1.402 |
     <BLANKLINE>
     """
     table = [
         [str(cell).replace("|", "\\|") for cell in row]
         for row in (header, *rows)
     ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for row in table:
-        cells = [
-            f"{cell:<{width}}" if number == 0 else f"{cell:>{width}}"
-            for number, (cell, width) in enumerate(
-                zip(row, widths, strict=True)
-            )
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    rules = [
-        f":{'-' * (width + 1)}" if number == 0 else f"{'-' * (width + 1)}:"
-        for number, width in enumerate(widths)
-    ]
-    lines.insert(1, f"|{'|'.join(rules)}|")
-    return "\n".join(lines) + "\n"
+    return (
+        tabulate(
+            table,
+            headers="firstrow",
+            tablefmt="pipe",
+            disable_numparse=True,
+            colalign=("left", *["right"] * (len(header) - 1)),
+        )
+        + "\n"
+    )
 
 
 def comparison_text(report):

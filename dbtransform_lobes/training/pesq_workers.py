@@ -115,8 +115,8 @@ class PesqWorkers:
     def _score(self, pair):
         """In a thread: the target from its own process, None if that died.
 
-        A pool of processes would do for less, but before Python 3.11.5 it
-        hangs for ever if one dies while more than 64 kB are sent to it.
+        A pool would do for less, but those of pebble and of Python before
+        3.11.5 can wait for ever once an idle process was killed.
         """
         if not hasattr(self.own, "connection"):
             # Not a fork: the training process has threads and maybe a GPU.

@@ -490,7 +490,8 @@ def test_interrupt_leaves_no_partial_file(model_folder, tmp_path, jobs, number):
         text=True,
         start_new_session=True,
     )
-    while not list(tmp_path.glob("out/.*.tmp")):  # the first file has begun
+    # Every worker has begun a file.
+    while len(list(tmp_path.glob("out/.*.tmp"))) < jobs:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(number)

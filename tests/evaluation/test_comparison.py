@@ -425,7 +425,11 @@ def test_a_failed_write_leaves_the_older_comparison(
 
 def test_markdown_cells_keep_their_bars():
     lines = markdown_table(["a|b", "n"], [["x", 1]]).splitlines()
-    assert lines == ["| a\\|b | n |", "|:-----|--:|", "| x    | 1 |"]
+    assert lines == [
+        "| a\\|b   |   n |",
+        "|:-------|----:|",
+        "| x      |   1 |",
+    ]
 
 
 def test_plots_show_the_means_and_differences(compared, tmp_path):

@@ -208,7 +208,7 @@ def test_table_is_that_of_the_literal_twin(plan, tmp_path):
     assert plain["training_hours"] == pytest.approx((360 + 180) / 3600)
     assert plain["parameters"] > 0 and plain["mmacs_per_second"] > 0
     assert plain["settings"] == {"lr": "0.1"}
-    assert "| plain |     3 |" in report_text(report)
+    assert "| plain |       3 |" in report_text(report)
 
 
 def test_command_writes_table_and_plot_of_what_there_is(plan, tmp_path, capsys):

@@ -149,8 +149,8 @@ def test_seeds_have_mean_and_sample_deviation(results):
     assert abs(score["std"] - statistics.pstdev(values)) > 0.01
     assert report["groups"]["b"]["scores"]["pesq"]["std"] is None
     text = seeds_text(report)
-    assert "| a             |    3 | 1.700 ± 0.200 |" in text
-    assert "| b             |    1 |         2.000 |" in text
+    assert "| a               |      3 | 1.700 ± 0.200 |" in text
+    assert "| b               |      1 |         2.000 |" in text
 
 
 def test_validation_scores_are_those_of_the_best_epoch(results):
@@ -168,7 +168,7 @@ def test_seeds_command_goes_on_without_bad_runs(results, tmp_path, capsys):
     path = tmp_path / "seeds.json"
     assert run_tool("seeds", [str(results / "a"), "--json", str(path)]) == 1
     captured = capsys.readouterr()
-    assert "| a             |    1 |   1.500 |" in captured.out
+    assert "| a               |      1 |     1.500 |" in captured.out
     assert "a/2: scores.json is not that of a tested run" in captured.err
     assert "a/10: there is no scores.json" in captured.err
     report = json.loads(path.read_text())

@@ -20,6 +20,8 @@ import numpy as np
 import soundfile as sf
 import soxr
 
+from dbtransform_lobes.data.riff import wav_fault
+
 KINDS = ("speech", "noise", "rir")
 SPLITS = ("train", "valid", "test")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -119,6 +121,8 @@ def is_lfs_pointer(path):
 def _remedy(path):
     """Say what to do about a file that soundfile cannot read, or nothing."""
     path = Path(path)
+    if fault := wav_fault(path):
+        return f"; {fault}"
     if is_lfs_pointer(path):
         return "; this is a Git LFS pointer, get the file by `git lfs pull`"
     if path.suffix.lower() in OTHER_SUFFIXES:
@@ -172,7 +176,7 @@ def open_audio(path):
         ) from error
     if file.frames == 0:
         file.close()
-        raise ValueError(f"{path}: the file has no samples")
+        raise ValueError(f"{path}: the file has no samples{_remedy(name)}")
     return file
 
 

@@ -16,6 +16,7 @@ from dbtransform_lobes.data.recordings import (
     for_soundfile,
     temporary_beside,
 )
+from dbtransform_lobes.data.riff import promised_frames, wav_fault
 from dbtransform_lobes.inference.id3 import id3_block
 from dbtransform_lobes.inference.mpeg import true_length, without_header
 
@@ -91,16 +92,18 @@ def read_format(path):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no audio or is empty.
+        If it is no audio, is empty or has several data chunks.
     """
     info = audio_info(path)
+    if fault := wav_fault(path):
+        raise ValueError(f"{path}: {fault}")
     with _open(path) as file:
         tags = {tag: getattr(file, tag) for tag in TAGS}
     tags = {tag: text for tag, text in tags.items() if text}
     audio = AudioFormat(
         info.samplerate, info.channels, info.format, info.subtype, tags
     )
-    return audio, _length(path, info)
+    return audio, promised_frames(path, _length(path, info))
 
 
 def _length(path, info):

@@ -8,6 +8,7 @@ training crops are mixed. The train.py of the other recipes is this file.
 """
 
 import json
+import math
 import os
 import random
 import sys
@@ -114,11 +115,13 @@ class EnhanceBrain(sb.Brain):
             losses = losses + self.adversary.weight * terms["metric"]
         if not torch.isfinite(losses).all():
             bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-            raise ValueError(
-                f"the loss is not finite for {[batch.id[i] for i in bad]} "
-                f"in a batch of {list(batch.id)}: check these files for NaN "
-                f"or lower the learning rate; the last checkpoint is intact"
+            logger.warning(
+                "the loss is not finite for %s, so there is no step: check "
+                "these files for NaN or lower the learning rate; after more "
+                "than nonfinite_patience such batches the run stops",
+                [batch.id[i] for i in bad],
             )
+            return losses.mean()
         for name, term in terms.items():
             self.terms.setdefault(name, []).append(term.detach().mean())
         if stage == sb.Stage.VALID:
@@ -180,6 +183,17 @@ class EnhanceBrain(sb.Brain):
         """Sets the learning rate of the coming step."""
         if should_step:
             self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
+
+    def optimizers_step(self):
+        """Makes a step, unless a gradient is not finite."""
+        parameters = self.modules.parameters()
+        # No clipping: the norm, which is the same on every rank.
+        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf)
+        if self.scaler.is_enabled() or torch.isfinite(norm):
+            super().optimizers_step()
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer_step += 1  # which says where the data is
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Averages the weights; trains the metric discriminator, if any."""

@@ -200,6 +200,7 @@ def test_loss_that_is_not_finite_names_the_files(tree, tmp_path):
         "--max_grad_norm=1e30",
         "--ckpt_interval_minutes=0",
         "--ckpt_interval_steps=1",
+        "--nonfinite_patience=0",
     )
     text = done.stdout_text
     assert done.returncode != 0

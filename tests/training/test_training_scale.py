@@ -1,6 +1,7 @@
 """Ranks, accumulation, interruption: the same run whatever it runs on."""
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -24,6 +25,7 @@ from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
+from dbtransform_lobes.training.losses import EnhancementLoss
 from tests.runs import tiny_model, tiny_run
 from tests.signals import (
     noise_like,
@@ -273,6 +275,32 @@ def test_killed_while_writing_a_checkpoint_keeps_the_last_good_one(tmp_path):
     # What was torn goes with the next deletion.
     saver.save_and_keep_only(name="next")
     assert [path.name for path in tmp_path.iterdir()] == ["CKPT+next"]
+
+
+def test_a_batch_whose_loss_is_not_finite_makes_no_step(
+    tree, tmp_path, monkeypatch
+):
+    forward, steps = EnhancementLoss.forward, []
+
+    def sometimes(loss, *signals):
+        losses, terms = forward(loss, *signals)
+        if losses.requires_grad:
+            steps.append(len(steps))
+            losses = losses * (math.nan if len(steps) == 2 else 1)
+        return losses, terms
+
+    monkeypatch.setattr(EnhancementLoss, "forward", sometimes)
+    brain = train(tree, tmp_path)["brain"]
+    assert len(steps) == brain.optimizer_step == 6
+    assert (
+        "the loss is not finite for ['p225_"
+        in (tmp_path / "log.txt").read_text()
+    )
+    for name in ("model", "ema"):
+        for weight in checkpoint(tmp_path, name).values():
+            assert torch.isfinite(weight).all()
+    optimizer = brain.optimizer.state_dict()["state"]
+    assert {int(each["step"]) for each in optimizer.values()} == {5}
 
 
 # Options

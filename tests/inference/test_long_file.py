@@ -381,7 +381,7 @@ def test_a_long_file_that_is_cut_off_is_told_once(long, model, tmp_path):
         warnings.simplefilter("always")
         model.enhance_file(path, output)
     told = [str(each.message) for each in caught if "ends after" in str(each)]
-    assert len(told) == (sf.info(path).frames > 20001)
+    assert len(told) == 1
     assert sf.info(output).frames == 20001
 
 

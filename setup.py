@@ -43,6 +43,7 @@ setup(
         "tqdm>=4.66.1",
         "pebble>=5.0.7",
         "tabulate>=0.9",
+        "mutagen>=1.47",
     ],
     extras_require={
         "test": [

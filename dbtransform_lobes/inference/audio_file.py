@@ -1,7 +1,6 @@
 """Audio files in blocks: samples, sample format and tags."""
 
 import os
-import shutil
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,8 +16,8 @@ from dbtransform_lobes.data.recordings import (
     temporary_beside,
 )
 from dbtransform_lobes.data.riff import promised_frames, wav_fault
-from dbtransform_lobes.inference.id3 import id3_block
 from dbtransform_lobes.inference.mpeg import true_length, without_header
+from dbtransform_lobes.inference.tags import copy_tags
 
 TAGS = (
     "title",
@@ -64,6 +63,8 @@ class AudioFormat:
         soundfile's names, such as WAV and PCM_16.
     tags : dict
         Title, artist and so on, those that are there.
+    source : str | None
+        The file itself, for tags that soundfile does not know.
     """
 
     sample_rate: int
@@ -71,6 +72,7 @@ class AudioFormat:
     container: str
     subtype: str
     tags: dict
+    source: str | None = None
 
 
 def read_format(path):
@@ -101,7 +103,7 @@ def read_format(path):
         tags = {tag: getattr(file, tag) for tag in TAGS}
     tags = {tag: text for tag, text in tags.items() if text}
     audio = AudioFormat(
-        info.samplerate, info.channels, info.format, info.subtype, tags
+        info.samplerate, info.channels, info.format, info.subtype, tags, path
     )
     return audio, promised_frames(path, _length(path, info))
 
@@ -283,11 +285,11 @@ def write_blocks(path, blocks, audio):
             f"sample, so this is {subtype}",
             stacklevel=2,
         )
-    temporary, tagged = temporary_beside(path), temporary_beside(path)
+    temporary = temporary_beside(path)
     try:
         frames = _encode(temporary, blocks, audio, container, subtype)
-        if container == "MP3" and audio.tags:
-            _prepend(tagged, id3_block(audio.tags), temporary)
+        if audio.source is not None:
+            copy_tags(audio.source, temporary, container, audio.tags)
         _check_written(temporary, frames)
         os.replace(temporary, path)
     except (sf.LibsndfileError, OSError) as error:
@@ -299,7 +301,6 @@ def write_blocks(path, blocks, audio):
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-        tagged.unlink(missing_ok=True)
 
 
 def _encode(path, blocks, audio, container, subtype):
@@ -319,14 +320,6 @@ def _encode(path, blocks, audio, container, subtype):
             for start in range(0, len(block), size):
                 file.write(block[start : start + size])
     return frames
-
-
-def _prepend(spare, head, path):
-    """Put bytes before those of a file."""
-    with open(spare, "wb") as target, open(path, "rb") as source:
-        target.write(head)
-        shutil.copyfileobj(source, target)
-    os.replace(spare, path)
 
 
 def _subtype(container, audio):

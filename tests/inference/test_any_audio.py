@@ -1,5 +1,6 @@
 """Any rate, channels, container, sample format and tags: in as out."""
 
+import mutagen
 import numpy as np
 import pytest
 import soundfile as sf
@@ -8,8 +9,8 @@ import torch
 
 from dbtransform_lobes.inference import EnhanceModel, StreamingEnhancer
 from dbtransform_lobes.inference.high_band import gain_at, top_band_gain
-from dbtransform_lobes.inference.id3 import id3_block
 from dbtransform_lobes.inference.mpeg import frames_of
+from dbtransform_lobes.inference.tags import id3_of
 from tests.runs import model_of as of
 from tests.signals import noise_like, speech_like
 
@@ -350,7 +351,7 @@ def test_format_length_and_tags_are_kept(
                 setattr(f, tag, text)
             f.write(signal)
         if suffix == ".mp3":
-            path.write_bytes(id3_block(TAGS) + path.read_bytes())
+            id3_of(TAGS).save(path)
         enhanced = model.enhance_file(path, output)
         before, after = sf.info(path), sf.info(output)
         for key in ("format", "subtype", "samplerate", "channels", "frames"):
@@ -362,6 +363,49 @@ def test_format_length_and_tags_are_kept(
         with sf.SoundFile(output) as file:
             tags = {tag: getattr(file, tag) for tag in TAGS}
         assert tags == TAGS
+
+
+def test_pictures_and_rare_tags_are_kept(tmp_path):
+    """What soundfile does not know, between files of one kind."""
+    picture = mutagen.flac.Picture()
+    picture.data, picture.mime, picture.type = b"\x89PNG", "image/png", 3
+    for suffix in (".mp3", ".flac", ".ogg", ".wav"):
+        path, output = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+        sf.write(path, noisy_signal(0.2, 16000), 16000)
+        file = mutagen.File(path)
+        if file.tags is None:
+            file.add_tags()
+        if suffix in (".mp3", ".wav"):
+            file.tags.add(mutagen.id3.TCOM(3, ["Röntgen"]))
+            file.tags.add(mutagen.id3.APIC(3, "image/png", 3, "", b"\x89PNG"))
+        else:
+            file.tags["composer"] = ["Röntgen", "another"]
+        if suffix == ".flac":
+            file.add_picture(picture)
+        file.save()
+        of(torch.nn.Identity()).enhance_file(path, output)
+        assert len(sf.read(output)[0]) == 3200
+        made = mutagen.File(output)
+        if suffix in (".mp3", ".wav"):
+            assert made.tags["TCOM"].text == ["Röntgen"]
+            assert made.tags.getall("APIC")[0].data == b"\x89PNG"
+        else:
+            assert made.tags["composer"] == ["Röntgen", "another"]
+        if suffix == ".flac":
+            assert made.pictures[0].data == b"\x89PNG"
+
+
+def test_tags_of_a_flac_reach_an_mp3(tmp_path):
+    path, output = tmp_path / "a.flac", tmp_path / "b.mp3"
+    with sf.SoundFile(path, "w", 16000, 1) as file:
+        file.title = "Hören"
+        file.write(noisy_signal(0.2, 16000))
+    file = mutagen.File(path)
+    file.tags["composer"] = "another"
+    file.save()
+    with pytest.warns(UserWarning, match="1 tags .* not carried over into MP3"):
+        of(torch.nn.Identity()).enhance_file(path, output)
+    assert mutagen.File(output).tags["TIT2"].text == ["Hören"]
 
 
 @pytest.mark.parametrize("before", [".wav", ".flac", ".ogg", ".mp3"])

@@ -371,7 +371,8 @@ if __name__ == "__main__":
     sb.create_experiment_directory(str(output), hparams_file, overrides)
     run_on_main(save_versions, args=[output])
     run_on_main(hparams["prepare"])
-    load_pretrained(hparams)
+    if hparams["pretrained"]:
+        load_pretrained(hparams)
 
     brain = EnhanceBrain(
         modules=hparams["modules"],

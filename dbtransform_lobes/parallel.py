@@ -75,6 +75,7 @@ class _Work:
         self.start()
 
     def start(self):
+        """Start a pool."""
         methods = multiprocessing.get_all_start_methods()
         method = "forkserver" if "forkserver" in methods else "spawn"
         self.pool = ProcessPool(
@@ -86,6 +87,7 @@ class _Work:
         self.starts += 1
 
     def stop(self):
+        """End the processes."""
         self.pool.stop()
         self.pool.join()
 
@@ -94,6 +96,7 @@ class _Work:
         left, pending = iter(tasks), {}
 
         def submit(task, attempt):
+            """Give a task to a pool that lives."""
             if not self.pool.active:
                 self.stop()
                 self.start()

@@ -285,6 +285,7 @@ def _below(folder, output, skipped):
     """Yield files that are not hidden; adds to ``skipped`` (path, reason)."""
 
     def unreadable(error):
+        """Note a folder that cannot be read."""
         skipped.append((error.filename, error.strerror))
 
     for place, folders, names in os.walk(folder, onerror=unreadable):

@@ -25,6 +25,7 @@ MAX_DRAWS = 50
 
 
 def relative_path(path, root):
+    """Return a path relative to a folder, with slashes."""
     return Path(os.path.relpath(path, root)).as_posix()
 
 

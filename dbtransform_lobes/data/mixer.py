@@ -309,6 +309,7 @@ class BatchMixer:
         rate = self.settings.sample_rate
 
         def rand(*shape):
+            """Draw uniform numbers on the device."""
             return torch.rand(*shape, generator=generator, device=self.device)
 
         time = torch.arange(rate // 5, device=self.device) / rate

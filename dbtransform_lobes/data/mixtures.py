@@ -204,8 +204,11 @@ def collect(problems, function, *arguments, line=None):
 
 
 def cached_reader(root):
+    """Return a reader of files below a folder that keeps the last 128."""
+
     @lru_cache(maxsize=128)
     def read(path):
+        """Return the samples of a file."""
         return read_audio(root / path, sample_rate=SAMPLE_RATE)
 
     return read

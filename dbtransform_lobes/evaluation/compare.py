@@ -283,15 +283,18 @@ def _summary(table, names, reference, metrics):
     """Means and differences over some files."""
 
     def values(system, metric):
+        """Return the scores of the files."""
         return [table[system][name][metric] for name in names]
 
     def difference(system, metric):
+        """Return the paired differences to the reference."""
         pairs = zip(
             values(system, metric), values(reference, metric), strict=True
         )
         return [value - base for value, base in pairs]
 
     def estimates(function, systems):
+        """Return means with intervals by system and metric."""
         return {
             system: {
                 metric: mean_interval(function(system, metric))

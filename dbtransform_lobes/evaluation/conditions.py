@@ -244,6 +244,7 @@ def group_by_snr(conditions, names):
     ranges = len(snrs) > MAX_SNRS
 
     def level(snr):
+        """Return the SNR, or the centre of its range."""
         if ranges:
             return (math.floor(snr / SNR_STEP) + 0.5) * SNR_STEP
         return snr

@@ -147,6 +147,7 @@ def resample_blocks(blocks, sample_rate, new_rate, channels, length):
     resampler = Resampler(sample_rate, new_rate, channels)
 
     def resampled():
+        """Yield resampled blocks."""
         for block in blocks:
             yield resampler.push(block)
         yield resampler.end()

@@ -40,7 +40,14 @@ HEADER = """\
 """
 # For speechbrain.inference.interfaces.foreign_class, which wants a file of
 # the model folder.
-CUSTOM = "from dbtransform_lobes.inference import EnhanceModel  # noqa: F401\n"
+CUSTOM = '''\
+"""What SpeechBrain's foreign_class makes of this folder.
+
+It needs the package: pip install dbtransform
+"""
+
+from dbtransform_lobes.inference import EnhanceModel  # noqa: F401
+'''
 PRETRAINER = """
 modules:
   model: !ref <model>

@@ -61,6 +61,7 @@ def top_band_gain(pairs, sample_rate):
     first = round(TOP * size / 2)
 
     def spectra():
+        """Yield spectra of both signals."""
         for pair in pairs:
             both = np.concatenate(pair).astype(np.float64)
             yield stft.push(torch.from_numpy(both))

@@ -106,12 +106,14 @@ def _by_frames(model, blocks, gain, length):
     frames = max(FEWEST_FRAMES, CHUNK_FRAMES // len(gain))
 
     def specs():
+        """Yield spectra at the level of the model."""
         for block in regroup(blocks, frames * stft.hop_length):
             block = torch.from_numpy(block).to(model.device)
             yield stft.push(block * gain)
         yield stft.end()
 
     def enhanced():
+        """Yield enhanced samples."""
         some = (spec for spec in specs() if spec.shape[-1])
         for estimate in model.mods.model.stream(some):
             yield istft.push(estimate)

@@ -126,6 +126,7 @@ def without_header(path):
     reader, writer = os.pipe()
 
     def feed():
+        """Write the frames into the pipe."""
         with os.fdopen(writer, "wb") as pipe:
             try:
                 pipe.write(memoryview(data)[place:])

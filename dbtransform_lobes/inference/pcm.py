@@ -172,6 +172,7 @@ class _Resampled:
         self.received = self.sent = self.longest = 0
 
     def feed(self, noisy):
+        """Take samples and return those that are complete."""
         self.received += noisy.shape[-1]
         self.longest = max(self.longest, self.received - self.sent)
         return self._send(self.up.push(self._enhance(self.down.push(noisy))))

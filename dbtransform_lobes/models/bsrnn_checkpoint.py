@@ -83,9 +83,11 @@ def public_shapes(num_channels, num_layers):
     c, shapes = num_channels, {}
 
     def norm(name, size):
+        """Note the shapes of a norm."""
         shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (size,)
 
     def linear(name, size, out):
+        """Note the shapes of a linear map."""
         shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (out, size), (out,)
 
     for layer in range(1, num_layers + 1):
@@ -166,6 +168,7 @@ def _convert_bands(public, layout):
     state = {}
 
     def stack(ours, name, bands, norm=False):
+        """Stack the weights of some bands."""
         for part in AFFINE_PARTS:
             value = torch.stack([public[f"{name}{k}.{part}"] for k in bands])
             # The gains of a BandNorm are (n, 1, 1, C).

@@ -40,7 +40,7 @@ def cut(tensors, frames):
 
 
 def length(tensors):
-    """Frames of a tuple of tensors (..., T, C)."""
+    """Return the number of frames of a tuple of tensors."""
     return tensors[0].shape[-2]
 
 
@@ -68,6 +68,7 @@ def fork(items):
     items, queues = iter(items), (deque(), deque())
 
     def branch(own):
+        """Yield items of the own queue, fetching them for both."""
         while True:
             if not own:
                 try:
@@ -122,6 +123,7 @@ def with_context(chunks, back, ahead):
         return parts, missing
 
     def emit(following):
+        """Return the first chunk that waits, in its context."""
         own, shared = waiting.popleft()
         start = length(before[0]) if before else 0
         end = start + length(shared)

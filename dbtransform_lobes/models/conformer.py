@@ -170,6 +170,7 @@ class Conformer(nn.Module):
         super().__init__()
 
         def feed_forward():
+            """Make one of the two feed-forward modules."""
             hidden = expansion * num_channels
             return nn.Sequential(
                 nn.LayerNorm(num_channels),

@@ -549,6 +549,7 @@ class DBTransform(nn.Module):
         found, hooks = defaultdict(list), []
 
         def note(report):
+            """Keep what a block reports."""
             for name, value in report.items():
                 found[name].append(value)
 

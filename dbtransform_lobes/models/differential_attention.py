@@ -329,7 +329,7 @@ class VectorLambda(nn.Module):
         return (first - second + self.initial).view(-1, 1, 1, 1)
 
     def scale(self, out):
-        """Norm of every head (..., d), times 1 - lambda_init."""
+        """Return the norm of every head, times 1 - lambda_init."""
         return self.norm(out) * (1 - self.initial)
 
 

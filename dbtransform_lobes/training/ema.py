@@ -36,6 +36,7 @@ def weight_ema(model, decay=0.999):
         raise ValueError(f"ema_decay is {decay}, expected 0 <= decay < 1")
 
     def average(averages, currents, count):
+        """Move averages towards the current weights."""
         warm = (1 + float(count)) / (10 + float(count))
         torch._foreach_lerp_(averages, currents, 1 - min(decay, warm))
 

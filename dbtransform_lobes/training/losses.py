@@ -33,6 +33,7 @@ def compressed_magnitude(clean_spec, estimate_spec, exponent=0.3):
     """
 
     def magnitude(spec):
+        """Return compressed magnitudes."""
         return (spec.square().sum(-1) + 1e-12) ** (exponent / 2)
 
     error = magnitude(clean_spec) - magnitude(estimate_spec)
@@ -161,10 +162,12 @@ def envelope_distance(clean, estimate, bands, frames=48, step=8, floor=0.1):
     """
 
     def normalise(x, dim, floor):
+        """Remove the mean and divide by the norm."""
         x = x - x.mean(dim, keepdim=True)
         return x / (x.norm(dim=dim, keepdim=True) + floor)
 
     def segments(spec):
+        """Cut third-octave envelopes into segments."""
         envelope = (spec.square().sum(-1) @ bands + 1e-8).sqrt()  # (B, T, J)
         size = min(frames, envelope.shape[1])
         cut = envelope.unfold(1, size, step)  # (B, M, J, N)

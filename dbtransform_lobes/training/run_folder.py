@@ -148,6 +148,7 @@ def _plain_tree(text):
     """The top level of a YAML text as comparable values, tags included."""
 
     def plain(node):
+        """Return a node as tuples and lists."""
         if isinstance(node, ruamel.yaml.MappingNode):
             pairs = [(plain(k), plain(v)) for k, v in node.value]
             return node.tag, sorted(pairs, key=str)

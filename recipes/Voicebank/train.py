@@ -13,6 +13,7 @@ import os
 import random
 import sys
 import time
+from glob import glob
 from pathlib import Path
 
 import speechbrain as sb
@@ -305,7 +306,7 @@ def training_loader(hparams, accumulation=1):
         source = hparams["recordings_source"](hparams["recordings"])
     else:
         source = Pairs(
-            Path(hparams["save_folder"], "train.json"),
+            hparams["train_annotation"],
             hparams["data_folder"],
             hparams["sample_rate"],
         )
@@ -363,7 +364,7 @@ if __name__ == "__main__":
     check_overrides(hparams_file, overrides)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    output, save = Path(hparams["output_folder"]), Path(hparams["save_folder"])
+    output = Path(hparams["output_folder"])
     run_on_main(
         check_same_run,
         args=[output, hparams_file, overrides, run_opts.get("debug", False)],
@@ -386,12 +387,14 @@ if __name__ == "__main__":
     brain.fit(
         hparams["epoch_counter"],
         train_loader,
-        whole_files(hparams, save / "valid.json", hparams["valid_files"]),
+        whole_files(
+            hparams, hparams["valid_annotation"], hparams["valid_files"]
+        ),
         valid_loader_kwargs=hparams["valid_loader"],
     )
     # Each test set has a folder of its own for enhanced files and scores.
-    for manifest in sorted(save.glob("test*.json")):
-        brain.test_folder = output / manifest.stem
+    for manifest in sorted(glob(hparams["test_annotation"])):
+        brain.test_folder = output / Path(manifest).stem
         brain.evaluate(
             whole_files(hparams, manifest),
             max_key="pesq",

@@ -1,0 +1,86 @@
+"""Make a DB-Transform pass clean speech at its level.
+
+A loss that does not see the level, such as SI-SDR, leaves estimates too quiet.
+This measures by how much, on clean speech, and scales the taps of the mask
+decoder; the estimate is otherwise the same.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from command import start
+from dbtransform_lobes.data.inventory import find_audio
+from dbtransform_lobes.data.recordings import read_audio, temporary_beside
+from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference.source import WEIGHTS
+
+HELP = "Scale a model so that it passes clean speech at its level."
+EXAMPLES = """\
+  unit_gain.py my_model mixed/clean_validset_wav
+"""
+
+
+def add_arguments(parser):
+    """Add the arguments of this command to its parser."""
+    parser.add_argument("model", help="model folder, whose weights it changes")
+    parser.add_argument("clean", help="folder of clean speech")
+
+
+def measure_gain(model, paths):
+    """Return the median over files of <y, s> / <s, s>.
+
+    Arguments
+    ---------
+    model : EnhanceModel
+        Maps clean speech s to y.
+    paths : list of Path
+        Files of clean speech.
+
+    Returns
+    -------
+    float
+        1 for a model that passes clean speech at its level.
+
+    Raises
+    ------
+    ValueError
+        If there is no file.
+    """
+    if not paths:
+        raise ValueError("no audio files, expected a folder of clean speech")
+    gains, rate = [], model.hparams.sample_rate
+    for path in tqdm(paths, unit="file"):
+        clean = read_audio(path, sample_rate=rate).astype(np.float32)
+        estimate = np.asarray(model.enhance_array(clean, rate))
+        gains.append(np.dot(estimate, clean) / np.dot(clean, clean))
+    return float(np.median(gains))
+
+
+def scale_taps(state, gain):
+    """Multiply the taps of a state dict of ``DBTransform``, in place."""
+    for name, value in state.items():
+        if name.startswith("mask_decoder.heads."):
+            # The first half of the rows is what the second gates.
+            value[:, : value.shape[1] // 2] *= gain
+
+
+def run(args):
+    """Measure, scale and write the weights."""
+    folder = Path(args.model)
+    model = EnhanceModel.from_hparams(folder)
+    gain = measure_gain(model, find_audio(Path(args.clean)))
+    state = torch.load(folder / WEIGHTS, weights_only=True)
+    scale_taps(state, 1 / gain)
+    temporary = temporary_beside(folder / WEIGHTS)
+    torch.save(state, temporary)
+    os.replace(temporary, folder / WEIGHTS)
+    print(f"clean speech came out at {gain:.3f} of its level, now at 1")
+    return 0
+
+
+if __name__ == "__main__":
+    start(__file__)

@@ -288,7 +288,7 @@ def run(args):
             terms = training.update(*mixer(plans(training.step)), loss)
             training.seconds = time.time() - begun
             if training.step % SHOWN_STEPS == 0:  # a GPU is waited for here
-                shown = {name: float(term) for name, term in terms.items()}
+                shown = {n: float(term.detach()) for n, term in terms.items()}
                 shown["heard_h"] = training.heard_hours()
                 bar.set_postfix(shown, refresh=False)
                 bar.update(round(training.seconds) - bar.n)

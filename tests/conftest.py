@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 
 # Processes of several threads on the same cores are slower together than
@@ -9,3 +10,16 @@ import torch
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A model folder of a tiny model; not to be changed."""
+    from dbtransform_lobes.inference.export import export_model
+    from tests.runs import tiny_run
+
+    run = tmp_path_factory.mktemp("run")
+    tiny_run(run)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    export_model(run, folder)
+    return folder

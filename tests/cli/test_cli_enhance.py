@@ -16,18 +16,7 @@ import torch
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference import source as model_source
-from dbtransform_lobes.inference.export import export_model
-from tests.runs import tiny_run
 from tests.signals import noise_like, speech_like, write_wav
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    run = tmp_path_factory.mktemp("run")
-    tiny_run(run)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    export_model(run, folder)
-    return folder
 
 
 @pytest.fixture

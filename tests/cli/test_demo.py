@@ -16,8 +16,6 @@ import soundfile as sf
 
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel
-from dbtransform_lobes.inference.export import export_model
-from tests.runs import tiny_run
 from tests.signals import noise_like, speech_like
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -39,15 +37,6 @@ def test_mistakes(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["demo"]) == 1
     assert "pip install 'dbtransform[demo]'" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    run = tmp_path_factory.mktemp("run")
-    tiny_run(run)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    export_model(run, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

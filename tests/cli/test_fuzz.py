@@ -9,8 +9,6 @@ import soundfile as sf
 
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.data.riff import UNKNOWN, promised_frames, wav_fault
-from dbtransform_lobes.inference.export import export_model
-from tests.runs import tiny_run
 
 COUNT, BATCH = 1000, 250
 RATES = (8000, 11025, 16000, 22050, 44100, 48000)
@@ -63,15 +61,6 @@ def odd_file(folder, number, rng):
     if damage == "header" and container == "WAV":
         return path.name, frames, header_damage(path, rng)
     return path.name, frames, "whole"
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    run = tmp_path_factory.mktemp("run")
-    tiny_run(run)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    export_model(run, folder)
-    return folder
 
 
 @pytest.mark.parametrize("seed", range(COUNT // BATCH))

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference.export import FILES, export_model
+from dbtransform_lobes.inference.export import FILES
 from dbtransform_lobes.inference.hub import plan_upload
 from tests.hub_stand_in import TOKEN, olah, olah_command, stand_in
-from tests.runs import tiny_run
 from tests.signals import speech_like, write_wav
 
 NAME = "owner/name"
@@ -33,15 +32,6 @@ def load(source="owner/name", savedir=None, strategy="SYMLINK", **config):
         return str(error)
     return sum(p.double().sum().item() for p in model.parameters())
 """
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    run = tmp_path_factory.mktemp("run")
-    tiny_run(run)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    export_model(run, folder)
-    return folder
 
 
 def total(folder):

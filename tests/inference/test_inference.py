@@ -19,22 +19,11 @@ from speechbrain.utils.fetching import (
 
 from dbtransform_lobes.inference import EnhanceModel, audio_file
 from dbtransform_lobes.inference import source as model_source
-from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.inference.weights import read_state_dict
 from tests.runs import tiny_run
 from tests.signals import noise_like, speech_like
 
 CPU = {"device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    """A model folder of a tiny model; not to be changed."""
-    run = tmp_path_factory.mktemp("run")
-    tiny_run(run)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    export_model(run, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

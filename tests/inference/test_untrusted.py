@@ -13,22 +13,12 @@ import torch
 
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel
-from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.inference.restricted_yaml import load_restricted
-from tests.runs import model_of, tiny_run
+from tests.runs import model_of
 from tests.signals import noise_like, speech_like
 
 CPU = {"device": "cpu"}
 HARMLESS = (ValueError, FileNotFoundError)
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    run = tmp_path_factory.mktemp("run")
-    tiny_run(run)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    export_model(run, folder)
-    return folder
 
 
 @pytest.fixture

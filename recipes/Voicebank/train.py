@@ -116,11 +116,17 @@ class EnhanceBrain(sb.Brain):
             losses = losses + self.adversary.weight * terms["metric"]
         if not torch.isfinite(losses).all():
             bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+            bad = [batch.id[i] for i in bad]
+            if stage != sb.Stage.TRAIN:
+                raise ValueError(
+                    f"the loss is not finite for {bad}: check these files "
+                    "for NaN; the last checkpoint is intact"
+                )
             logger.warning(
                 "the loss is not finite for %s, so there is no step: check "
                 "these files for NaN or lower the learning rate; after more "
                 "than nonfinite_patience such batches the run stops",
-                [batch.id[i] for i in bad],
+                bad,
             )
             return losses.mean()
         for name, term in terms.items():
@@ -393,7 +399,10 @@ if __name__ == "__main__":
         valid_loader_kwargs=hparams["valid_loader"],
     )
     # Each test set has a folder of its own for enhanced files and scores.
-    for manifest in sorted(glob(hparams["test_annotation"])):
+    manifests = sorted(glob(hparams["test_annotation"]))
+    if not manifests:
+        logger.warning("no test set: no %s", hparams["test_annotation"])
+    for manifest in manifests:
         brain.test_folder = output / Path(manifest).stem
         brain.evaluate(
             whole_files(hparams, manifest),

@@ -42,7 +42,7 @@ EXAMPLES = """\
 WEIGHTS = {
     "magnitude": 40.0,
     "complex": 20.0,
-    "si_sdr": 1.2,
+    "sdr": 1.2,
     "envelope": 50.0,
     "pesq": 5.0,
 }
@@ -88,18 +88,15 @@ def add_arguments(parser):
     )
 
 
-def bounded_si_sdr(clean, estimate):
-    """Return the SI-SDR (B,) in dB, which saturates at 35 dB.
+def bounded_sdr(clean, estimate):
+    """Return the SDR (B,) in dB, which saturates at 35 dB.
 
     So nearly clean crops do not rule the gradient (Wisdom et al., 2020,
-    arXiv:2006.12701, eq. 4).
+    arXiv:2006.12701, eq. 4). Unlike SI-SDR it sees the level, without which
+    the models made even clean speech quieter.
     """
-    clean = clean - clean.mean(-1, keepdim=True)
-    estimate = estimate - estimate.mean(-1, keepdim=True)
-    energy = clean.square().sum(-1, keepdim=True) + 1e-8
-    target = (clean * estimate).sum(-1, keepdim=True) / energy * clean
-    signal = target.square().sum(-1) + 1e-8
-    error = (estimate - target).square().sum(-1)
+    signal = clean.square().sum(-1) + 1e-8
+    error = (estimate - clean).square().sum(-1)
     return 10 * torch.log10(
         signal / (error + 10 ** (-MAX_SDR_DB / 10) * signal)
     )
@@ -136,7 +133,7 @@ class RecordingsLoss(torch.nn.Module):
         terms = {
             "magnitude": compressed_magnitude(*spectra).mean(),
             "complex": compressed_complex(*spectra).mean(),
-            "si_sdr": -heard(bounded_si_sdr(clean, estimate)),
+            "sdr": -heard(bounded_sdr(clean, estimate)),
             "envelope": heard(envelope_distance(*spectra, self.bands)),
             "pesq": heard(self.pesq(clean, estimate)),
         }

@@ -236,7 +236,7 @@ def _expand(paths):
 
 def _matches(pattern):
     """Audio files of a pattern, and folders unless ** goes into them."""
-    from dbtransform_lobes.data.recordings import AUDIO_SUFFIXES
+    from dbtransform_lobes.data.audio import AUDIO_SUFFIXES
 
     found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
     return [
@@ -255,7 +255,7 @@ def audio_files(folder, output):
     Hidden files and folders are left out. Other things that may be audio are
     left out with a line for each.
     """
-    from dbtransform_lobes.data.recordings import (
+    from dbtransform_lobes.data.audio import (
         AUDIO_SUFFIXES,
         OTHER_SUFFIXES,
         conversion,
@@ -319,10 +319,8 @@ def _check_outputs(pairs, force, typed):
     A file that is missing but not ``typed``, so in a manifest, is a failure
     of its own.
     """
-    from dbtransform_lobes.data.recordings import (
-        AUDIO_SUFFIXES,
-        raise_problems,
-    )
+    from dbtransform_lobes.data.audio import AUDIO_SUFFIXES
+    from dbtransform_lobes.data.files import raise_problems
 
     problems, taken = [], {}
     for source, target in pairs:
@@ -402,7 +400,7 @@ def _claim(pairs, args):
 
 def _split_unreadable(pairs):
     """Return the pairs whose input opens, and the failures of the others."""
-    from dbtransform_lobes.data.recordings import audio_info
+    from dbtransform_lobes.data.audio import audio_info
 
     readable, failures = [], []
     for source, target in pairs:

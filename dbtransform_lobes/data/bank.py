@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dbtransform_lobes.data.recordings import read_audio, read_recordings
+from dbtransform_lobes.data.audio import read_audio
+from dbtransform_lobes.data.recordings import read_recordings
 
 FRAME = 320  # 20 ms at 16 kHz
 ACTIVE_DB = 30.0  # a frame this far below the loudest is a pause

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.degrade import (
     CODECS,
     clip_peaks,
@@ -10,7 +11,7 @@ from dbtransform_lobes.data.degrade import (
     transcode,
 )
 from dbtransform_lobes.data.mixing import rms, scale_noise_to_snr
-from dbtransform_lobes.data.recordings import read_audio, read_recordings
+from dbtransform_lobes.data.recordings import read_recordings
 from dbtransform_lobes.data.sources import Recordings
 
 

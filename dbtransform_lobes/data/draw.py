@@ -7,14 +7,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dbtransform_lobes.data.files import collect, raise_problems
 from dbtransform_lobes.data.mixing import rms, wrap_noise
-from dbtransform_lobes.data.mixtures import (
-    Mixture,
-    collect,
-    render,
-    safe_name,
-)
-from dbtransform_lobes.data.recordings import SPLITS, raise_problems
+from dbtransform_lobes.data.mixtures import Mixture, render, safe_name
+from dbtransform_lobes.data.recordings import SPLITS
 
 BABBLE_TALKERS = (4, 10)
 MIN_OTHER_SPEAKERS = 3

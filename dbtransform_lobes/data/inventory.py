@@ -4,25 +4,15 @@ Corpora of hundreds of hours have broken files. They are left out of training,
 never silently: the reasons stand in the report of the preparation.
 """
 
-import csv
 import hashlib
-import io
-import json
-import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from dbtransform_lobes.data.recordings import (
-    AUDIO_SUFFIXES,
-    open_audio,
-    read_audio,
-    write_text,
-)
+from dbtransform_lobes.data.audio import open_audio, read_audio
 
 MANIFEST_COLUMNS = (
     "path",
@@ -161,21 +151,6 @@ def parallel_map(function, tasks, jobs, chunksize=1):
         ) from error
 
 
-def find_audio(folder, suffixes=AUDIO_SUFFIXES):
-    """All audio files below a folder, sorted.
-
-    Example
-    -------
-    >>> find_audio("no_such_folder")
-    []
-    """
-    return sorted(
-        path
-        for path in Path(folder).rglob("*")
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
-
-
 def held_out(names, fraction):
     """A fraction of the names, at least one, that more names hardly change.
 
@@ -211,26 +186,6 @@ def held_out(names, fraction):
     count = min(max(round(fraction * len(names)), 1), len(names) - 1)
     names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     return set(names[:count])
-
-
-def fingerprint(paths):
-    """Digest of the names, sizes and times of files."""
-    digest = hashlib.sha256()
-    for path in paths:
-        status = os.stat(path)
-        digest.update(
-            f"{path} {status.st_size} {status.st_mtime_ns}\n".encode()
-        )
-    return digest.hexdigest()
-
-
-def write_manifest(path, rows):
-    """Write a manifest that ``read_recordings`` reads."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, MANIFEST_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, stream.getvalue())
 
 
 def summary(rows, problems):
@@ -269,23 +224,3 @@ def summary(rows, problems):
         entry["rates"] = sorted(entry["rates"])
     reasons = Counter(reason.split(":")[0] for reason in problems.values())
     return {"found": dict(sorted(found.items())), "unfit": dict(reasons)}
-
-
-def read_record(path):
-    """Return what a preparation wrote when it ended, {} if it did not.
-
-    Example
-    -------
-    >>> read_record("no_such_file.json")
-    {}
-    """
-    try:
-        record = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def write_json(path, content):
-    """Write JSON under a temporary name, then rename it."""
-    write_text(path, json.dumps(content, indent=2) + "\n")

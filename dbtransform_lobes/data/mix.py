@@ -14,7 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dbtransform_lobes.data.audio import audio_info, write_audio
 from dbtransform_lobes.data.draw import draw_mixtures, relative_path
+from dbtransform_lobes.data.files import collect, raise_problems, write_text
 from dbtransform_lobes.data.mixing import (
     LEVEL_DBFS,
     PEAK,
@@ -22,19 +24,14 @@ from dbtransform_lobes.data.mixing import (
 from dbtransform_lobes.data.mixtures import (
     SAMPLE_RATE,
     cached_reader,
-    collect,
     mixtures_text,
     read_test_mixtures,
     render,
 )
 from dbtransform_lobes.data.recordings import (
     SPLITS,
-    audio_info,
-    raise_problems,
     read_recordings,
     recordings_root,
-    write_audio,
-    write_text,
 )
 from dbtransform_lobes.versions import package_versions
 

@@ -1,7 +1,5 @@
 """One mixture of speech and noise, and lists of them as csv."""
 
-import csv
-import io
 import math
 import re
 from collections import Counter
@@ -9,12 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from dbtransform_lobes.data.mixing import mix, scale_to_dbfs, wrap_noise
-from dbtransform_lobes.data.recordings import (
+from dbtransform_lobes.data.audio import read_audio
+from dbtransform_lobes.data.files import (
+    collect,
     raise_problems,
-    read_audio,
-    read_text,
+    read_table,
+    table_text,
 )
+from dbtransform_lobes.data.mixing import mix, scale_to_dbfs, wrap_noise
 
 SAMPLE_RATE = 16000
 # Several noises (babble) share one csv field, with this between them.
@@ -126,17 +126,9 @@ def read_test_mixtures(path):
     ValueError
         If columns are missing or values are wrong.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such csv of mixtures")
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    columns, rows = reader.fieldnames or [], list(reader)
-    missing = [name for name in TEST_COLUMNS if name not in columns]
-    if missing or not rows:
-        raise ValueError(
-            f"{path}: expected the columns {', '.join(TEST_COLUMNS)} and at "
-            f"least one row, given {', '.join(columns)} and {len(rows)} rows"
-        )
+    rows = read_table(path, TEST_COLUMNS)
     problems, items = [], []
     for line, row in enumerate(rows, start=2):
         collect(problems, _test_mixture, row, items, line=line)
@@ -172,35 +164,15 @@ def _test_mixture(row, items):
 
 def mixtures_text(mixtures):
     """Return the csv of a plan."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(MIXTURE_COLUMNS)
-    for item in mixtures:
-        noises = SEPARATOR.join(item.noise)
-        offsets = SEPARATOR.join(map(str, item.offset))
-        writer.writerow(
-            (
-                item.file,
-                item.split,
-                item.speech,
-                noises,
-                offsets,
-                item.snr_db,
-                item.seed,
-            )
-        )
-    return stream.getvalue()
-
-
-def collect(problems, function, *arguments, line=None):
-    """Call; keep the message of an error that the user can mend."""
-    try:
-        return function(*arguments)
-    except (ValueError, TypeError, OSError) as error:
-        text = str(error) if line is None else f"line {line}: {error}"
-        if text not in problems:
-            problems.append(text)
-        return None
+    rows = [
+        {
+            **vars(item),
+            "noise": SEPARATOR.join(item.noise),
+            "offset": SEPARATOR.join(map(str, item.offset)),
+        }
+        for item in mixtures
+    ]
+    return table_text(MIXTURE_COLUMNS, rows)
 
 
 def cached_reader(root):

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dbtransform_lobes.data.inventory import find_audio, write_json
+from dbtransform_lobes.data.audio import audio_info, find_audio
+from dbtransform_lobes.data.files import write_json
 from dbtransform_lobes.data.mix import mix_dataset
-from dbtransform_lobes.data.recordings import audio_info
 
 
 def entry(noisy, clean):

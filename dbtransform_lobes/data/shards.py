@@ -9,7 +9,6 @@ shards serve wherever a manifest does, and every recording can be read without
 those before it: training examples stay a function of (seed, epoch, index).
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -23,18 +22,15 @@ import numpy as np
 import soundfile as sf
 from tqdm import tqdm
 
-from dbtransform_lobes.data.inventory import (
-    parallel_map,
+from dbtransform_lobes.data.audio import MEMBER, read_audio
+from dbtransform_lobes.data.files import (
     read_record,
-    write_json,
-)
-from dbtransform_lobes.data.recordings import (
-    MEMBER,
-    read_audio,
-    read_recordings,
     temporary_beside,
-    write_text,
+    write_json,
+    write_table,
 )
+from dbtransform_lobes.data.inventory import parallel_map
+from dbtransform_lobes.data.recordings import read_recordings
 
 INDEX, RECORD = "manifest.csv", "shards.json"
 INDEX_COLUMNS = (
@@ -150,7 +146,7 @@ def write_shards(
     for problems in tqdm(results, total=len(tasks), unit="shard"):
         failed.update(problems)
     rows = [row for name in plans for row in _scan(output / name)]
-    write_text(output / INDEX, _index_text(rows))
+    write_table(output / INDEX, INDEX_COLUMNS, rows)
     return {
         "shards": len(plans),
         "samples": len(rows),
@@ -264,13 +260,3 @@ def _scan(path):
             last = first + member.size - 1
             rows.append({**row, "path": f"{path.name}#{first}-{last}"})
     return rows
-
-
-def _index_text(rows):
-    stream = io.StringIO()
-    writer = csv.DictWriter(
-        stream, INDEX_COLUMNS, extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()

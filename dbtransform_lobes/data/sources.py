@@ -10,6 +10,7 @@ import json
 
 import numpy as np
 
+from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.augment import (
     babble,
     change_speed,
@@ -18,7 +19,7 @@ from dbtransform_lobes.data.augment import (
     random_room,
 )
 from dbtransform_lobes.data.mixing import rms, scale_to_dbfs, wrap_noise
-from dbtransform_lobes.data.recordings import read_audio, read_recordings
+from dbtransform_lobes.data.recordings import read_recordings
 from dbtransform_lobes.data.shards import shard_order
 
 ATTEMPTS = 8

@@ -11,11 +11,7 @@ from pathlib import Path
 from dbtransform_lobes.analysis.graph import band_graph
 from dbtransform_lobes.analysis.missing import MissingPart
 from dbtransform_lobes.analysis.spectrograms import spectrograms
-from dbtransform_lobes.data.recordings import (
-    AUDIO_SUFFIXES,
-    audio_info,
-    read_audio,
-)
+from dbtransform_lobes.data.audio import AUDIO_SUFFIXES, audio_info, read_audio
 from dbtransform_lobes.inference.batch import enhance_pair
 
 EXAMPLE = Path(__file__).parents[1] / "bundled" / "example_noisy.flac"

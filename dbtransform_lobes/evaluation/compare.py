@@ -8,7 +8,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from dbtransform_lobes.data.recordings import raise_problems, write_text
+from dbtransform_lobes.data.files import raise_problems, write_text
 from dbtransform_lobes.evaluation.conditions import (
     group_by_noise,
     group_by_snr,

@@ -5,12 +5,9 @@ import json
 import math
 from pathlib import Path, PurePosixPath
 
+from dbtransform_lobes.data.audio import AUDIO_SUFFIXES
+from dbtransform_lobes.data.files import raise_problems, read_text
 from dbtransform_lobes.data.mixtures import SEPARATOR
-from dbtransform_lobes.data.recordings import (
-    AUDIO_SUFFIXES,
-    raise_problems,
-    read_text,
-)
 
 COLUMNS = {  # key: names that the column may have, the first found is taken
     "file": ("id", "file"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.files import write_text
 from dbtransform_lobes.evaluation.dnsmos import check_installed, dnsmos
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,

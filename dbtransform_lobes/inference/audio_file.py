@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from dbtransform_lobes.data.recordings import (
+from dbtransform_lobes.data.audio import (
     AUDIO_SUFFIXES,
     audio_info,
     for_soundfile,
-    temporary_beside,
 )
+from dbtransform_lobes.data.files import temporary_beside
 from dbtransform_lobes.data.riff import promised_frames, wav_fault
 from dbtransform_lobes.inference.mpeg import true_length, without_header
 from dbtransform_lobes.inference.tags import copy_tags

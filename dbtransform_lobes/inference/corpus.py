@@ -7,11 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from dbtransform_lobes.data.recordings import (
-    audio_info,
-    read_text,
-    write_text,
-)
+from dbtransform_lobes.data.audio import audio_info
+from dbtransform_lobes.data.files import read_text, write_text
 from dbtransform_lobes.inference.source import WEIGHTS, find_model
 
 

@@ -19,11 +19,9 @@ import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from torch.optim.swa_utils import AveragedModel
 
-from dbtransform_lobes.data.output_folder import (
+from dbtransform_lobes.data.files import (
     check_output_folder,
     replace_folder,
-)
-from dbtransform_lobes.data.recordings import (
     temporary_beside,
     write_text,
 )

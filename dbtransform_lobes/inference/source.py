@@ -20,7 +20,7 @@ from speechbrain.utils.fetching import (
     link_with_strategy,
 )
 
-from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.files import write_text
 
 BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
 DEFAULT = "db_transform_small"

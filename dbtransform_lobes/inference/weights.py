@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from dbtransform_lobes.data.recordings import is_lfs_pointer
+from dbtransform_lobes.data.files import is_lfs_pointer
 
 
 def load_strictly(model, path):

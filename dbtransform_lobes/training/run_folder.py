@@ -6,7 +6,7 @@ from pathlib import Path
 import ruamel.yaml
 from hyperpyyaml import resolve_references
 
-from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.files import write_text
 from dbtransform_lobes.versions import package_versions
 
 # Keys that a run that goes on may have otherwise: where things are, how long

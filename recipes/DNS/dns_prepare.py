@@ -11,26 +11,29 @@ https://github.com/microsoft/DNS-Challenge and pass their folder as
 import re
 from pathlib import Path
 
-from dbtransform_lobes.data.inventory import (
+from dbtransform_lobes.data.audio import (
+    audio_info,
     find_audio,
+    read_audio,
+    write_audio,
+)
+from dbtransform_lobes.data.files import (
     fingerprint,
+    raise_problems,
+    read_record,
+    write_json,
+    write_table,
+)
+from dbtransform_lobes.data.inventory import (
+    MANIFEST_COLUMNS,
     held_out,
     measure,
-    read_record,
     summary,
-    write_json,
-    write_manifest,
 )
 from dbtransform_lobes.data.mixtures import SAMPLE_RATE
 from dbtransform_lobes.data.prepared import (
     entry,
     mix_validation,
-)
-from dbtransform_lobes.data.recordings import (
-    audio_info,
-    raise_problems,
-    read_audio,
-    write_audio,
 )
 
 PARENTS = ("", "datasets", "datasets_fullband")
@@ -146,7 +149,7 @@ def prepare_dns(
     )
     _set_splits(kept, valid_fraction, data_folder)
     save_folder.mkdir(parents=True, exist_ok=True)
-    write_manifest(save_folder / "manifest.csv", kept)
+    write_table(save_folder / "manifest.csv", MANIFEST_COLUMNS, kept)
     mix_validation(save_folder, valid_hours, VALID_SNRS, seed)
     for name, items in pairs.items():
         _write_test(save_folder, name, items, sample_rate)

@@ -6,23 +6,26 @@ Linguistic Data Consortium, noises are any recordings, a folder for each type.
 The noise types of the test are not heard in training.
 """
 
-import csv
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 
+from dbtransform_lobes.data.audio import AUDIO_SUFFIXES, find_audio
 from dbtransform_lobes.data.draw import draw_offset, relative_path
-from dbtransform_lobes.data.inventory import (
-    find_audio,
+from dbtransform_lobes.data.files import (
     fingerprint,
+    raise_problems,
+    read_record,
+    read_table,
+    write_json,
+    write_table,
+)
+from dbtransform_lobes.data.inventory import (
+    MANIFEST_COLUMNS,
     held_out,
     measure,
-    read_record,
     summary,
-    write_json,
-    write_manifest,
 )
 from dbtransform_lobes.data.mix import mix_testset
 from dbtransform_lobes.data.mixtures import (
@@ -35,11 +38,6 @@ from dbtransform_lobes.data.mixtures import (
 from dbtransform_lobes.data.prepared import (
     mix_validation,
     write_pairs,
-)
-from dbtransform_lobes.data.recordings import (
-    AUDIO_SUFFIXES,
-    raise_problems,
-    write_text,
 )
 
 SUFFIXES = (*AUDIO_SUFFIXES, ".sph")
@@ -159,14 +157,14 @@ def prepare_timit(
     _check_test(rows, problems, settings)
     _hold_out(kept, valid_fraction)
     save_folder.mkdir(parents=True, exist_ok=True)
-    write_manifest(save_folder / "manifest.csv", kept)
+    write_table(save_folder / "manifest.csv", MANIFEST_COLUMNS, kept)
     mix_validation(save_folder, valid_hours, snrs, seed)
     if test_mixtures:
-        plan = Path(test_mixtures).read_text(encoding="utf-8")
+        plan = read_table(test_mixtures, TEST_COLUMNS)
     else:
-        plan = _plan_text(_draw_plan(kept, settings))
-    write_text(save_folder / "test_mixtures.csv", plan)
-    _mix_test(save_folder, settings)
+        plan = _draw_plan(kept, settings)
+    write_table(save_folder / "test_mixtures.csv", TEST_COLUMNS, plan)
+    _mix_test(save_folder, plan, settings)
     record = {**settings, **summary(kept, problems), "problems": problems}
     write_json(save_folder / RECORD_NAME, record)
     return record
@@ -343,39 +341,28 @@ def _draw_plan(rows, settings):
             path = types[kind][rng.integers(len(types[kind]))]
             offset = draw_offset(rng, read(path), row["frames"])
             name = f"{row['speaker']}_{sentence}_{kind}_{snr:g}dB"
-            plan.append(
-                (
-                    safe_name(name),
-                    relative_path(row["path"], settings["data_folder"]),
-                    relative_path(path, settings["noise_folder"]),
-                    f"{offset / SAMPLE_RATE:.6f}",
-                    snr,
-                )
+            values = (
+                safe_name(name),
+                relative_path(row["path"], settings["data_folder"]),
+                relative_path(path, settings["noise_folder"]),
+                f"{offset / SAMPLE_RATE:.6f}",
+                snr,
             )
+            plan.append(dict(zip(TEST_COLUMNS, values, strict=True)))
     return plan
 
 
-def _plan_text(rows):
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(TEST_COLUMNS)
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def _mix_test(save_folder, settings):
+def _mix_test(save_folder, plan, settings):
     """Make the test set; its csv with whole paths is ``test_plan.csv``."""
     rows = [
-        (
-            Path(item.file).stem,
-            Path(settings["data_folder"], item.speech),
-            Path(settings["noise_folder"], item.noise[0]),
-            item.offset[0] / SAMPLE_RATE,
-            item.snr_db,
-        )
-        for item in read_test_mixtures(save_folder / "test_mixtures.csv")
+        {
+            **row,
+            "speech": Path(settings["data_folder"], row["speech"]),
+            "noise": Path(settings["noise_folder"], row["noise"]),
+        }
+        for row in plan
     ]
-    plan, folder = save_folder / "test_plan.csv", save_folder / "test"
-    write_text(plan, _plan_text(rows))
-    mix_testset(plan, save_folder / "manifest.csv", folder, force=True)
+    whole, folder = save_folder / "test_plan.csv", save_folder / "test"
+    write_table(whole, TEST_COLUMNS, rows)
+    mix_testset(whole, save_folder / "manifest.csv", folder, force=True)
     write_pairs(save_folder / "test.json", folder, "testset_wav")

@@ -28,8 +28,8 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import get_logger
 
+from dbtransform_lobes.data.audio import read_audio, write_audio
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
-from dbtransform_lobes.data.recordings import read_audio, write_audio
 from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import pesq_wide_band, si_sdr, stoi

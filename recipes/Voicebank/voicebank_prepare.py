@@ -15,12 +15,11 @@ import numpy as np
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from dbtransform_lobes.data.inventory import read_record, write_json
-from dbtransform_lobes.data.recordings import (
-    audio_info,
+from dbtransform_lobes.data.audio import audio_info, read_audio, write_audio
+from dbtransform_lobes.data.files import (
     raise_problems,
-    read_audio,
-    write_audio,
+    read_record,
+    write_json,
     write_text,
 )
 

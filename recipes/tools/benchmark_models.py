@@ -97,7 +97,7 @@ def run(args):
         check_plot(args.plot)
 
     from benchmark.measure import benchmark
-    from dbtransform_lobes.data.recordings import write_text
+    from dbtransform_lobes.data.files import write_text
 
     names = list(args.models)
     if args.literal and "literal" not in names:

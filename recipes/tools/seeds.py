@@ -37,7 +37,7 @@ def add_arguments(parser):
 
 def run(args):
     """Print the table; 1 if a run has no scores, else 0."""
-    from dbtransform_lobes.data.recordings import write_text
+    from dbtransform_lobes.data.files import write_text
     from runs.runs import find_runs
     from runs.seeds import compare_seeds, seeds_text
 

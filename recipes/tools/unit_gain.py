@@ -13,8 +13,8 @@ import torch
 from tqdm import tqdm
 
 from command import start
-from dbtransform_lobes.data.inventory import find_audio
-from dbtransform_lobes.data.recordings import read_audio, temporary_beside
+from dbtransform_lobes.data.audio import find_audio, read_audio
+from dbtransform_lobes.data.files import temporary_beside
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.source import WEIGHTS
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dbtransform_lobes.data import sources
+from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.augment import (
     babble,
     change_speed,
@@ -19,7 +20,6 @@ from dbtransform_lobes.data.augment import (
 )
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.mixing import rms
-from dbtransform_lobes.data.recordings import read_audio
 from dbtransform_lobes.data.sources import Pairs, Recordings, is_pause
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
 

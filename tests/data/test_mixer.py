@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from dbtransform_lobes.data.audio import write_audio
 from dbtransform_lobes.data.bank import active_level, read_bank
 from dbtransform_lobes.data.mixer import (
     BatchMixer,
     MixturePlans,
     MixtureSettings,
 )
-from dbtransform_lobes.data.recordings import write_audio
 
 RATE = 16000
 PLAIN = {

@@ -16,8 +16,9 @@ import webdataset
 from torch.utils.data import DataLoader, DistributedSampler
 
 from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
-from dbtransform_lobes.data.recordings import read_audio, read_recordings
+from dbtransform_lobes.data.recordings import read_recordings
 from dbtransform_lobes.data.shards import shard_order, write_shards
 from dbtransform_lobes.data.sources import Recordings
 from tests.corpora import room

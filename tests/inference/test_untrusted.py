@@ -84,7 +84,7 @@ def test_no_code_runs_from_yaml(tmp_path):
         "x: !name:dbtransform_lobes.models.waveform.torch.load",
         "x: !name:dbtransform_lobes.models.waveform.torch",
         "x: !name:dbtransform_lobes.models.no_such_file.Model",
-        "x: !name:dbtransform_lobes.data.recordings.write_text",
+        "x: !name:dbtransform_lobes.data.files.write_text",
         "m: !new:torch.nn.ReLU {}\nx: !ref <m.forward>",
         "x: !!set {a, b}",
     ],

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from command import run_tool
-from dbtransform_lobes.data.recordings import read_audio, write_audio
+from dbtransform_lobes.data.audio import read_audio, write_audio
 from dbtransform_lobes.inference.export import export_model
 from peers.adapters import PEERS
 from peers.plot import plot_peers

@@ -18,8 +18,8 @@ from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
 from speechbrain.processing.features import ISTFT, STFT
 from torch.utils.data import get_worker_info
 
+from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.crops import EpochSampler
-from dbtransform_lobes.data.recordings import read_audio
 from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.models.band_linear import BandLinear

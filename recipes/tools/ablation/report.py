@@ -13,7 +13,7 @@ from ablation.train import read_settings
 from benchmark.candidates import Candidate
 from benchmark.counts import count_parameters
 from benchmark.measure import operations
-from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.files import write_text
 from dbtransform_lobes.evaluation.evaluate import SCORED
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.statistics import (

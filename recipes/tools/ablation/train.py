@@ -9,7 +9,7 @@ from threading import Event
 
 from tqdm import tqdm
 
-from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.files import write_text
 
 SETTINGS, LOG = "ablation_settings.json", "ablation_log.txt"
 POLL_SECONDS = 0.2

@@ -12,11 +12,12 @@ import torch
 from dbtransform_lobes.analysis.graph import band_graph
 from dbtransform_lobes.analysis.missing import MissingPart
 from dbtransform_lobes.analysis.spectrograms import spectrograms
-from dbtransform_lobes.data.output_folder import (
+from dbtransform_lobes.data.files import (
     check_output_folder,
     replace_folder,
+    temporary_beside,
+    write_text,
 )
-from dbtransform_lobes.data.recordings import temporary_beside, write_text
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.model_card import configuration_rows
 from dbtransform_lobes.inference.source import (

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbtransform_lobes.data.recordings import audio_info, read_audio
+from dbtransform_lobes.data.audio import audio_info, read_audio
 from dbtransform_lobes.inference.any_rate import check_sample_rate
 
 DEFAULT_SECONDS, MOST_SECONDS = 10, 30
@@ -66,7 +66,7 @@ def find_part(path, seconds=None):
     Example
     -------
     >>> import tempfile
-    >>> from dbtransform_lobes.data.recordings import write_audio
+    >>> from dbtransform_lobes.data.audio import write_audio
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_audio(f"{folder}/a.wav", np.zeros(32000))
     ...     part = find_part(f"{folder}/a.wav", (0.5, 9))

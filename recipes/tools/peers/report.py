@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from benchmark.measure import machine
-from dbtransform_lobes.data.recordings import write_text
+from dbtransform_lobes.data.files import write_text
 from dbtransform_lobes.evaluation.compare import compare_systems
 from dbtransform_lobes.evaluation.dnsmos import check_installed
 from dbtransform_lobes.evaluation.metrics import LABELS

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dbtransform_lobes.data.recordings import audio_info, raise_problems
+from dbtransform_lobes.data.audio import audio_info
+from dbtransform_lobes.data.files import raise_problems
 from dbtransform_lobes.evaluation.evaluate import pair_files
 from dbtransform_lobes.inference.source import BUNDLED
 from dbtransform_lobes.versions import package_versions

@@ -14,11 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.peak import peak_bytes
-from dbtransform_lobes.data.recordings import (
-    read_audio,
-    write_audio,
-    write_text,
-)
+from dbtransform_lobes.data.audio import read_audio, write_audio
+from dbtransform_lobes.data.files import write_text
 from peers.adapters import PEERS, SAMPLE_RATE
 
 TIMING = "timing.json"

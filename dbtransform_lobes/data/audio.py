@@ -1,0 +1,194 @@
+"""Audio files: finding, reading and writing them."""
+
+import io
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+
+from dbtransform_lobes.data.files import is_lfs_pointer, replacing
+from dbtransform_lobes.data.riff import wav_fault
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+# Audio of other programs; soundfile reads some of it, but writes little.
+OTHER_SUFFIXES = tuple(
+    ".aac .aif .aiff .amr .ape .au .caf .m4a .m4b .mka .mkv .mov .mp2 .mp4 "
+    ".oga .opus .snd .sph .w64 .webm .wma".split()
+)
+# A file inside a shard: its first and last byte, as in an HTTP Range header.
+MEMBER = re.compile(r"(.+\.tar)#(\d+)-(\d+)")
+
+
+def find_audio(folder, suffixes=AUDIO_SUFFIXES):
+    """List the audio files below a folder, sorted.
+
+    Example
+    -------
+    >>> find_audio("no_such_folder")
+    []
+    """
+    return sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
+
+
+def _remedy(path):
+    """Say what to do about a file that soundfile cannot read, or nothing."""
+    path = Path(path)
+    if fault := wav_fault(path):
+        return f"; {fault}"
+    if is_lfs_pointer(path):
+        return "; this is a Git LFS pointer, get the file by `git lfs pull`"
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        return f"; {conversion(path)}"
+    return ""
+
+
+def conversion(path):
+    """Say how to make a WAV file of another program's audio.
+
+    Example
+    -------
+    >>> conversion(Path("my talk.m4a"))
+    "convert it first: ffmpeg -i 'my talk.m4a' 'my talk.wav'"
+    """
+    paths = shlex.join((str(path), str(path.with_suffix(".wav"))))
+    return f"convert it first: ffmpeg -i {paths}"
+
+
+def for_soundfile(path):
+    """Return a path that soundfile takes, also one that is no UTF-8."""
+    try:
+        return str(path) if str(path).encode() else path
+    except UnicodeEncodeError:  # a name of bytes, with surrogates
+        return os.fsencode(path)
+
+
+def open_audio(path):
+    """Open a file, or a member of a shard (``x.tar#1024-2047``), to read.
+
+    Returns
+    -------
+    soundfile.SoundFile
+        With at least one sample.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not audio or has no samples.
+    """
+    member = MEMBER.fullmatch(str(path))
+    name = member[1] if member else path
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"{name}: there is no such file")
+    source = for_soundfile(path)
+    if member:
+        first, last = int(member[2]), int(member[3])
+        with open(name, "rb") as shard:
+            shard.seek(first)
+            source = io.BytesIO(shard.read(last - first + 1))
+    try:
+        file = sf.SoundFile(source)
+    except (sf.LibsndfileError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: expected audio that soundfile can read ({error})"
+            f"{_remedy(name)}"
+        ) from error
+    if file.frames == 0:
+        file.close()
+        raise ValueError(f"{path}: the file has no samples{_remedy(name)}")
+    return file
+
+
+def audio_info(path):
+    """Return frames, samplerate and channels of a file; see open_audio."""
+    with open_audio(path) as file:
+        return file
+
+
+def read_audio(path, start=0, frames=-1, sample_rate=16000):
+    """Read a file, or a part of it, as one channel at a given rate.
+
+    Arguments
+    ---------
+    path : str
+        Audio file of any rate; several channels are averaged.
+    start : int
+        First sample, counted at ``sample_rate``.
+    frames : int
+        Samples to read, counted at ``sample_rate``; -1 reads to the end.
+        Fewer are returned where the file ends before.
+    sample_rate : int
+        Rate of the result, in Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        Samples (L,), float64.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not audio, is empty, ends before ``start`` or has samples
+        that are not finite.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_audio(f"{folder}/a.wav", np.zeros(4800), 48000)
+    ...     signal = read_audio(f"{folder}/a.wav")
+    >>> signal.shape
+    (1600,)
+    """
+    with open_audio(path) as file:
+        rate = file.samplerate
+        ratio = rate / sample_rate
+        first = round(start * ratio)
+        if not 0 <= first < file.frames:
+            raise ValueError(
+                f"{path}: start is {start}, expected 0 to "
+                f"{int(file.frames / ratio) - 1} (samples at {sample_rate} Hz)"
+            )
+        try:
+            if first:
+                file.seek(first)
+            count = -1 if frames < 0 else round(frames * ratio)
+            signal = file.read(count, always_2d=True)
+        except (sf.LibsndfileError, RuntimeError) as error:
+            raise ValueError(f"{path}: reading failed ({error})") from error
+    signal = signal.mean(axis=1)
+    if not np.all(np.isfinite(signal)):
+        raise ValueError(
+            f"{path}: samples are not finite (NaN or infinity), expected "
+            "audio; repair or remove the file"
+        )
+    if rate != sample_rate:
+        signal = soxr.resample(signal, rate, sample_rate)
+    return signal if frames < 0 else signal[:frames]
+
+
+def write_audio(path, signal, sample_rate=16000):
+    """Write a 16-bit WAV under a temporary name, then rename it.
+
+    Arguments
+    ---------
+    path : str
+        File to write; its folder must exist.
+    signal : numpy.ndarray
+        Samples (L,), within [-1, 1].
+    sample_rate : int
+        In Hz.
+    """
+    with replacing(path) as temporary:
+        sf.write(temporary, signal, sample_rate, subtype="PCM_16", format="WAV")

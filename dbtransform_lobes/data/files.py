@@ -1,0 +1,252 @@
+"""Text files, tables and folders that are written whole or not at all."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+LFS_POINTER = b"version https://git-lfs"
+MAX_LISTED = 20
+
+
+def raise_problems(title, problems):
+    """Raise one ValueError that counts the problems and lists the first 20.
+
+    Arguments
+    ---------
+    title : str
+        What is wrong and what to do about it.
+    problems : list of str
+        One line each; nothing is raised when there is none.
+
+    Raises
+    ------
+    ValueError
+        If there is any problem.
+
+    Example
+    -------
+    >>> raise_problems("unreadable files", [])
+    """
+    if not problems:
+        return
+    lines = list(problems[:MAX_LISTED])
+    if len(problems) > MAX_LISTED:
+        lines.append(f"... and {len(problems) - MAX_LISTED} more")
+    listed = "\n".join(f"  {line}" for line in lines)
+    raise ValueError(f"{title} ({len(problems)}):\n{listed}")
+
+
+def collect(problems, function, *arguments, line=None):
+    """Call a function; append the message of a user's error to problems."""
+    try:
+        return function(*arguments)
+    except (ValueError, TypeError, OSError) as error:
+        text = str(error) if line is None else f"line {line}: {error}"
+        if text not in problems:
+            problems.append(text)
+        return None
+
+
+def is_lfs_pointer(path):
+    """Whether a file is the note that Git LFS leaves in place of a file."""
+    with open(path, "rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def fingerprint(paths):
+    """Digest the names, sizes and times of files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        status = os.stat(path)
+        line = f"{path} {status.st_size} {status.st_mtime_ns}\n"
+        digest.update(line.encode())
+    return digest.hexdigest()
+
+
+# Reading and writing
+
+
+def read_text(path):
+    """Read a text file in UTF-8, with a byte order mark or without.
+
+    Raises
+    ------
+    ValueError
+        If it is in another encoding.
+    """
+    try:  # spreadsheets begin the file with a byte order mark
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: expected UTF-8 ({error}); save the file as UTF-8"
+        ) from error
+
+
+def temporary_beside(path):
+    """Return a new name in the folder of a file, to write it under.
+
+    It is of this call alone and short, however long the name of the file is.
+    """
+    return Path(path).with_name(f".{uuid.uuid4().hex}.tmp")
+
+
+@contextmanager
+def replacing(path):
+    """Yield a temporary name; the file gets its own when all went well."""
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write a text file under a temporary name, then rename it."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, content):
+    """Write JSON under a temporary name, then rename it."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_record(path):
+    """Return the dict that a JSON file holds, {} if it holds none.
+
+    Example
+    -------
+    >>> read_record("no_such_file.json")
+    {}
+    """
+    try:
+        record = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def read_table(path, columns):
+    """Read a csv with a header.
+
+    Arguments
+    ---------
+    path : str
+        The csv, in UTF-8.
+    columns : sequence of str
+        Columns that it must have; others are read as well.
+
+    Returns
+    -------
+    list of dict
+        Its rows, at least one; the first stands in line 2.
+
+    Raises
+    ------
+    ValueError
+        If columns are missing, there are no rows, or it is no UTF-8.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    given, rows = reader.fieldnames or [], list(reader)
+    missing = [name for name in columns if name not in given]
+    if missing or not rows:
+        raise ValueError(
+            f"{path}: expected the columns {', '.join(columns)} and at least "
+            f"one row, given {', '.join(given)} and {len(rows)} rows"
+        )
+    return rows
+
+
+def write_table(path, columns, rows):
+    """Write dicts as a csv under a temporary name, then rename it."""
+    write_text(path, table_text(columns, rows))
+
+
+def table_text(columns, rows):
+    """Return the csv of some columns of dicts.
+
+    Example
+    -------
+    >>> table_text(["id", "snr"], [{"id": "a", "snr": 5.0, "seed": 1}])
+    'id,snr\\na,5.0\\n'
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(
+        stream, columns, extrasaction="ignore", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+# Folders
+
+
+def check_output_folder(target, files, content, force):
+    """Refuse to replace what the user did not mean to replace.
+
+    Arguments
+    ---------
+    target : pathlib.Path
+        Folder that is to be written.
+    files : sequence of str
+        Names that an earlier one may hold.
+    content : str
+        What these are, for the message.
+    force : bool
+        Whether an earlier one may be replaced.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder around it is missing.
+    ValueError
+        If it is no folder, holds other files, or exists without force.
+    """
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"{target.parent}: there is no such folder; make it first"
+        )
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir() or target.is_symlink():
+        raise ValueError(
+            f"{target}: is no folder, expected a name for the folder of "
+            f"{content}; give another one"
+        )
+    others = sorted(p.name for p in target.iterdir() if p.name not in files)
+    if others:
+        raise ValueError(
+            f"{target}: holds more than {content} ({', '.join(others[:5])}); "
+            "give another folder or remove these files"
+        )
+    if not force:
+        raise ValueError(f"{target}: exists; use --force to replace it")
+
+
+def replace_folder(target, temporary):
+    """Give a folder the name of another one, which is removed.
+
+    Arguments
+    ---------
+    target, temporary : pathlib.Path
+        The name, and the folder that gets it.
+    """
+    if not target.exists():
+        os.rename(temporary, target)
+        return
+    old = temporary_beside(target)
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old)

@@ -6,13 +6,8 @@ noisy -> resample -> model -> resample (-> plus the band above it) -> blend
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from dbtransform_lobes.inference.blocks import (
-    Resampler,
-    align,
-    resample_blocks,
-)
+from dbtransform_lobes.inference.blocks import align, resample_blocks
 from dbtransform_lobes.inference.high_band import gain_at, top_band_gain
 from dbtransform_lobes.inference.long_signal import enhance_blocks
 from dbtransform_lobes.inference.strength import blend
@@ -30,22 +25,13 @@ class Measure:
     ---------
     length, low_length : int
         Samples of each at the signal's rate and at the model's.
-    power : numpy.ndarray
-        (channels,), mean square at the model's rate.
     audible : numpy.ndarray
         (channels,), whether any sample is not zero.
     """
 
     length: int
     low_length: int
-    power: np.ndarray
     audible: np.ndarray
-
-    def gain(self, eps=1e-8):
-        """What brings each channel to an RMS of 1, see ``unit_rms_gain``."""
-        level = np.sqrt(self.power)[:, None]
-        gain = np.where(level > eps, 1 / level.clip(min=eps), 1.0)
-        return torch.from_numpy(gain).float()
 
 
 def check_sample_rate(sample_rate):
@@ -58,7 +44,7 @@ def check_sample_rate(sample_rate):
 
 
 def measure(blocks, channels, sample_rate, rate):
-    """Pass over a signal once.
+    """Pass over a signal once, without resampling it.
 
     Arguments
     ---------
@@ -75,20 +61,16 @@ def measure(blocks, channels, sample_rate, rate):
 
     Example
     -------
-    >>> found = measure([np.full((1, 160), 0.5, np.float32)], 1, 16000, 16000)
-    >>> found.length, found.gain()
-    (160, tensor([[2.]]))
+    >>> found = measure([np.zeros((1, 160), np.float32)], 1, 16000, 8000)
+    >>> found.length, found.low_length, bool(found.audible)
+    (160, 80, False)
     """
-    length, energy = 0, np.zeros(channels)
-    audible = np.zeros(channels, dtype=bool)
-    resampler = Resampler(sample_rate, rate, channels)
+    length, audible = 0, np.zeros(channels, dtype=bool)
     for block in blocks:
         length += block.shape[-1]
         audible |= block.any(-1)
-        energy += _energy(resampler.push(block))
-    energy += _energy(resampler.end())
     low_length = max(1, round(length * rate / sample_rate))
-    return Measure(length, low_length, energy / low_length, audible)
+    return Measure(length, low_length, audible)
 
 
 def enhance_signal(model, blocks, measured, sample_rate, wet, high_band):
@@ -152,7 +134,7 @@ def enhance_signal(model, blocks, measured, sample_rate, wet, high_band):
 def _enhance_low(model, low, measured):
     """Pairs of blocks at the model's rate: noisy, enhanced."""
     low, again = fork(low)
-    estimates = enhance_blocks(model, low, measured.gain(), measured.low_length)
+    estimates = enhance_blocks(model, low, measured.low_length)
     yield from align(again, estimates)
 
 
@@ -170,7 +152,3 @@ def _with_high_band(noisy, pairs, measured, sample_rate, rate):
     for signal, pair, gain in align(noisy, both, gains):
         low, enhanced = np.split(pair, 2)
         yield (enhanced + (signal - low) * gain).astype(np.float32)
-
-
-def _energy(block):
-    return np.square(block, dtype=np.float64).sum(-1)

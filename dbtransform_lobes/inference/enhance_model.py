@@ -224,8 +224,7 @@ class EnhanceModel(Pretrained):
         enhanced each on its own. Signals of more than 20 s are enhanced in
         blocks, with the same result as the whole at once; by models whose
         frames all depend on each other in segments of 16 to 20 s, with a
-        linear cross-fade over 2 s, at the level of the whole signal. Memory
-        grows with the samples alone.
+        linear cross-fade over 2 s. Memory grows with the samples alone.
 
         Arguments
         ---------
@@ -353,14 +352,13 @@ class EnhanceModel(Pretrained):
         enhanced = torch.from_numpy(np.ascontiguousarray(enhanced))
         return enhanced[:, 0] if enhanced.shape[1] == 1 else enhanced
 
-    def _enhance(self, noisy, gain=None):
-        """Enhance (B, L) at the gain that is given or that of each item."""
+    def _enhance(self, noisy):
+        """Enhance (B, L)."""
         return enhance_waveform(
             self.mods.model,
             self.hparams.compute_stft,
             self.hparams.compute_istft,
             noisy,
-            gain,
         )
 
 

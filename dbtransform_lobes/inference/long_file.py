@@ -1,7 +1,6 @@
 """Files of any length: two passes in blocks, in memory that does not grow.
 
-The first pass finds the level of the whole signal, the second one enhances
-and writes.
+The first pass finds the length, the second one enhances and writes.
 """
 
 from pathlib import Path

@@ -5,6 +5,8 @@ block, with the same result as the whole at once. Other models, such as those
 of full attention, enhance segments that are faded into each other.
 """
 
+from itertools import chain
+
 import torch
 
 from dbtransform_lobes.inference.block_stft import block_transforms
@@ -19,7 +21,7 @@ OVERLAP_SECONDS = 2
 FEWEST_FRAMES = 25  # of a block of many channels
 
 
-def enhance_blocks(model, blocks, gain, length):
+def enhance_blocks(model, blocks, length):
     """Enhance channels side by side, each on its own.
 
     Arguments
@@ -28,9 +30,6 @@ def enhance_blocks(model, blocks, gain, length):
         The enhancer.
     blocks : iterable of numpy.ndarray
         (channels, n), float32, at the model's rate.
-    gain : torch.Tensor
-        (channels, 1), what brings each channel to the level that the model
-        expects: ``unit_rms_gain`` of the whole signal.
     length : int
         Samples of all blocks.
 
@@ -39,12 +38,11 @@ def enhance_blocks(model, blocks, gain, length):
     numpy.ndarray
         (channels, n), as many samples in all, in blocks of other lengths.
     """
-    gain = gain.to(model.device)
     short = length <= LONGEST_SECONDS * model.hparams.sample_rate
     if short or not passes_in_blocks(model):
-        yield from _by_segments(model, blocks, gain, length)
+        yield from _by_segments(model, blocks, length)
     else:
-        yield from _by_frames(model, blocks, gain, length)
+        yield from _by_frames(model, blocks, length)
 
 
 def passes_in_blocks(model):
@@ -98,18 +96,19 @@ def segment_bounds(length, sample_rate):
     return [*bounds, (start, length)]
 
 
-def _by_frames(model, blocks, gain, length):
+def _by_frames(model, blocks, length):
     """Samples -> frames -> the model's ``stream`` -> samples."""
     stft, istft = block_transforms(
         model.hparams.compute_stft, model.hparams.compute_istft
     )
-    frames = max(FEWEST_FRAMES, CHUNK_FRAMES // len(gain))
+    blocks = iter(blocks)
+    first = next(blocks)
+    frames = max(FEWEST_FRAMES, CHUNK_FRAMES // len(first))
 
     def specs():
-        """Yield spectra at the level of the model."""
-        for block in regroup(blocks, frames * stft.hop_length):
-            block = torch.from_numpy(block).to(model.device)
-            yield stft.push(block * gain)
+        """Yield spectra."""
+        for block in regroup(chain([first], blocks), frames * stft.hop_length):
+            yield stft.push(torch.from_numpy(block).to(model.device))
         yield stft.end()
 
     def enhanced():
@@ -121,11 +120,11 @@ def _by_frames(model, blocks, gain, length):
 
     whole = length
     for samples in enhanced():
-        yield (samples[:, :length] / gain).cpu().numpy()
+        yield samples[:, :length].cpu().numpy()
         length -= min(length, samples.shape[-1])
 
 
-def _by_segments(model, blocks, gain, length):
+def _by_segments(model, blocks, length):
     """Segments with a linear cross-fade, one channel at a time."""
     overlap = OVERLAP_SECONDS * model.hparams.sample_rate
     fade = ((torch.arange(overlap) + 0.5) / overlap).to(model.device)
@@ -138,12 +137,7 @@ def _by_segments(model, blocks, gain, length):
             have += kept[-1].shape[-1]
         kept = [torch.cat(kept, dim=-1)[:, start - first :]]
         segment, first = kept[0][:, : end - start].to(model.device), start
-        estimate = torch.cat(
-            [
-                model._enhance(noisy[None], level[None])
-                for noisy, level in zip(segment, gain, strict=True)
-            ]
-        )
+        estimate = torch.cat([model._enhance(each[None]) for each in segment])
         if start > 0:
             estimate[:, :overlap] *= fade
             estimate[:, :overlap] += tail

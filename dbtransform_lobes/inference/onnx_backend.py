@@ -40,14 +40,9 @@ class OnnxModel(EnhanceModel):
         )
         self.enhancer = enhancer
 
-    def _enhance(self, noisy, gain=None):
-        gains = [None] * len(noisy) if gain is None else gain.flatten().tolist()
-        return torch.stack(
-            [
-                torch.from_numpy(self.enhancer.enhance(each.numpy(), one))
-                for each, one in zip(noisy, gains, strict=True)
-            ]
-        )
+    def _enhance(self, noisy):
+        enhanced = [self.enhancer.enhance(each.numpy()) for each in noisy]
+        return torch.stack([torch.from_numpy(each) for each in enhanced])
 
 
 class OnnxStreamModel(EnhanceModel):

@@ -54,6 +54,9 @@ class OnnxEnhancer:
         self.window = np.array(settings["window"], np.float32)
         first, *states = self.session.get_inputs()
         self.input_name = first.name
+        # Graphs of before models followed their level take a gain as well.
+        gain = {"gain": np.ones((1, 1), np.float32)}
+        self._constants = {} if self.streaming or not states else gain
         self._zeros = {}
         if self.streaming:
             self._zeros = {
@@ -62,8 +65,8 @@ class OnnxEnhancer:
             }
         self._outputs = [each.name for each in self.session.get_outputs()]
 
-    def enhance(self, noisy, gain=None):
-        """Enhance a whole waveform; length and level are kept.
+    def enhance(self, noisy):
+        """Enhance a whole waveform; its length is kept.
 
         Memory grows with the length, but for streaming graphs.
 
@@ -71,9 +74,6 @@ class OnnxEnhancer:
         ---------
         noisy : numpy.ndarray
             Floating point (L,), L > 0, at the model's sample rate.
-        gain : float, optional
-            Brings the signal to the level that the model expects, an RMS of
-            1; that of the whole signal if not given.
 
         Returns
         -------
@@ -87,26 +87,19 @@ class OnnxEnhancer:
         """
         noisy = _check_signal(noisy)
         length, hop = len(noisy), self.hop_length
-        gain = np.float32(unit_rms_gain(noisy) if gain is None else gain)
         if self.streaming:
-            stream = self.stream(gain)
+            stream = self.stream()
             return np.concatenate((stream.feed(noisy), stream.flush()))
         noisy = np.pad(noisy, (0, -length % hop))  # to whole hops
         if self.stft_inside:
-            feeds = {"noisy": noisy[None], "gain": np.full((1, 1), gain)}
+            feeds = {"noisy": noisy[None], **self._constants}
             return self.session.run(None, feeds)[0][0, :length]
-        spec = stft(noisy * gain, self.window, self.hop_length)
+        spec = stft(noisy, self.window, self.hop_length)
         estimate = self.session.run(None, {"spec": spec[None]})[0][0]
-        return istft(estimate, self.window, hop, length) / gain
+        return istft(estimate, self.window, hop, length)
 
-    def stream(self, gain=1.0):
+    def stream(self):
         """Begin a stream.
-
-        Arguments
-        ---------
-        gain : float
-            Brings the stream to the level that the model expects, an RMS of
-            about 1.
 
         Returns
         -------
@@ -122,7 +115,7 @@ class OnnxEnhancer:
                 "this graph enhances whole signals, so it has no state: "
                 "export a causal model with --streaming"
             )
-        return OnnxStream(self, gain)
+        return OnnxStream(self)
 
     def initial_state(self):
         """The states of a stream that has not begun, by name."""
@@ -164,12 +157,10 @@ class OnnxStream:
     ---------
     enhancer : OnnxEnhancer
         Of a streaming graph.
-    gain : float
-        Brings the stream to an RMS of about 1.
     """
 
-    def __init__(self, enhancer, gain=1.0):
-        self.enhancer, self.gain = enhancer, np.float32(gain)
+    def __init__(self, enhancer):
+        self.enhancer = enhancer
         self.reset()
 
     def reset(self):
@@ -189,7 +180,7 @@ class OnnxStream:
         if samples.size:
             samples = _check_signal(samples)
         self.fed += len(samples)
-        self.pending = np.concatenate((self.pending, samples * self.gain))
+        self.pending = np.concatenate((self.pending, samples))
         parts = []
         while len(self.pending) >= self._size():
             parts.append(self._call(self.enhancer.frames))
@@ -221,7 +212,7 @@ class OnnxStream:
         out = np.concatenate([np.zeros(0, np.float32), *parts])
         skipped = min(self.skip, len(out))
         self.skip -= skipped
-        out = out[skipped:][:most] / self.gain
+        out = out[skipped:][:most]
         self.given += len(out)
         return out
 
@@ -250,18 +241,6 @@ def _normalised(added):
     """The sum of frames over that of squared windows, 0 where there is none."""
     signal, weight = added
     return signal / np.where(weight > 0, weight, 1)
-
-
-def unit_rms_gain(noisy, eps=1e-8):
-    """Gain that brings a waveform (L,) to an RMS of 1; 1 for silence.
-
-    Example
-    -------
-    >>> float(unit_rms_gain(np.array([2.0, -2.0])))
-    0.5
-    """
-    level = np.sqrt(np.mean(np.square(noisy, dtype=np.float64)))
-    return 1 / level if level > eps else 1.0
 
 
 def stft(signal, window, hop_length):

@@ -1,6 +1,6 @@
 """A model as one graph of real arithmetic for signals of any length.
 
-noisy (B, L), gain (B, 1)
+noisy (B, L)
   -> STFT by a convolution with cosines and sines   (B, T, F, 2)
   -> DBTransform                                    (B, T, F, 2)
   -> inverse STFT by a transposed convolution -> enhanced (B, L)
@@ -153,7 +153,7 @@ class WaveformGraph(nn.Module):
     >>> blocks = {"fusion": MultiScaleFusion}
     >>> model = DBTransform(BandLayout(), 8, blocks)
     >>> graph = WaveformGraph(model, torch.hann_window(512), 128)
-    >>> graph(torch.randn(2, 1000), torch.ones(2, 1)).shape
+    >>> graph(torch.randn(2, 1000)).shape
     torch.Size([2, 1000])
     """
 
@@ -166,13 +166,13 @@ class WaveformGraph(nn.Module):
         self.register_buffer("inverse_rows", inverse.unsqueeze(1))
         self.register_buffer("window_square", square)
 
-    def forward(self, noisy, gain):
-        """Map (B, L) and a gain (B, 1) to (B, L)."""
+    def forward(self, noisy):
+        """Map (B, L) to (B, L)."""
         half, hop = self.window_square.shape[-1] // 2, self.hop_length
         samples = noisy.shape[-1]
         # To whole hops, so that the end is not louder.
         end = (samples + hop - 1) // hop * hop - samples
-        x = F.pad(noisy * gain, (half, half + end)).unsqueeze(1)
+        x = F.pad(noisy, (half, half + end)).unsqueeze(1)
         spec = F.conv1d(x, self.forward_rows, stride=hop)  # (B, 2 F, T)
         spec = spec.unflatten(1, (2, -1)).permute(0, 3, 2, 1)  # (B, T, F, 2)
         spec = self.spectral(spec)
@@ -182,7 +182,7 @@ class WaveformGraph(nn.Module):
             torch.ones_like(spec[:1, :1]), self.window_square, stride=hop
         )
         x, weight = (y[..., half : half + samples] for y in (x, weight))
-        return (x / weight).squeeze(1) / gain
+        return (x / weight).squeeze(1)
 
 
 def offline_model(model, stft=None):
@@ -199,19 +199,21 @@ def offline_model(model, stft=None):
     Returns
     -------
     onnx.ModelProto
-        From ``noisy`` (B, L) and ``gain`` (B, 1), which brings signals to an
-        RMS of 1, to ``enhanced`` (B, L); or from ``spec`` (B, T, F, 2) at
-        that level to ``estimate``.
+        From ``noisy`` (B, L) to ``enhanced``; or from ``spec`` (B, T, F, 2)
+        to ``estimate``.
     """
     if stft is None:
         graph, names, output = SpectrumGraph(model), ("spec",), "estimate"
         inputs = (torch.randn(2, 20, model.layout.num_bins, 2),)
         sizes = ({0: "batch", 1: "frames"},)
     else:
-        graph, names = WaveformGraph(model, *stft), ("noisy", "gain")
-        output = "enhanced"
-        inputs = (torch.randn(2, 20 * stft[1]), torch.ones(2, 1))
-        sizes = ({0: "batch", 1: "samples"}, {0: "batch"})
+        graph, names, output = (
+            WaveformGraph(model, *stft),
+            ("noisy",),
+            "enhanced",
+        )
+        inputs = (torch.randn(2, 20 * stft[1]),)
+        sizes = ({0: "batch", 1: "samples"},)
     return to_onnx(graph, inputs, names, (output,), sizes)
 
 

@@ -39,7 +39,7 @@ class SpectrumStream(nn.Module):
     >>> spec, states = torch.randn(1, 1, 257, 2), stream.initial_states()
     >>> estimate, *states = stream(spec, *states)
     >>> estimate.shape, len(states)
-    (torch.Size([1, 1, 257, 2]), 3)
+    (torch.Size([1, 1, 257, 2]), 4)
     """
 
     names = ("frames", "past_spec")

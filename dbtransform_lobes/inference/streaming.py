@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from dbtransform_lobes.inference.block_stft import block_transforms
-from dbtransform_lobes.inference.running_level import RunningLevel
 from dbtransform_lobes.inference.strength import blend, wet_share
 from dbtransform_lobes.models.db_transform import CHUNK_FRAMES
 
@@ -16,17 +15,12 @@ class StreamingEnhancer:
     """Enhances streams block by block, with the state that this needs.
 
     What all calls return is as long as what they were given, and the same
-    whatever the blocks: the offline result of the model, at the level that
-    ``gain`` or ``RunningLevel`` gives (``EnhanceModel`` takes the RMS of the
-    whole signal, which a stream does not know).
+    whatever the blocks: the offline result of the model.
 
     Arguments
     ---------
     model : EnhanceModel
         Of a causal network.
-    gain : float or torch.Tensor, optional
-        What brings the streams to an RMS of 1, a number or (B, 1), if their
-        level is known; else it is followed by ``RunningLevel``.
     strength, attenuation_limit_db
         As in ``EnhanceModel.enhance_array``.
 
@@ -80,9 +74,7 @@ class StreamingEnhancer:
     [0, 256, 256, 488]
     """
 
-    def __init__(
-        self, model, gain=None, strength=1.0, attenuation_limit_db=None
-    ):
+    def __init__(self, model, strength=1.0, attenuation_limit_db=None):
         if not getattr(model.mods.model, "causal", False):
             raise ValueError(
                 "this model sees the future, so it cannot enhance a stream: "
@@ -91,7 +83,7 @@ class StreamingEnhancer:
                 "files by enhance_file (dbtransform enhance)"
             )
         self._wet = wet_share(strength, attenuation_limit_db)
-        self._model, self._gain = model, gain
+        self._model = model
         self.sample_rate = model.hparams.sample_rate
         self.reset()
         self.hop_length = self._stft.hop_length
@@ -103,7 +95,6 @@ class StreamingEnhancer:
         self._stft, self._istft = block_transforms(
             hparams.compute_stft, hparams.compute_istft
         )
-        self._level = RunningLevel(self._stft, self.sample_rate)
         self._state = self._noisy = None
         self._length = self._frames = 0
         self._seconds = 0.0
@@ -175,15 +166,9 @@ class StreamingEnhancer:
         return torch.cat(parts, dim=-1) if parts else self._noisy[:, :0]
 
     def _step(self, frames):
-        gain = self._gain
-        if gain is None:
-            gain = self._level.push(frames)  # (B, 1, T)
-        elif isinstance(gain, torch.Tensor):
-            gain = gain.to(frames.device)[..., None]
-        estimate, self._state = self._model.mods.model.step(
-            frames * gain, self._state
-        )
-        return self._istft.push(estimate / gain)
+        step = self._model.mods.model.step
+        estimate, self._state = step(frames, self._state)
+        return self._istft.push(estimate)
 
     def _hand_out(self, enhanced):
         """Blend with the noisy samples of the same time, of the kind given."""

@@ -18,6 +18,7 @@ from torch import nn
 from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.bands import BandLayout
+from dbtransform_lobes.models.level import over_signal_level
 from dbtransform_lobes.models.mask_decoder import MaskDecoder, apply_filter
 from dbtransform_lobes.models.spectrum import check_spectrum
 
@@ -211,7 +212,8 @@ class BSRNN(nn.Module):
             If the rank, type, bin count or length is wrong.
         """
         check_spectrum(spec, self.layout.num_bins)
-        z = self.band_split(spec)  # (K, B, T, C)
+        # The epsilon of the norms is not to erase quiet signals.
+        z = self.band_split(over_signal_level(spec)[0])  # (K, B, T, C)
         for layer in self.layers():
             z = layer(z)
         mask = self.mask_decoder(z)  # (B, F, T, 3)

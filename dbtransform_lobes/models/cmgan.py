@@ -5,11 +5,13 @@ al. (2024, arXiv:2209.11112); sub-pixel convolution of Shi et al. (2016,
 arXiv:1609.05158).
 
 noisy spectrum (B, F, T)
+  -> over the RMS of the signal
   -> X |X|^(0.3 - 1): magnitude, real and imaginary part   (B, 3, T, F)
   -> DenseEncoder                              (B, C, T, F'), F' = (F + 1) / 2
   -> num_blocks x TwoStageBlock                (B, C, T, F')
   -> mask decoder, complex decoder             (B, 1, T, F), (B, 2, T, F)
   -> mask * X + complex part, uncompressed     (B, F, T)
+  -> times the RMS
 """
 
 import torch
@@ -17,6 +19,7 @@ from torch import nn
 
 from dbtransform_lobes.models.band_split import compress
 from dbtransform_lobes.models.conformer import Conformer
+from dbtransform_lobes.models.level import over_signal_level
 from dbtransform_lobes.models.spectrum import check_spectrum
 
 
@@ -246,9 +249,9 @@ class CMGAN(nn.Module):
     """Enhances a noisy complex spectrum with conformers over time and bins.
 
     The generator alone, without the metric discriminator of its training.
-    With the paper's settings it has 1 834 833 parameters. The paper gives it
-    waveforms of unit RMS, a Hamming window of 400 and a hop of 100 samples at
-    16 kHz. Attention over time costs the square of T.
+    With the paper's settings it has 1 834 833 parameters. It brings signals
+    to unit RMS, as the paper does, which has a Hamming window of 400 and a
+    hop of 100 samples at 16 kHz. Attention over time costs the square of T.
 
     Arguments
     ---------
@@ -339,6 +342,7 @@ class CMGAN(nn.Module):
             If the rank, type, bin count or length is wrong.
         """
         check_spectrum(spec, self.num_bins)
+        spec, level = over_signal_level(spec)
         noisy = compress(torch.view_as_real(spec), self.compression)
         noisy = noisy.permute(0, 3, 2, 1)  # (B, 2, T, F)
         magnitude = torch.linalg.vector_norm(noisy, dim=1, keepdim=True)
@@ -349,4 +353,4 @@ class CMGAN(nn.Module):
         estimate = self.mask_decoder(x) * noisy + self.complex_decoder(x)
         estimate = estimate.permute(0, 3, 2, 1)  # (B, F, T, 2)
         estimate = compress(estimate.contiguous(), 1 / self.compression)
-        return torch.view_as_complex(estimate)
+        return torch.view_as_complex(estimate) * level

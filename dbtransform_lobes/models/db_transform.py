@@ -2,7 +2,7 @@
 
 noisy spectrum (B, F, T)
   -> Detrend                            (optional)
-  -> RunningLevel                       (optional)
+  -> RunningLevel
   -> BandSplit                          (K, B, T, C)
   -> num_layers x [ the blocks, such as
                     DifferentialBandAttention   over time
@@ -51,8 +51,8 @@ class StreamState:
     Arguments
     ---------
     caches : list of tuple of torch.Tensor
-        What the level, if there is one, and each block have seen of the last
-        frames; empty if one looks at one.
+        What the level and each block have seen of the last frames; empty if
+        one looks at one.
     spec : torch.Tensor
         The last two frames that the mask was applied to, complex (B, F, 2).
     frames : int
@@ -146,10 +146,10 @@ class DBTransform(nn.Module):
     causal : bool
         Whether no output frame depends on a later input frame; then
         ``step`` enhances a stream.
-    level : int | None
-        Frames that ``RunningLevel`` looks back; the band split then sees the
+    level : int
+        Frames that ``RunningLevel`` looks back: the band split sees the
         spectrum over its level, so that the gain of the signal does not
-        matter. None leaves it out.
+        matter.
     detrend : callable | None
         Window of the STFT, such as ``torch.hann_window``: maps n_fft to
         (n_fft,). DC and rumble are then removed, see ``Detrend``. None keeps
@@ -188,7 +188,7 @@ class DBTransform(nn.Module):
         band_split=BandSplit,
         mask_decoder=MaskDecoder,
         causal=False,
-        level=None,
+        level=124,
         detrend=None,
     ):
         super().__init__()
@@ -205,7 +205,7 @@ class DBTransform(nn.Module):
         }
         n_fft = 2 * (layout.num_bins - 1)
         self.detrend = Detrend(detrend(n_fft)) if detrend else None
-        self.level = None if level is None else RunningLevel(level)
+        self.level = RunningLevel(level)
         self.band_split = build(band_split, **common)
         blocks = {k: v for k, v in blocks.items() if v is not None}
         self.block_names, self.num_layers = tuple(blocks), num_layers
@@ -273,10 +273,8 @@ class DBTransform(nn.Module):
         return estimate, self.analyse(noisy, band)
 
     def _whole(self, spec):
-        spec = seen = self._without_trends(spec)
-        if self.level is not None:
-            bins = self.level(_bins(spec))
-            seen = torch.view_as_complex(bins.transpose(1, 2))
+        spec = self._without_trends(spec)
+        seen = torch.view_as_complex(self.level(_bins(spec)).transpose(1, 2))
         z = self.band_split(seen)  # (K, B, T, C)
         for block in self.blocks:
             z = block(z)
@@ -288,8 +286,7 @@ class DBTransform(nn.Module):
 
     def split(self, bins):
         """Give the bands of bins (B, T, F, 2) over their level C channels."""
-        bins = bins if self.level is None else self.level(bins)
-        return self.band_split.split(bins)  # (K, B, T, C)
+        return self.band_split.split(self.level(bins))  # (K, B, T, C)
 
     def _to_be_cut(self, spec):
         """Training wants all frames at once, as does torch.compile."""
@@ -340,9 +337,7 @@ class DBTransform(nn.Module):
                 "and no norm 'group'"
             )
         specs, again = fork(map(self._without_trends, specs))
-        bins = map(_bins, specs)  # (B, T, F, 2)
-        if self.level is not None:
-            bins = self.level.stream(bins)
+        bins = self.level.stream(map(_bins, specs))  # (B, T, F, 2)
         zs = map(self.band_split.split, bins)  # (K, B, T, C)
         for block in self.blocks:
             zs = block.stream(zs)
@@ -382,8 +377,7 @@ class DBTransform(nn.Module):
 
     def cache_shapes(self, batch, frames=0):
         """Return the shapes of all caches, see ``TimeBlock``."""
-        level = [] if self.level is None else [self.level]
-        parts = [*level, *self.blocks]
+        parts = [self.level, *self.blocks]
         return [part.cache_shapes(batch, frames) for part in parts]
 
     def step(self, frames, state):
@@ -456,12 +450,10 @@ class DBTransform(nn.Module):
         list of tuple of torch.Tensor
             The next caches.
         """
-        given, following = iter(caches), []
-        if self.level is not None:
-            bins, cache = self.level.step(bins, next(given), first)
-            following.append(cache)
+        bins, cache = self.level.step(bins, caches[0], first)
+        following = [cache]
         z = self.band_split.split(bins)  # (K, B, T, C)
-        for block, cache in zip(self.blocks, given, strict=True):
+        for block, cache in zip(self.blocks, caches[1:], strict=True):
             z, cache = block.step(z, cache, first)
             following.append(cache)
         return z, following
@@ -474,7 +466,7 @@ class DBTransform(nn.Module):
             )
 
     def _check_state(self, frames, state):
-        expected = len(self.blocks) + (self.level is not None)
+        expected = 1 + len(self.blocks)
         if len(state.caches) != expected:
             raise ValueError(
                 f"the state has {len(state.caches)} caches, expected "

@@ -1,9 +1,11 @@
-"""Follow the level of a signal, so that no gain is needed anywhere else."""
+"""Levels of signals, so that no gain is needed outside of the models."""
 
 import torch
 import torch.nn.functional as F
 
 from dbtransform_lobes.models.chunks import TimeBlock
+
+HAMMING = 0.54**2 + 0.46**2 / 2  # mean square of the window
 
 
 class RunningLevel(TimeBlock):
@@ -34,8 +36,11 @@ class RunningLevel(TimeBlock):
 
     def __init__(self, back=61):
         super().__init__()
-        if back < 0:
-            raise ValueError(f"back is {back}, expected at least 0")
+        if not isinstance(back, int) or back < 0:
+            raise ValueError(
+                f"level is {back}, expected the frames to look back, at least "
+                "0: every DBTransform follows its level"
+            )
         self.back = back
 
     def prepare(self, x, first=0):
@@ -65,6 +70,38 @@ class RunningLevel(TimeBlock):
     def cache_shapes(self, batch, frames=0):
         """Return the shape of the powers of the frames before the next."""
         return ((1, batch, self.back, 1),)
+
+
+def over_signal_level(spec):
+    """Divide spectra by the RMS of their signals, for models that see all.
+
+    By Parseval for a Hamming window of n_fft samples; others differ by a few
+    per cent.
+
+    Arguments
+    ---------
+    spec : torch.Tensor
+        Complex (B, F, T).
+
+    Returns
+    -------
+    torch.Tensor
+        Complex (B, F, T), of an RMS of 1; digital silence stays silence.
+    torch.Tensor
+        The RMS, (B, 1, 1).
+
+    Example
+    -------
+    >>> spec, level = over_signal_level(torch.zeros(2, 257, 10).cfloat())
+    >>> spec.shape, level.shape
+    (torch.Size([2, 257, 10]), torch.Size([2, 1, 1]))
+    """
+    magnitude, n_fft = spec.abs(), 2 * (spec.shape[1] - 1)
+    # Scaled, so that squares neither overflow nor vanish.
+    top = magnitude.amax((1, 2), keepdim=True).clamp_min(1e-30)
+    mean = (magnitude / top).square().mean((1, 2), keepdim=True)
+    level = top * (mean / (HAMMING * n_fft)).sqrt()
+    return spec / level.clamp_min(1e-30), level
 
 
 def _windows(power, size):

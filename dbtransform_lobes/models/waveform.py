@@ -26,32 +26,7 @@ def sqrt_hann_window(length):
     return torch.hann_window(length).sqrt()
 
 
-def unit_rms_gain(noisy, eps=1e-8):
-    """Gain that brings every waveform of a batch to an RMS of 1.
-
-    Arguments
-    ---------
-    noisy : torch.Tensor
-        (B, L).
-    eps : float
-        Waveforms below this RMS count as silent and get a gain of 1.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, 1).
-
-    Example
-    -------
-    >>> unit_rms_gain(torch.tensor([[2.0, -2.0], [0.0, 0.0]]))
-    tensor([[0.5000],
-            [1.0000]])
-    """
-    level = noisy.square().mean(-1, keepdim=True).sqrt()
-    return torch.where(level > eps, 1 / level.clamp_min(eps), 1.0)
-
-
-def noisy_spectrum(compute_stft, noisy, gain):
+def noisy_spectrum(compute_stft, noisy):
     """Compute the spectrum that a model is given.
 
     The signal is padded by zeros to whole hops: at other lengths the last
@@ -64,8 +39,6 @@ def noisy_spectrum(compute_stft, noisy, gain):
         SpeechBrain's STFT.
     noisy : torch.Tensor
         (B, L).
-    gain : torch.Tensor
-        (B, 1).
 
     Returns
     -------
@@ -76,19 +49,19 @@ def noisy_spectrum(compute_stft, noisy, gain):
     -------
     >>> from speechbrain.processing.features import STFT
     >>> stft = STFT(16000, n_fft=512, win_length=32, hop_length=8)
-    >>> noisy_spectrum(stft, torch.randn(2, 1280), torch.ones(2, 1)).shape
+    >>> noisy_spectrum(stft, torch.randn(2, 1280)).shape
     torch.Size([2, 257, 11])
     """
     missing = -noisy.shape[-1] % compute_stft.hop_length
     noisy = F.pad(noisy, (0, missing))
-    stft = compute_stft(noisy * gain)  # (B, T, F, 2)
+    stft = compute_stft(noisy)  # (B, T, F, 2)
     return torch.view_as_complex(stft.contiguous()).transpose(1, 2)
 
 
 def enhance_waveform(
-    model, compute_stft, compute_istft, noisy, gain=None, return_spec=False
+    model, compute_stft, compute_istft, noisy, return_spec=False
 ):
-    """Enhance waveforms; level and length of the input are kept.
+    """Enhance waveforms; the length of the input is kept.
 
     The spectral transforms run in fp32 whatever the precision of the model.
 
@@ -100,10 +73,6 @@ def enhance_waveform(
         SpeechBrain's STFT and ISTFT with the same settings.
     noisy : torch.Tensor
         (B, L), L > 0, all of it valid (no padding).
-    gain : torch.Tensor, optional
-        (B, 1), what brings the signals to the level that the model expects;
-        ``unit_rms_gain(noisy)`` if not given. A part of a long signal is
-        given the gain of the whole.
     return_spec : bool
         Whether to return the estimated spectrum as well.
 
@@ -112,8 +81,8 @@ def enhance_waveform(
     enhanced : torch.Tensor
         (B, L).
     spec : torch.Tensor
-        Only if asked for: what the model returned, complex (B, F, T), at the
-        level that the gain gives; T = 1 + L // hop, as of ``compute_stft``.
+        Only if asked for: what the model returned, complex (B, F, T), with
+        T = 1 + L // hop, as of ``compute_stft``.
 
     Example
     -------
@@ -129,13 +98,11 @@ def enhance_waveform(
     """
     with torch.autocast(noisy.device.type, enabled=False):
         noisy = noisy.float()
-        if gain is None:
-            gain = unit_rms_gain(noisy)
-        spec = noisy_spectrum(compute_stft, noisy, gain)
+        spec = noisy_spectrum(compute_stft, noisy)
     estimate = model(spec)  # (B, F, T)
     with torch.autocast(noisy.device.type, enabled=False):
         stft = torch.view_as_real(estimate.transpose(1, 2))
-        enhanced = compute_istft(stft, sig_length=noisy.shape[-1]) / gain
+        enhanced = compute_istft(stft, sig_length=noisy.shape[-1])
     if not return_spec:
         return enhanced
     frames = 1 + noisy.shape[-1] // compute_stft.hop_length

@@ -10,6 +10,33 @@ from dbtransform_lobes.models.band_split import compress
 from dbtransform_lobes.models.compose import build
 
 
+def unit_rms_gain(noisy, eps=1e-8):
+    """Gain that brings every waveform of a batch to an RMS of 1.
+
+    At that level losses are computed, whatever the level of the recordings.
+
+    Arguments
+    ---------
+    noisy : torch.Tensor
+        (B, L).
+    eps : float
+        Waveforms below this RMS count as silent and get a gain of 1.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, 1).
+
+    Example
+    -------
+    >>> unit_rms_gain(torch.tensor([[2.0, -2.0], [0.0, 0.0]]))
+    tensor([[0.5000],
+            [1.0000]])
+    """
+    level = noisy.square().mean(-1, keepdim=True).sqrt()
+    return torch.where(level > eps, 1 / level.clamp_min(eps), 1.0)
+
+
 def compressed_magnitude(clean_spec, estimate_spec, exponent=0.3):
     """Mean of (|S|^c - |Y|^c)^2 (Braun & Tashev, 2021, eq. 5, left term).
 

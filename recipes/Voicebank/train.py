@@ -33,8 +33,9 @@ from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import pesq_wide_band, si_sdr, stoi
-from dbtransform_lobes.models.waveform import enhance_waveform, unit_rms_gain
+from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.ema import weight_ema
+from dbtransform_lobes.training.losses import unit_rms_gain
 from dbtransform_lobes.training.pretrained import load_pretrained
 from dbtransform_lobes.training.ranks import (
     gather_lists,

@@ -104,7 +104,7 @@ def test_what_models_need_is_loaded(tmp_path):
         "n: 8\nhalf: !ref <n> / 2\npair: (3, 4)\nmodel: !new:torch.nn.Linear\n"
         "  in_features: !ref <n>\n  out_features: 2\nsame: !ref <model>\n"
         "window: !name:torch.hann_window\n"
-        "gain: !name:dbtransform_lobes.models.waveform.unit_rms_gain\n"
+        "level: !name:dbtransform_lobes.models.level.over_signal_level\n"
     )
     loaded = load_restricted(path, {"n": 16})
     assert loaded["half"] == 8 and loaded["pair"] == (3, 4)

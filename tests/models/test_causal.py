@@ -122,7 +122,7 @@ def test_a_model_that_is_not_causal_hears_the_future():
 def test_a_causal_model_forgets():
     """Two layers of windows, kernels and taps reach a known way back."""
     windows = ((2, 3, 4),) * 3
-    model = scramble(tiny(window=3, fusion_windows=windows))
+    model = scramble(tiny(window=3, fusion_windows=windows, level=1))
     moved = changes_of_output(model, spectrum(1, 17, 40), 10)
     reach = 2 * (3 + 3) + 2
     heard = moved.amax((0, 1)) > 1e-12

@@ -21,6 +21,7 @@ from dbtransform_lobes.models.conformer import (
     ConvolutionModule,
     RelativeAttention,
 )
+from dbtransform_lobes.models.level import over_signal_level
 from tests.twins import (
     array,
     assert_twin,
@@ -338,7 +339,8 @@ def model_twin(model, spec, exponent):
     """Polar form: mask |X|^e exp(i phase) + complex part, then |.|^(1/e)."""
     out = []
     for signal in array(spec):
-        magnitude = np.abs(signal.T) ** exponent  # (T, F)
+        level = over_signal_level(torch.from_numpy(signal)[None])[1].item()
+        magnitude = np.abs(signal.T / level) ** exponent  # (T, F)
         phase = np.angle(signal.T)
         real, imag = magnitude * np.cos(phase), magnitude * np.sin(phase)
         x = encoder_twin(model.encoder, np.stack([magnitude, real, imag]))
@@ -350,7 +352,7 @@ def model_twin(model, spec, exponent):
         gained = mask_twin(model.mask_decoder, x) * magnitude
         estimate = gained * np.exp(1j * phase) + real + 1j * imag
         power = np.abs(estimate) ** (1 / exponent)
-        out.append((power * np.exp(1j * np.angle(estimate))).T)
+        out.append(level * (power * np.exp(1j * np.angle(estimate))).T)
     return np.stack(out)
 
 

@@ -1,9 +1,15 @@
 """Level and trends of frames: literal twins, gains, jumps, silence."""
 
+import math
+
+import pytest
 import torch
 
+from dbtransform_lobes.models.bsrnn import BSRNN
+from dbtransform_lobes.models.cmgan import CMGAN
 from dbtransform_lobes.models.detrend import Detrend
-from dbtransform_lobes.models.level import RunningLevel
+from dbtransform_lobes.models.level import RunningLevel, over_signal_level
+from tests.composition import composed
 
 
 def literal_level(bins, back):
@@ -72,3 +78,40 @@ def test_detrend_removes_dc_and_rumble_but_no_speech():
 
     assert left(0) < 1e-5 and left(10) < 0.02 and left(20) < 0.2
     assert left(100) > 0.99 and left(1000) > 0.999
+
+
+def test_level_of_a_signal_is_its_rms():
+    signal = 0.03 * torch.randn(2, 16000, dtype=torch.float64)
+    signal[1] *= 1e-9
+    window = torch.hamming_window(400, dtype=torch.float64)
+    spec = torch.stft(signal, 400, 100, window=window, return_complex=True)
+    power = [sum(float(x) ** 2 for x in each) / 16000 for each in signal]
+    over, level = over_signal_level(spec)
+    expected = [math.sqrt(p) for p in power]
+    assert level.flatten().tolist() == pytest.approx(expected, rel=0.02)
+    assert torch.allclose(over * level, spec) and not torch.equal(over, spec)
+    assert not over_signal_level(0 * spec)[0].any()
+
+
+MODELS = {
+    "db_transform": lambda: composed(num_channels=8, num_heads=2),
+    "bsrnn": lambda: BSRNN(num_channels=8, num_layers=1),
+    "cmgan": lambda: CMGAN(512, 8, num_blocks=1, num_heads=2).eval(),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_no_model_knows_the_gain_of_a_signal(name):
+    """From -150 to 120 dB; weak bands as well."""
+    torch.manual_seed(0)
+    model, spec = MODELS[name](), torch.randn(1, 257, 20).cfloat()
+    spec[:, 100:] *= 1e-3
+    expected = model(spec)
+    assert (expected - spec).abs().max() > 1e-2
+    for gain in (10**-7.5, 1e-3, 1e6):
+        error = (model(gain * spec) / gain - expected).abs()
+        assert (error < 1e-4 * expected.abs().amax((1, 2))).all()
+        strong, weak = error[:, :100].max(), error[:, 100:].max()
+        assert weak < 1e-4 * expected[:, 100:].abs().max(), strong
+    assert not model(0 * spec).any()

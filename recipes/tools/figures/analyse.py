@@ -25,7 +25,7 @@ from dbtransform_lobes.inference.source import (
     find_model,
     resolve,
 )
-from dbtransform_lobes.models.waveform import noisy_spectrum, unit_rms_gain
+from dbtransform_lobes.models.waveform import noisy_spectrum
 from dbtransform_lobes.plotting import check_plot, save_figure
 from dbtransform_lobes.versions import package_versions
 from figures.architecture import architecture
@@ -265,15 +265,14 @@ def _draw(model, signals, part, band, figures):
 
 
 def _start_of(model, noisy, part):
-    """Spectrum (1, F, T) of the first 4 s, at the level of the part."""
+    """Spectrum (1, F, T) of the first 4 s."""
     rate = model.hparams.sample_rate
     if part.sample_rate != rate:
         noisy = soxr.resample(noisy, part.sample_rate, rate)
     noisy = torch.from_numpy(noisy)[None].to(model.device)
-    gain = unit_rms_gain(noisy)
     start = noisy[:, : MAP_SECONDS * rate]
     with torch.inference_mode():
-        return noisy_spectrum(model.hparams.compute_stft, start, gain)
+        return noisy_spectrum(model.hparams.compute_stft, start)
 
 
 def _shown_name(source, folder):

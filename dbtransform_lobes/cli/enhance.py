@@ -1,7 +1,6 @@
 """``dbtransform enhance``: enhance files and folders of noisy speech."""
 
 import glob
-import os
 import sys
 from pathlib import Path
 
@@ -236,76 +235,43 @@ def _expand(paths):
 
 def _matches(pattern):
     """Audio files of a pattern, and folders unless ** goes into them."""
-    from dbtransform_lobes.data.audio import AUDIO_SUFFIXES
-
-    found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
-    return [
-        path
-        for path in found
-        if path.suffix.lower() in AUDIO_SUFFIXES
-        and path.is_file()
-        or path.is_dir()
-        and "**" not in pattern.parts
-    ]
-
-
-def audio_files(folder, output):
-    """List audio files below a folder, without those of earlier results.
-
-    Hidden files and folders are left out. Other things that may be audio are
-    left out with a line for each.
-    """
     from dbtransform_lobes.data.audio import (
         AUDIO_SUFFIXES,
         OTHER_SUFFIXES,
         conversion,
     )
 
+    found = []
+    for path in map(Path, sorted(glob.glob(str(pattern), recursive=True))):
+        suffix = path.suffix.lower()
+        if path.is_dir():
+            found += [] if "**" in pattern.parts else [path]
+        elif suffix in AUDIO_SUFFIXES:
+            found.append(path)
+        elif suffix in OTHER_SUFFIXES:
+            _print_skipped(path, conversion(path))
+    return found
+
+
+def _print_skipped(path, reason):
+    print(f"skipped: {path}: {reason}", file=sys.stderr)
+
+
+def audio_files(folder, output):
+    """List audio files below a folder, without those of earlier results."""
+    from dbtransform_lobes.data.audio import AUDIO_SUFFIXES, find_audio
+
     if folder.resolve() == output.resolve():
         raise ValueError(
             f"{folder}: is the input and the --output; give another folder"
         )
-    files, skipped = [], []
-    for path in _below(folder, output.resolve(), skipped):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            files.append(path)
-        elif path.suffix.lower() in OTHER_SUFFIXES:
-            skipped.append((path, conversion(path)))
-    for path, reason in skipped:
-        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    files = find_audio(folder, output=output, skipped=_print_skipped)
     if not files:
         raise ValueError(
             f"{folder}: there is no audio, expected files of the suffixes "
             f"{', '.join(AUDIO_SUFFIXES)}"
         )
-    return sorted(files)
-
-
-def _below(folder, output, skipped):
-    """Yield files that are not hidden; adds to ``skipped`` (path, reason)."""
-
-    def unreadable(error):
-        """Note a folder that cannot be read."""
-        skipped.append((error.filename, error.strerror))
-
-    for place, folders, names in os.walk(folder, onerror=unreadable):
-        place = Path(place)
-        folders[:] = [
-            name
-            for name in sorted(folders)
-            if not name.startswith(".") and (place / name).resolve() != output
-        ]
-        skipped += [
-            (place / name, "a link to a folder; give the folder as well")
-            for name in folders
-            if (place / name).is_symlink()
-        ]
-        for name in names:
-            path = place / name
-            if not name.startswith(".") and (
-                path.is_file() or _is_dangling(path)
-            ):
-                yield path
+    return files
 
 
 def _is_dangling(path):
@@ -319,7 +285,11 @@ def _check_outputs(pairs, force, typed):
     A file that is missing but not ``typed``, so in a manifest, is a failure
     of its own.
     """
-    from dbtransform_lobes.data.audio import AUDIO_SUFFIXES
+    from dbtransform_lobes.data.audio import (
+        AUDIO_SUFFIXES,
+        OTHER_SUFFIXES,
+        conversion,
+    )
     from dbtransform_lobes.data.files import raise_problems
 
     problems, taken = [], {}
@@ -329,9 +299,11 @@ def _check_outputs(pairs, force, typed):
         if missing and source in typed:
             problems.append(f"{source}: there is no such file")
         elif target.suffix.lower() not in AUDIO_SUFFIXES:
+            other = source.suffix.lower() in OTHER_SUFFIXES
             problems.append(
                 f"{target}: expected one of the suffixes "
                 f"{', '.join(AUDIO_SUFFIXES)}"
+                + (f"; {conversion(source)}" if other else "")
             )
         elif place == source.resolve():
             problems.append(f"{target}: the output is the input")
@@ -431,7 +403,7 @@ def model_options(args):
 
 
 def sound_options(args):
-    """What ``EnhanceModel.enhance_file`` gets of the arguments."""
+    """What ``enhance_long_file`` gets of the arguments."""
     return {
         "strength": args.strength,
         "attenuation_limit_db": args.attenuation_limit,

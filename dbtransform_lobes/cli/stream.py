@@ -1,6 +1,7 @@
 """``dbtransform stream``: raw PCM from stdin to stdout, as it comes."""
 
 import os
+import re
 import signal
 import sys
 
@@ -20,12 +21,16 @@ A fraction of the computing, by ONNX Runtime (pip install 'dbtransform[onnx]'):
   ... | dbtransform stream --backend onnx --model stream.onnx | ...
 """
 
-HEADERS = {  # first bytes of files
-    b"RIFF": "WAV",
-    b"RF64": "WAV",
-    b"fLaC": "FLAC",
-    b"OggS": "Ogg",
-    b"ID3": "MP3",
+HEADERS = {  # what files begin with
+    rb"RIFF|RF64|RIFX|riff": "WAV",
+    rb"fLaC": "FLAC",
+    rb"OggS": "Ogg",
+    rb"ID3|\xff.{8,64}(Xing|Info)": "MP3",
+    rb"FORM": "AIFF",
+    rb"\.snd": "AU",
+    rb"caff": "CAF",
+    rb"....ftyp": "MP4",
+    rb"\x1aE\xdf\xa3": "WebM",
 }
 
 
@@ -237,13 +242,13 @@ class _Interruptible:
 
 def _refuse_files(data):
     """Refuse what begins as an audio file: samples have no header."""
-    name = next((n for h, n in HEADERS.items() if data.startswith(h)), None)
-    if name:
-        raise ValueError(
-            f"the input begins as a {name} file, expected raw samples: enhance "
-            "files by `dbtransform enhance`, or take the header off by "
-            "`sox FILE -t raw -` or `ffmpeg -i FILE -f s16le -`"
-        )
+    for header, name in HEADERS.items():
+        if re.match(header, data, re.DOTALL):
+            raise ValueError(
+                f"the input begins as a {name} file, expected raw samples: "
+                "enhance files by `dbtransform enhance`, or take the header "
+                "off by `sox FILE -t raw -` or `ffmpeg -i FILE -f s16le -`"
+            )
 
 
 def _write(file, data):

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shlex
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import soundfile as sf
 import soxr
 
 from dbtransform_lobes.data.files import is_lfs_pointer, replacing
-from dbtransform_lobes.data.riff import wav_fault
+from dbtransform_lobes.data.headers import wav_fault
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 # Audio of other programs; soundfile reads some of it, but writes little.
@@ -23,19 +24,68 @@ OTHER_SUFFIXES = tuple(
 MEMBER = re.compile(r"(.+\.tar)#(\d+)-(\d+)")
 
 
-def find_audio(folder, suffixes=AUDIO_SUFFIXES):
-    """List the audio files below a folder, sorted.
+def _warn_skipped(path, reason):
+    warnings.warn(f"skipped: {path}: {reason}", stacklevel=2)
+
+
+def find_audio(
+    folder, suffixes=AUDIO_SUFFIXES, output=None, skipped=_warn_skipped
+):
+    """List the audio files below a folder, to any depth.
+
+    Hidden files and folders are left out. Other audio, folders that cannot be
+    read and links to folders are left out as well, but told.
+
+    Arguments
+    ---------
+    folder : str
+        Where to look.
+    suffixes : tuple of str
+        Of the files that are taken.
+    output : pathlib.Path, optional
+        A folder whose files are left out.
+    skipped : callable
+        Given the path of what is left out, and the reason.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Sorted; links to nothing are among them.
 
     Example
     -------
     >>> find_audio("no_such_folder")
     []
     """
-    return sorted(
-        path
-        for path in Path(folder).rglob("*")
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
+    found, output = [], output and Path(output).resolve()
+
+    def unreadable(error):
+        """Tell of a folder that is there but cannot be read."""
+        if not isinstance(error, FileNotFoundError):
+            skipped(error.filename, error.strerror)
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        place = Path(place)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and (place / name).resolve() != output
+        )
+        for name in folders:
+            if (place / name).is_symlink():
+                skipped(
+                    place / name, "a link to a folder; give the folder as well"
+                )
+        for path in (place / name for name in sorted(names)):
+            suffix = path.suffix.lower()
+            pipe = path.exists() and not path.is_file()
+            if path.name.startswith(".") or pipe:
+                continue
+            if suffix in suffixes:
+                found.append(path)
+            elif suffix in AUDIO_SUFFIXES + OTHER_SUFFIXES:
+                skipped(path, conversion(path))
+    return sorted(found)
 
 
 def _remedy(path):

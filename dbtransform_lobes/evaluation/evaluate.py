@@ -13,6 +13,7 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
+from dbtransform_lobes.data.audio import find_audio
 from dbtransform_lobes.data.files import write_text
 from dbtransform_lobes.evaluation.dnsmos import check_installed, dnsmos
 from dbtransform_lobes.evaluation.metrics import (
@@ -60,9 +61,7 @@ def list_audio(folder):
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give a folder of audio files")
     files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
+    for path in find_audio(folder, SUFFIXES):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in files:
             raise ValueError(

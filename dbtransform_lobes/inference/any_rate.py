@@ -4,6 +4,7 @@ noisy -> resample -> model -> resample (-> plus the band above it) -> blend
 """
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -37,9 +38,14 @@ class Measure:
 def check_sample_rate(sample_rate):
     """Refuse a rate that is not in SAMPLE_RATES by a ValueError."""
     low, high = SAMPLE_RATES
-    if not low <= sample_rate <= high:
+    if (
+        not isinstance(sample_rate, Real)
+        or not low <= sample_rate <= high
+        or sample_rate % 1
+    ):
         raise ValueError(
-            f"the sample rate is {sample_rate} Hz, expected {low} to {high}"
+            f"the sample rate is {sample_rate} Hz, expected {low} to {high}, "
+            "a whole number"
         )
 
 

@@ -15,7 +15,11 @@ from dbtransform_lobes.data.audio import (
     for_soundfile,
 )
 from dbtransform_lobes.data.files import temporary_beside
-from dbtransform_lobes.data.riff import promised_frames, wav_fault
+from dbtransform_lobes.data.headers import (
+    lacks_end,
+    promised_frames,
+    wav_fault,
+)
 from dbtransform_lobes.inference.mpeg import true_length, without_header
 from dbtransform_lobes.inference.tags import copy_tags
 
@@ -96,16 +100,18 @@ def read_format(path):
     ValueError
         If it is no audio, is empty or has several data chunks.
     """
+    _check_path(path)
     info = audio_info(path)
     if fault := wav_fault(path):
         raise ValueError(f"{path}: {fault}")
     with _open(path) as file:
         tags = {tag: getattr(file, tag) for tag in TAGS}
+        log = file.extra_info
     tags = {tag: text for tag, text in tags.items() if text}
     audio = AudioFormat(
         info.samplerate, info.channels, info.format, info.subtype, tags, path
     )
-    return audio, promised_frames(path, _length(path, info))
+    return audio, promised_frames(path, _length(path, info), log)
 
 
 def _length(path, info):
@@ -153,13 +159,17 @@ def read_blocks(path):
 
 
 def warn_if_cut_off(path, length, promised):
-    """Warn of a file that has fewer samples than its header promises."""
+    """Warn of a file that stops before its end."""
     if length < promised:
-        warnings.warn(
-            f"{path}: ends after {length} of the {promised} samples "
-            "that its header says; taken as far as it goes",
-            stacklevel=3,
-        )
+        missing = f"of the {promised} samples that its header says"
+    elif lacks_end(path):
+        missing = "samples without a last page"
+    else:
+        return
+    warnings.warn(
+        f"{path}: ends after {length} {missing}; taken as far as it goes",
+        stacklevel=3,
+    )
 
 
 @contextmanager
@@ -187,6 +197,14 @@ def _open_whole(path):
         yield file
 
 
+def _check_path(path):
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(
+            f"a file is given as {type(path).__name__}, expected its path as "
+            "str or pathlib.Path"
+        )
+
+
 def check_output(path, output):
     """Refuse an output that cannot be written, or would replace the input.
 
@@ -198,10 +216,12 @@ def check_output(path, output):
     Raises
     ------
     FileNotFoundError
-        If the folder of the output is missing.
+        If there is no input, or no folder for the output.
     ValueError
         If the output has another suffix, is a folder or is the input.
     """
+    for each in (path, output):
+        _check_path(each)
     output = Path(output)
     if output.suffix.lower() not in AUDIO_SUFFIXES:
         raise ValueError(

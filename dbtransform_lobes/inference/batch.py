@@ -7,6 +7,7 @@ import warnings
 import torch
 
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
+from dbtransform_lobes.inference.long_file import enhance_long_file
 from dbtransform_lobes.parallel import run_isolated
 
 ATTEMPTS = 2  # for a file whose process dies
@@ -25,7 +26,7 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
         For ``EnhanceModel.from_hparams``; or {"onnx": file} for a graph of
         ``export_onnx``.
     options : dict
-        For ``EnhanceModel.enhance_file``.
+        For ``enhance_long_file``.
     jobs : int
         Number of processes. Each has a model of its own, and none is left
         when this generator ends, be it by Ctrl-C.
@@ -79,7 +80,7 @@ def enhance_pair(model, pair, options):
     pair : tuple of pathlib.Path
         (input, output); the folder of the output is made.
     options : dict
-        For ``EnhanceModel.enhance_file``.
+        For ``enhance_long_file``.
 
     Returns
     -------
@@ -91,7 +92,7 @@ def enhance_pair(model, pair, options):
         warnings.simplefilter("always")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            model.enhance_file(source, target, **options)
+            enhance_long_file(model, source, target, **options)
             reason = None
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             # torch's errors, such as a lack of memory, are RuntimeErrors

@@ -24,14 +24,11 @@ from dbtransform_lobes.inference.audio_file import (
     read_blocks,
     read_format,
     warn_if_cut_off,
+    with_room,
     write_blocks,
 )
 from dbtransform_lobes.inference.device import check_device
 from dbtransform_lobes.inference.high_band import check_high_band
-from dbtransform_lobes.inference.long_file import (
-    LONG_SECONDS,
-    enhance_long_file,
-)
 from dbtransform_lobes.inference.restricted_yaml import load_restricted
 from dbtransform_lobes.inference.source import find_model
 from dbtransform_lobes.inference.strength import blend, wet_share
@@ -86,12 +83,18 @@ class EnhanceModel(Pretrained):
         _check_needed("modules", modules, self.MODULES_NEEDED)
         _check_needed("hparams", hparams, self.HPARAMS_NEEDED)
         _check_types(modules, hparams)
-        if isinstance(run_opts, dict) and "device" in run_opts:
+        run_opts = {} if run_opts is None else run_opts
+        if not isinstance(run_opts, dict):
+            raise ValueError(
+                f"run_opts is {run_opts!r}, expected a dict such as "
+                "{'device': 'cuda'}"
+            )
+        if "device" in run_opts:
             # SpeechBrain splits the name of the device
             run_opts = {**run_opts, "device": str(run_opts["device"])}
             check_device(run_opts["device"])
         for key in ("jit", "jit_module_keys"):
-            if (run_opts or {}).get(key):
+            if run_opts.get(key):
                 raise ValueError(
                     f"run_opts has {key}={run_opts[key]}, but the model "
                     "cannot be compiled by TorchScript; leave it out, or "
@@ -228,7 +231,7 @@ class EnhanceModel(Pretrained):
 
         Arguments
         ---------
-        signal : numpy.ndarray
+        signal : numpy.ndarray or torch.Tensor
             Floating point (L,) or (L, channels), as soundfile reads it.
         sample_rate : int
             In Hz, 2000 to 768000.
@@ -242,8 +245,8 @@ class EnhanceModel(Pretrained):
 
         Returns
         -------
-        numpy.ndarray
-            Of the same shape, float32.
+        numpy.ndarray or torch.Tensor
+            Of the same kind and shape, float32; tensors are on the CPU.
 
         Raises
         ------
@@ -263,9 +266,11 @@ class EnhanceModel(Pretrained):
                 "expected (samples, channels), as soundfile reads them: give "
                 "signal.T"
             )
-        return self._enhance_array(
+        enhanced = self._enhance_array(
             signal, sample_rate, strength, attenuation_limit_db, high_band
         )
+        as_tensor = isinstance(signal, torch.Tensor)
+        return torch.from_numpy(enhanced) if as_tensor else enhanced
 
     def _enhance_array(
         self,
@@ -289,13 +294,13 @@ class EnhanceModel(Pretrained):
             enhanced = np.concatenate(list(blocks), axis=-1)
         return enhanced.T.reshape(signal.shape)
 
-    def enhance_file(
-        self, filename, output_filename=None, progress=True, **options
-    ):
+    def enhance_file(self, filename, output_filename=None, **options):
         """Enhance an audio file of any sample rate and number of channels.
 
-        Files of more than a minute are read and written in blocks: memory
-        does not grow with their length.
+        All of it is returned, so that memory grows with its length. For
+        recordings of hours there are ``enhance_long_file`` of
+        ``dbtransform_lobes.inference.long_file``, which only writes, and
+        ``dbtransform enhance``.
 
         Arguments
         ---------
@@ -308,8 +313,6 @@ class EnhanceModel(Pretrained):
             (title, artist ...) are kept. Samples beyond full scale are
             clipped but in floating-point formats. The file is there whole or
             not at all.
-        progress : bool
-            Whether a long file shows a progress bar, on a terminal.
         **options
             ``strength``, ``attenuation_limit_db`` and ``high_band`` as in
             ``enhance_array``.
@@ -318,8 +321,7 @@ class EnhanceModel(Pretrained):
         -------
         torch.Tensor
             (L,), or (L, channels) for several channels; float32 on the CPU,
-            at the rate and with the length of the file. None for a file of
-            more than a minute that is written to ``output_filename``.
+            at the rate and with the length of the file.
 
         Raises
         ------
@@ -333,14 +335,6 @@ class EnhanceModel(Pretrained):
         if output_filename is not None:
             check_output(filename, output_filename)
         audio, frames = read_format(filename)
-        if (
-            output_filename is not None
-            and frames > LONG_SECONDS * audio.sample_rate
-        ):
-            enhance_long_file(
-                self, filename, output_filename, progress, **options
-            )
-            return None
         signal = np.concatenate(list(read_blocks(filename)))
         warn_if_cut_off(filename, len(signal), frames)
         try:
@@ -348,6 +342,7 @@ class EnhanceModel(Pretrained):
         except ValueError as error:
             raise ValueError(f"{filename}: {error}") from error
         if output_filename is not None:
+            audio = with_room(audio, len(enhanced))
             write_blocks(output_filename, [enhanced], audio)
         enhanced = torch.from_numpy(np.ascontiguousarray(enhanced))
         return enhanced[:, 0] if enhanced.shape[1] == 1 else enhanced
@@ -456,6 +451,8 @@ def _valid_samples(noisy, lengths):
     items, samples = noisy.shape
     if lengths is None:
         return torch.full((items,), samples)
+    if not isinstance(lengths, torch.Tensor | np.ndarray | list | tuple):
+        raise ValueError(f"lengths are {lengths!r}, expected a tensor")
     lengths = torch.as_tensor(lengths).detach().cpu().double()
     if lengths.shape != (items,):
         raise ValueError(
@@ -472,7 +469,10 @@ def _valid_samples(noisy, lengths):
 
 
 def _check_array(signal, sample_rate):
-    """Return (L,) or (L, channels) as float32."""
+    """Return (L,) or (L, channels) as a float32 array."""
+    if isinstance(signal, torch.Tensor):
+        signal = signal.detach().cpu()
+        signal = signal.float() if signal.is_floating_point() else signal
     signal = np.asarray(signal)
     check_sample_rate(sample_rate)
     if signal.dtype.kind != "f":

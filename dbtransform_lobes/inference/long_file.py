@@ -14,6 +14,7 @@ from dbtransform_lobes.inference.any_rate import (
     measure,
 )
 from dbtransform_lobes.inference.audio_file import (
+    check_output,
     read_blocks,
     read_format,
     warn_if_cut_off,
@@ -23,7 +24,7 @@ from dbtransform_lobes.inference.audio_file import (
 from dbtransform_lobes.inference.high_band import check_high_band
 from dbtransform_lobes.inference.strength import wet_share
 
-LONG_SECONDS = 60
+LONG_SECONDS = 60  # what takes long enough for a progress bar
 
 
 def enhance_long_file(
@@ -35,7 +36,9 @@ def enhance_long_file(
     attenuation_limit_db=None,
     high_band="keep",
 ):
-    """Enhance a file into another one, see ``EnhanceModel.enhance_file``.
+    """Enhance a file into another one, in memory that does not grow.
+
+    What is written is as of ``EnhanceModel.enhance_file``.
 
     Arguments
     ---------
@@ -44,7 +47,7 @@ def enhance_long_file(
     path, output : str
         What is read and written.
     progress : bool
-        Whether to show a progress bar, on a terminal.
+        Whether more than a minute shows a progress bar, on a terminal.
     strength, attenuation_limit_db, high_band
         As in ``EnhanceModel.enhance_array``.
 
@@ -52,7 +55,21 @@ def enhance_long_file(
     ------
     FileNotFoundError, ValueError
         As ``EnhanceModel.enhance_file``; there is no partial output.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> import soundfile as sf
+    >>> from dbtransform_lobes.inference import EnhanceModel
+    >>> model = EnhanceModel.from_hparams(run_opts={"device": "cpu"})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path, output = f"{folder}/noisy.wav", f"{folder}/enhanced.wav"
+    ...     sf.write(path, [0.1] * 8000, 16000)
+    ...     enhance_long_file(model, path, output)
+    ...     sf.info(output).frames
+    8000
     """
+    check_output(path, output)
     wet = wet_share(strength, attenuation_limit_db)
     check_high_band(high_band)
     audio, frames = read_format(path)
@@ -69,12 +86,13 @@ def enhance_long_file(
         blocks = enhance_signal(
             model, _channels_first(path), measured, rate, wet, high_band
         )
+        seconds = measured.length // rate
         bar = tqdm(
-            total=measured.length // rate,
+            total=seconds,
             unit="s",
             desc=Path(path).name,
             leave=False,
-            disable=None if progress else True,
+            disable=None if progress and seconds > LONG_SECONDS else True,
         )
         audio = with_room(audio, measured.length)
         with bar, torch.inference_mode(), model.inference_ctx:

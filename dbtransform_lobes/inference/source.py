@@ -158,6 +158,12 @@ def find_model(
 
 def _used_savedir(savedir, path, local_strategy):
     """The savedir, None if the files are taken from where they are."""
+    if savedir is not None and (
+        not isinstance(savedir, str | os.PathLike) or savedir == ""
+    ):
+        raise ValueError(
+            f"savedir is {savedir!r}, expected the path of a folder, or None"
+        )
     if savedir is None or Path(savedir).resolve() == Path(path):
         return None
     if local_strategy == LocalStrategy.NO_LINK:

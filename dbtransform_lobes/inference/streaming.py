@@ -182,7 +182,13 @@ class StreamingEnhancer:
 
     def _checked(self, samples):
         """The samples as a tensor (B, n)."""
-        noisy = torch.as_tensor(samples)
+        try:
+            noisy = torch.as_tensor(samples)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"the samples are {type(samples).__name__}, expected an array "
+                "or a tensor"
+            ) from error
         if not noisy.is_floating_point():
             raise ValueError(
                 f"the samples are {noisy.dtype}, expected floating point; "
@@ -192,6 +198,11 @@ class StreamingEnhancer:
             raise ValueError(
                 f"the samples have shape {tuple(noisy.shape)}, expected "
                 "(samples,) or (samples, channels), as soundfile reads them"
+            )
+        if noisy.dim() == 2 and noisy.shape[1] > max(32, noisy.shape[0]):
+            raise ValueError(
+                f"the samples have shape {tuple(noisy.shape)}, more channels "
+                "than samples; expected (samples, channels): give samples.T"
             )
         if not torch.isfinite(noisy).all():
             raise ValueError(

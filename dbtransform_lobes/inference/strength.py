@@ -9,6 +9,7 @@ what the model leaves as it is keeps its level, and what it removes is left at
 """
 
 import math
+from numbers import Real
 
 
 def wet_share(strength=1.0, attenuation_limit_db=None):
@@ -36,18 +37,18 @@ def wet_share(strength=1.0, attenuation_limit_db=None):
     >>> wet_share(0.5), wet_share(1.0, attenuation_limit_db=20.0)
     (0.5, 0.9)
     """
-    if not 0 <= strength <= 1:
+    if not isinstance(strength, Real) or not 0 <= strength <= 1:
         raise ValueError(
             f"strength is {strength}, expected 0 (the noisy signal) to 1"
         )
     if attenuation_limit_db is None:
         return float(strength)
-    if math.isnan(attenuation_limit_db) or attenuation_limit_db < 0:
+    limit = attenuation_limit_db
+    if not isinstance(limit, Real) or math.isnan(limit) or limit < 0:
         raise ValueError(
-            f"attenuation_limit_db is {attenuation_limit_db}, expected 0 or "
-            "more decibels"
+            f"attenuation_limit_db is {limit}, expected 0 or more decibels"
         )
-    return min(float(strength), 1 - 10 ** (-attenuation_limit_db / 20))
+    return min(float(strength), 1 - 10 ** (-limit / 20))
 
 
 def blend(noisy, enhanced, wet):

@@ -14,8 +14,9 @@ import soundfile as sf
 import torch
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference import EnhanceModel, batch
 from dbtransform_lobes.inference import source as model_source
+from dbtransform_lobes.inference.long_file import enhance_long_file
 from tests.signals import noise_like, speech_like, write_wav
 
 
@@ -361,14 +362,12 @@ def test_failures_are_named_and_the_batch_goes_on(enhance, tree, capsys):
 def test_a_lack_of_memory_is_a_failure_of_its_file(
     enhance, tree, capsys, monkeypatch
 ):
-    enhance_file = EnhanceModel.enhance_file
-
-    def fail(self, path, output, **options):
+    def fail(model, path, output, **options):
         if path.name == "a.wav":
             raise torch.OutOfMemoryError("out of memory")
-        return enhance_file(self, path, output, **options)
+        return enhance_long_file(model, path, output, **options)
 
-    monkeypatch.setattr(EnhanceModel, "enhance_file", fail)
+    monkeypatch.setattr(batch, "enhance_long_file", fail)
     assert enhance("noisy", "--output", "out") == 1
     assert "failed: noisy/a.wav: out of memory" in capsys.readouterr().err
     assert files(tree / "out") == ["b.wav", "deep/er/c.wav"]

@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.data.riff import UNKNOWN, promised_frames, wav_fault
+from dbtransform_lobes.data.headers import UNKNOWN, promised_frames, wav_fault
 
 COUNT, BATCH = 1000, 250
 RATES = (8000, 11025, 16000, 22050, 44100, 48000)

@@ -195,11 +195,6 @@ def test_the_end_is_not_louder_than_what_is_before(name, adds, sample_rate):
         assert both[1, -20:].max() < 2 * both[:, :-20].max(), length
 
 
-def test_channels_first_are_refused(model):
-    with pytest.raises(ValueError, match=r"\(2, 300\), more .*signal.T"):
-        model.enhance_array(np.zeros((2, 300)), 16000)
-
-
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM", "GSM610"])
 def test_formats_in_blocks_become_pcm(model, subtype, tmp_path):
     noisy, output = tmp_path / "noisy.wav", tmp_path / "enhanced.wav"
@@ -275,6 +270,14 @@ def test_array_shapes_and_types(model, dtype):
     assert not np.allclose(enhanced, signal, atol=1e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tensor_gives_a_tensor(model, dtype):
+    signal = torch.from_numpy(noisy_signal(0.2, 16000, 2)).to(dtype)
+    enhanced = model.enhance_array(signal.requires_grad_(), 16000)
+    expected = model.enhance_array(signal.detach().float().numpy(), 16000)
+    assert torch.equal(enhanced, torch.from_numpy(expected))
+
+
 @pytest.mark.parametrize("sample_rate", [8000, 16000, 44100])
 def test_silence_stays_silence_and_level_is_kept(model, sample_rate):
     signal = noisy_signal(0.3, sample_rate, 2)
@@ -300,6 +303,12 @@ def test_bf16_is_near_fp32(model):
     [
         (np.ones(9), 1999, "rate is 1999 Hz, expected 2000 to 768000"),
         (np.ones(9), 2**31, "expected 2000 to 768000"),
+        (np.ones(9), "16000", "rate is 16000 Hz, expected 2000 to 768000, a"),
+        (np.ones(9), 16000.5, "a whole number"),
+        ("a.wav", 16000, "samples are <U5, expected floating point"),
+        (torch.ones(9, dtype=torch.int16), 16000, "int16, expected floating"),
+        (torch.ones(2, 300), 16000, r"\(2, 300\), more channels .*signal.T"),
+        (np.zeros((2, 300)), 16000, r"\(2, 300\), more channels .*signal.T"),
         (np.ones(9, np.int16), 16000, "int16, expected floating point; divide"),
         (np.ones(0), 16000, "at least one of each"),
         (np.ones((9, 0)), 16000, "at least one of each"),

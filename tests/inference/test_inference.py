@@ -331,6 +331,7 @@ def test_silence_stays_silence(model):
         (torch.ones(1, 100), torch.tensor([0.0]), "shares"),
         (torch.ones(1, 100), torch.tensor([float("nan")]), "shares"),
         (torch.ones(1, 100), torch.tensor([50]), "noisy.shape"),
+        (torch.ones(1, 100), "1.0", "lengths are '1.0', expected a tensor"),
     ],
 )
 def test_bad_batches(model, noisy, lengths, message):
@@ -556,12 +557,25 @@ def test_the_default_dtype_of_torch_does_not_count(dtype):
     ("options", "message"),
     [
         ({"run_opts": {"jit": True}}, "cannot be compiled by TorchScript"),
+        ({"run_opts": "cpu"}, "run_opts is 'cpu', expected a dict"),
         ({"source": 3}, "source is 3, expected a folder or the name"),
+        ({"savedir": ""}, "savedir is '', expected the path of a folder"),
+        ({"savedir": 3}, "savedir is 3, expected the path of a folder"),
     ],
 )
 def test_mistaken_options(options, message):
     with pytest.raises(ValueError, match=message):
         EnhanceModel.from_hparams(**options)
+
+
+@pytest.mark.parametrize("wrong", [3, None, b"a.wav", np.zeros(9)])
+def test_a_path_is_a_path(model, tmp_path, wrong):
+    sf.write(tmp_path / "a.wav", np.ones(99), 16000)
+    with pytest.raises(ValueError, match="expected its path as str"):
+        model.enhance_file(wrong)
+    if wrong is not None:
+        with pytest.raises(ValueError, match="expected its path as str"):
+            model.enhance_file(tmp_path / "a.wav", wrong)
 
 
 def test_weights_that_git_lfs_has_not_fetched(tmp_path):

@@ -15,7 +15,7 @@ import soxr
 import torch
 from speechbrain.processing.features import ISTFT, STFT
 
-from dbtransform_lobes.inference import long_signal
+from dbtransform_lobes.inference import long_file, long_signal
 from dbtransform_lobes.inference.any_rate import enhance_signal, measure
 from dbtransform_lobes.inference.block_stft import (
     BlockISTFT,
@@ -27,6 +27,7 @@ from dbtransform_lobes.inference.blocks import (
     regroup,
     resample_blocks,
 )
+from dbtransform_lobes.inference.long_file import enhance_long_file
 from dbtransform_lobes.models.chunks import fork
 from dbtransform_lobes.models.db_transform import DBTransform
 from tests.composition import composed
@@ -270,10 +271,8 @@ def test_blocks_are_asked_for_as_they_are_needed(model):
 
 @pytest.fixture
 def long(monkeypatch):
-    """Make half a second long, for files and for signals."""
-    monkeypatch.setattr(
-        "dbtransform_lobes.inference.enhance_model.LONG_SECONDS", 0.5
-    )
+    """Make half a second long."""
+    monkeypatch.setattr(long_file, "LONG_SECONDS", 0.5)
     monkeypatch.setattr(long_signal, "LONGEST_SECONDS", 0)
 
 
@@ -293,12 +292,13 @@ def test_a_long_file_is_as_a_short_one(
     expected = model.enhance_file(path, **options)
     request.getfixturevalue("long")
     output = tmp_path / "b.wav"
-    assert model.enhance_file(path, output, **options) is None
+    enhance_long_file(model, path, output, **options)
     found, rate = sf.read(output, dtype="float32")
     assert rate == sample_rate and found.shape == expected.shape
     assert snr_db(expected.numpy(), found) > 90
-    # With an output or without, it is the same enhancement.
-    again = model.enhance_file(path, **options).numpy()
+    # All of it at once is the same enhancement, and of one type.
+    again = model.enhance_file(path, tmp_path / "c.wav", **options).numpy()
+    assert np.array_equal(again, sf.read(tmp_path / "c.wav")[0])
     assert snr_db(again, found) > 120
 
 
@@ -310,11 +310,11 @@ def test_format_and_tags_of_a_long_file(long, model, tmp_path, suffix):
     with sf.SoundFile(tagged, "w", 44100, 2, "PCM_24") as file:
         file.title, file.artist = "Ä title", "Somebody"
         file.write(noisy_signal(1.0, 44100, 2).T)
-    model.enhance_file(path, output)
+    enhance_long_file(model, path, output)
     before, after = sf.info(path), sf.info(output)
     for key in ("format", "subtype", "samplerate", "channels", "frames"):
         assert getattr(after, key) == getattr(before, key), key
-    model.enhance_file(tagged, output)
+    enhance_long_file(model, tagged, output)
     with sf.SoundFile(output) as file:
         assert (file.title, file.artist) == ("Ä title", "Somebody")
     assert len(list(tmp_path.iterdir())) == 3
@@ -322,12 +322,12 @@ def test_format_and_tags_of_a_long_file(long, model, tmp_path, suffix):
 
 def test_what_wav_cannot_hold_is_rf64(long, model, tmp_path, monkeypatch):
     path = write(tmp_path / "a.wav", channels=2)
-    model.enhance_file(path, tmp_path / "b.wav")
+    enhance_long_file(model, path, tmp_path / "b.wav")
     monkeypatch.setattr(
         "dbtransform_lobes.inference.audio_file.WAV_BYTES", 4 * 16000
     )
-    model.enhance_file(path, tmp_path / "c.wav")
-    model.enhance_file(path, tmp_path / "c.flac")
+    enhance_long_file(model, path, tmp_path / "c.wav")
+    enhance_long_file(model, path, tmp_path / "c.flac")
     names = "b.wav c.wav c.flac".split()
     formats = [sf.info(tmp_path / name).format for name in names]
     assert formats == ["WAV", "RF64", "FLAC"]
@@ -351,12 +351,12 @@ def test_a_long_file_that_fails_leaves_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(DBTransform, "stream", fail)
             with pytest.raises(error, match="in the middle"):
-                model.enhance_file(path, output)
+                enhance_long_file(model, path, output)
         assert output.read_text() == "old"
     with pytest.raises(ValueError, match="strength is 2, expected"):
-        model.enhance_file(path, output, strength=2)
+        enhance_long_file(model, path, output, strength=2)
     with pytest.raises(ValueError, match="high_band is 'no', expected"):
-        model.enhance_file(path, output, high_band="no")
+        enhance_long_file(model, path, output, high_band="no")
 
     class Broken(torch.nn.Module):
         def forward(self, spec):
@@ -364,12 +364,12 @@ def test_a_long_file_that_fails_leaves_nothing(
 
     monkeypatch.setattr(long_signal, "LONGEST_SECONDS", 20)
     with pytest.raises(ValueError, match="a.wav: the model returned samples"):
-        model_of(Broken()).enhance_file(path, output)
+        enhance_long_file(model_of(Broken()), path, output)
     signal = np.full(48000, 0.1)
     signal[-1] = math.nan
     sf.write(path, signal, 48000, subtype="FLOAT")
     with pytest.raises(ValueError, match="a.wav: samples are not finite"):
-        model.enhance_file(path, output)
+        enhance_long_file(model, path, output)
     assert len(list(tmp_path.iterdir())) == 2 and output.read_text() == "old"
 
 
@@ -379,7 +379,7 @@ def test_a_long_file_that_is_cut_off_is_told_once(long, model, tmp_path):
     path.write_bytes(data[: 44 + 2 * 20001])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.enhance_file(path, output)
+        enhance_long_file(model, path, output)
     told = [str(each.message) for each in caught if "ends after" in str(each)]
     assert len(told) == 1
     assert sf.info(output).frames == 20001
@@ -397,6 +397,6 @@ def test_the_progress_bar_is_for_terminals(long, model, tmp_path, monkeypatch):
         (io.StringIO(), True),
     ):
         monkeypatch.setattr(sys, "stderr", stream)
-        model.enhance_file(path, tmp_path / "b.wav", progress)
+        enhance_long_file(model, path, tmp_path / "b.wav", progress)
         shown = stream.isatty() and progress
         assert ("a.wav" in stream.getvalue()) == shown

@@ -124,6 +124,8 @@ def test_reset_flush_and_errors_leave_no_trace(model):
         (noisy[None], r"shape \(1, 1, 3200\), expected"),
         (noisy.expand(2, -1).T, "2 channels given, expected 1 as before"),
         (noisy[:0].T, r"shape \(3200, 0\), expected"),
+        (noisy, r"shape \(1, 3200\), more channels .* give samples.T"),
+        ("noisy", "samples are str, expected an array or a tensor"),
     ):
         with pytest.raises(ValueError, match=message):
             enhancer.feed(samples)
@@ -356,7 +358,9 @@ def test_bundled_model_is_the_default(tmp_path, capfdbinary, monkeypatch):
     assert abs(out - 32768 * expected.numpy()).max() < 2
 
 
-@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG"])
+@pytest.mark.parametrize(
+    "container", "WAV RF64 W64 FLAC OGG MP3 AIFF AU CAF".split()
+)
 def test_a_file_in_place_of_samples_is_named(
     container, tmp_path, monkeypatch, capfd
 ):

@@ -1,10 +1,13 @@
-"""What libsndfile does not say of a WAV file that is cut off or odd."""
+"""What libsndfile does not say of a file that is cut off or odd."""
 
+import re
 import shlex
 import struct
 from pathlib import Path
 
 UNKNOWN = 0xFFFFFFFF  # the size that programs write into a pipe
+# libsndfile's log of chunks that end before they should.
+CUT_CHUNK = re.compile(r": (\d+) \(should be (\d+)\)")
 
 
 def data_chunks(path):
@@ -19,7 +22,8 @@ def data_chunks(path):
     -------
     list of (int, int)
         Bytes that the header of each promises and bytes that follow it in
-        the file; empty for other files than WAV and RF64.
+        the file, none if that are whole chunks up to its end; empty for other
+        files than WAV, RF64 and RIFX.
 
     Example
     -------
@@ -29,11 +33,12 @@ def data_chunks(path):
     found = []
     with open(path, "rb") as file:
         riff = file.read(12)
-        if riff[:4] not in (b"RIFF", b"RF64") or riff[8:] != b"WAVE":
+        if riff[:4] not in (b"RIFF", b"RF64", b"RIFX") or riff[8:] != b"WAVE":
             return []
+        order = ">" if riff[:4] == b"RIFX" else "<"
         end, long = Path(path).stat().st_size, None
         while len(head := file.read(8)) == 8:
-            name, promised = struct.unpack("<4sI", head)
+            name, promised = struct.unpack(f"{order}4sI", head)
             begin = file.tell()
             if not (name.isascii() and name.decode().isprintable()):
                 break  # samples, not a chunk
@@ -42,7 +47,9 @@ def data_chunks(path):
             if name == b"data":
                 promised = promised if long is None else long
                 found.append((promised, end - begin))
-            file.seek(begin + promised + promised % 2)
+            place = file.seek(begin + promised + promised % 2)
+            if found and place in (end, end + promised % 2):
+                found[-1] = (found[-1][0], min(found[-1]))
     return found
 
 
@@ -70,24 +77,46 @@ def wav_fault(path):
     return f"{why}; mend it: {command}"
 
 
-def promised_frames(path, frames):
-    """Return the samples that the header of a WAV file promises.
+def promised_frames(path, frames, log=""):
+    """Return the samples that the header of a file promises.
 
     Arguments
     ---------
     path : str
         A file of any kind.
     frames : int
-        Samples that can be read, the answer for other files.
+        Samples that can be read, the answer if nothing is missing.
+    log : str
+        What libsndfile says of its chunks (``SoundFile.extra_info``); read
+        for AIFF, AU and W64.
 
     Returns
     -------
     int
+        Exact for WAV, else within some samples.
     """
-    chunks = data_chunks(path)
-    if len(chunks) != 1:
-        return frames
-    promised, there = chunks[0]
-    if promised == UNKNOWN or promised <= there:
-        return frames
-    return frames * promised // there
+    chunks = data_chunks(path) or [
+        tuple(map(int, sizes)) for sizes in CUT_CHUNK.findall(log)
+    ]
+    promised, there = chunks[-1] if chunks else (0, 0)
+    if promised != UNKNOWN and promised > there > 0:
+        return frames * promised // there
+    return frames
+
+
+def lacks_end(path):
+    """Whether an Ogg file stops before the page that is its last.
+
+    Example
+    -------
+    >>> lacks_end(__file__)
+    False
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"OggS":
+            return False
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 2**17))  # a page has less than 64 KiB
+        tail = file.read()
+    last = tail.rfind(b"OggS")
+    return last < 0 or len(tail) < last + 6 or not tail[last + 5] & 4

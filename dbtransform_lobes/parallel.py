@@ -7,6 +7,7 @@ import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -100,7 +101,9 @@ class _Work:
             if not self.pool.active:
                 self.stop()
                 self.start()
-            pending[self.pool.schedule(function, task)] = task, attempt
+            with _without_interrupts():
+                future = self.pool.schedule(function, task)
+            pending[future] = task, attempt
 
         for task in itertools.islice(left, 2 * self.jobs):
             submit(task, 1)
@@ -123,6 +126,16 @@ class _Work:
                     yield task, future.result(), ""
                 for following in itertools.islice(left, 1):
                     submit(following, 1)
+
+
+@contextmanager
+def _without_interrupts():
+    """Let processes and threads that are started leave Ctrl-C to this one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(initializer, initargs):

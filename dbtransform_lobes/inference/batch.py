@@ -102,8 +102,6 @@ def enhance_pair(model, pair, options):
 
 
 def _start_worker(model_options, threads):
-    # Ctrl-C reaches all processes: the first one tells the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop_worker)
     torch.set_num_threads(threads)
     _WORKER["model"] = _load(model_options, threads)

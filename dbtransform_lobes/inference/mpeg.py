@@ -93,12 +93,25 @@ def true_length(path, promised):
     Returns
     -------
     int
-        As promised, or where that is far from it the samples of its frames.
+        As promised, or where that is far from it the samples of its frames,
+        unless it has a header and is cut off.
     """
     with open(path, "rb") as file:
         data = file.read()
     counted = sum(samples for _, _, samples in frames_of(data))
-    return counted if abs(counted - promised) > MARGIN else promised
+    cut_off = counted < promised and _begin(data)[1]
+    far = abs(counted - promised) > MARGIN
+    return counted if far and not cut_off else promised
+
+
+def _begin(data):
+    """Where audio begins, and whether a frame before it is a header."""
+    for place, size, _ in islice(frames_of(data), 1):
+        first = data[place : place + size]
+        if any(name in first for name in (b"Xing", b"Info", b"VBRI")):
+            return place + size, True
+        return place, False
+    return 0, False
 
 
 @contextmanager
@@ -119,17 +132,14 @@ def without_header(path):
     """
     with open(path, "rb") as file:
         data = file.read()
-    ((place, size, _),) = islice(frames_of(data), 1)
-    first = data[place : place + size]
-    if any(name in first for name in (b"Xing", b"Info", b"VBRI")):
-        place += size
+    begin, _ = _begin(data)
     reader, writer = os.pipe()
 
     def feed():
         """Write the frames into the pipe."""
         with os.fdopen(writer, "wb") as pipe:
             try:
-                pipe.write(memoryview(data)[place:])
+                pipe.write(memoryview(data)[begin:])
             except BrokenPipeError:  # closed before its end
                 pass
 

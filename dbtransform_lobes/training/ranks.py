@@ -1,5 +1,7 @@
 """What the processes of a distributed run tell each other."""
 
+from datetime import timedelta
+
 import torch.distributed as dist
 from speechbrain.utils.distributed import is_distributed_initialized
 
@@ -78,3 +80,27 @@ def mean_over_ranks(means, weight=1):
         total = sum(w for _, w in known)
         result[name] = sum(value * w for value, w in known) / total
     return result
+
+
+def prepare_on_main(function):
+    """Call a function on the main process; the others wait as long as it takes.
+
+    At SpeechBrain's barriers they wait for two hours at most.
+
+    Arguments
+    ---------
+    function : callable
+        Prepares data; what it returns is not kept.
+
+    Example
+    -------
+    >>> prepare_on_main(lambda: print("prepared"))
+    prepared
+    """
+    rank, count = rank_and_count()
+    if count > 1:
+        patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+    if rank == 0:
+        function()
+    if count > 1:
+        dist.barrier(patient)

@@ -36,10 +36,12 @@ from dbtransform_lobes.evaluation.metrics import pesq_wide_band, si_sdr, stoi
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.ema import weight_ema
 from dbtransform_lobes.training.losses import unit_rms_gain
+from dbtransform_lobes.training.means import RunningMeans
 from dbtransform_lobes.training.pretrained import load_pretrained
 from dbtransform_lobes.training.ranks import (
     gather_lists,
     mean_over_ranks,
+    prepare_on_main,
     rank_and_count,
 )
 from dbtransform_lobes.training.run_folder import (
@@ -67,8 +69,12 @@ class EnhanceBrain(sb.Brain):
         super().__init__(*args, **kwargs)
         self._check_clipping()
         self.ema = weight_ema(self.modules.model, self.hparams.ema_decay)
+        self.terms = RunningMeans()
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("ema", self.ema)
+            self.checkpointer.add_recoverable(
+                "terms", self.terms, optional_load=True
+            )
         self.metric_gan = self.adversary = None
         if getattr(self.hparams, "metric_weight", 0):
             self.metric_gan = self.hparams.metric_gan(device=self.device)
@@ -130,8 +136,7 @@ class EnhanceBrain(sb.Brain):
                 bad,
             )
             return losses.mean()
-        for name, term in terms.items():
-            self.terms.setdefault(name, []).append(term.detach().mean())
+        self.terms.add(terms)
         if stage == sb.Stage.VALID:
             self._score(batch, estimate / gain)
         if stage == sb.Stage.TEST:
@@ -212,11 +217,13 @@ class EnhanceBrain(sb.Brain):
             clean = batch.clean.data * unit_rms_gain(batch.noisy.data)
             term = self.adversary.on_batch_end(clean, outputs[0], should_step)
             if term is not None:
-                self.terms.setdefault("discriminator", []).append(term)
+                self.terms.add({"discriminator": term})
 
     def on_stage_start(self, stage, epoch=None):
-        """Starts the sums of a stage."""
-        self.terms, self.scores = {}, []
+        """Starts the sums of a stage; a broken epoch goes on with its own."""
+        self.scores = []
+        if stage != sb.Stage.TRAIN or self.step == 0:
+            self.terms.clear()
         if stage == sb.Stage.TRAIN:
             self.heard, self.started = 0, time.monotonic()
         if stage == sb.Stage.TRAIN and self.metric_gan is not None:
@@ -228,8 +235,8 @@ class EnhanceBrain(sb.Brain):
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Logs a stage; after validation also saves a checkpoint."""
         means = {"loss": float(stage_loss)}
-        for name, values in self.terms.items():
-            means[f"loss_{name}"] = float(torch.stack(values).mean())
+        for name, mean in self.terms.result().items():
+            means[f"loss_{name}"] = mean
         if stage == sb.Stage.TRAIN:
             self.train_stats = mean_over_ranks(means)
             self.train_stats["audio_s_per_s"] = self._speed()
@@ -378,7 +385,7 @@ if __name__ == "__main__":
     )
     sb.create_experiment_directory(str(output), hparams_file, overrides)
     run_on_main(save_versions, args=[output])
-    run_on_main(hparams["prepare"])
+    prepare_on_main(hparams["prepare"])
     if hparams["pretrained"]:
         load_pretrained(hparams)
 

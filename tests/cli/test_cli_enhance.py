@@ -109,7 +109,9 @@ def test_files_and_folders_with_a_suffix(enhance, tree):
     assert (tree / "er/c_enhanced.wav").is_file()
 
 
-def test_patterns_keep_the_structure_below_their_fixed_part(enhance, tree):
+def test_patterns_keep_the_structure_below_their_fixed_part(
+    enhance, tree, capsys
+):
     assert enhance("noisy/*.wav", "--output", "one") == 0
     assert files(tree / "one") == ["a.wav", "b.wav"]
     assert enhance("noisy/**/[!b].wav", "--output", "two") == 0
@@ -120,6 +122,10 @@ def test_patterns_keep_the_structure_below_their_fixed_part(enhance, tree):
     (tree / "noisy/a.wav").rename(tree / "noisy/[b].wav")
     assert enhance("noisy/[b].wav", "--output", "four") == 0
     assert files(tree / "four") == ["[b].wav"]
+    (tree / "noisy/talk.m4a").write_bytes(b"")
+    capsys.readouterr()
+    assert enhance("noisy/*a*", "--output", "five") == 0
+    assert "skipped: noisy/talk.m4a: convert it" in capsys.readouterr().err
 
 
 def test_strength_limit_and_high_band(enhance, tree, model_folder):
@@ -240,21 +246,27 @@ def test_workers_end_with_their_parent(model_folder, tmp_path):
         },
         stderr=subprocess.DEVNULL,
     )
-    listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    if not listing.exists():
-        process.kill()
-        pytest.skip("needs /proc to list the children of a process")
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("out/.*.tmp")):  # both workers have begun
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    children = [int(number) for number in listing.read_text().split()]
+    left = children(process.pid)
+    left += [each for child in left for each in children(child)]
+    assert len(left) >= 3  # two workers and what starts them
     process.kill()
     process.wait()
-    while any(_is_running(child) for child in children):
+    while any(_is_running(each) for each in left):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert not list(tmp_path.glob("out/.*.tmp"))
+
+
+def children(number):
+    """List the numbers of the processes that a process has started."""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("needs /proc to list the children of a process")
+    found = Path(f"/proc/{number}/task").glob("*/children")
+    return [int(each) for file in found for each in file.read_text().split()]
 
 
 def _is_running(number):
@@ -390,6 +402,7 @@ def test_no_readable_file_fails_without_weights(enhance, no_weights, tree):
         (["no.wav", "out.wav"], "no.wav: there is no such file"),
         (["no", "--output", "out"], "no: there is no such file"),
         (["noisy/a.wav", "out.txt"], "out.txt: expected one of the suffixes"),
+        (["noisy/talk.m4a", "--output", "out"], "convert it first: ffmpeg"),
         (["noisy/a.wav", "out"], "out: expected one of the suffixes"),
         (["noisy/a.wav", "no/out.wav"], "no: there is no such folder"),
         (["noisy/a.wav", "out.wav", "--suffix", "x"], "without --output"),
@@ -427,6 +440,7 @@ def test_mistakes_are_found_before_the_weights_are_loaded(
     enhance, no_weights, tree, capsys, arguments, message
 ):
     (tree / "empty").mkdir()
+    (tree / "noisy/talk.m4a").write_text("")
     write_wav(tree / "x/b.wav", np.full(100, 0.1))
     before = files(tree)
     assert enhance(*arguments) == 1
@@ -461,11 +475,19 @@ def test_threads(enhance, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("jobs", "number"),
-    [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGTERM)],
+    ("jobs", "number", "begun"),
+    [
+        (1, signal.SIGINT, True),
+        (2, signal.SIGINT, True),
+        (2, signal.SIGINT, False),
+        (2, signal.SIGTERM, True),
+        (2, signal.SIGHUP, True),
+    ],
 )
-def test_interrupt_leaves_no_partial_file(model_folder, tmp_path, jobs, number):
-    """Ctrl-C while long files are enhanced or written; no process is left."""
+def test_interrupt_leaves_no_partial_file(
+    model_folder, tmp_path, jobs, number, begun
+):
+    """Ctrl-C while workers start or long files are made; nothing is left."""
     noise = noise_like(300.0).astype(np.float32)
     for name in "abc":
         write_wav(tmp_path / f"noisy/{name}.wav", noise)
@@ -478,11 +500,15 @@ def test_interrupt_leaves_no_partial_file(model_folder, tmp_path, jobs, number):
         text=True,
         start_new_session=True,
     )
-    # Every worker has begun a file.
-    while len(list(tmp_path.glob("out/.*.tmp"))) < jobs:
+    # Every worker has begun a file, or there are workers.
+    while (
+        len(list(tmp_path.glob("out/.*.tmp"))) < jobs
+        if begun
+        else not any(map(children, children(process.pid)))
+    ):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal does
     # a worker that lives on would keep stderr open
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130

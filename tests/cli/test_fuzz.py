@@ -106,5 +106,6 @@ def test_what_a_wav_header_promises(tmp_path):
     assert "was not finished; mend it: ffmpeg -i" in wav_fault(path)
     path.write_bytes(content + content[36:])
     assert "2 data chunks, expected one" in wav_fault(path)
-    path.write_bytes(content[:40] + bytes(4))  # truly empty
-    assert wav_fault(path) == ""
+    for after in (b"", b"LIST" + struct.pack("<I", 4) + b"INFO"):
+        path.write_bytes(content[:40] + bytes(4) + after)  # truly empty
+        assert wav_fault(path) == ""

@@ -156,6 +156,20 @@ def test_folder_with_named_splits(tmp_path):
     }
 
 
+def test_what_is_left_out_of_a_folder_is_told(tmp_path):
+    write_wav(tmp_path / "speech/train/ann/1.wav", np.full(160, 0.1))
+    (tmp_path / "speech/talk.m4a").write_text("")
+    (tmp_path / "speech/link").symlink_to(tmp_path / "speech/train")
+    (tmp_path / "speech/.hidden").mkdir()
+    with pytest.warns(UserWarning, match="skipped: ") as told:
+        assert len(read_recordings(tmp_path)) == 1
+    assert sorted(str(each.message).partition(": ")[2] for each in told) == [
+        f"{tmp_path}/speech/link: a link to a folder; give the folder as well",
+        f"{tmp_path}/speech/talk.m4a: convert it first: ffmpeg -i "
+        f"{tmp_path}/speech/talk.m4a {tmp_path}/speech/talk.wav",
+    ]
+
+
 def test_folder_without_splits_hashes_the_speaker(tmp_path):
     for speaker in range(40):
         for number in range(2):

@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
+import torch.distributed as dist
 from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
 from speechbrain.processing.features import ISTFT, STFT
 from torch.utils.data import get_worker_info
@@ -26,6 +29,7 @@ from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
 from dbtransform_lobes.training.losses import EnhancementLoss
+from dbtransform_lobes.training.ranks import prepare_on_main
 from tests.runs import tiny_model, tiny_run
 from tests.signals import (
     noise_like,
@@ -139,6 +143,24 @@ def test_two_ranks_train_as_one(tree, one, tmp_path):
     assert scores["means"] == pytest.approx(alone["means"], abs=1e-3)
 
 
+def _prepare_slowly(rank, store):
+    dist.init_process_group(
+        "gloo", f"file://{store}", timedelta(seconds=2), 2, rank
+    )
+    prepare_on_main(lambda: time.sleep(4))
+    if rank == 0:
+        time.sleep(4)
+    else:
+        with pytest.raises(RuntimeError, match="[Tt]imed out"):
+            dist.barrier()
+
+
+def test_ranks_wait_for_the_preparation_longer_than_their_timeout(tmp_path):
+    torch.multiprocessing.spawn(
+        _prepare_slowly, (str(tmp_path / "store"),), nprocs=2
+    )
+
+
 def test_other_samples_give_other_weights(tree, one, tmp_path):
     """So that the comparisons of this file could fail."""
     train(tree, tmp_path, snr_db="[-5.0, 19.0]")
@@ -195,6 +217,9 @@ def test_interrupted_run_goes_on_in_mid_epoch(
         states = checkpoint(tmp_path, name), checkpoint(one, name)
         if accumulation == 1:
             assert distance(*states) == 0
+            for name in ("loss", "loss_si_sdr"):  # of whole epochs
+                both = (logged(f, "train", name) for f in (tmp_path, one))
+                np.testing.assert_allclose(*both, rtol=1e-5)
         else:  # other batches round otherwise
             assert distance(*map(seen, states)) < unfinished / 10
 

@@ -259,7 +259,7 @@ class EnhanceModel(Pretrained):
         >>> model.enhance_array(np.zeros((4410, 2)), 44100).shape
         (4410, 2)
         """
-        shape = np.shape(signal)
+        shape = tuple(np.shape(signal))
         if len(shape) == 2 and shape[1] > shape[0] > 0:
             raise ValueError(
                 f"the signal has shape {shape}, more channels than samples; "

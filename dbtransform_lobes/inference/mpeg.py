@@ -93,15 +93,15 @@ def true_length(path, promised):
     Returns
     -------
     int
-        As promised, or where that is far from it the samples of its frames,
-        unless it has a header and is cut off.
+        As promised, also if it is cut off; or, where its frames have far more
+        samples or a header is missing, at least how many they have.
     """
     with open(path, "rb") as file:
         data = file.read()
     counted = sum(samples for _, _, samples in frames_of(data))
     cut_off = counted < promised and _begin(data)[1]
     far = abs(counted - promised) > MARGIN
-    return counted if far and not cut_off else promised
+    return max(0, counted - MARGIN) if far and not cut_off else promised
 
 
 def _begin(data):

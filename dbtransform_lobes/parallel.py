@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -19,7 +20,13 @@ CRASHED = (
 
 
 def run_isolated(
-    function, tasks, jobs=1, attempts=1, initializer=None, initargs=()
+    function,
+    tasks,
+    jobs=1,
+    attempts=1,
+    initializer=None,
+    initargs=(),
+    on_crash=None,
 ):
     """Call a function for every task in worker processes, in any order.
 
@@ -44,6 +51,8 @@ def run_isolated(
         Called first in each process, with ``initargs``.
     initargs : tuple
         Arguments of the initializer.
+    on_crash : callable, optional
+        Given the task and the number of the process that died of it.
 
     Yields
     ------
@@ -63,7 +72,7 @@ def run_isolated(
     """
     work = _Work(jobs, initializer, initargs)
     try:
-        yield from work.collect(function, tasks, attempts)
+        yield from work.collect(function, tasks, attempts, on_crash)
     finally:  # also when interrupted
         work.stop()
 
@@ -92,16 +101,16 @@ class _Work:
         self.pool.stop()
         self.pool.join()
 
-    def collect(self, function, tasks, attempts):
+    def collect(self, function, tasks, attempts, on_crash):
         """Keep a few tasks waiting in the pool and yield what is done."""
         left, pending = iter(tasks), {}
 
         def submit(task, attempt):
             """Give a task to a pool that lives."""
-            if not self.pool.active:
-                self.stop()
-                self.start()
-            with _without_interrupts():
+            with _without_interrupts():  # the pool starts when it is asked
+                if not self.pool.active:
+                    self.stop()
+                    self.start()
                 future = self.pool.schedule(function, task)
             pending[future] = task, attempt
 
@@ -115,10 +124,13 @@ class _Work:
                 if idle and self.starts < MAX_STARTS:
                     submit(task, attempt)
                     continue
-                if isinstance(error, ProcessExpired) and attempt < attempts:
+                crashed = isinstance(error, ProcessExpired)
+                if crashed and on_crash is not None:
+                    on_crash(task, error.pid)
+                if crashed and attempt < attempts:
                     submit(task, attempt + 1)
                     continue
-                if idle or isinstance(error, ProcessExpired):
+                if idle or crashed:
                     yield task, None, CRASHED
                 elif error is not None:
                     yield task, None, f"{type(error).__name__}: {error}"
@@ -130,9 +142,12 @@ class _Work:
 
 @contextmanager
 def _without_interrupts():
-    """Let processes and threads that are started leave Ctrl-C to this one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Start processes and threads that leave what a terminal sends to this."""
+    sent = {signal.SIGINT, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, sent)
     try:
+        resource_tracker.ensure_running()  # its start unblocks Ctrl-C
+        signal.pthread_sigmask(signal.SIG_BLOCK, sent)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -91,9 +91,11 @@ def read_text(path):
 def temporary_beside(path):
     """Return a new name in the folder of a file, to write it under.
 
-    It is of this call alone and short, however long the name of the file is.
+    It is of this call alone and short, however long the name of the file is,
+    and begins with the number of this process.
     """
-    return Path(path).with_name(f".{uuid.uuid4().hex}.tmp")
+    name = f".{os.getpid()}-{uuid.uuid4().hex}.tmp"
+    return Path(path).with_name(name)
 
 
 @contextmanager

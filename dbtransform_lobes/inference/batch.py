@@ -56,10 +56,17 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
         return
     del model  # it could be loaded: so can the workers
     tasks = [(pair, options) for pair in pairs]
+    start = _start_worker, (model_options, threads)
     for task, result, reason in run_isolated(
-        _work, tasks, jobs, ATTEMPTS, _start_worker, (model_options, threads)
+        _work, tasks, jobs, ATTEMPTS, *start, on_crash=_remove_unfinished
     ):
         yield result or (task[0][0], reason, [])
+
+
+def _remove_unfinished(task, process):
+    (_, target), _ = task
+    for path in target.parent.glob(f".{process}-*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _load(model_options, threads):

@@ -9,6 +9,7 @@ from hyperpyyaml import resolve_references
 from dbtransform_lobes.data.files import write_text
 from dbtransform_lobes.versions import package_versions
 
+DEBUG_MARK = "made_by_debug"
 # Keys that a run that goes on may have otherwise: where things are, how long
 # and how fast it trains, what it shows.
 MAY_CHANGE = {
@@ -105,7 +106,9 @@ def _tag(node):
 
 
 def check_same_run(folder, hparams_file, overrides, debug=False):
-    """Refuse to go on with checkpoints of another configuration.
+    """Refuse to go on with checkpoints of another configuration or of --debug.
+
+    A run of ``--debug`` leaves a mark in its folder.
 
     Arguments
     ---------
@@ -125,13 +128,19 @@ def check_same_run(folder, hparams_file, overrides, debug=False):
     -------
     >>> check_same_run("no_such_folder", "recipe.yaml", "lr: 2")
     """
-    before = Path(folder, "hyperparams.yaml")
-    if not before.is_file() or not any(Path(folder).glob("save/CKPT*")):
+    folder = Path(folder)
+    before, mark = folder / "hyperparams.yaml", folder / DEBUG_MARK
+    if not before.is_file() or not any(folder.glob("save/CKPT*")):
+        mark.unlink(missing_ok=True)
+        if debug:
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
         return
-    if debug:
+    if debug != mark.exists():
+        held = "a run" if debug else "a run of --debug"
         raise ValueError(
-            f"{folder} holds a run, expected a folder of its own for "
-            "--debug: give another --output_folder"
+            f"{folder} holds {held}, expected a folder of its own for "
+            "--debug: give another --output_folder, or delete this one"
         )
     with open(hparams_file, encoding="utf-8") as file:
         now = resolve_references(file, overrides).getvalue()

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import shutil
 import sys
 import time
 from glob import glob
@@ -157,6 +158,11 @@ class EnhanceBrain(sb.Brain):
                 continue
             self.scores.append((name, scores, None))
 
+    def _empty_test_folder(self):
+        """Removes what another model or test set has left there."""
+        for part in ("clean", "enhanced"):
+            shutil.rmtree(self.test_folder / part, ignore_errors=True)
+
     def _write(self, batch, estimate):
         signals = {"clean": batch.clean.data, "enhanced": estimate}
         for part, waves in signals.items():
@@ -222,6 +228,8 @@ class EnhanceBrain(sb.Brain):
     def on_stage_start(self, stage, epoch=None):
         """Starts the sums of a stage; a broken epoch goes on with its own."""
         self.scores = []
+        if stage == sb.Stage.TEST:
+            run_on_main(self._empty_test_folder)
         if stage != sb.Stage.TRAIN or self.step == 0:
             self.terms.clear()
         if stage == sb.Stage.TRAIN:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,10 +88,15 @@ def test_recipe_trains_evaluates_and_saves_its_settings(trained):
 
 def test_second_start_finds_everything_done(tree, trained):
     before = newest_weights(trained)
+    scores = (trained / "test/scores.json").read_text()
+    for part in ("clean", "enhanced"):  # of another test set
+        path = trained / f"test/{part}/p232_001.wav"
+        shutil.copy(path, path.with_name("old.wav"))
     done = run_recipe(tree, trained, "--number_of_epochs=2")
     assert done.returncode == 0, done.stdout_text
     after = newest_weights(trained)
     assert all(torch.equal(before[key], after[key]) for key in before)
+    assert (trained / "test/scores.json").read_text() == scores
 
 
 def steps_saved(output):
@@ -180,8 +186,12 @@ def test_debug_spares_the_folder_of_a_run(tree, trained, tmp_path):
     done = run_recipe(tree, trained, "--number_of_epochs=2", "--debug")
     assert done.returncode != 0
     assert "expected a folder of its own for --debug" in done.stdout_text
-    done = run_recipe(tree, tmp_path, "--debug")
-    assert done.returncode == 0, done.stdout_text
+    for flags in (["--debug"], ["--debug", "--debug_persistently"]):
+        done = run_recipe(tree, tmp_path, *flags)
+        assert done.returncode == 0, done.stdout_text
+    done = run_recipe(tree, tmp_path)
+    assert done.returncode != 0
+    assert "holds a run of --debug, expected a folder" in done.stdout_text
 
 
 def test_missing_data_folder_is_named(tmp_path):

@@ -1,8 +1,9 @@
 """What all plots share: colours, the check before work, and saving."""
 
 import importlib.util
-import os
 from pathlib import Path
+
+from dbtransform_lobes.data.files import replacing
 
 SUFFIXES = (".png", ".pdf")
 
@@ -118,10 +119,5 @@ def save_figure(figure, path):
     path : str | pathlib.Path
         PNG (150 dpi) or PDF by its suffix; an older file is replaced.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-    try:
-        figure.savefig(temporary, dpi=150)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix[1:], dpi=150)

@@ -12,7 +12,7 @@ import soundfile as sf
 import soxr
 
 from dbtransform_lobes.data.files import is_lfs_pointer, replacing
-from dbtransform_lobes.data.headers import wav_fault
+from dbtransform_lobes.data.headers import mending, wav_fault
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 # Audio of other programs; soundfile reads some of it, but writes little.
@@ -20,6 +20,7 @@ OTHER_SUFFIXES = tuple(
     ".aac .aif .aiff .amr .ape .au .caf .m4a .m4b .mka .mkv .mov .mp2 .mp4 "
     ".oga .opus .snd .sph .w64 .webm .wma".split()
 )
+UNKNOWN_FRAMES = 2**62  # libsndfile's for a FLAC that was piped
 # A file inside a shard: its first and last byte, as in an HTTP Range header.
 MEMBER = re.compile(r"(.+\.tar)#(\d+)-(\d+)")
 
@@ -155,6 +156,11 @@ def open_audio(path):
     if file.frames == 0:
         file.close()
         raise ValueError(f"{path}: the file has no samples{_remedy(name)}")
+    if file.frames >= UNKNOWN_FRAMES:
+        file.close()
+        raise ValueError(
+            f"{path}: its header does not say how long it is; {mending(name)}"
+        )
     return file
 
 

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 UNKNOWN = 0xFFFFFFFF  # the size that programs write into a pipe
+UNKNOWN_OF_SOX = range(0x7F000000, 0x80000000)  # by format
 # libsndfile's log of chunks that end before they should.
 CUT_CHUNK = re.compile(r": (\d+) \(should be (\d+)\)")
 
@@ -71,10 +72,20 @@ def wav_fault(path):
         )
     else:
         return ""
+    return f"{why}; {mending(path)}"
+
+
+def mending(path):
+    """Say how to write a file anew with a right header.
+
+    Example
+    -------
+    >>> mending("my talk.wav")
+    "mend it: ffmpeg -i 'my talk.wav' 'my talk_mended.wav'"
+    """
     path = Path(path)
-    mended = path.with_name(f"{path.stem}_mended.wav")
-    command = shlex.join(("ffmpeg", "-i", str(path), str(mended)))
-    return f"{why}; mend it: {command}"
+    mended = path.with_stem(f"{path.stem}_mended")
+    return f"mend it: {shlex.join(('ffmpeg', '-i', str(path), str(mended)))}"
 
 
 def promised_frames(path, frames, log=""):
@@ -99,9 +110,10 @@ def promised_frames(path, frames, log=""):
         tuple(map(int, sizes)) for sizes in CUT_CHUNK.findall(log)
     ]
     promised, there = chunks[-1] if chunks else (0, 0)
-    if promised != UNKNOWN and promised > there > 0:
-        return frames * promised // there
-    return frames
+    unknown = promised == UNKNOWN or promised in UNKNOWN_OF_SOX
+    if unknown or not promised > there > 0:
+        return frames
+    return frames * promised // there
 
 
 def lacks_end(path):

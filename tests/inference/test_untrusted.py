@@ -360,6 +360,16 @@ def test_files_that_are_cut_off(tmp_path, suffix, options):
     assert suffix == ".ogg" or abs(int(promised[1]) - 160000) < 1000
 
 
+def test_a_flac_without_length_is_refused_with_the_remedy(tmp_path):
+    """As programs write it into a pipe; libsndfile cannot read it."""
+    path = tmp_path / "a.flac"
+    sf.write(path, speech_like(1.0), 16000)
+    content = path.read_bytes()
+    path.write_bytes(content[:22] + bytes(4) + content[26:])
+    with pytest.raises(ValueError, match="how long it is; mend it: ffmpeg -i"):
+        model_of(torch.nn.Identity()).enhance_file(path)
+
+
 def test_a_full_disk_leaves_no_file(tmp_path):
     """A limit on the size of files is what a full disk is to a writer."""
     resource = pytest.importorskip("resource")

@@ -34,6 +34,7 @@ setup(
         "huggingface_hub>=2.4.0",
         "ruamel.yaml>=0.18",
         "numpy>=1.26.4",
+        "pandas>=2.2",
         "scipy>=1.11.4",
         "soundfile>=0.13.0",
         "soxr>=0.5.0",

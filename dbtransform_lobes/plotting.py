@@ -23,17 +23,9 @@ PANEL_COLUMNS = 4
 
 
 def check_plot(path):
-    """Refuse what could not be plotted, before anything is measured.
+    """Raise a ValueError if a file could not be plotted.
 
-    Arguments
-    ---------
-    path : str | pathlib.Path
-        The file to write.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is unknown or matplotlib is not installed.
+    Its name ends in .png or .pdf, and matplotlib is installed.
 
     Example
     -------
@@ -53,7 +45,7 @@ def check_plot(path):
 
 
 def style(number):
-    """Colour and marker of the n-th curve, as arguments of ``plot``.
+    """Return colour and marker of the n-th curve, as arguments of ``plot``.
 
     When the colours are used up, they come again with other markers.
 
@@ -109,15 +101,18 @@ def tidy(axes):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save_figure(figure, path):
-    """Write a figure under a temporary name, then rename it.
+def legend_below(figure, handles, columns, **options):
+    """Write the legend of a figure below its panels."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(columns, len(handles)),
+        frameon=False,
+        **options,
+    )
 
-    Arguments
-    ---------
-    figure : matplotlib.figure.Figure
-        What to save.
-    path : str | pathlib.Path
-        PNG (150 dpi) or PDF by its suffix; an older file is replaced.
-    """
+
+def save_figure(figure, path):
+    """Write a figure, PNG (150 dpi) or PDF by its suffix, whole or not."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format=Path(path).suffix[1:], dpi=150)

@@ -85,25 +85,25 @@ def run(args):
 
 
 def _run_one(args):
-    """Score one folder."""
+    """Score one folder, against clean speech or by DNSMOS alone."""
     for name in ("reference", "conditions", "plot"):
         if getattr(args, name) is not None:
             raise ValueError(
                 f"--{name} given without --systems, expected e.g. "
                 "`dbtransform evaluate CLEAN --systems noisy=DIR ours=DIR`"
             )
-    if args.estimate_folder is None and args.dnsmos:
-        return _run_blind(args)
+    folders = args.clean, args.estimate_folder
     if args.estimate_folder is None:
-        raise ValueError(
-            "expected a folder of enhanced files behind that of clean ones, "
-            "--systems, or --dnsmos, which needs no clean speech"
-        )
+        if not args.dnsmos:
+            raise ValueError(
+                "expected a folder of enhanced files behind that of clean "
+                "ones, --systems, or --dnsmos, which needs no clean speech"
+            )
+        folders = None, args.clean
     from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 
     report = evaluate_folders(
-        args.clean,
-        args.estimate_folder,
+        *folders,
         output_folder=args.output,
         jobs=args.jobs,
         with_dnsmos=args.dnsmos,
@@ -115,27 +115,15 @@ def _run_one(args):
     return 1 if report["failed"] else 0
 
 
-def _run_blind(args):
-    """Score one folder by DNSMOS, without clean speech."""
-    from dbtransform_lobes.evaluation.evaluate import evaluate_blind
-
-    report = evaluate_blind(args.clean, args.output, args.jobs)
-    print(_table(report))
-    for name, reason in report["failed"].items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    return 1 if report["failed"] else 0
-
-
 def _table(report):
     """Return the means as two aligned lines under the number of files."""
     title = f"{report['num_scored']} of {report['num_files']} files scored"
-    names, values = [], []
+    names, values = "", ""
     for name, mean in report["means"].items():
         width = max(8, len(name) + 1)
-        value = "-" if mean is None else f"{mean:.3f}"
-        names.append(f"{name:>{width}}")
-        values.append(f"{value:>{width}}")
-    return "\n".join([title, "".join(names), "".join(values)])
+        names += f"{name:>{width}}"
+        values += f"{'-':>{width}}" if mean is None else f"{mean:{width}.3f}"
+    return "\n".join([title, names, values])
 
 
 def _print_silent(names):

@@ -4,31 +4,32 @@ All means and differences are taken over the files that every system has
 scored; files that one of them lacks or fails on are named and left out.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 
-from dbtransform_lobes.data.files import raise_problems, write_text
-from dbtransform_lobes.evaluation.conditions import (
-    group_by_noise,
-    group_by_snr,
-    read_conditions,
+from dbtransform_lobes.data.files import (
+    raise_problems,
+    write_json,
+    write_text,
 )
+from dbtransform_lobes.evaluation.conditions import read_conditions
 from dbtransform_lobes.evaluation.evaluate import (
     SCORED,
     SILENT,
     list_audio,
     metric_names,
-    score_pairs,
+    score_files,
     scores_text,
 )
 from dbtransform_lobes.evaluation.plots import plot_comparison
-from dbtransform_lobes.evaluation.statistics import INTERVAL, mean_interval
+from dbtransform_lobes.evaluation.statistics import INTERVAL, intervals
 from dbtransform_lobes.evaluation.tables import comparison_text
 from dbtransform_lobes.plotting import check_plot
 from dbtransform_lobes.versions import package_versions
 
 MISSING = "missing"
+MAX_SNRS = 12  # above this many, SNRs are grouped in ranges
+SNR_STEP = 5.0  # dB
 
 
 def compare_systems(
@@ -95,7 +96,7 @@ def compare_systems(
     clean_files, known, aliases = _read_clean(clean, conditions)
     estimates = _read_estimates(systems, clean_files, aliases)
     score = partial(
-        score_pairs, jobs=jobs, progress=progress, with_dnsmos=with_dnsmos
+        score_files, jobs=jobs, progress=progress, with_dnsmos=with_dnsmos
     )
     rows = _score_systems(clean_files, estimates, known, score)
     report = {
@@ -113,7 +114,13 @@ def compare_systems(
         },
     }
     if output_folder is not None:
-        _write(rows, report, Path(output_folder), plots)
+        folder = Path(output_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "scores.csv", scores_text(rows))
+        write_json(folder / "comparison.json", report)
+        write_text(folder / "comparison.md", comparison_text(report))
+        for suffix in plots:
+            plot_comparison(report, folder, suffix)
     return {**report, "rows": rows}
 
 
@@ -223,11 +230,11 @@ def summarise_systems(rows, reference):
     summary : dict
         ``num_files``; ``reference``; ``interval`` (its kind);
         ``num_compared``, ``means`` and ``differences`` (system minus
-        reference, file by file), both by system and metric as
-        ``mean_interval`` returns them; ``by_snr`` and ``by_noise``, lists of
-        groups with ``snr_db`` or ``noise`` and the last three; whether the
-        SNRs are the centres of ``snr_ranges``; ``silent`` (names) and
-        ``left_out`` (by name and system, the reason).
+        reference, file by file), both by system and metric as ``intervals``
+        returns them; ``by_snr`` and ``by_noise``, lists of groups with
+        ``snr_db`` or ``noise`` and the last three; whether the SNRs are the
+        centres of ``snr_ranges``; ``silent`` (names) and ``left_out`` (by
+        name and system, the reason).
 
     Example
     -------
@@ -238,85 +245,55 @@ def summarise_systems(rows, reference):
     >>> summary["num_compared"], summary["silent"]
     (0, ['x'])
     """
-    table = {}
-    for row in rows:
-        table.setdefault(row["system"], {})[row["file"]] = row
-    files = table[reference]
-    statuses = {
-        name: {table[system][name]["status"] for system in table}
-        for name in files
-    }
-    compared = [name for name in files if statuses[name] == {SCORED}]
-    metrics = metric_names(rows)
-    by_snr, snr_ranges = group_by_snr(files, compared)
-    by_noise = group_by_noise(files, compared)
+    import pandas as pd
+
+    columns = ["snr_db", "noise", *metric_names(rows)]
+    table = pd.DataFrame(rows)
+    table = table.reindex(columns=[*dict.fromkeys([*table, *columns])])
+    bad = table[table["status"] != SCORED]
+    compared = table[~table["file"].isin(bad["file"])]
+    snrs = compared["snr_db"].astype(float)
+    snr_ranges = snrs.nunique() > MAX_SNRS
+    if snr_ranges:
+        snrs = (snrs // SNR_STEP + 0.5) * SNR_STEP
+    summary = partial(
+        _summary, list(table["system"].unique()), reference, columns[2:]
+    )
+    left_out = {}
+    for _, row in bad[bad["status"] != SILENT].iterrows():
+        left_out.setdefault(row["file"], {})[row["system"]] = row["reason"]
     return {
-        "num_files": len(files),
+        "num_files": table["file"].nunique(),
         "reference": reference,
         "interval": INTERVAL,
-        **_summary(table, compared, reference, metrics),
+        **summary(compared),
         "snr_ranges": snr_ranges,
         "by_snr": [
-            {"snr_db": snr, **_summary(table, names, reference, metrics)}
-            for snr, names in by_snr.items()
+            {"snr_db": snr, **summary(group)}
+            for snr, group in compared.groupby(snrs)
         ],
         "by_noise": [
-            {"noise": noise, **_summary(table, names, reference, metrics)}
-            for noise, names in by_noise.items()
+            {"noise": noise, **summary(group)}
+            for noise, group in compared.groupby("noise")
         ],
-        "silent": [name for name in files if SILENT in statuses[name]],
-        "left_out": _left_out(rows),
+        "silent": list(bad[bad["status"] == SILENT]["file"].unique()),
+        "left_out": left_out,
     }
 
 
-def _left_out(rows):
-    """Return the reasons by file and system of all that was not scored."""
-    left_out = {}
-    for row in rows:
-        if row["status"] not in (SCORED, SILENT):
-            reasons = left_out.setdefault(row["file"], {})
-            reasons[row["system"]] = row["reason"]
-    return left_out
-
-
-def _summary(table, names, reference, metrics):
-    """Means and differences over some files."""
-
-    def values(system, metric):
-        """Return the scores of the files."""
-        return [table[system][name][metric] for name in names]
-
-    def difference(system, metric):
-        """Return the paired differences to the reference."""
-        pairs = zip(
-            values(system, metric), values(reference, metric), strict=True
-        )
-        return [value - base for value, base in pairs]
-
-    def estimates(function, systems):
-        """Return means with intervals by system and metric."""
-        return {
-            system: {
-                metric: mean_interval(function(system, metric))
-                for metric in metrics
-            }
-            for system in systems
-        }
-
-    others = [system for system in table if system != reference]
+def _summary(systems, reference, metrics, table):
+    """Return means and differences over the files of a table."""
+    scores = {
+        system: table[table["system"] == system].set_index("file")[metrics]
+        for system in systems
+    }
+    base = scores[reference]
     return {
-        "num_compared": len(names),
-        "means": estimates(values, table),
-        "differences": estimates(difference, others),
+        "num_compared": len(base),
+        "means": {name: intervals(each) for name, each in scores.items()},
+        "differences": {
+            name: intervals(each - base)
+            for name, each in scores.items()
+            if name != reference
+        },
     }
-
-
-def _write(rows, report, folder, plots):
-    """Write every result, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
-    write_text(folder / "scores.csv", scores_text(rows))
-    write_text(folder / "comparison.json", text + "\n")
-    write_text(folder / "comparison.md", comparison_text(report))
-    for suffix in plots:
-        plot_comparison(report, folder, suffix)

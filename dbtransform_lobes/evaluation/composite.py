@@ -3,8 +3,12 @@
 The numbers equal those of the MATLAB reference of the authors: frames of
 30 ms with a hop of a quarter, LLR and WSS averaged over their lowest 95 %
 of frames, WSS on the int16 scale (its energy floor is absolute) and the
-wide-band PESQ as the PESQ term. All measures work at 16 kHz. LLR is not
-defined for frames of digital silence; here such frames count as white.
+wide-band PESQ as the PESQ term. LLR is not defined for frames of digital
+silence; here such frames count as white. Kept by hand: the packages that have
+these measures are not maintained or not under a free licence.
+
+All functions take one signal or a pair, clean and estimate, as numpy arrays
+(L,) of equal length at 16 kHz, full scale 1.0.
 
 Reference
 ---------
@@ -46,25 +50,10 @@ CRITICAL_WIDTHS = np.array([  # Hz
 
 
 def frame_signal(signal):
-    """Cut a signal into windowed frames, as the reference does.
+    """Cut a signal into frames (T, 480) of 30 ms, one every 7.5 ms.
 
-    The last whole frame is left out, which the reference does too.
-
-    Arguments
-    ---------
-    signal : numpy.ndarray
-        One signal at 16 kHz, shape (L,).
-
-    Returns
-    -------
-    frames : numpy.ndarray
-        Frames of 30 ms under a Hann window without its zeros, hop 7.5 ms,
-        shape (T, 480).
-
-    Raises
-    ------
-    ValueError
-        If the signal is too short for one frame.
+    They are under a Hann window without its zeros, and the last whole one is
+    left out, as in the reference. A signal below 600 samples is a ValueError.
 
     Example
     -------
@@ -78,25 +67,13 @@ def frame_signal(signal):
             f"16 kHz), got {len(signal)}; leave such short files out"
         )
     frames = np.lib.stride_tricks.sliding_window_view(signal, WIN_LENGTH)
-    phase = 2 * np.pi * np.arange(1, WIN_LENGTH + 1) / (WIN_LENGTH + 1)
-    window = 0.5 * (1 - np.cos(phase))
-    return frames[::HOP_LENGTH][:num_frames] * window
+    return frames[::HOP_LENGTH][:num_frames] * np.hanning(WIN_LENGTH + 2)[1:-1]
 
 
 def trimmed_mean(values, alpha=ALPHA):
-    """Return the mean of the lowest ``alpha`` share of the values.
+    """Return the mean of the lowest ``alpha`` share of the values (T,).
 
-    Arguments
-    ---------
-    values : numpy.ndarray
-        One value a frame, shape (T,).
-    alpha : float
-        Share of the values to keep; their number is rounded half up.
-
-    Returns
-    -------
-    mean : float
-        The mean of the values kept.
+    The number of values kept is rounded half up.
 
     Example
     -------
@@ -107,19 +84,7 @@ def trimmed_mean(values, alpha=ALPHA):
 
 
 def segmental_snr(clean, estimate):
-    """Return the segmental SNR in dB, frames limited to [-10, 35] dB.
-
-    Arguments
-    ---------
-    clean : numpy.ndarray
-        Clean speech at 16 kHz, full scale 1.0, shape (L,).
-    estimate : numpy.ndarray
-        Noisy or enhanced speech of the same length, shape (L,).
-
-    Returns
-    -------
-    seg_snr : float
-        The mean over all frames, in dB (Hu and Loizou 2008).
+    """Return the mean SNR over all frames, each limited to [-10, 35] dB.
 
     Example
     -------
@@ -136,7 +101,7 @@ def segmental_snr(clean, estimate):
 
 
 def _autocorrelation(frames):
-    """Autocorrelation of frames (T, N) at the lags 0..16: (T, 17)."""
+    """Return the autocorrelation of frames (T, N) at lags 0 to 16, (T, 17)."""
     size = frames.shape[1]
     lags = [
         np.einsum("tn,tn->t", frames[:, : size - lag], frames[:, lag:])
@@ -146,7 +111,7 @@ def _autocorrelation(frames):
 
 
 def _predictor(correlation):
-    """Prediction error filters (T, 17) of correlations, Levinson-Durbin.
+    """Return the prediction error filters (T, 17), by Levinson and Durbin.
 
     The limits on gain and error only act on the rounding noise of frames
     that are predicted perfectly, such as pure tones.
@@ -167,27 +132,16 @@ def _predictor(correlation):
 
 
 def _residual_energy(filters, correlation):
-    """Energy a R a^T of the residual of each frame: (T,)."""
+    """Return the energy a R a^T (T,) of the residual of each frame."""
     order = np.arange(filters.shape[1])
     toeplitz = correlation[:, np.abs(order[:, None] - order)]  # (T, 17, 17)
     return np.einsum("ti,tij,tj->t", filters, toeplitz, filters)
 
 
 def log_likelihood_ratio(clean, estimate):
-    """Return the log likelihood ratio between two signals.
+    """Return the log likelihood ratio, the mean of the lowest 95 % of frames.
 
-    Arguments
-    ---------
-    clean : numpy.ndarray
-        Clean speech at 16 kHz, full scale 1.0, shape (L,).
-    estimate : numpy.ndarray
-        Noisy or enhanced speech of the same length, shape (L,).
-
-    Returns
-    -------
-    llr : float
-        The mean over the lowest 95 % of the frames, 0 if both are equal
-        (Hu and Loizou 2008).
+    It is 0 for equal signals and at least 0 for all others.
 
     Example
     -------
@@ -208,7 +162,7 @@ def log_likelihood_ratio(clean, estimate):
 
 
 def _critical_filters():
-    """Gains (25, 512) of the critical band filters over the FFT bins."""
+    """Return the gains (25, 512) of the critical bands over the FFT bins."""
     num_bins = WSS_N_FFT // 2
     bins_per_hz = num_bins / (SAMPLE_RATE / 2)
     centres = np.floor(CRITICAL_CENTRES * bins_per_hz)[:, None]
@@ -222,14 +176,14 @@ def _critical_filters():
 
 
 def _band_levels(signal):
-    """Level in dB of each critical band and frame: (T, 25)."""
+    """Return the levels (T, 25) in dB of the critical bands."""
     spec = np.fft.rfft(frame_signal(signal * INT16_SCALE), WSS_N_FFT)  # (T, F)
     power = np.abs(spec[:, : WSS_N_FFT // 2]) ** 2
     return 10 * np.log10(np.maximum(power @ _critical_filters().T, 1e-10))
 
 
 def _nearest_peaks(levels, slopes):
-    """Level (T, 24) of the peak next to each band, upwards if it rises.
+    """Return the level (T, 24) of the next peak, upwards if a band rises.
 
     On a rising slope the reference takes the band just below the peak.
     """
@@ -244,7 +198,7 @@ def _nearest_peaks(levels, slopes):
 
 
 def _slope_weights(levels, slopes):
-    """Klatt's weights (T, 24): large near the global and local peaks."""
+    """Return Klatt's weights (T, 24), large near global and local peaks."""
     below_max = np.max(levels, axis=1, keepdims=True) - levels[:, :-1]
     below_peak = _nearest_peaks(levels, slopes) - levels[:, :-1]
     return (K_MAX / (K_MAX + below_max)) * (
@@ -253,20 +207,9 @@ def _slope_weights(levels, slopes):
 
 
 def weighted_spectral_slope(clean, estimate):
-    """Return the weighted spectral slope distance between two signals.
+    """Return the distance of the spectral slopes (D. Klatt, ICASSP 1982).
 
-    Arguments
-    ---------
-    clean : numpy.ndarray
-        Clean speech at 16 kHz, full scale 1.0, shape (L,).
-    estimate : numpy.ndarray
-        Noisy or enhanced speech of the same length, shape (L,).
-
-    Returns
-    -------
-    wss : float
-        The mean over the lowest 95 % of the frames, 0 if both are equal
-        (D. Klatt, ICASSP 1982; Hu and Loizou 2008).
+    It is the mean over the lowest 95 % of the frames, 0 for equal signals.
 
     Example
     -------
@@ -290,10 +233,8 @@ def composite(clean, estimate, pesq):
 
     Arguments
     ---------
-    clean : numpy.ndarray
-        Clean speech at 16 kHz, full scale 1.0, shape (L,).
-    estimate : numpy.ndarray
-        Noisy or enhanced speech of the same length, shape (L,).
+    clean, estimate : numpy.ndarray
+        Signals (L,) at 16 kHz.
     pesq : float
         The wide-band PESQ (MOS-LQO, ITU-T P.862.2) of the same pair.
 

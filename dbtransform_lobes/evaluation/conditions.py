@@ -1,4 +1,4 @@
-"""SNR and noise of every file of a test set, and groups of files by them."""
+"""SNR and noise of every file of a test set."""
 
 import csv
 import json
@@ -17,8 +17,6 @@ COLUMNS = {  # key: names that the column may have, the first found is taken
     "noise": ("noise_type", "noise"),
 }
 LOG_FIELDS = ("file", "noise", "snr_db")
-MAX_SNRS = 12  # above this many, SNRs are grouped in ranges
-SNR_STEP = 5.0  # dB
 
 
 def read_conditions(path):
@@ -57,10 +55,10 @@ def read_conditions(path):
     ...     path = Path(folder, "log_testset.txt")
     ...     _ = path.write_text("p232_001 bus 17.5")
     ...     print(read_conditions(path))
-    {'p232_001': {'noise': 'bus', 'snr_db': 17.5}}
+    {'p232_001': {'snr_db': 17.5, 'noise': 'bus'}}
     """
     conditions, problems = {}, []
-    for line, row in _read_rows(path):
+    for line, row in _read_rows(path, read_text(path)):
         try:
             name, known = _condition(row)
             if name in conditions:
@@ -74,65 +72,51 @@ def read_conditions(path):
     return conditions
 
 
-def _read_rows(path):
-    """Return (line or entry number, {key: text}) of every file."""
-    text = read_text(path)
-    lines = text.splitlines()
+def _read_rows(path, text):
+    """Return (number of the line or entry, its values) of every file."""
     if Path(path).suffix.lower() == ".json":
-        return [
-            (number, _pick({**entry, "id": name}))
-            for number, (name, entry) in enumerate(_entries(path, text), 1)
-        ]
-    if not lines or "," not in lines[0]:
-        return _log_rows(path, lines)
-    reader = csv.DictReader(lines)
-    if not set(COLUMNS["file"]) & set(reader.fieldnames):
-        raise ValueError(
-            f"{path}: expected a column id or file, given "
-            f"{', '.join(reader.fieldnames)}"
-        )
-    return [(line, _pick(row)) for line, row in enumerate(reader, start=2)]
-
-
-def _entries(path, text):
-    """Return the items of a JSON manifest."""
-    try:
-        return [(name, dict(entry)) for name, entry in json.loads(text).items()]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: expected JSON of the form {{id: {{...}}}} ({error})"
-        ) from error
-
-
-def _pick(row):
-    """Return the values of a row, as text, by our names."""
-    picked = {}
-    for key, names in COLUMNS.items():
-        value = next((row[name] for name in names if name in row), None)
-        picked[key] = "" if value is None else str(value)
-    return picked
-
-
-def _log_rows(path, lines):
-    rows = []
-    for line, text in enumerate(lines, start=1):
-        fields = text.split()
+        try:
+            entries = [
+                {**e, "id": name} for name, e in json.loads(text).items()
+            ]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: expected JSON of the form {{id: {{...}}}} ({error})"
+            ) from error
+        return list(enumerate(entries, 1))
+    lines = text.splitlines()
+    if lines and "," in lines[0]:
+        reader = csv.DictReader(lines)
+        if not set(COLUMNS["file"]) & set(reader.fieldnames):
+            raise ValueError(
+                f"{path}: expected a column id or file, given "
+                f"{', '.join(reader.fieldnames)}"
+            )
+        return list(enumerate(reader, 2))
+    rows = [(number, line.split()) for number, line in enumerate(lines, 1)]
+    for number, fields in rows:
         if fields and len(fields) != len(LOG_FIELDS):
             raise ValueError(
-                f"{path}, line {line}: expected a csv with a header, or file, "
-                f"noise and SNR with spaces between them, given {text!r}"
+                f"{path}, line {number}: expected a csv with a header, or "
+                f"file, noise and SNR with spaces, given {' '.join(fields)!r}"
             )
-        if fields:
-            rows.append((line, dict(zip(LOG_FIELDS, fields, strict=True))))
-    return rows
+    return [
+        (number, dict(zip(LOG_FIELDS, fields, strict=True)))
+        for number, fields in rows
+        if fields
+    ]
 
 
 def _condition(row):
-    """Return the name of a file and what is known of it."""
-    name = without_suffix(row.pop("file").strip())
+    """Return the name of a file and what is known of it, by our names."""
+    known = {}
+    for key, names in COLUMNS.items():
+        value = next((row[name] for name in names if name in row), None)
+        if value not in (None, ""):
+            known[key] = str(value).strip()
+    name = without_suffix(known.pop("file", ""))
     if not name:
         raise ValueError("the name of the file is empty")
-    known = {key: text.strip() for key, text in row.items() if text}
     if "noise" in known:
         known["noise"] = noise_type(known["noise"])
     if "snr_db" in known:
@@ -168,11 +152,6 @@ def noise_type(noise):
         its name up to the first underscore, or without one the folder it
         lies in. Several paths with | between them are babble.
 
-    Returns
-    -------
-    label : str
-        The type.
-
     Example
     -------
     >>> noise_type("bus"), noise_type("DEMAND/bus/ch01.wav")
@@ -189,70 +168,3 @@ def noise_type(noise):
     if underscore and label:
         return label
     return path.parent.name or path.stem
-
-
-def group_by_noise(conditions, names):
-    """Group files by their noise.
-
-    Arguments
-    ---------
-    conditions : dict
-        As ``read_conditions`` returns them.
-    names : sequence of str
-        The files to group; those of unknown noise are left out.
-
-    Returns
-    -------
-    groups : dict
-        Names of files by noise, in alphabetical order.
-
-    Example
-    -------
-    >>> group_by_noise({"a": {"noise": "bus"}, "b": {}}, ["a", "b"])
-    {'bus': ['a']}
-    """
-    return _group("noise", conditions, names, lambda noise: noise)
-
-
-def group_by_snr(conditions, names):
-    """Group files by their SNR, in ranges of 5 dB if there are many SNRs.
-
-    Arguments
-    ---------
-    conditions : dict
-        As ``read_conditions`` returns them.
-    names : sequence of str
-        The files to group; those of unknown SNR are left out.
-
-    Returns
-    -------
-    groups : dict
-        Names of files by SNR in dB, in rising order; a range [0, 5) dB goes
-        by its centre 2.5.
-    ranges : bool
-        Whether these are ranges.
-
-    Example
-    -------
-    >>> group_by_snr({"a": {"snr_db": 5.0}, "b": {"snr_db": 0.0}}, "ab")
-    ({0.0: ['b'], 5.0: ['a']}, False)
-    """
-    snrs = {conditions[name].get("snr_db") for name in names} - {None}
-    ranges = len(snrs) > MAX_SNRS
-
-    def level(snr):
-        """Return the SNR, or the centre of its range."""
-        if ranges:
-            return (math.floor(snr / SNR_STEP) + 0.5) * SNR_STEP
-        return snr
-
-    return _group("snr_db", conditions, names, level), ranges
-
-
-def _group(key, conditions, names, label):
-    groups = {}
-    for name in names:
-        value = conditions[name].get(key)
-        if value is not None:
-            groups.setdefault(label(value), []).append(name)
-    return dict(sorted(groups.items()))

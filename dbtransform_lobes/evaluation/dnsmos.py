@@ -10,8 +10,14 @@ import importlib.util
 import numpy as np
 
 SAMPLE_RATE = 16000
+MISSING = "DNSMOS needs speechmos: pip install 'dbtransform[dnsmos]'"
 # Their names in the paper to those in the package.
-SCORES = {"SIG": "sig_mos", "BAK": "bak_mos", "OVRL": "ovrl_mos"}
+SCORES = {
+    "SIG": "sig_mos",
+    "BAK": "bak_mos",
+    "OVRL": "ovrl_mos",
+    "P808": "p808_mos",
+}
 
 
 def dnsmos(signal, sample_rate):
@@ -63,19 +69,12 @@ def dnsmos(signal, sample_rate):
     try:
         from speechmos import dnsmos as network
     except ImportError as error:
-        raise ValueError(
-            "DNSMOS needs the package speechmos: pip install "
-            f"'dbtransform[dnsmos]' ({error})"
-        ) from error
+        raise ValueError(f"{MISSING} ({error})") from error
     found = network.run(signal, SAMPLE_RATE)
-    scores = {name: float(found[key]) for name, key in SCORES.items()}
-    return {**scores, "P808": float(found["p808_mos"])}
+    return {name: float(found[key]) for name, key in SCORES.items()}
 
 
 def check_installed():
-    """Refuse to begin without the networks, by a ValueError."""
+    """Raise a ValueError if the package with the networks is missing."""
     if importlib.util.find_spec("speechmos") is None:
-        raise ValueError(
-            "DNSMOS needs the package speechmos: pip install "
-            "'dbtransform[dnsmos]'"
-        )
+        raise ValueError(MISSING)

@@ -4,24 +4,21 @@ A file that cannot be scored never stops the rest: silent clean files are
 counted and named apart, all others are failures with their reason.
 """
 
-import csv
-import io
-import json
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import soundfile
 from tqdm import tqdm
 
 from dbtransform_lobes.data.audio import find_audio
-from dbtransform_lobes.data.files import write_text
+from dbtransform_lobes.data.files import write_json, write_text
 from dbtransform_lobes.evaluation.dnsmos import check_installed, dnsmos
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,
     SilentFileError,
     score,
 )
-from dbtransform_lobes.evaluation.statistics import mean_interval
 from dbtransform_lobes.parallel import run_isolated
 from dbtransform_lobes.versions import package_versions
 
@@ -31,24 +28,11 @@ SCORED, SILENT, FAILED = "scored", "silent", "failed"
 
 
 def list_audio(folder):
-    """Return the audio files of a folder by their names without suffix.
+    """Return the .wav and .flac files of a folder, at any depth, by name.
 
-    Arguments
-    ---------
-    folder : str or Path
-        A folder; it is searched to any depth.
-
-    Returns
-    -------
-    files : dict
-        Path of each .wav and .flac file, sorted by its path in the folder
-        without suffix (``"a"``, ``"speaker/a"``), which is the key.
-
-    Raises
-    ------
-    ValueError
-        If the folder does not exist, has no audio file, or has two files
-        of one name.
+    A name is the path in the folder without suffix (``"a"``,
+    ``"speaker/a"``); the dict is sorted by it. A ValueError tells of a folder
+    that is missing, empty, or has two files of one name.
 
     Example
     -------
@@ -105,19 +89,22 @@ def pair_files(clean_folder, estimate_folder):
     ...     assert pair_files(folder, folder)[0][0] == "a"
     """
     clean, estimate = list_audio(clean_folder), list_audio(estimate_folder)
-    no_estimate = [clean[name].name for name in clean if name not in estimate]
-    no_clean = [estimate[name].name for name in estimate if name not in clean]
     problems = []
-    if no_estimate:
-        problems.append(f"only in {clean_folder}: {', '.join(no_estimate)}")
-    if no_clean:
-        problems.append(f"only in {estimate_folder}: {', '.join(no_clean)}")
+    for folder, files, others in (
+        (clean_folder, clean, estimate),
+        (estimate_folder, estimate, clean),
+    ):
+        alone = [
+            path.name for name, path in files.items() if name not in others
+        ]
+        if alone:
+            problems.append(f"only in {folder}: {', '.join(alone)}")
     if problems:
         raise ValueError(
             "every file needs a partner of the same name (the suffix may "
             f"differ); {'; '.join(problems)}; add or remove these files"
         )
-    return [(name, clean[name], estimate[name]) for name in sorted(clean)]
+    return [(name, clean[name], estimate[name]) for name in clean]
 
 
 def _read_mono(path):
@@ -131,27 +118,15 @@ def _read_mono(path):
     return signal[:, 0], sample_rate
 
 
-def _read_pair(clean_path, estimate_path):
-    """Return clean, estimate and their common sample rate."""
-    clean, clean_rate = _read_mono(clean_path)
-    estimate, estimate_rate = _read_mono(estimate_path)
-    if clean_rate != estimate_rate:
-        raise ValueError(
-            f"clean is at {clean_rate} Hz and estimate at {estimate_rate} "
-            "Hz, expected one rate; resample one of them"
-        )
-    return clean, estimate, clean_rate
-
-
 def score_file(name, clean_path, estimate_path, with_dnsmos=False):
-    """Score one pair of files; whatever is wrong with it stands in the row.
+    """Score one file; whatever is wrong with it stands in the row.
 
     Arguments
     ---------
     name : str
         The name that the row is to carry.
-    clean_path : Path
-        File of clean speech, one channel, 16 kHz.
+    clean_path : Path or None
+        File of clean speech, one channel, 16 kHz; None for DNSMOS alone.
     estimate_path : Path
         File of noisy or enhanced speech.
     with_dnsmos : bool
@@ -170,10 +145,18 @@ def score_file(name, clean_path, estimate_path, with_dnsmos=False):
     """
     row = {"file": name, "status": SCORED, "reason": ""}
     try:
-        clean, estimate, sample_rate = _read_pair(clean_path, estimate_path)
-        row.update(score(clean, estimate, sample_rate))
+        estimate, rate = _read_mono(estimate_path)
+        if clean_path is not None:
+            clean, clean_rate = _read_mono(clean_path)
+            if clean_rate != rate:
+                raise ValueError(
+                    f"clean is at {clean_rate} Hz and estimate at {rate} Hz, "
+                    "expected one rate; resample one of them"
+                )
+            row.update(score(clean, estimate, rate))
         if with_dnsmos:
-            row.update(_dnsmos_columns(estimate, sample_rate))
+            scores = dnsmos(estimate, rate).items()
+            row.update({f"dnsmos_{key.lower()}": mos for key, mos in scores})
     except SilentFileError as error:
         row.update(status=SILENT, reason=str(error))
     except (ValueError, OSError, RuntimeError) as error:
@@ -182,41 +165,13 @@ def score_file(name, clean_path, estimate_path, with_dnsmos=False):
     return row
 
 
-def _dnsmos_columns(signal, sample_rate):
-    found = dnsmos(signal, sample_rate)
-    return {f"dnsmos_{key.lower()}": found[key] for key in found}
-
-
-def score_blind(name, path):
-    """Predict the DNSMOS of one file without clean speech.
+def score_files(files, jobs=1, progress=True, with_dnsmos=False):
+    """Score files in worker processes.
 
     Arguments
     ---------
-    name : str
-        The name that the row is to carry.
-    path : Path
-        File of one channel, 16 kHz.
-
-    Returns
-    -------
-    row : dict
-        As ``score_file`` returns it.
-    """
-    row = {"file": name, "status": SCORED, "reason": ""}
-    try:
-        row.update(_dnsmos_columns(*_read_mono(path)))
-    except (ValueError, OSError, RuntimeError) as error:
-        row.update(status=FAILED, reason=f"{error}")
-    return row
-
-
-def score_pairs(pairs, jobs=1, progress=True, with_dnsmos=False):
-    """Score pairs of files in worker processes.
-
-    Arguments
-    ---------
-    pairs : list of tuple
-        Arguments of ``score_file``.
+    files : list of tuple
+        (name, clean path or None, estimate path), see ``score_file``.
     jobs : int
         Number of processes.
     progress : bool
@@ -227,8 +182,8 @@ def score_pairs(pairs, jobs=1, progress=True, with_dnsmos=False):
     Returns
     -------
     rows : list of dict
-        Rows as ``score_file`` returns them, in the order of the pairs. A
-        pair that crashes its process has "failed" like any other.
+        Rows as ``score_file`` returns them, in the order of the files. A
+        file that crashes its process has "failed" like any other.
 
     Raises
     ------
@@ -237,29 +192,24 @@ def score_pairs(pairs, jobs=1, progress=True, with_dnsmos=False):
 
     Example
     -------
-    >>> rows = score_pairs([("a", Path("a.wav"), Path("a.wav"))])
+    >>> rows = score_files([("a", Path("a.wav"), Path("a.wav"))])
     >>> assert rows[0]["status"] == "failed"
     """
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, expected a number of at least 1")
     if with_dnsmos:
         check_installed()
     function = partial(score_file, with_dnsmos=with_dnsmos)
-    return _score_all(function, pairs, jobs, progress)
-
-
-def _score_all(function, items, jobs, progress):
-    """Return the rows of a function of (name, ...), in the order of items."""
-    if jobs < 1:
-        raise ValueError(f"jobs is {jobs}, expected a number of at least 1")
     rows = {}
     for item, row, reason in tqdm(
-        run_isolated(function, items, min(jobs, max(1, len(items)))),
-        total=len(items),
+        run_isolated(function, files, min(jobs, max(1, len(files)))),
+        total=len(files),
         unit="file",
         disable=not progress,
     ):
         failure = {"file": item[0], "status": FAILED, "reason": reason}
         rows[item] = failure if row is None else row
-    return [rows[item] for item in items]
+    return [rows[item] for item in files]
 
 
 def summarise(rows):
@@ -283,36 +233,23 @@ def summarise(rows):
     >>> summary = summarise(rows)
     >>> assert summary["silent"] == ["a"] and summary["num_scored"] == 0
     """
-    scored = [row for row in rows if row["status"] == SCORED]
-    means = {
-        metric: mean_interval([row[metric] for row in scored])["mean"]
-        for metric in metric_names(rows)
-    }
+    of = {status: [] for status in (SCORED, SILENT, FAILED)}
+    for row in rows:
+        of[row["status"]].append(row)
     return {
         "num_files": len(rows),
-        "num_scored": len(scored),
-        "means": means,
-        "silent": [row["file"] for row in rows if row["status"] == SILENT],
-        "failed": {
-            row["file"]: row["reason"]
-            for row in rows
-            if row["status"] == FAILED
+        "num_scored": len(of[SCORED]),
+        "means": {
+            name: fmean(row[name] for row in of[SCORED]) if of[SCORED] else None
+            for name in metric_names(rows)
         },
+        "silent": [row["file"] for row in of[SILENT]],
+        "failed": {row["file"]: row["reason"] for row in of[FAILED]},
     }
 
 
 def metric_names(rows):
     """Return the metrics that rows hold, ``METRICS`` if none was scored.
-
-    Arguments
-    ---------
-    rows : list of dict
-        Rows as ``score_file`` returns them.
-
-    Returns
-    -------
-    names : tuple of str
-        In the order of the rows' keys.
 
     Example
     -------
@@ -325,61 +262,20 @@ def metric_names(rows):
 def scores_text(rows):
     """Return rows as csv, one a file, six decimals, with a header.
 
-    Arguments
-    ---------
-    rows : list of dict
-        Rows as ``score_file`` returns them; ``system``, ``snr_db`` and
-        ``noise`` are columns if some row has them.
-
-    Returns
-    -------
-    text : str
-        The csv.
-
     Example
     -------
     >>> row = {"file": "a", "status": "silent", "reason": "no speech"}
     >>> scores_text([row]).splitlines()[1]
     'a,silent,,,,,,,,,no speech'
     """
-    metrics = metric_names(rows)
-    given = {key for row in rows for key in row} | {"file", "status"}
-    columns = [key for key in NO_METRICS[:-1] if key in given]
-    stream = io.StringIO()
-    writer = csv.DictWriter(
-        stream, [*columns, *metrics, "reason"], restval="", lineterminator="\n"
-    )
-    writer.writeheader()
-    for row in rows:
-        scores = {m: f"{row[m]:.6f}" for m in metrics if m in row}
-        writer.writerow({**row, **scores})
-    return stream.getvalue()
+    import pandas as pd
 
-
-def write_scores(rows, report, output_folder):
-    """Write ``scores.csv`` and ``scores.json``, each whole or not at all.
-
-    Arguments
-    ---------
-    rows : list of dict
-        Rows as ``score_file`` returns them.
-    report : dict
-        What the JSON file is to hold.
-    output_folder : str or Path
-        Made if missing; files of these two names are replaced.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_scores([], summarise([]), folder)
-    ...     assert len(list(Path(folder).iterdir())) == 2
-    """
-    folder = Path(output_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
-    write_text(folder / "scores.csv", scores_text(rows))
-    write_text(folder / "scores.json", text + "\n")
+    metrics = list(metric_names(rows))
+    frame = pd.DataFrame(rows, columns=None if rows else ["file", "status"])
+    given = [name for name in NO_METRICS[:-1] if name in frame]
+    frame = frame.reindex(columns=[*given, *metrics, "reason"])
+    frame[metrics] = frame[metrics].map("{:.6f}".format, na_action="ignore")
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def evaluate_folders(
@@ -394,12 +290,14 @@ def evaluate_folders(
 
     Arguments
     ---------
-    clean_folder : str or Path
-        Folder of clean speech: .wav or .flac, 16 kHz, one channel.
+    clean_folder : str or Path or None
+        Folder of clean speech: .wav or .flac, 16 kHz, one channel. None: all
+        files of the other folder are scored by DNSMOS alone.
     estimate_folder : str or Path
         Folder of noisy or enhanced speech with files of the same names.
     output_folder : str or Path, optional
-        Where to write ``scores.csv`` and ``scores.json``, if at all.
+        Where to write ``scores.csv`` and ``scores.json``, if at all; each is
+        written whole or not at all, older ones are replaced.
     jobs : int
         Number of processes.
     progress : bool
@@ -411,7 +309,7 @@ def evaluate_folders(
     -------
     report : dict
         All keys of ``scores.json``: those of ``summarise``, ``versions``
-        and both folders; besides them ``rows``.
+        and the folders; besides them ``rows``.
 
     Raises
     ------
@@ -428,52 +326,18 @@ def evaluate_folders(
     ...     report = evaluate_folders(folder, folder, progress=False)
     >>> assert report["silent"] == ["a"] and report["failed"] == {}
     """
-    pairs = pair_files(clean_folder, estimate_folder)
-    rows = score_pairs(pairs, jobs, progress, with_dnsmos)
-    report = {
-        **summarise(rows),
-        "versions": package_versions(),
-        "clean_folder": str(clean_folder),
-        "estimate_folder": str(estimate_folder),
-    }
+    folders = {"estimate_folder": str(estimate_folder)}
+    if clean_folder is None:
+        with_dnsmos, found = True, list_audio(estimate_folder).items()
+        files = [(name, None, path) for name, path in found]
+    else:
+        folders = {"clean_folder": str(clean_folder), **folders}
+        files = pair_files(clean_folder, estimate_folder)
+    rows = score_files(files, jobs, progress, with_dnsmos)
+    report = {**summarise(rows), "versions": package_versions(), **folders}
     if output_folder is not None:
-        write_scores(rows, report, output_folder)
-    return {**report, "rows": rows}
-
-
-def evaluate_blind(folder, output_folder=None, jobs=1, progress=True):
-    """Predict the DNSMOS of all files of a folder, without clean speech.
-
-    Arguments
-    ---------
-    folder : str or Path
-        With .wav or .flac files at any depth: 16 kHz, one channel.
-    output_folder : str or Path, optional
-        Where to write ``scores.csv`` and ``scores.json``, if at all.
-    jobs : int
-        Number of processes.
-    progress : bool
-        Whether to show a progress bar on the standard error output.
-
-    Returns
-    -------
-    report : dict
-        As ``evaluate_folders`` returns it.
-
-    Raises
-    ------
-    ValueError
-        If the folder is missing or empty, ``jobs`` is below 1, or DNSMOS is
-        not installed. A file that cannot be scored does not raise.
-    """
-    files = list_audio(folder)
-    check_installed()
-    rows = _score_all(score_blind, list(files.items()), jobs, progress)
-    report = {
-        **summarise(rows),
-        "versions": package_versions(),
-        "estimate_folder": str(folder),
-    }
-    if output_folder is not None:
-        write_scores(rows, report, output_folder)
+        folder = Path(output_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "scores.csv", scores_text(rows))
+        write_json(folder / "scores.json", report)
     return {**report, "rows": rows}

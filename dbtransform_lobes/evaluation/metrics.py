@@ -1,7 +1,8 @@
 """The scores of one enhanced file against its clean speech.
 
 PESQ is wide band (ITU-T P.862.2), STOI and ESTOI are those of ``pystoi``,
-SI-SDR follows Le Roux et al. (2019), the rest Hu and Loizou (2008).
+SI-SDR follows Le Roux et al. ("SDR - half-baked or well done?", ICASSP 2019),
+the rest Hu and Loizou (2008).
 """
 
 import warnings
@@ -44,28 +45,14 @@ class SilentFileError(ValueError):
 def si_sdr(clean, estimate):
     """Return the scale-invariant signal-to-distortion ratio in dB.
 
-    Both signals are used as they are, without taking their means out. The
-    ratio is kept within +-156.5 dB (the float64 precision), so that equal
-    signals do not give infinity.
-
-    Arguments
-    ---------
-    clean : numpy.ndarray
-        Clean speech, not silent, shape (L,).
-    estimate : numpy.ndarray
-        Enhanced speech, not silent, shape (L,).
-
-    Returns
-    -------
-    ratio : float
-        SI-SDR in dB.
+    Both signals (L,), which are not silent, are used as they are, without
+    taking their means out. The ratio is kept within +-156.5 dB (the float64
+    precision), so that equal signals do not give infinity.
 
     Example
     -------
     >>> clean, noise = np.array([1.0, 1.0]), np.array([0.1, -0.1])
     >>> assert abs(si_sdr(clean, 3 * (clean + noise)) - 20.0) < 1e-9
-
-    Reference: J. Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019.
     """
     target = np.dot(estimate, clean) / np.dot(clean, clean) * clean
     floor = EPS * np.dot(estimate, estimate)
@@ -77,17 +64,7 @@ def si_sdr(clean, estimate):
 def pesq_wide_band(clean, estimate):
     """Return the wide-band PESQ (MOS-LQO, ITU-T P.862.2) at 16 kHz.
 
-    Arguments
-    ---------
-    clean : numpy.ndarray
-        Clean speech at 16 kHz, shape (L,).
-    estimate : numpy.ndarray
-        Enhanced speech of the same length, shape (L,).
-
-    Returns
-    -------
-    mos : float
-        From 1.0 (bad) to 4.64 (equal).
+    It is from 1.0 (bad) to 4.64 (equal), for signals of equal shape (L,).
 
     Raises
     ------
@@ -142,20 +119,8 @@ def _text(error):
 def stoi(clean, estimate, extended=False):
     """Return the short-time objective intelligibility at 16 kHz.
 
-    Arguments
-    ---------
-    clean : numpy.ndarray
-        Clean speech at 16 kHz, shape (L,).
-    estimate : numpy.ndarray
-        Enhanced speech of the same length, shape (L,).
-    extended : bool
-        Whether to compute ESTOI (Jensen and Taal 2016) in place of STOI
-        (Taal et al. 2011).
-
-    Returns
-    -------
-    intelligibility : float
-        About 0 (none) to 1.
+    It is from about 0 (none) to 1, for signals of equal shape (L,): STOI
+    (Taal et al. 2011), or ``extended`` ESTOI (Jensen and Taal 2016).
 
     Raises
     ------

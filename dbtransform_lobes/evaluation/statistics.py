@@ -1,9 +1,5 @@
 """Means with confidence intervals."""
 
-import math
-
-from scipy.stats import t as student_t
-
 CONFIDENCE = 0.95
 INTERVAL = (
     f"{100 * CONFIDENCE:g} % Student t interval of the mean over files, which "
@@ -11,8 +7,8 @@ INTERVAL = (
 )
 
 
-def mean_interval(values):
-    """Return the mean of some values and its 95 % confidence interval.
+def intervals(table):
+    """Return the mean of every column and its 95 % confidence interval.
 
     The interval is mean +- t s / sqrt(n), with the standard deviation s
     (n - 1 in the denominator) and the 97.5 % quantile t of Student's
@@ -21,48 +17,36 @@ def mean_interval(values):
 
     Arguments
     ---------
-    values : sequence of float
-        One value a file.
+    table : pandas.DataFrame
+        A row for each file, a column for each metric.
 
     Returns
     -------
-    estimate : dict
-        ``mean``, ``low`` and ``high``; the limits are None for one value,
-        all three for none.
+    estimates : dict
+        By column, ``mean``, ``low`` and ``high`` as floats; the limits are
+        None for one row, all three for none.
 
     Example
     -------
-    >>> mean_interval([1.0])
-    {'mean': 1.0, 'low': None, 'high': None}
-    >>> estimate = mean_interval([1.0, 2.0, 3.0])
+    >>> import pandas as pd
+    >>> intervals(pd.DataFrame({"pesq": [1.0]}))
+    {'pesq': {'mean': 1.0, 'low': None, 'high': None}}
+    >>> estimate = intervals(pd.DataFrame({"pesq": [1.0, 2.0, 3.0]}))["pesq"]
     >>> assert abs(estimate["high"] - 4.4841) < 1e-4
 
     Reference: Student, "The probable error of a mean", Biometrika 6(1), 1908.
     """
-    count = len(values)
-    if count == 0:
-        return {"mean": None, "low": None, "high": None}
-    mean = math.fsum(values) / count
-    if count == 1:
-        return {"mean": mean, "low": None, "high": None}
-    half = (
-        float(student_t.ppf((1 + CONFIDENCE) / 2, count - 1))
-        * standard_deviation(values)
-        / math.sqrt(count)
-    )
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    import pandas as pd
+    from scipy.stats import t as student_t
+
+    table = table.astype(float)
+    mean, count = table.mean(), table.count()
+    quantile = student_t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    half = quantile * table.sem()
+    limits = {"mean": mean, "low": mean - half, "high": mean + half}
+    return without_nan(pd.DataFrame(limits)).to_dict("index")
 
 
-def standard_deviation(values):
-    """Return the sample standard deviation (n - 1), None below two values.
-
-    Example
-    -------
-    >>> standard_deviation([1.0, 3.0])
-    1.4142135623730951
-    """
-    if len(values) < 2:
-        return None
-    mean = math.fsum(values) / len(values)
-    squares = math.fsum((value - mean) ** 2 for value in values)
-    return math.sqrt(squares / (len(values) - 1))
+def without_nan(table):
+    """Return a table with None in place of NaN, as JSON needs it."""
+    return table.astype(object).where(table.notna(), None)

@@ -6,19 +6,14 @@ from dbtransform_lobes.evaluation.metrics import LABELS
 
 
 def markdown_table(header, rows):
-    """Return a Markdown table.
+    """Return a Markdown table, with a line end after each line.
 
     Arguments
     ---------
     header : sequence of str
         Titles of the columns; the first is aligned left, the others right.
-    rows : list of sequence of str
-        Cells.
-
-    Returns
-    -------
-    text : str
-        The lines of the table, with a line end after each.
+    rows : list of sequence
+        Cells, shown as text.
 
     Example
     -------
@@ -28,105 +23,106 @@ def markdown_table(header, rows):
     | noisy    |  1.402 |
     <BLANKLINE>
     """
-    table = [
-        [str(cell).replace("|", "\\|") for cell in row]
-        for row in (header, *rows)
-    ]
-    return (
-        tabulate(
-            table,
-            headers="firstrow",
-            tablefmt="pipe",
-            disable_numparse=True,
-            colalign=("left", *["right"] * (len(header) - 1)),
-        )
-        + "\n"
+    table = tabulate(
+        [[str(cell).replace("|", "\\|") for cell in row] for row in rows],
+        [title.replace("|", "\\|") for title in header],
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=("left", *["right"] * (len(header) - 1)),
     )
+    return f"{table}\n"
 
 
 def comparison_text(report):
-    """Return a comparison of systems as Markdown.
+    """Return a comparison, see ``compare_systems``, as Markdown.
 
-    Arguments
-    ---------
-    report : dict
-        As ``compare_systems`` returns it.
-
-    Returns
-    -------
-    text : str
-        Tables of means, of differences with their confidence intervals, by
-        SNR and by noise, as far as there are any.
+    It has tables of means, of differences with their confidence intervals,
+    by SNR and by noise, as far as there are any.
     """
-    reference = report["reference"]
     parts = [
         f"{report['num_compared']} of {report['num_files']} files were scored "
         "with every system; all tables are over these.\n",
         "## Means\n",
-        _means_table([("", report)], ""),
+        _means_table([report]),
     ]
     if report["differences"] and report["num_compared"]:
         parts += [
-            f"## Differences to {reference}, with the {report['interval']}\n",
-            _difference_table(report),
+            f"## Differences to {report['reference']}, with the "
+            f"{report['interval']}\n",
+            _difference_table(report["differences"]),
         ]
-    if report["by_snr"]:
-        parts += ["## Means by SNR\n", _means_table(_snr_groups(report), "SNR")]
-    if report["by_noise"]:
-        groups = [(group["noise"], group) for group in report["by_noise"]]
-        parts += ["## Means by noise\n", _means_table(groups, "noise")]
+    for key, title in (("by_snr", "SNR"), ("by_noise", "noise")):
+        if report[key]:
+            labels = group_labels(report, key)
+            parts += [f"## Means by {title}\n"]
+            parts += [_means_table(report[key], title, labels)]
     return "\n".join(parts)
 
 
-def _snr_groups(report):
-    return [
-        (snr_label(group["snr_db"], report["snr_ranges"]) + " dB", group)
-        for group in report["by_snr"]
-    ]
+def group_labels(report, key):
+    """Return the names of the groups of ``by_snr`` or ``by_noise``.
 
-
-def snr_label(snr, ranges):
-    """Return an SNR, or the range of 5 dB of which it is the centre.
+    An SNR may be the centre of a range of 5 dB.
 
     Example
     -------
-    >>> snr_label(2.5, False), snr_label(2.5, True)
-    ('2.5', '0 to 5')
+    >>> report = {"by_snr": [{"snr_db": 2.5}], "snr_ranges": True}
+    >>> group_labels(report, "by_snr")
+    ['0 to 5 dB']
     """
-    return f"{snr - 2.5:g} to {snr + 2.5:g}" if ranges else f"{snr:g}"
+    if key == "by_noise":
+        return [group["noise"] for group in report[key]]
+    snrs = [group["snr_db"] for group in report[key]]
+    if report["snr_ranges"]:
+        return [f"{snr - 2.5:g} to {snr + 2.5:g} dB" for snr in snrs]
+    return [f"{snr:g} dB" for snr in snrs]
 
 
-def _means_table(groups, title):
-    """Rows of systems, group by group."""
-    means = groups[0][1]["means"]
-    metrics = next(iter(means.values()))
+def _means_table(groups, title=None, labels=("",)):
+    """Return a table with a row for each group and system."""
+    metrics = next(iter(groups[0]["means"].values()))
     header = ["system", "files", *(LABELS.get(m, m) for m in metrics)]
-    rows = []
-    for label, group in groups:
-        for system, scores in group["means"].items():
-            cells = [_number(scores[metric]["mean"]) for metric in metrics]
-            row = [system, group["num_compared"], *cells]
-            rows.append([label, *row] if title else row)
-    return markdown_table([title, *header] if title else header, rows)
+    rows = [
+        [label, system, group["num_compared"]]
+        + [number(score["mean"]) for score in scores.values()]
+        for label, group in zip(labels, groups, strict=True)
+        for system, scores in group["means"].items()
+    ]
+    if title is None:
+        return markdown_table(header, [row[1:] for row in rows])
+    return markdown_table([title, *header], rows)
 
 
-def _number(value, sign=""):
-    return "-" if value is None else f"{value:{sign}.3f}"
-
-
-def _difference_table(report):
-    """Rows of metrics, columns of systems."""
-    differences = report["differences"]
+def _difference_table(differences):
+    """Return a table with a row for each metric, a column for each system."""
+    metrics = next(iter(differences.values()))
     rows = [
         [
             LABELS.get(metric, metric),
-            *(_interval(scores[metric]) for scores in differences.values()),
+            *(
+                f"{number(scores[metric]['mean'], '+')} "
+                f"{limits(scores[metric]) or '[-, -]'}"
+                for scores in differences.values()
+            ),
         ]
-        for metric in next(iter(differences.values()))
+        for metric in metrics
     ]
     return markdown_table(["", *differences], rows)
 
 
-def _interval(estimate):
-    low, high = (_number(estimate[key], "+") for key in ("low", "high"))
-    return f"{_number(estimate['mean'], '+')} [{low}, {high}]"
+def number(value, sign=""):
+    """Return a number with three decimals, "-" for None."""
+    return "-" if value is None else f"{value:{sign}.3f}"
+
+
+def limits(estimate):
+    """Return the limits of an interval, "" where there is none.
+
+    Example
+    -------
+    >>> limits({"mean": 0.0, "low": -0.5, "high": 0.5})
+    '[-0.500, +0.500]'
+    """
+    if estimate["low"] is None:
+        return ""
+    return f"[{estimate['low']:+.3f}, {estimate['high']:+.3f}]"

@@ -1,8 +1,10 @@
 """``ablate.py``: train rows that differ in one part, compare them."""
 
 import sys
-from pathlib import Path
 
+from ablation.plan import list_runs, parse_settings, read_plan
+from ablation.report import ablation_report, report_text, write_report
+from ablation.train import train_runs
 from command import start
 
 HELP = "Train or resume the rows of an ablation; write their table and plot."
@@ -64,13 +66,6 @@ def add_arguments(parser):
 
 def run(args):
     """Train and compare; 1 if a run failed, else 0."""
-    from ablation.plan import (
-        list_runs,
-        parse_settings,
-        read_plan,
-    )
-    from ablation.train import train_runs
-
     plan, failed = read_plan(args.plan, args.small), {}
     given = parse_settings(args.set)
     chosen = list_runs(plan, args.output, given, args.seeds, args.rows)
@@ -78,27 +73,13 @@ def run(args):
         failed = train_runs(chosen, args.devices)
     for folder, reason in failed.items():
         print(f"failed: {folder}: {reason}", file=sys.stderr)
-    _report(plan, args.output, given, args.seeds)
-    return 1 if failed else 0
-
-
-def _report(plan, output, given, seeds):
-    """Of all runs that there are, not only of those just trained."""
-    from ablation.plan import list_runs
-    from ablation.plot import plot_ablation
-    from ablation.report import (
-        ablation_report,
-        report_text,
-        write_report,
-    )
-
-    seeds = sorted({*plan.seeds, *(seeds or ())})
-    report = ablation_report(
-        list_runs(plan, output, given, seeds), plan.reference
-    )
-    write_report(report, output)
-    plot_ablation(report, Path(output))
+    # Of all runs that there are, not only of those just trained.
+    seeds = sorted({*plan.seeds, *(args.seeds or ())})
+    runs = list_runs(plan, args.output, given, seeds)
+    report = ablation_report(runs, plan.reference)
+    write_report(report, args.output)
     print(report_text(report), end="")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

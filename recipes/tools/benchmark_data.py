@@ -1,6 +1,15 @@
 """``benchmark_data.py``: how fast training examples are made."""
 
+import time
+
+import torch
+from torch.utils.data import DataLoader
+
 from command import start
+from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
+from dbtransform_lobes.data.degraded import DegradedRecordings
+from dbtransform_lobes.data.recordings import read_recordings
+from dbtransform_lobes.data.sources import Recordings
 
 HELP = "Measure how fast training examples are mixed, without a model."
 EXAMPLES = """\
@@ -10,6 +19,15 @@ EXAMPLES = """\
 Workers of 0 use one core only. The first run also reads the files from the
 disk, later ones from its cache.
 """
+
+NO_AUGMENTATION = {
+    "babble": 0.0,
+    "clatter": 0.0,
+    "second_noise": 0.0,
+    "speech_filter": 0.0,
+    "noise_filter": 0.0,
+    "room": 0.0,
+}
 
 
 def add_arguments(parser):
@@ -47,10 +65,6 @@ def run(args):
             f"batches is {args.batches} and workers are {args.workers}, "
             "expected 1 or more and 0 or more"
         )
-    import torch
-
-    from benchmark.data import loading_speed, sources
-
     torch.set_num_threads(1)
     print("seconds of audio made per second")
     print(f"{'examples':10}{'workers':>8}{'in all':>9}{'per worker':>12}")
@@ -60,6 +74,47 @@ def run(args):
             each = speed / max(workers, 1)
             print(f"{name:10}{workers:8}{speed:9.0f}{each:12.0f}", flush=True)
     return 0
+
+
+def sources(recordings):
+    """Return the ways to make examples of recordings that are compared.
+
+    They are ``plain``: speech and noise mixed; ``augmented``: with the
+    default augmentation of ``Recordings``; ``degraded``: with the defaults of
+    ``DegradedRecordings``, without rooms where there are none.
+    """
+    rooms = any(item.kind == "rir" for item in read_recordings(recordings))
+    return {
+        "plain": Recordings(recordings, **NO_AUGMENTATION),
+        "augmented": Recordings(recordings),
+        "degraded": DegradedRecordings(
+            recordings, reverberation=0.5 if rooms else 0.0
+        ),
+    }
+
+
+def loading_speed(
+    source, workers=0, batches=50, batch_size=8, crop_seconds=2.0, seed=0
+):
+    """Return the seconds of training audio that are made in a second.
+
+    They are those of all workers together; noisy and clean count once. Two
+    batches before the timed ones warm up each worker; 0 workers make the
+    examples in this process. Crops are of ``crop_seconds``.
+    """
+    warm_up = 2 * max(workers, 1)
+    examples = (warm_up + batches) * batch_size
+    loader = DataLoader(
+        TrainingCrops(source, examples, crop_seconds, seed),
+        batch_size,
+        sampler=EpochSampler(examples),
+        num_workers=workers,
+    )
+    for number, _ in enumerate(loader, start=1):
+        if number == warm_up:
+            start = time.perf_counter()
+    elapsed = time.perf_counter() - start
+    return batches * batch_size * crop_seconds / elapsed
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """``benchmark_models.py``: size, cost and speed of models, side by side."""
 
-import json
 import sys
-from pathlib import Path
 
-from command import start
+import torch
+
+from benchmark.candidates import LITERAL, load_candidate
+from benchmark.measure import benchmark
+from benchmark.report import plot_cost, table
+from command import check_parent, start
+from dbtransform_lobes.data.files import write_json
+from dbtransform_lobes.plotting import check_plot
 
 HELP = "Measure models side by side: size, cost, speed, memory."
 EXAMPLES = """\
@@ -30,36 +35,29 @@ def add_arguments(parser):
         action="store_true",
         help="also the proposal's loops over the bands (db_transform_proposal)",
     )
-    parser.add_argument(
-        "--lengths",
-        metavar="SECONDS",
-        nargs="+",
-        type=float,
-        default=[4.0, 10.0, 30.0, 120.0],
-        help="lengths of the signals (default: 4 10 30 120)",
-    )
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        nargs="+",
-        type=int,
-        default=[1, 2],
-        help="numbers of threads (default: 1 2)",
-    )
-    parser.add_argument(
-        "--repeats",
-        metavar="N",
-        type=int,
-        default=5,
-        help="timed runs of each model (default: 5)",
-    )
-    parser.add_argument(
-        "--seed",
-        metavar="N",
-        type=int,
-        default=0,
-        help="of weights and signals (default: 0)",
-    )
+    for name, kind, metavar, default, text in (
+        ("--lengths", float, "SECONDS", [4.0, 10.0, 30.0, 120.0], "of signals"),
+        ("--threads", int, "N", [1, 2], "numbers of threads"),
+    ):
+        parser.add_argument(
+            name,
+            metavar=metavar,
+            nargs="+",
+            type=kind,
+            default=default,
+            help=f"{text} (default: {' '.join(f'{d:g}' for d in default)})",
+        )
+    for name, default, text in (
+        ("--repeats", 5, "timed runs of each model"),
+        ("--seed", 0, "of weights and signals"),
+    ):
+        parser.add_argument(
+            name,
+            metavar="N",
+            type=int,
+            default=default,
+            help=f"{text} (default: {default})",
+        )
     parser.add_argument(
         "--no-training",
         action="store_true",
@@ -84,24 +82,13 @@ def add_arguments(parser):
 
 def run(args):
     """Measure, print the table, write what was asked for; return 0."""
-    from benchmark.plot import plot_cost
-    from dbtransform_lobes.plotting import check_plot
-
     for path in filter(None, (args.json, args.plot)):
-        if not Path(path).parent.is_dir():
-            raise ValueError(
-                f"there is no folder {Path(path).parent} for {path}: make it "
-                f"first"
-            )
+        check_parent(path)
     if args.plot:
         check_plot(args.plot)
-
-    from benchmark.measure import benchmark
-    from dbtransform_lobes.data.files import write_text
-
     names = list(args.models)
-    if args.literal and "literal" not in names:
-        names.append("literal")
+    if args.literal and LITERAL not in names:
+        names.append(LITERAL)
     results = benchmark(
         names,
         lengths=args.lengths,
@@ -112,161 +99,32 @@ def run(args):
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if args.json:
-        write_text(args.json, json.dumps(results, indent=2) + "\n")
+        write_json(args.json, results)
     print(table(results))
     if args.plot:
         plot_cost(results, args.plot)
-    if args.profile:
-        _print_profiles(names, args)
+    for name in names if args.profile else ():
+        candidate = load_candidate(name, args.seed)
+        length, threads = min(args.lengths), max(args.threads)
+        print(f"{candidate.name}, {length:g} s, threads: {threads}")
+        print(profile_pass(candidate, length, threads))
     return 0
 
 
-def _print_profiles(names, args):
-    from benchmark.candidates import load_candidate
-    from benchmark.profile import profile_pass
+def profile_pass(candidate, length, threads):
+    """Return torch's table of where the time of a pass goes.
 
-    for name in names:
-        candidate = load_candidate(name, args.seed)
-        length, threads = min(args.lengths), max(args.threads)
-        print(profile_pass(candidate, length, threads, seed=args.seed))
-
-
-def table(results):
-    """The results as text: a column for each model, a row for each number."""
-    names = results["settings"]["models"]
-    rows = [
-        *_parameter_rows(results),
-        *_operation_rows(results),
-        *_time_rows(results),
-        *_streaming_rows(results),
-        *_memory_rows(results),
-    ]
-    first = max(len(title) for title, _ in rows)
-    widths = [max(len(name), 12) for name in names]
-    lines = [f"{'':{first}}" + _columns(names, widths)]
-    for title, cells in rows:
-        texts = [cells.get(name, "-") for name in names] if cells else []
-        lines.append(f"{title:{first}}" + _columns(texts, widths))
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _columns(texts, widths):
-    pairs = zip(texts, widths, strict=False)
-    return "".join(f"  {text:>{width}}" for text, width in pairs)
-
-
-def _parameter_rows(results):
-    """Parameters in all and of every component that some model has."""
-    sizes = {
-        name: model["parameters"] for name, model in results["models"].items()
-    }
-    parts = dict.fromkeys(part for size in sizes.values() for part in size)
-    for part in parts:
-        title = "parameters" if part == "total" else f"  {part}"
-        yield (
-            title,
-            {
-                name: f"{size[part]:,}"
-                for name, size in sizes.items()
-                if part in size
-            },
-        )
-
-
-def _operation_rows(results):
-    yield "MMAC per second of audio", {}
-    for length in results["settings"]["lengths"]:
-        yield (
-            f"  {length:g} s",
-            {
-                case["model"]: f"{case['macs_per_second']['total'] / 1e6:,.1f}"
-                for case in results["macs"]
-                if case["length"] == length
-            },
-        )
-
-
-def _time_rows(results):
-    """Real-time factors and speed of training, then ratios of times."""
-    settings, groups = results["settings"], []
-    for count in settings["threads"]:
-        for length in settings["lengths"]:
-            cases = [
-                case
-                for case in results["inference"]
-                if (case["length"], case["threads"]) == (length, count)
-            ]
-            groups.append((f"  {length:g} s, threads: {count}", cases))
-    yield "real-time factor", {}
-    for title, cases in groups:
-        yield (
-            title,
-            {
-                case["model"]: f"{case['real_time_factor']:.4f}"
-                for case in cases
-            },
-        )
-    if results["training"]:
-        title = f"  training, threads: {results['training'][0]['threads']}"
-        groups.append((title, results["training"]))
-        yield "seconds of audio trained on per second", {}
-        speed = "audio_seconds_per_second"
-        yield (
-            title,
-            {
-                case["model"]: f"{case[speed]:.2f}"
-                for case in results["training"]
-            },
-        )
-    yield from _ratio_rows(groups)
-
-
-def _streaming_rows(results):
-    """Real-time factors of live streams, where a model is causal."""
-    cases = {}
-    for case in results["streaming"]:
-        frames = (
-            "1 frame" if case["frames"] == 1 else f"{case['frames']} frames"
-        )
-        title = f"  {frames} a call, threads: {case['threads']}"
-        cell = f"{case['real_time_factor']:.4f}"
-        cases.setdefault(title, {})[case["model"]] = cell
-    if cases:
-        yield "real-time factor of a live stream", {}
-        yield from cases.items()
-
-
-def _ratio_rows(groups):
-    references = dict.fromkeys(
-        reference
-        for _, cases in groups
-        for case in cases
-        for reference in case["time_ratios"]
-    )
-    for reference in references:
-        yield f"time over that of {reference}", {}
-        for title, cases in groups:
-            yield (
-                title,
-                {
-                    case["model"]: f"{case['time_ratios'][reference]:.3f}"
-                    for case in cases
-                    if reference in case["time_ratios"]
-                },
-            )
-
-
-def _memory_rows(results):
-    yield "peak memory of a pass, MB", {}
-    for length in results["settings"]["lengths"]:
-        yield (
-            f"  {length:g} s",
-            {
-                case["model"]: f"{case['peak_bytes'] / 1e6:,.1f}"
-                for case in results["memory"]
-                if case["length"] == length and case["peak_bytes"] is not None
-            },
-        )
+    It has the 12 operations that take most of the time themselves; the
+    length is in seconds, and the number of threads stays set.
+    """
+    noisy = candidate.noise(length)
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        candidate.enhance(noisy)
+        with torch.profiler.profile() as profiler:
+            candidate.enhance(noisy)
+    found = profiler.key_averages()
+    return found.table(sort_by="self_cpu_time_total", row_limit=12)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,18 @@
 """``curves.py``: plot the training of runs."""
 
-from pathlib import Path
+import pandas as pd
 
-from command import start
+from command import check_parent, start
+from dbtransform_lobes.evaluation.metrics import LABELS
+from dbtransform_lobes.plotting import (
+    PANEL_COLUMNS,
+    check_plot,
+    legend_below,
+    panel_grid,
+    save_figure,
+    style,
+)
+from runs import find_runs, group_runs, read_train_log
 
 HELP = "Plot loss terms and validation metrics of runs against epochs."
 EXAMPLES = """\
@@ -12,6 +22,7 @@ EXAMPLES = """\
 Seeds of one configuration (results/NAME/1, results/NAME/2) are drawn as their
 mean in a band from the lowest to the highest.
 """
+STAGES = {"train": "--", "valid": "-"}
 
 
 def add_arguments(parser):
@@ -32,16 +43,121 @@ def add_arguments(parser):
 
 def run(args):
     """Plot the curves; return 0."""
-    from runs.curves import plot_curves
-    from runs.runs import find_runs
-
-    if not Path(args.output).parent.is_dir():
-        raise ValueError(
-            f"there is no folder {Path(args.output).parent} for "
-            f"{args.output}: make it first"
-        )
+    check_parent(args.output)
     plot_curves(find_runs(args.runs), args.output)
     return 0
+
+
+def plot_curves(runs, path):
+    """Plot what runs have logged, one panel for each term and metric.
+
+    Runs that differ only by their seed (see ``group_runs``) are one curve,
+    their mean, in a band from the lowest to the highest of them, over the
+    epochs that all of them have.
+
+    Arguments
+    ---------
+    runs : sequence of pathlib.Path
+        Folders of runs with a ``train_log.txt``.
+    path : str | pathlib.Path
+        PNG or PDF by its suffix; an older file is replaced.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown, matplotlib is not installed, or a run has
+        no epoch logged, or none in common with another seed.
+    """
+    check_plot(path)
+    groups = {
+        label: _seeds(label, [read_train_log(run) for run in members])
+        for label, members in group_runs(runs).items()
+    }
+    names = _panel_names(groups)
+    figure, panels = panel_grid(len(names))
+    for panel, name in zip(panels, names, strict=True):
+        _draw(panel, groups, name)
+    for panel in panels[-PANEL_COLUMNS:]:
+        panel.set_xlabel("epoch")
+    _legend(figure, groups)
+    save_figure(figure, path)
+
+
+def _seeds(label, logs):
+    """Return one table of columns (key, seed) of the epochs all seeds have."""
+    table = pd.concat(dict(enumerate(logs)), axis=1, join="inner")
+    if table.empty:
+        raise ValueError(
+            f"the seeds of {label} have no epoch in common; plot them one by "
+            "one or leave one out"
+        )
+    return table.swaplevel(axis=1)
+
+
+def _panel_names(groups):
+    """Return what is logged of a stage, losses first, if it is not always 0."""
+    names = {}
+    for table in groups.values():
+        for key in table.columns.unique(0):
+            stage, _, name = key.partition(" ")
+            if stage in STAGES and name and (table[key] != 0).any(axis=None):
+                names[name] = None
+    return sorted(names, key=lambda name: not name.startswith("loss"))
+
+
+def _draw(panel, groups, name):
+    from matplotlib.ticker import MaxNLocator
+
+    for number, table in enumerate(groups.values()):
+        look = style(number)
+        for stage, line in STAGES.items():
+            if f"{stage} {name}" not in table:
+                continue
+            seeds = table[f"{stage} {name}"]  # (epochs, seeds)
+            is_marked = stage == "valid" or len(seeds) == 1
+            if seeds.shape[1] > 1:
+                panel.fill_between(
+                    seeds.index,
+                    seeds.min(axis=1),
+                    seeds.max(axis=1),
+                    color=look["color"],
+                    alpha=0.2,
+                    linewidth=0,
+                )
+            panel.plot(
+                seeds.index,
+                seeds.mean(axis=1),
+                color=look["color"],
+                marker=look["marker"] if is_marked else None,
+                # of many epochs, mark some twenty
+                markevery=max(1, len(seeds) // 20),
+                markersize=3.5,
+                linewidth=1.2,
+                linestyle=line,
+            )
+    title = LABELS.get(name, name.replace("_", " "))
+    if name.startswith("loss_"):
+        title = title.replace("loss ", "loss: ")
+    panel.set_title(title, fontsize="medium")
+    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _legend(figure, groups):
+    """Name the colours, which are configurations, and the lines, stages."""
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for number, (label, table) in enumerate(groups.items()):
+        count = table.columns.unique(1).size
+        label += f" ({count} seeds)" if count > 1 else ""
+        handles.append(
+            Line2D([], [], **style(number), markersize=4.5, label=label)
+        )
+    handles += [
+        Line2D([], [], color="0.3", linestyle=line, label=stage)
+        for stage, line in STAGES.items()
+    ]
+    legend_below(figure, handles, 4)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import math
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile as sf
 from scipy.integrate import quad
@@ -18,7 +19,6 @@ from dbtransform_lobes.evaluation.compare import (
     summarise_systems,
 )
 from dbtransform_lobes.evaluation.conditions import (
-    group_by_snr,
     noise_type,
     read_conditions,
 )
@@ -27,10 +27,7 @@ from dbtransform_lobes.evaluation.metrics import (
     pesq_wide_band,
     score,
 )
-from dbtransform_lobes.evaluation.statistics import (
-    mean_interval,
-    standard_deviation,
-)
+from dbtransform_lobes.evaluation.statistics import intervals
 from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
 from dbtransform_lobes.parallel import run_isolated
 from tests.signals import noise_like, speech_like
@@ -106,8 +103,8 @@ def literal_interval(values):
 
 @pytest.mark.parametrize("count", [2, 5, 40])
 def test_interval_equals_its_literal_twin(count):
-    values = (3 + np.random.default_rng(count).standard_normal(count)).tolist()
-    estimate = mean_interval(values)
+    values = 3 + np.random.default_rng(count).standard_normal(count)
+    estimate = intervals(pd.DataFrame({"pesq": values}))["pesq"]
     low, high = literal_interval(values)
     assert abs(estimate["low"] - low) < 1e-10 * max(1, abs(low))
     assert abs(estimate["high"] - high) < 1e-10 * max(1, abs(high))
@@ -116,21 +113,26 @@ def test_interval_equals_its_literal_twin(count):
     normal = 1.959964 * deviation / math.sqrt(count)
     assert abs(estimate["high"] - estimate["mean"] - normal) > 1e-3
     assert abs(deviation - np.std(values)) > 1e-3
-    assert abs(standard_deviation(values) - deviation) < 1e-12
 
 
 def test_intervals_cover_the_true_mean_as_often_as_they_say():
-    draws = np.random.default_rng(0).standard_normal((1000, 8))
-    estimates = [mean_interval(row.tolist()) for row in draws]
+    draws = pd.DataFrame(np.random.default_rng(0).standard_normal((8, 1000)))
+    estimates = intervals(draws).values()
     covered = sum(e["low"] <= 0 <= e["high"] for e in estimates)
     assert 930 <= covered <= 970
 
 
-def test_interval_of_few_or_equal_values():
-    assert set(mean_interval([]).values()) == {None}
-    assert mean_interval([2.0]) == {"mean": 2.0, "low": None, "high": None}
-    assert mean_interval([2.0] * 3) == {"mean": 2.0, "low": 2.0, "high": 2.0}
-    assert standard_deviation([1.0]) is None
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], (None, None, None)),
+        ([2.0], (2.0, None, None)),
+        ([2.0] * 3, (2.0, 2.0, 2.0)),
+    ],
+)
+def test_interval_of_few_or_equal_values(values, expected):
+    estimate = intervals(pd.DataFrame({"pesq": values}))["pesq"]
+    assert tuple(estimate.values()) == expected
 
 
 def die(number):
@@ -209,14 +211,17 @@ def test_wrong_conditions_are_refused(text, message, tmp_path):
         read_conditions(path)
 
 
-def test_many_snrs_are_grouped_in_ranges():
-    conditions = {str(i): {"snr_db": i / 2} for i in range(-10, 20)}
-    groups, ranges = group_by_snr(conditions, conditions)
-    assert ranges and list(groups) == [-2.5, 2.5, 7.5]
-    assert groups[2.5] == [str(i) for i in range(10)]
-    few = list(conditions)[:5]
-    groups, ranges = group_by_snr(conditions, few)
-    assert not ranges and groups[-5.0] == ["-10"]
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(30, {-2.5: 10, 2.5: 10, 7.5: 10}), (3, {-5.0: 1, -4.5: 1, -4.0: 1})],
+)
+def test_many_snrs_are_grouped_in_ranges(count, expected):
+    scores = dict.fromkeys(METRICS, 1.0)
+    row = {"system": "a", "status": "scored", "reason": "", **scores}
+    rows = [{**row, "file": i, "snr_db": i / 2 - 5} for i in range(count)]
+    summary = summarise_systems(rows, "a")
+    sizes = {g["snr_db"]: g["num_compared"] for g in summary["by_snr"]}
+    assert sizes == expected and summary["snr_ranges"] == (count == 30)
 
 
 def test_means_and_differences_are_those_of_the_files(folders, compared):

@@ -1,16 +1,17 @@
 """``dbtransform benchmark``: counts, ratios, memory, the literal proposal."""
 
 import json
-from contextlib import nullcontext
+import os
+import signal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark import measure, memory
+from benchmark import measure
 from benchmark.candidates import (
-    available_names,
+    available_models,
     find_configuration,
     load_candidate,
 )
@@ -18,8 +19,10 @@ from benchmark.counts import (
     components,
     count_macs,
     count_parameters,
+    macs_per_second,
 )
-from benchmark.plot import plot_cost
+from benchmark.report import plot_cost
+from benchmark.worker import Worker, peak_memory
 from command import run_tool
 from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.plotting import check_plot
@@ -63,6 +66,7 @@ TINY_BSRNN = {
     "num_channels": 4,
     "num_layers": 1,
 }
+BSRNN_CLASS = "dbtransform_lobes.models.bsrnn.BSRNN"
 LENGTH = 0.25
 
 
@@ -80,21 +84,23 @@ class Hungry(nn.Module):
         return spec
 
 
-def write_model(folder, name, kind, **arguments):
-    """Write the YAML of a model and its front end."""
-    lines = [f"model: !new:{kind}"]
-    lines += [
-        f"    {key}: {json.dumps(value)}" for key, value in arguments.items()
-    ]
-    path = folder / f"{name}.yaml"
-    path.write_text(FRONT_END + "\n".join(lines) + "\n", encoding="utf-8")
-    return path
+class Deadly(nn.Module):
+    """Ends its process."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def forward(self, spec):
+        """Send the signal."""
+        os.kill(os.getpid(), self.number)
 
 
-def write_composed(folder, name, **options):
-    """Write the YAML of a DB-Transform and its front end."""
+def write_model(folder, name, kind=None, **options):
+    """Write the YAML of a model, a DB-Transform by default, and front end."""
+    text = f"model: !new:{kind} {json.dumps(options)}\n"
     path = folder / f"{name}.yaml"
-    path.write_text(FRONT_END + model_yaml(**options), encoding="utf-8")
+    path.write_text(FRONT_END + (text if kind else model_yaml(**options)))
     return path
 
 
@@ -103,9 +109,8 @@ def models(tmp_path, monkeypatch):
     """Stand in a folder with tiny models in hparams/models."""
     folder = tmp_path / "hparams/models"
     folder.mkdir(parents=True)
-    package = "dbtransform_lobes.models"
-    write_model(folder, "bsrnn", f"{package}.bsrnn.BSRNN", **TINY_BSRNN)
-    write_composed(folder, "db_transform_proposal", **PROPOSAL)
+    write_model(folder, "bsrnn", BSRNN_CLASS, **TINY_BSRNN)
+    write_model(folder, "db_transform_proposal", **PROPOSAL)
     (folder / "no_model.yaml").write_text(FRONT_END, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return folder
@@ -313,15 +318,12 @@ def test_results_of_a_benchmark(models, no_children):
 def test_streams_of_causal_models_are_timed(tmp_path):
     causal = {"n_fft": 64, "band_widths": LAYOUT, "num_channels": 8}
     causal |= {"num_heads": 2, "num_neighbours": 2, "causal": True}
-    path = write_composed(tmp_path, "live", **causal, window=4)
-    other = write_model(
-        tmp_path, "other", "dbtransform_lobes.models.bsrnn.BSRNN", **TINY_BSRNN
-    )
+    path = write_model(tmp_path, "live", **causal, window=4)
+    other = write_model(tmp_path, "other", BSRNN_CLASS, **TINY_BSRNN)
     candidates = [load_candidate(str(each)) for each in (path, other)]
-    worker = measure.Worker(str(path))
-    workers = {"live": worker}
-    cases = measure.time_streaming(workers, candidates, 1, seconds=0.1)
-    worker.close()
+    with Worker(str(path)) as worker:
+        workers = {"live": worker}
+        cases = measure.time_streaming(workers, candidates, 1, seconds=0.1)
     assert [(c["model"], c["frames"]) for c in cases] == [
         ("live", 1),
         ("live", 4),
@@ -336,43 +338,33 @@ def test_operations_of_a_long_signal_are_those_of_a_shorter_one(tmp_path):
     """Models that cut their input are counted at 30 s, others in full."""
     settings = {"n_fft": 64, "band_widths": LAYOUT, "num_channels": 4}
     settings |= {"num_heads": 1, "num_neighbours": 2, "window": 4}
-    path = write_composed(tmp_path, "cut", **settings)
+    path = write_model(tmp_path, "cut", **settings)
     candidate = load_candidate(str(path))
-    short, long = (
-        measure.operations([candidate], length)[0]["macs_per_second"]
-        for length in (30.0, 300.0)
-    )
+    short, long = (macs_per_second(candidate, s) for s in (30.0, 300.0))
     assert short == long and short["attention"] > 0 and short["fusion"] > 0
 
 
 def test_memory_of_a_pass(tmp_path):
+    kind = f"{__name__}.Hungry"
+    path = write_model(tmp_path, "hungry", kind, num_bytes=200_000_000)
+    assert 195e6 < peak_memory(str(path), LENGTH) < 260e6
+
+
+def test_a_process_without_memory_is_told_from_one_that_fails(tmp_path):
     path = write_model(
-        tmp_path,
-        "hungry",
-        f"{__name__}.Hungry",
-        num_bytes=200_000_000,
+        tmp_path, "greedy", f"{__name__}.Hungry", num_bytes=10**15
     )
-    peak = memory.peak_memory(str(path), LENGTH)
-    assert 195e6 < peak < 260e6
-
-
-def test_not_enough_memory(tmp_path, monkeypatch):
-    path = write_model(
-        tmp_path,
-        "greedy",
-        f"{__name__}.Hungry",
-        num_bytes=10**15,
-    )
-    # Not in this process:
-    monkeypatch.setattr(memory, "memory_limit", nullcontext)
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    sent = []
-
-    class Sender:
-        send = sent.append
-
-    memory._send_peak(Sender, str(path), LENGTH, 1, 0)
-    assert sent == [None]
+    assert peak_memory(str(path), LENGTH) is None
+    kind = f"{__name__}.Deadly"
+    path = write_model(tmp_path, "killed", kind, number=int(signal.SIGKILL))
+    with Worker(str(path)) as worker:  # as the kernel does
+        assert worker.run("inference", 1, LENGTH) is None
+    path = write_model(tmp_path, "broken", kind, number=int(signal.SIGABRT))
+    with Worker(str(path)) as worker:
+        with pytest.raises(
+            RuntimeError, match="broken.yaml ended with code -6"
+        ):
+            worker.run("inference", 1, LENGTH)
 
 
 def test_a_model_without_memory_is_left_out(models, monkeypatch):
@@ -390,12 +382,7 @@ def test_a_model_without_memory_is_left_out(models, monkeypatch):
 
 
 def test_command(models, capsys):
-    path = write_model(
-        models.parent,
-        "mine",
-        "dbtransform_lobes.models.bsrnn.BSRNN",
-        **TINY_BSRNN,
-    )
+    path = write_model(models.parent, "mine", BSRNN_CLASS, **TINY_BSRNN)
     arguments = ["--models", str(path), "--literal", "--lengths", str(LENGTH)]
     arguments += ["--threads", "1", "--repeats", "1"]
     arguments += ["--json", "out.json", "--no-training", "--profile"]
@@ -447,7 +434,7 @@ def test_plot_without_matplotlib(monkeypatch):
 
 
 def test_names(models):
-    names = available_names()
+    names = available_models()
     assert {"bsrnn", "db_transform_proposal"} <= set(names)
     assert "no_model" not in names
     assert find_configuration("bsrnn").resolve() == models / "bsrnn.yaml"
@@ -462,7 +449,7 @@ def test_names(models):
     [
         (["--models", "bsrn"], "db_transform_proposal"),
         (["--models", "nowhere/bsrnn.yaml"], "check the path"),
-        (["--models", "no_model"], "lacks model"),
+        (["--models", "hparams/models/no_model.yaml"], "lacks model"),
         (["--models", "bsrnn", "bsrnn"], "different names"),
         (["--models", "bsrnn", "--threads", "0"], "--threads"),
         (["--models", "bsrnn", "--lengths", "0"], "from 0.1 s"),
@@ -474,18 +461,3 @@ def test_names(models):
 def test_refused(models, capsys, no_children, arguments, message):
     assert run_tool("benchmark_models", [*arguments]) == 1
     assert message in capsys.readouterr().err
-
-
-def test_a_process_without_memory_is_told_from_one_that_fails(tmp_path):
-    path = write_model(
-        tmp_path,
-        "greedy",
-        f"{__name__}.Hungry",
-        num_bytes=10**15,
-    )
-    worker = measure.Worker(str(path))
-    assert worker.time("inference", 1, LENGTH) is None
-    worker.process.terminate()
-    with pytest.raises(RuntimeError, match="greedy.* ended with code -15"):
-        worker.time("inference", 1, LENGTH)
-    worker.close()

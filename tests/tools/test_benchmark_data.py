@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmark.data import loading_speed, sources
+from benchmark_data import loading_speed, sources
 from command import run_tool
 from tests.corpora import room
 from tests.signals import noise_like, speech_like, write_wav

@@ -5,14 +5,10 @@ import statistics
 
 import pytest
 
+import curves
 from command import run_tool
-from runs import curves
-from runs.runs import (
-    find_runs,
-    group_runs,
-    read_train_log,
-)
-from runs.seeds import compare_seeds, seeds_text
+from runs import find_runs, group_runs, read_train_log
+from seeds import compare_seeds, seeds_text
 
 PESQ = {("a", 1): 1.5, ("a", 2): 1.7, ("a", 10): 1.9, ("b", 1): 2.0}
 
@@ -54,7 +50,7 @@ def test_log_is_read_as_it_was_written(tmp_path):
     log(tmp_path, (3, 4), offset=0.5)  # resumed: epoch 3 again
     with open(tmp_path / "train_log.txt", "a") as stream:
         stream.write("epoch: 5, lr: 1.00e-03 - train loss: 1.")  # killed
-    epochs = read_train_log(tmp_path)
+    epochs = read_train_log(tmp_path).to_dict("index")
     assert list(epochs) == [1, 2, 3, 4]
     assert epochs[2] == {
         "lr": 1e-3,
@@ -99,22 +95,24 @@ def test_curves_show_mean_and_range_of_the_seeds(results, tmp_path):
 
     log(results / "a" / "1", (5,))  # a seed that is an epoch ahead
     groups = {
-        name: curves._common_epochs(name, [read_train_log(r) for r in runs])
+        name: curves._seeds(name, [read_train_log(run) for run in runs])
         for name, runs in group_runs(find_runs([results / "a"])).items()
     }
     names = curves._panel_names(groups)
     assert names == ["loss", "loss_si_sdr", "pesq"]  # never 0 for all
     panel = Figure().add_subplot()
     curves._draw(panel, groups, "pesq")
-    train, valid = panel.lines
+    [valid] = panel.lines
     assert valid.get_xdata().tolist() == [1, 2, 3, 4]
     seeds = [[1.5, 1.75, 1.25, 1.5]]
     seeds += [[v + d for v in seeds[0]] for d in (0.25, 2.25)]
     means = [sum(values) / 3 for values in zip(*seeds, strict=True)]
     assert valid.get_ydata().tolist() == pytest.approx(means)
-    edges = panel.collections[1].get_paths()[0].vertices[:, 1]
+    edges = panel.collections[0].get_paths()[0].vertices[:, 1]
     assert edges.min() == 1.25 and edges.max() == 1.75 + 2.25
-    assert train.get_linestyle() != valid.get_linestyle()
+    curves._draw(panel, groups, "loss")
+    _, *stages = panel.lines
+    assert [line.get_linestyle() for line in stages] == ["--", "-"]
 
 
 def test_curves_command(results, tmp_path, capsys):

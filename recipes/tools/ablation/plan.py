@@ -17,10 +17,8 @@ class Plan:
 
     Arguments
     ---------
-    script : pathlib.Path
-        The ``train.py`` that is run.
-    recipe : pathlib.Path
-        Its YAML.
+    script, recipe : pathlib.Path
+        The ``train.py`` that is run, and its YAML.
     seeds : tuple of int
         Seeds of every row.
     reference : str
@@ -41,20 +39,10 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)  # a key of dicts
 class Run:
-    """One training.
+    """One training: row, seed, output folder, and as in ``Plan`` the rest.
 
-    Arguments
-    ---------
-    row : str
-        Its row.
-    seed : int
-        Its seed.
-    folder : pathlib.Path
-        Its output folder.
-    script, recipe : pathlib.Path
-        As in ``Plan``.
-    settings : dict
-        All keys that it overrides, without seed and output folder.
+    ``settings`` are all keys that it overrides, without seed and output
+    folder.
     """
 
     row: str
@@ -70,18 +58,13 @@ class Run:
         return (self.folder / "test" / "scores.json").is_file()
 
     def command(self, device):
-        """The command that trains it, or goes on, as a list."""
-        settings = {
-            **self.settings,
-            "seed": self.seed,
-            "output_folder": self.folder,
-        }
+        """Return the command that trains it, or goes on, as a list."""
+        own = {"seed": self.seed, "output_folder": self.folder}
         flags = [
             f"--{key}" if text is None else f"--{key}={text}"
-            for key, text in settings.items()
+            for key, text in {**self.settings, **own, "device": device}.items()
         ]
-        start = [sys.executable, str(self.script), str(self.recipe)]
-        return [*start, *flags, f"--device={device}"]
+        return [sys.executable, str(self.script), str(self.recipe), *flags]
 
 
 def read_plan(path, small=False):
@@ -122,39 +105,32 @@ def read_plan(path, small=False):
     ({'lr': '0.1'}, {'full': {}, 'small': {'num_layers': '1'}})
     """
     path = Path(path)
-    content = _read(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: check the path")
+    try:
+        content = ruamel.yaml.YAML().load(path) or {}
+    except ruamel.yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
     extra = content.pop("small", None)
     _check(content, path)
     if small:
         if not extra:
             raise ValueError(f"{path} has no key small: leave out --small")
         _merge(content, extra)
-    script, recipe = (
-        path.parent / content[key] for key in ("script", "recipe")
-    )
-    for each in (script, recipe):
+    files = {key: path.parent / content[key] for key in ("script", "recipe")}
+    for each in files.values():
         if not each.is_file():
             raise FileNotFoundError(
                 f"{path}: there is no {each}, expected paths of script and "
                 "recipe relative to this file"
             )
     return Plan(
-        script.resolve(),
-        recipe.resolve(),
-        tuple(content["seeds"]),
-        content["reference"],
-        _texts(content["overrides"]),
-        {name: _texts(row) for name, row in content["rows"].items()},
+        **{key: each.resolve() for key, each in files.items()},
+        seeds=tuple(content["seeds"]),
+        reference=content["reference"],
+        overrides=_texts(content["overrides"]),
+        rows={name: _texts(row) for name, row in content["rows"].items()},
     )
-
-
-def _read(path):
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: check the path")
-    try:
-        return ruamel.yaml.YAML().load(path) or {}
-    except ruamel.yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
 
 
 def _check(content, path):
@@ -172,7 +148,7 @@ def _check(content, path):
 
 
 def _texts(row):
-    """The values of a row as YAML on one line."""
+    """Return the values of a row as YAML on one line."""
     texts = {}
     for key, value in (row or {}).items():
         yaml, stream = ruamel.yaml.YAML(), StringIO()
@@ -184,22 +160,9 @@ def _texts(row):
 
 
 def parse_settings(items):
-    """Read ``key=value`` of a command line.
+    """Return keys to YAML text of ``key=value``, to None without a value.
 
-    Arguments
-    ---------
-    items : sequence of str
-        Such as "data_folder=DIR", or "compile", an option without a value.
-
-    Returns
-    -------
-    dict
-        Keys to YAML text, to None without a value.
-
-    Raises
-    ------
-    ValueError
-        If the key is one that the runs set.
+    A ValueError tells of a key that the runs set themselves.
 
     Example
     -------
@@ -219,7 +182,7 @@ def parse_settings(items):
 
 
 def list_runs(plan, output, given=None, seeds=None, rows=None):
-    """The runs of an ablation, all rows of one seed before the next seed.
+    """Return the runs of an ablation, all rows of a seed before the next.
 
     Arguments
     ---------
@@ -232,16 +195,11 @@ def list_runs(plan, output, given=None, seeds=None, rows=None):
     seeds : sequence of int, optional
         In place of those of the plan.
     rows : sequence of str, optional
-        Only these.
+        Only these; a ValueError tells of one that is unknown.
 
     Returns
     -------
     list of Run
-
-    Raises
-    ------
-    ValueError
-        If a row is unknown.
     """
     unknown = [row for row in rows or () if row not in plan.rows]
     if unknown:
@@ -264,7 +222,7 @@ def list_runs(plan, output, given=None, seeds=None, rows=None):
 
 
 def _settings(*levels):
-    """Keys to YAML text; mappings of several levels are merged."""
+    """Return keys to YAML text; mappings of several levels are merged."""
     settings = {}
     for level in levels:
         for key, text in level.items():

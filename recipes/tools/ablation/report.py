@@ -1,31 +1,28 @@
-"""The table of an ablation: scores, paired differences, cost."""
+"""Table and plot of an ablation: scores, paired differences, cost."""
 
-import csv
-import json
 import math
-from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml
 
 from ablation.train import read_settings
 from benchmark.candidates import Candidate
-from benchmark.counts import count_parameters
-from benchmark.measure import operations
-from dbtransform_lobes.data.files import write_text
+from benchmark.counts import count_parameters, macs_per_second
+from dbtransform_lobes.data.files import write_json, write_text
 from dbtransform_lobes.evaluation.evaluate import SCORED
 from dbtransform_lobes.evaluation.metrics import LABELS
-from dbtransform_lobes.evaluation.statistics import (
-    mean_interval,
-    standard_deviation,
-)
-from dbtransform_lobes.evaluation.tables import markdown_table
+from dbtransform_lobes.evaluation.statistics import intervals, without_nan
+from dbtransform_lobes.evaluation.tables import limits, markdown_table
 from dbtransform_lobes.inference.export import minimal_hyperparams
+from dbtransform_lobes.plotting import COLOURS, panel_grid, save_figure
 from dbtransform_lobes.versions import package_versions
-from runs.runs import read_train_log
+from runs import read_train_log
+from seeds import mean_text
 
-METRICS = ("pesq", "estoi", "si_sdr")  # of the Markdown table
+METRICS = ("pesq", "estoi", "si_sdr")  # of the Markdown table and the plot
+COST = ("parameters", "mmacs_per_second", "training_hours")
 MACS_SECONDS = 4.0
 NOTE = """\
 {num_files} test files. Means ± standard deviation over seeds. Differences are
@@ -33,6 +30,7 @@ to `{reference}` with the same seeds; the first interval is over files (of the
 mean over seeds: these trainings on other files), the second over seeds (other
 trainings). Both are 95 % Student t intervals; one seed has no second.
 """
+BAR = {"color": "0.8", "edgecolor": "0.4", "height": 0.6, "zorder": 1}
 
 
 def ablation_report(runs, reference):
@@ -54,7 +52,7 @@ def ablation_report(runs, reference):
         ``training_hours`` (mean over seeds, None if unknown) and
         ``scores``: by metric ``mean``, ``std``, ``by_seed`` and
         ``difference``, None without a common seed, else ``over_files``
-        and ``over_seeds``, see ``mean_interval``, and ``by_seed``.
+        and ``over_seeds``, see ``intervals``, and ``by_seed``.
 
     Raises
     ------
@@ -62,197 +60,144 @@ def ablation_report(runs, reference):
         If no run, or no test file, has been scored.
     """
     finished = [run for run in runs if run.finished]
-    scores = {run: _read_scores(run) for run in finished}
-    files = set.intersection(*map(set, scores.values())) if scores else set()
-    if not files:
+    scores = {(run.row, run.seed): _read_scores(run) for run in finished}
+    if scores:
+        scores = pd.concat(scores, names=["row", "seed", "file"])
+        counts = scores.groupby("file").size()
+        files = counts.index[counts == len(finished)]
+        scores = scores[scores.index.isin(files, level="file")].dropna(axis=1)
+    if not len(scores):
         raise ValueError(
             "no test file has been scored by all runs: train some of them "
             "first, and look for failed files in their scores.csv"
         )
     rows = {}
     for run in finished:
-        rows.setdefault(run.row, {})[run.seed] = run
-    table = {
-        row: _row(row, rows, reference, scores, sorted(files)) for row in rows
-    }
+        rows.setdefault(run.row, []).append(run)
     return {
         "reference": reference,
         "num_files": len(files),
         "missing": [str(run.folder) for run in runs if not run.finished],
         "versions": package_versions(),
-        "rows": table,
-    }
-
-
-def _read_scores(run):
-    """Scores of the files of a run: by name, then by metric."""
-    with open(
-        run.folder / "test" / "scores.csv", encoding="utf-8", newline=""
-    ) as file:
-        return {
-            line["file"]: {name: float(line[name]) for name in _metrics(line)}
-            for line in csv.DictReader(file)
-            if line["status"] == SCORED
-        }
-
-
-def _metrics(line):
-    return [name for name in line if name in LABELS]
-
-
-def _row(row, rows, reference, scores, files):
-    runs, others = rows[row], rows.get(reference, {})
-    common = [seed for seed in runs if seed in others and row != reference]
-    hours = [training_hours(run.folder) for run in runs.values()]
-    first = next(iter(runs.values()))
-    metrics = list(scores[first][files[0]])
-    seeds = [scores[run] for run in runs.values()]
-    pairs = [(scores[runs[seed]], scores[others[seed]]) for seed in common]
-    return {
-        "seeds": list(runs),
-        "settings": read_settings(first),
-        **_cost(first),
-        "training_hours": (
-            None if None in hours else math.fsum(hours) / len(hours)
-        ),
-        "scores": {
-            metric: {
-                **_summary(seeds, metric, files),
-                "difference": _difference(pairs, metric, files),
+        "rows": {
+            name: {
+                "seeds": [run.seed for run in members],
+                "settings": read_settings(members[0]),
+                **_cost(members[0]),
+                "training_hours": _mean_hours(members),
+                "scores": _row_scores(scores, name, reference),
             }
-            for metric in metrics
+            for name, members in rows.items()
         },
     }
 
 
-def _mean(values):
-    return math.fsum(values) / len(values)
+def _read_scores(run):
+    """Return the scores of the files of a run, a column for each metric."""
+    table = pd.read_csv(run.folder / "test" / "scores.csv", dtype={"file": str})
+    table = table[table["status"] == SCORED].set_index("file")
+    return table[[name for name in table if name in LABELS]].astype(float)
 
 
-def _summary(seeds, metric, files):
-    means = [_mean([seed[name][metric] for name in files]) for seed in seeds]
-    return {
-        "mean": _mean(means),
-        "std": standard_deviation(means),
-        "by_seed": means,
-    }
+def _row_scores(scores, name, reference):
+    """Return means of a row and its differences, paired by seed and file."""
+    means = scores.loc[name].groupby("seed").mean()
+    table = pd.DataFrame({"mean": means.mean(), "std": means.std()})
+    found = without_nan(table).to_dict("index")
+    pairs = pd.DataFrame()
+    if name != reference and reference in scores.index.unique("row"):
+        pairs = (scores.loc[name] - scores.loc[reference]).dropna()
+    if len(pairs):
+        by_seed = pairs.groupby("seed").mean()
+        over_files = intervals(pairs.groupby("file").mean())
+        over_seeds = intervals(by_seed)
+    for metric, score in found.items():
+        score["by_seed"] = means[metric].tolist()
+        score["difference"] = len(pairs) or None
+        if len(pairs):
+            score["difference"] = {
+                "over_files": over_files[metric],
+                "over_seeds": over_seeds[metric],
+                "by_seed": by_seed[metric].tolist(),
+            }
+    return found
 
 
-def _difference(pairs, metric, files):
-    """Paired by seed and file; None without a common seed."""
-    if not pairs:
-        return None
-    differences = [
-        [ours[name][metric] - theirs[name][metric] for name in files]
-        for ours, theirs in pairs
-    ]
-    by_seed = [_mean(seed) for seed in differences]
-    return {
-        "over_files": mean_interval(
-            [_mean(each) for each in zip(*differences, strict=True)]
-        ),
-        "over_seeds": mean_interval(by_seed),
-        "by_seed": by_seed,
-    }
+def _mean_hours(runs):
+    """Return the mean training time of runs, None if one is not known."""
+    hours = [training_hours(run.folder) for run in runs]
+    return None if None in hours else math.fsum(hours) / len(hours)
 
 
 def training_hours(folder):
-    """Hours of training of a run, without validation and test.
+    """Return the hours of training of a run, without validation and test.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Its output folder.
-
-    Returns
-    -------
-    float or None
-        None if an epoch was not timed.
+    They are None if an epoch was not timed.
     """
     settings = ruamel.yaml.YAML().load(Path(folder, "hyperparams.yaml"))
-    heard = math.prod(
-        settings[key]
-        for key in ("steps_per_epoch", "batch_size", "crop_seconds")
-    )
-    epochs = read_train_log(folder).values()
-    speeds = [epoch.get("train audio_s_per_s", 0.0) for epoch in epochs]
-    if 0.0 in speeds:
+    keys = ("steps_per_epoch", "batch_size", "crop_seconds")
+    heard = math.prod(settings[key] for key in keys)
+    log = read_train_log(folder)
+    speeds = log.get("train audio_s_per_s", pd.Series(0.0, log.index))
+    if not (speeds > 0).all():
         return None
-    return math.fsum(heard / speed for speed in speeds) / 3600
+    return float((heard / speeds).sum() / 3600)
 
 
 def _cost(run):
-    """Parameters and operations of the model of a run."""
+    """Return parameters and operations of the model of a run."""
     parts = load_hyperpyyaml(minimal_hyperparams(run.folder))
-    model = parts["model"].eval()
-    candidate = Candidate(
-        run.row,
-        model,
-        parts["compute_stft"],
-        parts["compute_istft"],
-        parts["sample_rate"],
-        "",
-    )
-    [case] = operations([candidate], MACS_SECONDS)
+    keys = ("model", "compute_stft", "compute_istft", "sample_rate")
+    candidate = Candidate(run.row, **{key: parts[key] for key in keys})
+    candidate.model.eval()
+    macs = macs_per_second(candidate, MACS_SECONDS)["total"]
     return {
-        "parameters": count_parameters(model)["total"],
-        "mmacs_per_second": case["macs_per_second"]["total"] / 1e6,
+        "parameters": count_parameters(candidate.model)["total"],
+        "mmacs_per_second": macs / 1e6,
     }
 
 
 def write_report(report, folder):
-    """Write ``ablation.json``, ``ablation.csv`` and ``ablation.md``.
+    """Write ``ablation`` .json, .csv, .md, .png and .pdf; replace older ones.
 
     Arguments
     ---------
     report : dict
         Of ``ablation_report``.
     folder : str or Path
-        An existing folder; older files are replaced.
+        An existing folder.
     """
     folder = Path(folder)
-    write_text(folder / "ablation.json", json.dumps(report, indent=2) + "\n")
-    write_text(folder / "ablation.csv", _csv_text(report))
+    write_json(folder / "ablation.json", report)
+    text = _flat(report).to_csv(index=False, lineterminator="\n")
+    write_text(folder / "ablation.csv", text)
     write_text(folder / "ablation.md", report_text(report))
+    figure = plot_ablation(report)
+    for suffix in ("png", "pdf"):
+        if figure is not None:
+            save_figure(figure, folder / f"ablation.{suffix}")
 
 
-def _csv_text(report):
-    stream = StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    ends = ("mean", "low", "high")
-    titles = ["row", "seeds", "parameters", "mmacs_per_second"]
-    titles.append("training_hours")
-    metrics = next(iter(report["rows"].values()))["scores"]
-    for metric in metrics:
-        titles += [f"{metric}_mean", f"{metric}_std"]
-        titles += [f"{metric}_difference_files_{end}" for end in ends]
-        titles += [f"{metric}_difference_seeds_{end}" for end in ends]
-    writer.writerow(titles)
+def _flat(report):
+    """Return a table with a row for each row, a column for each number."""
+    rows = []
     for name, row in report["rows"].items():
-        cells = [name, len(row["seeds"]), row["parameters"]]
-        cells += [row["mmacs_per_second"], row["training_hours"]]
-        for scores in row["scores"].values():
-            cells += [scores["mean"], scores["std"]]
+        cells = {"row": name, "seeds": len(row["seeds"])}
+        cells |= {key: row[key] for key in COST}
+        for metric, scores in row["scores"].items():
+            cells |= {f"{metric}_{key}": scores[key] for key in ("mean", "std")}
             difference = scores["difference"] or {}
-            for kind in ("over_files", "over_seeds"):
-                estimate = difference.get(kind, {})
-                cells += [estimate.get(end) for end in ends]
-        writer.writerow(cells)
-    return stream.getvalue()
+            for kind in ("files", "seeds"):
+                estimate = difference.get(f"over_{kind}", {})
+                for end in ("mean", "low", "high"):
+                    title = f"{metric}_difference_{kind}_{end}"
+                    cells[title] = estimate.get(end)
+        rows.append(cells)
+    return pd.DataFrame(rows)
 
 
 def report_text(report):
-    """Return the table as Markdown.
-
-    Arguments
-    ---------
-    report : dict
-        Of ``ablation_report``.
-
-    Returns
-    -------
-    str
-    """
+    """Return the table of ``ablation_report`` as Markdown."""
     header = ["row", "seeds", *(LABELS[metric] for metric in METRICS)]
     header += [f"{LABELS[metric]} difference" for metric in METRICS]
     header += ["parameters", "MMAC/s", "training h"]
@@ -264,7 +209,7 @@ def report_text(report):
             [
                 name,
                 len(row["seeds"]),
-                *map(_score, scores),
+                *map(mean_text, scores),
                 *(_paired(score["difference"]) for score in scores),
                 f"{row['parameters']:,}",
                 f"{row['mmacs_per_second']:.0f}",
@@ -274,19 +219,57 @@ def report_text(report):
     return f"{NOTE.format(**report)}\n{markdown_table(header, rows)}"
 
 
-def _score(score):
-    spread = "" if score["std"] is None else f" ± {score['std']:.3f}"
-    return f"{score['mean']:.3f}{spread}"
-
-
 def _paired(difference):
     if difference is None:
         return "-"
     files, seeds = difference["over_files"], difference["over_seeds"]
-    return f"{files['mean']:+.3f} {_limits(files)} {_limits(seeds)}".strip()
+    return f"{files['mean']:+.3f} {limits(files)} {limits(seeds)}".strip()
 
 
-def _limits(estimate):
-    if estimate["low"] is None:
-        return ""
-    return f"[{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
+def plot_ablation(report):
+    """Draw a bar for the difference of each row, with both intervals.
+
+    Thick lines are 95 % intervals over files, thin ones over seeds, circles
+    the seeds. Without any difference it returns None.
+    """
+    rows = {
+        name: row["scores"]
+        for name, row in report["rows"].items()
+        if row["scores"]["pesq"]["difference"] is not None
+    }
+    if not rows:
+        return None
+    figure, panels = panel_grid(len(METRICS), 0.8 + 0.24 * len(rows))
+    for number, (metric, panel) in enumerate(zip(METRICS, panels, strict=True)):
+        panel.set_title(LABELS[metric], fontsize="medium")
+        panel.axvline(0, color="0.3", linewidth=0.8)
+        for place, scores in enumerate(rows.values()):
+            _draw(panel, place, **scores[metric]["difference"])
+        names = list(rows) if number == 0 else [""] * len(rows)
+        panel.set_yticks(range(len(rows)), names)
+        panel.set_ylim(len(rows) - 0.5, -0.5)
+        panel.locator_params(axis="x", nbins=4)
+    figure.suptitle(
+        f"Difference to {report['reference']}: thick lines 95 % interval over "
+        f"{report['num_files']} files, thin lines over seeds, circles seeds",
+        fontsize="small",
+    )
+    return figure
+
+
+def _draw(panel, place, over_files, over_seeds, by_seed):
+    panel.barh(place, over_files["mean"], **BAR)
+    for estimate, width in ((over_seeds, 0.8), (over_files, 2.6)):
+        if estimate["low"] is not None:
+            ends = [estimate["low"], estimate["high"]]
+            panel.plot(ends, [place, place], COLOURS[0], linewidth=width)
+    panel.plot(
+        by_seed,
+        [place] * len(by_seed),
+        linestyle="none",
+        marker="o",
+        markersize=3.2,
+        markerfacecolor="white",
+        markeredgecolor=COLOURS[1],
+        zorder=3,
+    )

@@ -1,4 +1,4 @@
-"""Trains the runs of an ablation, one on each device at a time."""
+"""Train the runs of an ablation, one on each device at a time."""
 
 import json
 import os
@@ -19,15 +19,17 @@ def train_runs(runs, devices=("cpu",), progress=True):
     """Train the runs that have not been tested yet.
 
     Each is a process of its own whose output goes to ``ablation_log.txt`` in
-    its folder; a run that was stopped goes on from its last checkpoint.
+    its folder; a run that was stopped goes on from its last checkpoint. One
+    run at a time is on each device; "cpu" twice means two runs, which share
+    the cores. A ValueError tells of a run that was begun with other settings,
+    before any training.
 
     Arguments
     ---------
     runs : list of Run
         In this order.
     devices : sequence of str
-        One run at a time on each; "cpu" twice means two runs, which share
-        the cores.
+        Such as "cpu" or "cuda:0".
     progress : bool
         Whether to show a progress bar on the standard error output.
 
@@ -35,11 +37,6 @@ def train_runs(runs, devices=("cpu",), progress=True):
     -------
     dict
         Runs that failed, by folder, with the end of their output.
-
-    Raises
-    ------
-    ValueError
-        If a run was begun with other settings; before any training.
     """
     _check_settings(runs)
     free, stop, failed = queue.SimpleQueue(), Event(), {}
@@ -70,7 +67,7 @@ def train_runs(runs, devices=("cpu",), progress=True):
 
 
 def _threads(devices):
-    """Threads of a run on the CPU, if several share it."""
+    """Return the threads of a run on the CPU, if several share it."""
     on_cpu = sum(device == "cpu" for device in devices)
     if on_cpu < 2 or "OMP_NUM_THREADS" in os.environ:
         return {}
@@ -78,7 +75,7 @@ def _threads(devices):
 
 
 def read_settings(run):
-    """The settings that a run was begun with, as ``Run.settings``."""
+    """Return the settings that a run was begun with."""
     return json.loads((run.folder / SETTINGS).read_text(encoding="utf-8"))
 
 

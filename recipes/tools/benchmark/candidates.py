@@ -20,20 +20,10 @@ KEYS = ("model", "compute_stft", "compute_istft", "sample_rate")
 
 @dataclass
 class Candidate:
-    """A model with its front end.
+    """A model, of complex spectra (B, F, T), with its front end.
 
-    Arguments
-    ---------
-    name : str
-        Of its YAML, without suffix.
-    model : torch.nn.Module
-        Maps a complex spectrum (B, F, T) to one of the same shape.
-    compute_stft, compute_istft : torch.nn.Module
-        SpeechBrain's STFT and ISTFT.
-    sample_rate : int
-        In Hz.
-    configuration : str
-        Its YAML with all references resolved.
+    ``name`` is that of its YAML, ``configuration`` the YAML with all
+    references resolved, ``sample_rate`` in Hz.
     """
 
     name: str
@@ -41,103 +31,61 @@ class Candidate:
     compute_stft: torch.nn.Module
     compute_istft: torch.nn.Module
     sample_rate: int
-    configuration: str
+    configuration: str = ""
 
     def enhance(self, noisy):
-        """The whole path: map waveforms (B, L) to (B, L)."""
+        """Map waveforms (B, L) to (B, L), the whole path."""
         return enhance_waveform(
             self.model, self.compute_stft, self.compute_istft, noisy
         )
 
     def noise(self, seconds, batch=1, seed=0):
-        """White noise (B, L) that depends on the arguments alone."""
+        """Return white noise (B, L) that depends on the arguments alone."""
         generator = torch.Generator().manual_seed(seed)
         samples = round(seconds * self.sample_rate)
         return torch.randn(batch, samples, generator=generator)
 
 
-def configuration_folders():
-    """Where names are looked up: here and in the repository.
+def available_models():
+    """Return the YAML files of models by name, sorted.
 
     ``hparams/models`` of the current folder (that of the repository or of a
-    recipe) comes before that of the repository the package lies in.
+    recipe) comes before that of the repository.
     """
-    folders = (
-        Path("hparams/models"),
-        ROOT / "hparams/models",
-    )
-    return [folder for folder in folders if folder.is_dir()]
-
-
-def available_names():
-    """Names of the YAML files in ``configuration_folders``, sorted."""
-    return sorted(
-        {
-            path.stem
-            for folder in configuration_folders()
-            for path in folder.glob("*.yaml")
-            if re.search("^model:", path.read_text("utf-8"), re.MULTILINE)
-        }
-    )
+    folders = (ROOT / "hparams/models", Path("hparams/models"))
+    return {
+        path.stem: path
+        for folder in folders
+        for path in sorted(folder.glob("*.yaml"))
+        if re.search("^model:", path.read_text("utf-8"), re.MULTILINE)
+    }
 
 
 def find_configuration(name):
-    """Find the YAML of a model.
+    """Return the path of the YAML of a model.
 
-    Arguments
-    ---------
-    name : str
-        Path of a YAML, or the name of a file of hparams/models/ without its
-        suffix; "literal" stands for the proposal band by band.
-
-    Returns
-    -------
-    pathlib.Path
-        The YAML.
-
-    Raises
-    ------
-    ValueError
-        If there is none; the message lists the names.
+    The name is a path, or that of a file of hparams/models/ without its
+    suffix; "literal" stands for the proposal band by band. A ValueError that
+    lists the names tells of one that is unknown.
     """
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise ValueError(f"there is no file {name}: check the path")
         return Path(name)
-    wanted = PROPOSAL if name == LITERAL else name
-    for folder in configuration_folders():
-        path = folder / f"{wanted}.yaml"
-        if path.is_file():
-            return path
-    names = ", ".join(available_names()) or (
-        "none, since there is no folder hparams/models here: run it in the "
-        "repository"
-    )
-    raise ValueError(
-        f"there is no model {wanted!r}, expected the path of a YAML or one "
-        f"of: {names}"
-    )
+    wanted, models = PROPOSAL if name == LITERAL else name, available_models()
+    if wanted not in models:
+        raise ValueError(
+            f"there is no model {wanted!r}, expected the path of a YAML or one "
+            f"of: {', '.join(models)}"
+        )
+    return models[wanted]
 
 
 def load_candidate(name, seed=0):
-    """Make a model with random weights, for inference.
+    """Make a model with random weights, in evaluation mode.
 
-    Arguments
-    ---------
-    name : str
-        See ``find_configuration``.
-    seed : int
-        Of the weights.
-
-    Returns
-    -------
-    Candidate
-        In evaluation mode.
-
-    Raises
-    ------
-    ValueError
-        If there is no such YAML or it lacks a key.
+    A ValueError tells of a YAML that is missing or lacks a key; ``seed`` is
+    that of the weights.
     """
     path = find_configuration(name)
     with open(path, encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulate operations, counted by a tool."""
+"""Parameters and multiply-accumulate operations of a model."""
 
 import torch
 from torch import nn
@@ -6,22 +6,14 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from dbtransform_lobes.models.db_transform import DBTransform
 
+COUNTED_SECONDS = 30.0
+
 
 def components(model):
-    """The parts of a model by name, as lists of names of submodules.
+    """Return the parts of a model by name, as lists of names of submodules.
 
     The norm of a block belongs to the block; a model that is no
     ``DBTransform`` is divided into its children.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        Any model.
-
-    Returns
-    -------
-    dict
-        Name of the component to names of submodules.
 
     Example
     -------
@@ -48,7 +40,7 @@ def components(model):
 
 
 def _called(name, module):
-    """Names of the modules that are called: lists and dicts of them are not."""
+    """Yield names of modules that are called; lists of them are not."""
     if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
         yield name
         return
@@ -57,17 +49,7 @@ def _called(name, module):
 
 
 def count_parameters(model):
-    """Number of parameters, in all and of each component.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        Any model.
-
-    Returns
-    -------
-    dict
-        ``total``, then the ``components``.
+    """Return the number of parameters: ``total``, then ``components``.
 
     Example
     -------
@@ -88,23 +70,13 @@ def count_parameters(model):
 
 
 def count_macs(model, function):
-    """Multiply-accumulate operations of products and convolutions.
+    """Count multiply-accumulates while a function runs the model.
 
-    As executed: with the masked part of attention and with padding, without
-    Fourier transforms, norms and elementwise functions. torch's counter
-    lacks formulas for the attention and the LSTM of the CPU, given here.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The model.
-    function : callable
-        Without arguments; runs the model.
-
-    Returns
-    -------
-    dict
-        ``total``, then the ``components`` of the model.
+    They are those of products and convolutions as executed: with the masked
+    part of attention and with padding, without Fourier transforms, norms and
+    elementwise functions. torch's counter lacks formulas for the attention
+    and the LSTM of the CPU, given here. Returned are ``total``, then the
+    ``components`` of the model.
 
     Example
     -------
@@ -147,12 +119,25 @@ def count_macs(model, function):
     }
 
 
+def macs_per_second(candidate, length, seed=0):
+    """Return ``count_macs`` for each second of a signal of a length in s.
+
+    With full attention the cost of a second depends on the length; that of a
+    model that cuts its input does not, so it is counted at most over 30 s.
+    """
+    if getattr(candidate.model, "in_chunks", False):
+        length = min(length, COUNTED_SECONDS)
+    noisy = candidate.noise(length, seed=seed)
+    macs = count_macs(candidate.model, lambda: candidate.enhance(noisy))
+    return {part: count / length for part, count in macs.items()}
+
+
 def _attention(query, key, value, *args, out_shape=None, **kwargs):
-    """Flops of scaled_dot_product_attention on the CPU, from shapes."""
+    """Return the flops of scaled_dot_product_attention on the CPU."""
     return sdpa_flop_count(query, key, value)
 
 
 def _recurrent_layer(x, weight_x, weight_h, *args, out_shape=None, **kwargs):
-    """Flops of one direction of one LSTM layer on the CPU, from shapes."""
+    """Return the flops of one direction of an LSTM layer on the CPU."""
     steps = x[0] * x[1]
     return 2 * steps * weight_x[0] * (weight_x[1] + weight_h[1])

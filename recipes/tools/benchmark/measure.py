@@ -8,6 +8,7 @@ the same repeat, so that a drift of the machine hits all alike.
 import os
 import platform
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -17,14 +18,13 @@ from benchmark.candidates import (
     find_configuration,
     load_candidate,
 )
-from benchmark.counts import count_macs, count_parameters
-from benchmark.memory import peak_memory
-from benchmark.worker import TRAINING, Worker
+from benchmark.counts import count_parameters, macs_per_second
+from benchmark.worker import TRAINING, Worker, peak_memory
 from dbtransform_lobes.versions import package_versions
 
 BASELINES = (LITERAL, "bsrnn")
 FRAMES_A_CALL = (1, 4)  # of a live stream
-COUNTED_SECONDS = 30.0
+STREAM_SECONDS = 8.0  # the first quarter fills the state and is not timed
 
 
 def benchmark(
@@ -34,7 +34,7 @@ def benchmark(
     repeats=5,
     training=True,
     seed=0,
-    report=None,
+    report=print,
 ):
     """Measure models side by side.
 
@@ -53,7 +53,7 @@ def benchmark(
         Whether training is timed as well.
     seed : int
         Of weights and signals.
-    report : callable, optional
+    report : callable
         Called with a line of text before every stage.
 
     Returns
@@ -62,9 +62,8 @@ def benchmark(
         Ready for JSON: ``settings``, ``machine``, ``versions``, ``models``
         (parameters, configuration), and lists with an entry for each
         measured case: ``macs``, ``memory``, ``inference``, ``streaming`` (of
-        causal models), ``training``. A
-        length for which a model found not enough memory has peak_bytes None
-        and no further entries.
+        causal models), ``training``. A length for which a model found not
+        enough memory has peak_bytes None and no further entries.
 
     Raises
     ------
@@ -74,11 +73,10 @@ def benchmark(
     lengths, threads = sorted(set(lengths)), sorted(set(threads))
     _check_numbers(lengths, threads, repeats)
     _check_names(names)
-    report = report or (lambda line: None)
     report("making the models")
-    candidates = [load_candidate(name, seed) for name in names]
+    candidates = {name: load_candidate(name, seed) for name in names}
     settings = {
-        "models": [candidate.name for candidate in candidates],
+        "models": [candidate.name for candidate in candidates.values()],
         "lengths": lengths,
         "threads": threads,
         "repeats": repeats,
@@ -90,51 +88,59 @@ def benchmark(
         "settings": settings,
         "machine": machine(),
         "versions": package_versions(),
-        "models": {each.name: _description(each) for each in candidates},
-        **_measurements(names, candidates, settings, report),
+        "models": {
+            candidate.name: {
+                "parameters": count_parameters(candidate.model),
+                "sample_rate": candidate.sample_rate,
+                "configuration": candidate.configuration,
+            }
+            for candidate in candidates.values()
+        },
+        **_sizes(candidates, settings, report),
     }
-    _add_ratios(results)
+    with ExitStack() as stack:
+        workers = {
+            candidate.name: stack.enter_context(Worker(name, seed))
+            for name, candidate in candidates.items()
+        }
+        results |= _times(workers, candidates, results, report)
+    for kind in ("inference", "training"):
+        _add_ratios(results[kind], settings["models"])
     return results
 
 
-def _measurements(names, candidates, settings, report):
-    """The lists of measured cases."""
-    threads, seed = settings["threads"], settings["seed"]
+def _sizes(candidates, settings, report):
+    """Measure memory, and count the operations of those with enough."""
+    seed, threads = settings["seed"], settings["memory_threads"]
     memory, macs = [], []
-    able = {}  # those with enough memory, for each length
     for length in settings["lengths"]:
         report(f"memory and operations at {length:g} s")
-        cases = _memory(names, candidates, length, threads[-1], seed)
-        able[length] = [
-            candidate
-            for candidate, case in zip(candidates, cases, strict=True)
-            if case["peak_bytes"] is not None
-        ]
-        memory += cases
-        macs += operations(able[length], length, seed)
-    workers = {
-        candidate.name: Worker(name, seed)
-        for name, candidate in zip(names, candidates, strict=True)
-    }
-    try:
-        timed = _times(workers, candidates, able, settings, report)
-    finally:
-        for worker in workers.values():
-            worker.close()
-    return {"memory": memory, "macs": macs, **timed}
+        for name, candidate in candidates.items():
+            case = {"model": candidate.name, "length": length}
+            peak = peak_memory(name, length, threads, seed)
+            memory.append({**case, "peak_bytes": peak})
+            if peak is not None:
+                found = macs_per_second(candidate, length, seed)
+                macs.append({**case, "macs_per_second": found})
+    return {"memory": memory, "macs": macs}
 
 
-def _times(workers, candidates, able, settings, report):
-    """Times of inference, streams and training."""
+def _times(workers, candidates, results, report):
+    """Measure times of inference, streams and training."""
     inference, streaming, training = [], [], []
+    settings = results["settings"]
     threads, repeats = settings["threads"], settings["repeats"]
     for count in threads:
         for length in settings["lengths"]:
             report(f"time of {length:g} s, threads: {count}")
-            chosen = {each.name: workers[each.name] for each in able[length]}
-            inference += time_inference(chosen, length, count, repeats)
+            able = {
+                case["model"]: workers[case["model"]]
+                for case in results["macs"]
+                if case["length"] == length
+            }
+            inference += time_inference(able, length, count, repeats)
         report(f"time of live streams, threads: {count}")
-        streaming += time_streaming(workers, candidates, count)
+        streaming += time_streaming(workers, candidates.values(), count)
     if settings["training"]:
         report(f"time of training, threads: {threads[-1]}")
         training = time_training(workers, threads[-1], repeats)
@@ -143,55 +149,6 @@ def _times(workers, candidates, able, settings, report):
         "streaming": streaming,
         "training": training,
     }
-
-
-def _description(candidate):
-    return {
-        "parameters": count_parameters(candidate.model),
-        "sample_rate": candidate.sample_rate,
-        "configuration": candidate.configuration,
-    }
-
-
-def _memory(names, candidates, length, threads, seed):
-    return [
-        {
-            "model": candidate.name,
-            "length": length,
-            "peak_bytes": peak_memory(name, length, threads, seed),
-        }
-        for name, candidate in zip(names, candidates, strict=True)
-    ]
-
-
-def operations(candidates, length, seed=0):
-    """Multiply-accumulates per second of audio, in a signal of this length.
-
-    Arguments
-    ---------
-    candidates : sequence of Candidate
-        The models.
-    length : float
-        In seconds; with full attention the cost of a second depends on it.
-    seed : int
-        Of the signals.
-
-    Returns
-    -------
-    list of dict
-        ``model``, ``length``, ``macs_per_second`` (see ``count_macs``).
-    """
-    cases = []
-    for candidate in candidates:
-        # The cost of a model that cuts its input is the same at any length.
-        linear = getattr(candidate.model, "in_chunks", False)
-        seconds = min(length, COUNTED_SECONDS) if linear else length
-        run = partial(candidate.enhance, candidate.noise(seconds, seed=seed))
-        macs = count_macs(candidate.model, run)
-        per_second = {part: count / seconds for part, count in macs.items()}
-        case = {"model": candidate.name, "length": length}
-        cases.append({**case, "macs_per_second": per_second})
-    return cases
 
 
 def time_inference(workers, length, threads, repeats=5):
@@ -203,10 +160,8 @@ def time_inference(workers, length, threads, repeats=5):
         By name of the model.
     length : float
         In seconds.
-    threads : int
-        Number of threads.
-    repeats : int
-        Timed runs of each model.
+    threads, repeats : int
+        Numbers of threads and of timed runs of each model.
 
     Returns
     -------
@@ -215,7 +170,7 @@ def time_inference(workers, length, threads, repeats=5):
         ``real_time_factor`` (median).
     """
     runs = {
-        name: partial(worker.time, "inference", threads, length)
+        name: partial(worker.run, "inference", threads, length)
         for name, worker in workers.items()
     }
     return [
@@ -230,26 +185,12 @@ def time_inference(workers, length, threads, repeats=5):
     ]
 
 
-def time_streaming(workers, candidates, threads, seconds=8.0):
+def time_streaming(workers, candidates, threads, seconds=STREAM_SECONDS):
     """Time the calls of ``step`` on a live stream, for causal models.
 
-    Arguments
-    ---------
-    workers : dict of Worker
-        By name of the model.
-    candidates : sequence of Candidate
-        The models; those that are not causal are left out.
-    threads : int
-        Number of threads.
-    seconds : float
-        Length of the stream; its first quarter fills the state and is not
-        timed.
-
-    Returns
-    -------
-    list of dict
-        ``model``, ``frames`` (of a call), ``threads``, ``seconds`` (median
-        of a call), ``real_time_factor``, both without STFT and iSTFT.
+    Arguments and result are as in ``time_inference``, with ``frames`` of a
+    call in place of the length; ``seconds`` are the median of a call,
+    without STFT and iSTFT.
     """
     cases = []
     for candidate in candidates:
@@ -259,7 +200,7 @@ def time_streaming(workers, candidates, threads, seconds=8.0):
         total = round(seconds / hop)
         for frames in FRAMES_A_CALL:
             worker = workers[candidate.name]
-            times = worker.time("streaming", threads, frames, total)
+            times = worker.run("streaming", threads, frames, total)
             call = median(times[len(times) // 4 :])
             cases.append(
                 {
@@ -274,27 +215,15 @@ def time_streaming(workers, candidates, threads, seconds=8.0):
 
 
 def time_training(workers, threads, repeats=5):
-    """Time training steps, models interleaved.
+    """Time training steps, models interleaved, as in ``time_inference``.
 
-    Arguments
-    ---------
-    workers : dict of Worker
-        By name of the model.
-    threads : int
-        Number of threads.
-    repeats : int
-        Timed steps of each model.
-
-    Returns
-    -------
-    list of dict
-        ``model``, ``threads``, ``seconds`` (of every repeat),
-        ``audio_seconds_per_second`` (median). Models for which the memory
-        does not suffice are left out.
+    In place of the real-time factor it returns the median of
+    ``audio_seconds_per_second``. Models for which the memory does not
+    suffice are left out.
     """
     heard = TRAINING["crop_seconds"] * TRAINING["batch_size"]
     runs = {
-        name: partial(worker.time, "training", threads)
+        name: partial(worker.run, "training", threads)
         for name, worker in workers.items()
     }
     return [
@@ -314,18 +243,8 @@ def interleaved(runs, repeats):
     Every other repeat goes through them backwards, so that a steady drift
     of the machine cancels in their ratios.
 
-    Arguments
-    ---------
-    runs : dict
-        Name to a function without arguments that returns its seconds, None
-        if it cannot run.
-    repeats : int
-        Timed runs of each.
-
-    Returns
-    -------
-    dict
-        Name to seconds of every repeat, of those that can run.
+    A function takes no arguments and returns its seconds, None if it cannot
+    run; returned are those of every repeat by name, of those that can.
 
     Example
     -------
@@ -347,16 +266,7 @@ def interleaved(runs, repeats):
 
 
 def median_ratio(times, reference):
-    """Median of the ratios of times in the same repeat.
-
-    Arguments
-    ---------
-    times, reference : sequence of float
-        Seconds of every repeat.
-
-    Returns
-    -------
-    float
+    """Return the median of the ratios of times in the same repeat.
 
     Example
     -------
@@ -367,19 +277,17 @@ def median_ratio(times, reference):
     return median(mine / other for mine, other in pairs)
 
 
-def _add_ratios(results):
+def _add_ratios(cases, names):
     """Give every timed case its ``time_ratios`` to the references."""
-    names = results["settings"]["models"]
-    references = {names[0], *BASELINES}
-    for kind in ("inference", "training"):
-        seconds = {_key(case): case["seconds"] for case in results[kind]}
-        for case in results[kind]:
-            name, *rest = _key(case)
-            case["time_ratios"] = {
-                other: median_ratio(case["seconds"], seconds[(other, *rest)])
-                for other in names
-                if other in references and (other, *rest) in seconds
-            }
+    references = [n for n in names if n in {names[0], *BASELINES}]
+    seconds = {_key(case): case["seconds"] for case in cases}
+    for case in cases:
+        _, *rest = _key(case)
+        case["time_ratios"] = {
+            other: median_ratio(case["seconds"], seconds[(other, *rest)])
+            for other in references
+            if (other, *rest) in seconds
+        }
 
 
 def _key(case):
@@ -387,13 +295,9 @@ def _key(case):
 
 
 def machine():
-    """What the times depend on besides the versions.
+    """Return what the times depend on besides the versions.
 
-    Returns
-    -------
-    dict
-        ``cpu``, ``cores``, ``system``, ``load`` (of the last minute, None
-        where unknown).
+    The load is that of the last minute, None where it is unknown.
 
     Example
     -------

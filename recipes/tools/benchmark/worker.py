@@ -5,20 +5,25 @@ the times of large tensors by half.
 """
 
 import multiprocessing
+import resource
 import signal
+import sys
 import time
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
+from pebble import ProcessExpired, ProcessPool
 
 from benchmark.candidates import load_candidate
-from benchmark.memory import has_memory, memory_limit
+from benchmark.peak import kilobytes, peak_bytes, reset_peak
 
 TRAINING = {"crop_seconds": 2.0, "batch_size": 4, "optimizer": "AdamW"}
+loaded = None  # in a worker: candidate and seed
 
 
 class Worker:
-    """Times one model in its process.
+    """Measure one model in its process, with a context manager's end.
 
     Arguments
     ---------
@@ -29,80 +34,111 @@ class Worker:
     """
 
     def __init__(self, name, seed=0):
-        spawn = multiprocessing.get_context("spawn")
         self.name = name
-        self.connection, theirs = spawn.Pipe()
-        self.process = spawn.Process(
-            target=_serve, args=(theirs, name, seed), daemon=True
+        self.pool = ProcessPool(
+            1,
+            context=multiprocessing.get_context("spawn"),
+            initializer=_load,
+            initargs=(name, seed),
         )
-        self.process.start()
-        theirs.close()
 
-    def time(self, task, threads, *arguments):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.pool.stop()
+        self.pool.join()
+
+    def run(self, task, threads, *arguments):
         """Run a task once.
 
         Arguments
         ---------
         task : str
-            "inference", "training" or "streaming".
+            Of ``TASKS``.
         threads : int
             Number of threads.
         arguments
-            Length in s for "inference"; frames of a call and of the stream
-            for "streaming".
+            Length in s for "inference" and "memory"; frames of a call and of
+            the stream for "streaming".
 
         Returns
         -------
-        float | list of float | None
-            Seconds, of "streaming" those of every call; None if the memory
-            does not suffice.
+        float | list of float | int | None
+            Seconds, of "streaming" those of every call, of "memory" bytes;
+            None if the memory does not suffice.
 
         Raises
         ------
         RuntimeError
             If the process has ended, for another reason than memory.
         """
+        work = self.pool.schedule(_run, (task, threads, *arguments))
         try:
-            self.connection.send((task, threads, arguments))
-            return self.connection.recv()
-        except (EOFError, ConnectionError):  # a broken pipe or a reset
-            self.process.join()
-            if self.process.exitcode == -signal.SIGKILL:  # out of memory
+            return work.result()
+        except ProcessExpired as error:
+            if error.exitcode == -signal.SIGKILL:  # out of memory
                 return None
             raise RuntimeError(
-                f"the process that times {self.name} ended with code "
-                f"{self.process.exitcode}: see its message above; scripts "
-                f"need 'if __name__ == \"__main__\":'"
+                f"the process that measures {self.name} ended with code "
+                f"{error.exitcode}: see its message above; scripts need "
+                f"'if __name__ == \"__main__\":'"
             ) from None
 
-    def close(self):
-        """End the process."""
-        self.connection.close()
-        self.process.join(timeout=5)
-        self.process.kill()
+
+def peak_memory(name, length, threads=1, seed=0):
+    """Return the bytes of one pass in a fresh process, above those before.
+
+    They are None if the memory of the machine does not suffice; the length
+    is in seconds, the name that of ``find_configuration``.
+    """
+    with Worker(name, seed) as worker:
+        return worker.run("memory", threads, length)
 
 
-def _serve(connection, name, seed):
-    """What the process does until its connection is closed."""
-    candidate = load_candidate(name, seed)
-    tasks = {
-        "inference": lru_cache(lambda *a: _pass(candidate, seed, *a)),
-        "training": lru_cache(lambda *a: _training_step(candidate, seed, *a)),
-        "streaming": lru_cache(lambda *a: _live_stream(candidate, seed, *a)),
-    }
-    while True:
-        try:
-            task, threads, arguments = connection.recv()
-        except EOFError:
-            return
-        torch.set_num_threads(threads)
+def _load(name, seed):
+    global loaded
+    loaded = load_candidate(name, seed), seed
+
+
+@lru_cache
+def _prepare(task, *arguments):
+    return TASKS[task](*loaded, *arguments)
+
+
+def _run(task, threads, *arguments):
+    """Run a task in the worker; None if an allocation failed."""
+    torch.set_num_threads(threads)
+    try:
         with memory_limit():
-            seconds = has_memory(tasks[task](*arguments))
-        connection.send(seconds)
+            return _prepare(task, *arguments)()
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "alloc" not in str(error):
+            raise
+        return None
 
 
-def timed(function):
-    """A function that returns the seconds another one takes."""
+@contextmanager
+def memory_limit():
+    """Let allocations fail that would make the machine kill processes."""
+    if sys.platform != "linux":
+        yield
+        return
+    available = kilobytes("/proc/meminfo", "MemAvailable")
+    mapped = kilobytes("/proc/self/status", "VmSize")
+    limit = int((mapped + 0.9 * available) * 1024)
+    before, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
+
+
+def _timed(function):
+    """Return a function that returns the seconds another one takes."""
 
     def run():
         start = time.perf_counter()
@@ -113,10 +149,9 @@ def timed(function):
 
 
 def _pass(candidate, seed, length):
-    """The whole path from waveform to waveform."""
+    """Prepare the whole path from waveform to waveform."""
     noisy = candidate.noise(length, seed=seed)
 
-    @timed
     def run():
         candidate.model.eval()
         with torch.inference_mode():
@@ -125,8 +160,21 @@ def _pass(candidate, seed, length):
     return run
 
 
+def _memory(candidate, seed, length):
+    """Prepare a pass whose peak of memory is returned."""
+    run = _pass(candidate, seed, length)
+
+    def measure():
+        reset_peak()
+        before = peak_bytes()
+        run()
+        return peak_bytes() - before
+
+    return measure
+
+
 def _training_step(candidate, seed):
-    """Forward, backward, AdamW; the loss is the squared error of waveforms.
+    """Prepare forward, backward, AdamW, with the squared error as loss.
 
     So the models cost and no loss does.
     """
@@ -135,18 +183,17 @@ def _training_step(candidate, seed):
     clean = candidate.noise(crop, batch, seed + 1)
     optimizer = torch.optim.AdamW(candidate.model.parameters(), lr=1e-4)
 
-    @timed
     def run():
         candidate.model.train()
         optimizer.zero_grad()
         (candidate.enhance(noisy) - clean).square().mean().backward()
         optimizer.step()
 
-    return run
+    return _timed(run)
 
 
 def _live_stream(candidate, seed, frames, total):
-    """The calls of ``step`` on a stream, timed one by one."""
+    """Prepare the calls of ``step`` on a stream, timed one by one."""
     generator = torch.Generator().manual_seed(seed)
     shape = (1, candidate.model.layout.num_bins, total)
     spec = torch.randn(shape, generator=generator, dtype=torch.complex64)
@@ -161,3 +208,11 @@ def _live_stream(candidate, seed, frames, total):
         return times
 
     return run
+
+
+TASKS = {
+    "inference": lambda *arguments: _timed(_pass(*arguments)),
+    "training": _training_step,
+    "streaming": _live_stream,
+    "memory": _memory,
+}

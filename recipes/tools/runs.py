@@ -3,28 +3,18 @@
 import re
 from pathlib import Path
 
+import pandas as pd
+
 # What a run writes, from its start to its test.
 RUN_FILES = ("hyperparams.yaml", "train_log.txt", "test/scores.json")
 SEED_FOLDER = re.compile(r"(seed[_-]?)?\d+")
 
 
 def find_runs(folders):
-    """Find the runs among folders and right below them.
+    """Return the runs among folders and right below them, each once.
 
-    Arguments
-    ---------
-    folders : sequence of str or Path
-        Each a run, or a folder of runs such as ``results/NAME``.
-
-    Returns
-    -------
-    runs : list of Path
-        Each run once, in the order given; those of one folder sorted.
-
-    Raises
-    ------
-    ValueError
-        If a folder does not exist or holds no run.
+    A folder is a run or a folder of runs such as ``results/NAME``. A
+    ValueError tells of one that does not exist or holds no run.
 
     Example
     -------
@@ -40,13 +30,14 @@ def find_runs(folders):
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder; give that of a run")
-        found = [folder] if _is_run(folder) else _runs_below(folder)
+        below = [path for path in folder.iterdir() if _is_run(path)]
+        found = [folder] if _is_run(folder) else below
         if not found:
             raise ValueError(
                 f"{folder} is no run and has none right below it, expected "
                 f"one of the files {', '.join(RUN_FILES)}"
             )
-        runs += found
+        runs += sorted(found, key=lambda run: (len(run.name), run.name))
     return list(dict.fromkeys(runs))
 
 
@@ -54,25 +45,12 @@ def _is_run(folder):
     return any((folder / name).is_file() for name in RUN_FILES)
 
 
-def _runs_below(folder):
-    runs = [path for path in folder.iterdir() if _is_run(path)]
-    return sorted(runs, key=lambda run: (len(run.name), run.name))
-
-
 def group_runs(runs):
-    """Group the runs that differ only by their seed.
+    """Return lists of the runs that differ only by their seed, by name.
 
-    Arguments
-    ---------
-    runs : sequence of Path
-        Runs; one whose folder is called ``1``, ``seed2`` or the like is a
-        seed of the folder above it, any other stands for itself.
-
-    Returns
-    -------
-    groups : dict
-        List of runs by the name of the folder they are seeds of, or by its
-        path where names are the same.
+    A run whose folder is called ``1``, ``seed2`` or the like is a seed of the
+    folder above it, any other stands for itself. Where names are the same,
+    the path is the name.
 
     Example
     -------
@@ -102,11 +80,11 @@ def read_train_log(run):
 
     Returns
     -------
-    epochs : dict
-        By the number of the epoch, a dict of all numbers logged for it, such
-        as ``"train loss"`` and ``"valid pesq"``. Of an epoch that was
-        logged twice, after a resume, the last is taken; a line that was not
-        written to its end is left out.
+    epochs : pandas.DataFrame
+        A row for each epoch, a column for each number logged, such as
+        ``"train loss"`` and ``"valid pesq"``. Of an epoch that was logged
+        twice, after a resume, the last is taken; a line that was not written
+        to its end is left out.
 
     Raises
     ------
@@ -120,7 +98,8 @@ def read_train_log(run):
     ...     path = Path(folder, "train_log.txt")
     ...     _ = path.write_text("epoch: 1, lr: 0 - train loss: -2.5e-01\\n")
     ...     read_train_log(folder)
-    {1: {'lr': 0.0, 'train loss': -0.25}}
+        lr  train loss
+    1  0.0       -0.25
     """
     path = Path(run, "train_log.txt")
     if not path.is_file():
@@ -135,7 +114,7 @@ def read_train_log(run):
             epochs[int(numbers.pop("epoch"))] = numbers
     if not epochs:
         raise ValueError(f"{path} has no line of an epoch (epoch: 1, ...)")
-    return dict(sorted(epochs.items()))
+    return pd.DataFrame.from_dict(epochs, orient="index").sort_index()
 
 
 def _numbers(line):

@@ -169,7 +169,7 @@ def _run_comparison(args):
     return 1 if report["left_out"] else 0
 
 
-def named_paths(option, texts):
+def named_paths(option, texts, form="NAME=FOLDER"):
     """Return paths by name from NAME=PATH or PATH, values of an option."""
     paths = {}
     for text in texts:
@@ -177,11 +177,11 @@ def named_paths(option, texts):
         if not given:
             name, path = Path(text).name, text
         if not name or not path:
-            raise ValueError(f"--{option} has {text!r}, expected NAME=FOLDER")
+            raise ValueError(f"--{option} has {text!r}, expected {form}")
         if name in paths:
             raise ValueError(
                 f"--{option} has two of the name {name}, expected one each; "
-                "write NAME=FOLDER with other names"
+                f"write {form} with other names"
             )
         paths[name] = path
     return paths

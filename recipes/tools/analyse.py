@@ -3,6 +3,10 @@
 from pathlib import Path
 
 from command import start
+from dbtransform_lobes.cli.enhance import add_loading_arguments, model_options
+from dbtransform_lobes.cli.evaluate import named_paths
+from dbtransform_lobes.inference.device import check_device
+from figures.analyse import FIGURES, analyse
 
 HELP = (
     "Draw what a model is, has learned and does with a recording: figures "
@@ -17,15 +21,10 @@ EXAMPLES = """\
   analyse.py my_model talk.mp3 --output attention \\
       --figures attention --band 8 --seconds 61.5 65.5
 """
-# The keys of figures.analyse.FIGURES, which is slow to
-# import.
-FIGURES = ("architecture", "graph", "fusion", "spectrograms", "attention")
 
 
 def add_arguments(parser):
     """Add the arguments of ``analyse`` to its parser."""
-    from dbtransform_lobes.cli.enhance import add_loading_arguments
-
     parser.add_argument(
         "model",
         metavar="MODEL",
@@ -49,12 +48,6 @@ def add_arguments(parser):
         action="store_true",
         help="replace a folder of an earlier analysis, all of it",
     )
-    _add_choices(parser)
-    add_loading_arguments(parser)
-
-
-def _add_choices(parser):
-    """Add the arguments of what is drawn."""
     parser.add_argument(
         "--clean", metavar="FILE", help="the recording without noise"
     )
@@ -70,7 +63,7 @@ def _add_choices(parser):
         "--figures",
         nargs="+",
         choices=FIGURES,
-        default=FIGURES,
+        default=list(FIGURES),
         help="figures to draw (default all)",
     )
     parser.add_argument(
@@ -88,15 +81,12 @@ def _add_choices(parser):
         help="part of the recording, at most 30 s (default: the first 10 s); "
         "attention maps are those of its first 4 s",
     )
+    add_loading_arguments(parser)
 
 
 def run(args):
     """Write the folder; return the exit code."""
-    systems = _systems(args.systems)
-    from dbtransform_lobes.cli.enhance import model_options
-    from dbtransform_lobes.inference.device import check_device
-    from figures.analyse import analyse
-
+    systems = named_paths("systems", args.systems, "NAME=FILE_OR_MODEL")
     check_device(args.device)
     left_out = analyse(
         audio=args.audio,
@@ -113,23 +103,6 @@ def run(args):
         print(f"left out: {name}: {reason}")
     print(f"{Path(args.output, 'report.html')} written")
     return 0
-
-
-def _systems(texts):
-    """Return files or models by name from NAME=FILE_OR_MODEL."""
-    systems = {}
-    for text in texts:
-        name, _, given = text.partition("=")
-        if not name or not given:
-            raise ValueError(
-                f"--systems has {text!r}, expected NAME=FILE_OR_MODEL"
-            )
-        if name in systems:
-            raise ValueError(
-                f"--systems has two of the name {name}, expected one each"
-            )
-        systems[name] = given
-    return systems
 
 
 if __name__ == "__main__":

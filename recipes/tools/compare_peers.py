@@ -3,6 +3,10 @@
 import sys
 
 from command import start
+from dbtransform_lobes.cli.evaluate import named_paths
+from dbtransform_lobes.inference.source import bundled_models
+from peers.report import compare_peers, peers_text
+from peers.run import choose_systems
 
 HELP = (
     "Enhance the same files by enhancers of others and by models of ours, one "
@@ -66,15 +70,7 @@ def add_arguments(parser):
 
 def run(args):
     """Print the table; 1 if a system or a file failed, else 0."""
-    models = dict(map(_named, args.models or ()))
-    if len(models) < len(args.models or ()):
-        raise ValueError(
-            f"--models are {' '.join(args.models)}, expected each name once"
-        )
-    from dbtransform_lobes.inference.source import bundled_models
-    from peers.report import compare_peers, peers_text
-    from peers.run import choose_systems
-
+    models = named_paths("models", args.models or (), "NAME=MODEL")
     if args.models is None:
         models = {name: name for name in bundled_models()[:1]}
     systems, missing = choose_systems(args.systems, models)
@@ -91,14 +87,6 @@ def run(args):
         for system, reason in reasons.items():
             print(f"left out: {name}: {system}: {reason}", file=sys.stderr)
     return 1 if found["failed"] or left_out else 0
-
-
-def _named(text):
-    """Name and source from NAME=MODEL."""
-    name, given, source = text.partition("=")
-    if not given or not name or not source:
-        raise ValueError(f"--models has {text!r}, expected NAME=MODEL")
-    return name, source
 
 
 if __name__ == "__main__":

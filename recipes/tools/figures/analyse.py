@@ -25,7 +25,7 @@ from dbtransform_lobes.inference.source import (
     find_model,
     resolve,
 )
-from dbtransform_lobes.models.waveform import noisy_spectrum
+from dbtransform_lobes.models.waveform import noisy_spectrum, unit_rms_gain
 from dbtransform_lobes.plotting import check_plot, save_figure
 from dbtransform_lobes.versions import package_versions
 from figures.architecture import architecture
@@ -204,7 +204,7 @@ def _check(audio, clean, systems, figures, target, seconds, force):
 
 
 def _choose_band(network, band):
-    """The band of the maps, None for a network without bands."""
+    """Return the band of the maps, None for a network without bands."""
     layout = getattr(network, "layout", None)
     if layout is None:
         return None
@@ -219,7 +219,7 @@ def _choose_band(network, band):
 
 
 def _enhance(model, systems, noisy, part, loading):
-    """Signals of the systems and of the model, by their names."""
+    """Return signals of the systems and of the model, by their names."""
     name = type(model.mods.model).__name__
     name = {"DBTransform": "DB-Transform"}.get(name, name)
     if name in systems:
@@ -237,7 +237,7 @@ def _enhance(model, systems, noisy, part, loading):
 
 
 def _draw(model, signals, part, band, figures):
-    """Figures by name, and the reasons of those that are left out."""
+    """Return figures by name, and the reasons of those left out."""
     network, stft = model.mods.model, model.hparams.compute_stft
     hop = stft.hop_length / stft.sample_rate
     draw = {
@@ -265,25 +265,26 @@ def _draw(model, signals, part, band, figures):
 
 
 def _start_of(model, noisy, part):
-    """Spectrum (1, F, T) of the first 4 s."""
+    """Return the spectrum (1, F, T) of the first 4 s, at the part's level."""
     rate = model.hparams.sample_rate
     if part.sample_rate != rate:
         noisy = soxr.resample(noisy, part.sample_rate, rate)
     noisy = torch.from_numpy(noisy)[None].to(model.device)
+    gain = unit_rms_gain(noisy)
     start = noisy[:, : MAP_SECONDS * rate]
     with torch.inference_mode():
-        return noisy_spectrum(model.hparams.compute_stft, start)
+        return noisy_spectrum(model.hparams.compute_stft, start, gain)
 
 
 def _shown_name(source, folder):
-    """Name of a model, without the path of a folder."""
+    """Return the name of a model, without the path of a folder."""
     if source is None:
         return bundled_models()[0]
     return Path(folder).name if os.path.isdir(source) else str(source)
 
 
 def _notes(audio, part, figures):
-    """What the reader has to know of the recording."""
+    """Return what the reader has to know of the recording."""
     note = (
         f"{Path(audio).name}: seconds {part.start:g} to {part.stop:g} of "
         f"{part.total:.4g}, at {part.sample_rate} Hz"
@@ -301,7 +302,7 @@ def _notes(audio, part, figures):
 
 
 def _tables(model, folder):
-    """Configuration of the model, and versions."""
+    """Return the configuration of the model, and versions."""
     count = sum(parameter.numel() for parameter in model.parameters())
     rows = [
         ("class", type(model.mods.model).__name__),

@@ -1,5 +1,6 @@
 """Diagram of a network, drawn from the network itself."""
 
+import itertools
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,22 +18,14 @@ from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
 
 # In inches.
 LINE, PAD, GAP, WIDTH, LEFT = 0.19, 0.09, 0.27, 5.2, 1.3
+MIDDLE = LEFT + WIDTH / 2
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One box of the diagram.
+    """One box of the diagram, with lines below its title.
 
-    Arguments
-    ---------
-    title : str
-        Its name.
-    lines : tuple of str
-        Sizes and options.
-    parameters : int
-        Number of its parameters.
-    output : str
-        Shape of what it hands on, "" to leave it out.
+    ``output`` is the shape of what it hands on, "" to leave it out.
     """
 
     title: str
@@ -42,17 +35,10 @@ class Stage:
 
 
 def stages(model):
-    """The boxes of a network, from the input to the output.
+    """Return how often each group of boxes is repeated, and the group.
 
-    Arguments
-    ---------
-    model : torch.nn.Module
-        A DBTransform, a BSRNN, or any other, whose children are the boxes.
-
-    Returns
-    -------
-    list of (int, list of Stage)
-        How often each group of boxes is repeated, and the group.
+    The model is a DBTransform, a BSRNN, or any other, whose children are the
+    boxes; they come from the input to the output.
 
     Example
     -------
@@ -81,7 +67,7 @@ def stages(model):
 
 
 def _child(name, module):
-    """A part of any network; the same ones in a list count as one."""
+    """Return a part of any network; the same ones in a list count as one."""
     parts = list(module) if isinstance(module, nn.ModuleList) else [module]
     alike = len(parts) > 0 and len({str(part) for part in parts}) == 1
     shown = parts[0] if alike else module
@@ -91,17 +77,7 @@ def _child(name, module):
 
 
 def describe(module):
-    """Put the sizes of a block into words.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        A part of a DBTransform or BSRNN.
-
-    Returns
-    -------
-    Stage
-    """
+    """Return the box of a part of a DBTransform or BSRNN."""
     inner = module.block if isinstance(module, Residual) else module
     title, lines, *output = DESCRIPTIONS.get(type(inner), _other)(inner)
     if isinstance(module, Residual):
@@ -194,7 +170,7 @@ def _decoder(block):
 
 
 def _other(block):
-    """A part that this file does not know."""
+    """Name a part that this file does not know."""
     return type(block).__name__, ()
 
 
@@ -226,31 +202,20 @@ def architecture(model, compute_stft):
     from matplotlib.figure import Figure
 
     groups = [*_front(compute_stft), *stages(model), *_back(model)]
-    heights = [
-        sum(_height(stage) + GAP for stage in group) for _, group in groups
-    ]
+    boxes = sum(_height(stage) + GAP for _, group in groups for stage in group)
     layout = getattr(model, "layout", None)
     strip = 1.25 if layout else 0.1
-    total = sum(heights) + 0.5 + strip
-    figure = Figure(figsize=(LEFT + WIDTH + 1.9, total))
+    width, total = LEFT + WIDTH + 1.9, boxes + 0.5 + strip
+    figure = Figure(figsize=(width, total))
     panel = figure.add_axes((0, strip / total, 1, 1 - strip / total))
-    panel.set_xlim(0, LEFT + WIDTH + 1.9)
+    panel.set_xlim(0, width)
     panel.set_ylim(total - strip, 0)
     panel.axis("off")
-    name = type(model).__name__
-    panel.text(
-        LEFT + WIDTH / 2,
-        0.22,
-        f"{name}: {_count(model):,} parameters",
-        ha="center",
-        va="center",
-        fontsize=12,
-        weight="bold",
-    )
+    title = f"{type(model).__name__}: {_count(model):,} parameters"
+    _write(panel, MIDDLE, 0.22, title, 12, weight="bold")
     _draw_groups(panel, groups)
     if layout:
-        width = (WIDTH + 1.0) / (LEFT + WIDTH + 1.9)
-        place = (LEFT / (LEFT + WIDTH + 1.9), 0.5 / total, width, 0.3 / total)
+        place = (LEFT / width, 0.5 / total, (WIDTH + 1) / width, 0.3 / total)
         _draw_bands(figure.add_axes(place), layout)
     return figure
 
@@ -266,7 +231,7 @@ def _front(stft):
 
 
 def _back(model):
-    """What is done with the filter; other networks return a spectrum."""
+    """Return what is done with the filter; others return a spectrum."""
     stage = Stage("Inverse STFT", (), 0, "(B, L)")
     if isinstance(model, DBTransform | BSRNN):
         causal = getattr(model, "causal", False)
@@ -280,119 +245,75 @@ def _height(stage):
     return 2 * PAD + LINE * (1 + len(stage.lines))
 
 
-def _draw_groups(panel, groups):
-    """Boxes from top to bottom, a frame around those that are repeated."""
+def _write(panel, x, y, text, size, ha="center", **options):
+    panel.text(x, y, text, fontsize=size, ha=ha, va="center", **options)
+
+
+def _box(panel, x, y, width, height, rounding, **look):
     from matplotlib.patches import FancyBboxPatch
 
-    y, taps = 0.5, {}
+    shape = f"round,pad=0,rounding_size={rounding}"
+    panel.add_patch(FancyBboxPatch((x, y), width, height, shape, **look))
+
+
+def _arrow(panel, start, end):
+    style = {"arrowstyle": "->", "shrinkA": 0, "shrinkB": 0}
+    panel.annotate("", end, start, arrowprops=style)
+
+
+def _draw_groups(panel, groups):
+    """Draw boxes downwards, with a frame around those that are repeated."""
+    y, middles = 0.5, {}
     for times, group in groups:
         first = y
         for stage in group:
             height = _height(stage)
-            _draw_box(panel, y, height, stage, times)
-            taps[stage.title] = (y, y + height)
+            _draw_stage(panel, y, height, stage, times)
+            middles[stage.title] = y + height / 2
             y += height + GAP
         if times > 1:
-            panel.add_patch(
-                FancyBboxPatch(
-                    (LEFT - 0.1, first - 0.06),
-                    WIDTH + 0.2,
-                    y - GAP - first + 0.12,
-                    boxstyle="round,pad=0,rounding_size=0.08",
-                    fill=False,
-                    linestyle="--",
-                    linewidth=1.2,
-                )
-            )
-            middle = (first + y - GAP) / 2
-            panel.text(
-                LEFT - 0.2,
-                middle,
-                rf"{times} $\times$",
-                ha="right",
-                va="center",
-                fontsize=13,
-                weight="bold",
-            )
-    if "Filter" in taps:
-        _draw_bypass(panel, sum(taps["STFT"]) / 2, sum(taps["Filter"]) / 2)
+            height = y - GAP - first
+            frame = (LEFT - 0.1, first - 0.06, WIDTH + 0.2, height + 0.12)
+            look = {"fill": False, "linestyle": "--", "linewidth": 1.2}
+            _box(panel, *frame, 0.08, **look)
+            text, place = rf"{times} $\times$", first + height / 2
+            _write(panel, LEFT - 0.2, place, text, 13, "right", weight="bold")
+    if "Filter" in middles:
+        _draw_bypass(panel, middles["STFT"], middles["Filter"])
 
 
-def _draw_box(panel, y, height, stage, times):
-    """A box with its text, its parameters, and the arrow out of it."""
-    from matplotlib.patches import FancyBboxPatch
-
-    panel.add_patch(
-        FancyBboxPatch(
-            (LEFT, y),
-            WIDTH,
-            height,
-            boxstyle="round,pad=0,rounding_size=0.05",
-            facecolor="0.93" if stage.parameters else "white",
-            edgecolor="black",
-        )
-    )
-    middle = LEFT + WIDTH / 2
-    for number, line in enumerate((stage.title, *stage.lines)):
-        panel.text(
-            middle,
-            y + PAD + LINE * (number + 0.5),
-            line,
-            ha="center",
-            va="center",
-            fontsize=10 if number == 0 else 8.5,
-            weight="bold" if number == 0 else "normal",
-        )
+def _draw_stage(panel, y, height, stage, times):
+    """Draw a box with its text, its parameters, and the arrow out of it."""
+    colour = "0.93" if stage.parameters else "white"
+    look = {"facecolor": colour, "edgecolor": "black"}
+    _box(panel, LEFT, y, WIDTH, height, 0.05, **look)
+    top = y + PAD + LINE / 2
+    _write(panel, MIDDLE, top, stage.title, 10, weight="bold")
+    for number, line in enumerate(stage.lines, start=1):
+        _write(panel, MIDDLE, top + LINE * number, line, 8.5)
     if stage.parameters:
-        panel.text(
-            LEFT + WIDTH + 0.2,
-            y + height / 2,
-            rf"{times} $\times$ " * (times > 1)
-            + f"{stage.parameters:,}\nparameters",
-            va="center",
-            fontsize=8.5,
-        )
-    panel.annotate(
-        "",
-        (middle, y + height + GAP),
-        (middle, y + height),
-        arrowprops={"arrowstyle": "->", "shrinkA": 0, "shrinkB": 0},
-    )
-    panel.text(
-        middle + 0.12,
-        y + height + GAP / 2,
-        stage.output,
-        va="center",
-        fontsize=8,
-        style="italic",
-    )
+        text = rf"{times} $\times$ " * (times > 1)
+        text += f"{stage.parameters:,}\nparameters"
+        _write(panel, LEFT + WIDTH + 0.2, y + height / 2, text, 8.5, "left")
+    bottom = y + height
+    _arrow(panel, (MIDDLE, bottom), (MIDDLE, bottom + GAP))
+    place = MIDDLE + 0.12, bottom + GAP / 2
+    _write(panel, *place, stage.output, 8, "left", style="italic")
 
 
 def _draw_bypass(panel, top, bottom):
-    """The noisy spectrum goes around the network to the filter."""
+    """Draw how the noisy spectrum goes around the network to the filter."""
     x = 0.35
     panel.plot([LEFT, x, x], [top, top, bottom], color="black", linewidth=1)
-    panel.annotate(
-        "",
-        (LEFT, bottom),
-        (x, bottom),
-        arrowprops={"arrowstyle": "->", "shrinkA": 0, "shrinkB": 0},
-    )
-    panel.text(
-        x - 0.08,
-        (top + bottom) / 2,
-        "noisy spectrum",
-        rotation=90,
-        ha="right",
-        va="center",
-        fontsize=8.5,
-    )
+    _arrow(panel, (x, bottom), (LEFT, bottom))
+    place = x - 0.08, (top + bottom) / 2
+    _write(panel, *place, "noisy spectrum", 8.5, "right", rotation=90)
 
 
 def _draw_bands(panel, layout):
-    """The bands on an axis of frequency."""
+    """Draw the bands on an axis of frequency."""
     edges = [edge / 1000 for edge in layout.edges_hz]
-    for band, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+    for band, (low, high) in enumerate(itertools.pairwise(edges)):
         panel.axvspan(low, high, color="0.55" if band % 2 else "0.85")
     runs = ", ".join(
         rf"{run.num_bands} $\times$ {run.width}"

@@ -67,7 +67,7 @@ def attention_maps(model, spec, band, frame_seconds, start=0.0):
 
 
 def _is_differential(model):
-    """Whether the maps are two; a plain attention has one."""
+    """Return whether the maps are two; a plain attention has one."""
     if not isinstance(model, DBTransform):
         raise MissingPart(
             f"this {type(model).__name__} has no differential attention"
@@ -80,7 +80,7 @@ def _is_differential(model):
 
 
 def _draw_layer(figure, row, maps, span):
-    """Maps of a layer: the first two on one scale, the last with its own."""
+    """Draw maps of a layer, the last with a scale of its own."""
     top = max(np.percentile(maps[:2], SHARE), 1e-12)
     extreme = max(np.percentile(np.abs(maps[-1]), SHARE), 1e-12)
     for number, (panel, each) in enumerate(zip(row, maps, strict=True)):
@@ -105,7 +105,7 @@ def _draw_layer(figure, row, maps, span):
 
 
 def _draw_lambda(figure, lambdas, layout, band):
-    """Mean of lambda, and where eight tenths of the frames and heads lie."""
+    """Draw the mean of lambda, and where eight tenths of its values lie."""
     panel = figure.subplots()
     bands = np.arange(layout.num_bands)
     for number, values in enumerate(lambdas):

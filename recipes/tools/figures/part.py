@@ -14,19 +14,7 @@ TOLERANCE_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Part:
-    """From where to where, of how much, in seconds.
-
-    Arguments
-    ---------
-    start, stop : float
-        The part.
-    total : float
-        Of the whole file.
-    sample_rate : int
-        Of the file, in Hz.
-    channels : int
-        Of the file.
-    """
+    """From where to where, of how much, in seconds; and what the file has."""
 
     start: float
     stop: float
@@ -35,7 +23,7 @@ class Part:
     channels: int
 
     def read(self, path):
-        """Samples (L,) of the part of a file, channels averaged, float32."""
+        """Read the samples (L,) of a file, channels averaged, float32."""
         first = round(self.start * self.sample_rate)
         count = max(1, round((self.stop - self.start) * self.sample_rate))
         signal = read_audio(path, first, count, self.sample_rate)
@@ -43,25 +31,10 @@ class Part:
 
 
 def find_part(path, seconds=None):
-    """Choose the part of a file.
+    """Return the part of an audio file, its first 10 s by default.
 
-    Arguments
-    ---------
-    path : str
-        An audio file of any rate and number of channels.
-    seconds : (float, float), optional
-        From where to where; the first 10 s if not given.
-
-    Returns
-    -------
-    Part
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no audio, or has no such part.
+    A FileNotFoundError or a ValueError tells of a file that is missing, is no
+    audio, or has no such part.
 
     Example
     -------
@@ -95,21 +68,9 @@ def find_part(path, seconds=None):
 
 
 def check_same_length(path, part):
-    """Refuse a file that cannot be of the same recording.
+    """Raise an error if a file is missing or not of the same recording.
 
-    Arguments
-    ---------
-    path : str
-        The other file; its rate may differ.
-    part : Part
-        Of the noisy file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no audio or has another length.
+    Its rate may differ from that of the noisy file, which the part is of.
     """
     info = audio_info(path)
     total = info.frames / info.samplerate

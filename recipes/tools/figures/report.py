@@ -62,7 +62,7 @@ audio { display: block; width: 24rem; max-width: 100%; }
 def render_report(
     name, notes, signals, sample_rate, pictures, left_out, tables
 ):
-    """Write the page; all that is put into it is escaped.
+    """Return the page, HTML with all audio and figures; all is escaped.
 
     Arguments
     ---------
@@ -80,11 +80,6 @@ def render_report(
         Title of a figure, and why it is not there.
     tables : list of (str, list of (str, object))
         Title and rows.
-
-    Returns
-    -------
-    str
-        HTML with all audio and figures in it.
 
     Example
     -------
@@ -112,18 +107,7 @@ def render_report(
 
 
 def data_uri(kind, data):
-    """Put bytes into an address.
-
-    Arguments
-    ---------
-    kind : str
-        Media type.
-    data : bytes
-        Any.
-
-    Returns
-    -------
-    str
+    """Return an address that holds bytes of a media type.
 
     Example
     -------
@@ -134,7 +118,7 @@ def data_uri(kind, data):
 
 
 def wav_bytes(signal, sample_rate):
-    """A 16-bit WAV file of samples (L,), which are clipped at full scale."""
+    """Return a 16-bit WAV file of samples (L,), clipped at full scale."""
     file = io.BytesIO()
     sf.write(file, signal.clip(-1, 1), sample_rate, "PCM_16", format="WAV")
     return file.getvalue()

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ class Peer:
 
     @property
     def latency_ms(self):
-        """Algorithmic latency; None if it needs the whole signal.
+        """The algorithmic latency; None if it needs the whole signal.
 
         The first sample of a block waits for the last one, and comes out
         ``delay`` samples later.
@@ -62,23 +63,14 @@ class Peer:
         return 1000 * (self.block + self.delay) / self.sample_rate
 
     def versions(self):
-        """Versions of its packages, None for those that are missing."""
+        """Return versions of its packages, None for those missing."""
         return {name: _version(name) for name in self.packages}
 
     def enhance(self, process, noisy):
-        """Enhance a signal, without the delay.
+        """Enhance samples (L,) at 16 kHz, without the delay.
 
-        Arguments
-        ---------
-        process : callable
-            What ``begin()`` returned.
-        noisy : numpy.ndarray
-            Samples (L,) at 16 kHz.
-
-        Returns
-        -------
-        numpy.ndarray
-            (L,), at 16 kHz. Other rates are resampled to and back by soxr.
+        ``process`` is what ``begin()`` returned. Other rates are resampled
+        to and back by soxr.
         """
         rate = self.sample_rate
         signal = soxr.resample(noisy, SAMPLE_RATE, rate).astype(np.float32)
@@ -97,7 +89,7 @@ def _version(name):
 
 
 def package_file(module, *parts):
-    """Path of a file inside a package, which is not imported.
+    """Return the path of a file in a package, which is not imported.
 
     Example
     -------
@@ -182,10 +174,6 @@ def _load_noisereduce(**options):
     return lambda: lambda noisy: reduce_noise(noisy, SAMPLE_RATE, **options)
 
 
-def _load_noisereduce_half():
-    return _load_noisereduce(prop_decrease=0.5)
-
-
 def _load_dtln():
     """N. L. Westhausen, B. T. Meyer, "Dual-signal transformation LSTM network
     for real-time noise suppression", Interspeech 2020.
@@ -247,7 +235,7 @@ def _session(module, name):
 
 
 def _states(session):
-    """The inputs of a graph behind the signal, as zeros."""
+    """Return the inputs of a graph behind the signal, as zeros."""
     return [
         np.zeros(each.shape, np.float32) for each in session.get_inputs()[1:]
     ]
@@ -305,5 +293,7 @@ PEERS = {
     ),
     "webrtc": Peer(_load_webrtc, ("webrtc-noise-gain",), block=160, delay=96),
     "noisereduce": Peer(_load_noisereduce, ("noisereduce",)),
-    "noisereduce_half": Peer(_load_noisereduce_half, ("noisereduce",)),
+    "noisereduce_half": Peer(
+        partial(_load_noisereduce, prop_decrease=0.5), ("noisereduce",)
+    ),
 }

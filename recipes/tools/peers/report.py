@@ -1,18 +1,14 @@
 """Scores and costs of systems as one table and one plot."""
 
-import csv
-import io
-import json
 from pathlib import Path
 
 from benchmark.measure import machine
-from dbtransform_lobes.data.files import write_text
+from dbtransform_lobes.data.files import write_json, write_table, write_text
 from dbtransform_lobes.evaluation.compare import compare_systems
 from dbtransform_lobes.evaluation.dnsmos import check_installed
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
-from dbtransform_lobes.plotting import check_plot
-from peers.plot import plot_peers
+from dbtransform_lobes.plotting import check_plot, save_figure, style, tidy
 from peers.run import run_systems
 
 # Column to title and format.
@@ -36,6 +32,12 @@ on what else the machine does. Peak memory is that of the whole process with
 Python and all packages; that of "noisy" is what all share. SIG, BAK, OVRL:
 DNSMOS P.835.
 """
+# Where a label may stand, in points from its point, the best first.
+PLACES = [
+    (x, y, align)
+    for y in (0, 9, -9, 18, -18, 27, -27)
+    for x, align in ((7, "left"), (-7, "right"))
+]
 
 
 def compare_peers(
@@ -79,7 +81,11 @@ def compare_peers(
         raise ValueError(f"no system could run: {reasons or missing}")
     folders = {name: folder / name for name in timings}
     ours = [name for name in timings if systems[name]["model"] is not None]
-    note = _missing_dnsmos()
+    note = ""
+    try:
+        check_installed()
+    except ValueError as error:
+        note = str(error)
     report("scoring")
     comparison = compare_systems(
         clean,
@@ -99,21 +105,17 @@ def compare_peers(
         "timings": timings,
         "comparison": comparison,
     }
-    _write(found, folder)
+    write_json(folder / "peers.json", found)
+    columns = ["system", *COLUMNS, "packages"]
+    write_table(folder / "peers.csv", columns, found["systems"])
+    write_text(folder / "peers.md", peers_text(found))
+    for suffix in ("png", "pdf"):
+        plot_peers(found, folder / f"peers.{suffix}")
     return found
 
 
-def _missing_dnsmos():
-    """Why there is no DNSMOS; "" if there is."""
-    try:
-        check_installed()
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
 def _rows(comparison, timings):
-    """One dict of COLUMNS for each system."""
+    """Return a dict of COLUMNS for each system."""
     rows = []
     for name, timing in timings.items():
         means = comparison["means"][name]
@@ -130,16 +132,9 @@ def _rows(comparison, timings):
 
 
 def peers_text(found):
-    """The comparison as Markdown: one table, what is missing, differences.
+    """Return what ``compare_peers`` found as Markdown.
 
-    Arguments
-    ---------
-    found : dict
-        Of ``compare_peers``, or read from its JSON.
-
-    Returns
-    -------
-    str
+    It is one table, what is missing, and the differences.
     """
     titles = [title for title, _ in COLUMNS.values()]
     rows = [
@@ -168,15 +163,71 @@ def peers_text(found):
     return "\n".join(lines)
 
 
-def _write(found, folder):
-    stream = io.StringIO()
-    columns = ["system", *COLUMNS, "packages"]
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found["systems"])
-    text = json.dumps(found, indent=2, allow_nan=False, ensure_ascii=False)
-    write_text(folder / "peers.csv", stream.getvalue())
-    write_text(folder / "peers.md", peers_text(found))
-    write_text(folder / "peers.json", text + "\n")
-    for suffix in ("png", "pdf"):
-        plot_peers(found, folder / f"peers.{suffix}")
+def plot_peers(found, path):
+    """Plot PESQ against the real-time factor, that of CPU time.
+
+    It is the one of an idle core, and does not depend on what else runs.
+    The arguments are what ``compare_peers`` found, and a PNG or PDF; nothing
+    is written if no system has a score.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [row for row in found["systems"] if row["pesq"] is not None]
+    if not rows:
+        return
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    tidy(axes)
+    axes.set_xscale("log")
+    axes.set_xlabel(
+        "CPU seconds for a second of audio, one thread (left: faster)"
+    )
+    axes.set_ylabel(f"{LABELS['pesq']} (up: better)")
+    points = []
+    for row in rows:
+        if row["system"] == "noisy":
+            axes.axhline(row["pesq"], color="0.5", linestyle="--", zorder=1)
+            label = {"xy": (1, row["pesq"]), "xytext": (-2, 2)}
+            axes.annotate(
+                "noisy",
+                **label,
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                fontsize="small",
+            )
+            continue
+        point = (row["cpu_factor"], row["pesq"])
+        axes.plot(*point, **style(len(points)), markersize=7, linestyle="none")
+        points.append((row["system"], point))
+    axes.margins(x=0.25, y=0.12)
+    _label(axes, points)
+    save_figure(figure, path)
+
+
+def _label(axes, points):
+    """Write each name beside its point, where no other text or point is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = axes.figure
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # places the axes
+    renderer = canvas.get_renderer()
+    drawn = (*axes.lines, *axes.texts)
+    taken = [artist.get_window_extent(renderer) for artist in drawn]
+    for name, point in points:
+        text = axes.annotate(
+            name,
+            point,
+            PLACES[0][:2],
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
+        for x, y, align in PLACES:
+            text.set_position((x, y))
+            text.set_ha(align)
+            box = text.get_window_extent(renderer)
+            if not box.count_overlaps(taken):
+                break
+        taken.append(box)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dbtransform_lobes.data.audio import audio_info
-from dbtransform_lobes.data.files import raise_problems
+from dbtransform_lobes.data.files import raise_problems, read_record
 from dbtransform_lobes.evaluation.evaluate import pair_files
 from dbtransform_lobes.inference.source import BUNDLED
 from dbtransform_lobes.versions import package_versions
@@ -18,7 +18,7 @@ THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")
 
 
 def choose_systems(names=None, models=None):
-    """The systems of a comparison, those that can run and those that cannot.
+    """Return the systems of a comparison, and why others cannot run.
 
     Arguments
     ---------
@@ -37,7 +37,7 @@ def choose_systems(names=None, models=None):
     Raises
     ------
     ValueError
-        If there is no such peer, or a name is given twice.
+        If there is no such peer, or a model has the name of one.
 
     Example
     -------
@@ -54,11 +54,11 @@ def choose_systems(names=None, models=None):
         )
     systems, missing = {}, {}
     for name in names:
-        peer = PEERS[name]
-        versions = peer.versions()
+        versions = PEERS[name].versions()
         lacking = [key for key, value in versions.items() if value is None]
         if lacking:
-            missing[name] = f"{', '.join(lacking)} missing: {peer.install}"
+            command = PEERS[name].install
+            missing[name] = f"{', '.join(lacking)} missing: {command}"
         else:
             systems[name] = {"peer": name, "model": None, "versions": versions}
     versions = package_versions()
@@ -104,11 +104,8 @@ def run_systems(systems, clean, noisy, folder, report=print):
         If a file has no partner, or is not at 16 kHz.
     """
     files = {name: str(path) for name, _, path in pair_files(clean, noisy)}
-    wrong = [
-        f"{path}: {info.samplerate} Hz"
-        for path, info in ((p, audio_info(p)) for p in files.values())
-        if info.samplerate != SAMPLE_RATE
-    ]
+    rates = {path: audio_info(path).samplerate for path in files.values()}
+    wrong = [f"{p}: {r} Hz" for p, r in rates.items() if r != SAMPLE_RATE]
     raise_problems(f"expected files at {SAMPLE_RATE} Hz; resample", wrong)
     timings, failed = {}, {}
     for name, system in systems.items():
@@ -155,31 +152,25 @@ def _run(request):
 
 
 def _finished(request):
-    """The times of a request that is done; None if it is not."""
+    """Return the times of a request that is done; None if it is not."""
     path = Path(request["folder"], TIMING)
-    try:
-        timing = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    written = path.stat().st_mtime
+    timing = read_record(path)
     noisy, estimates = zip(*request["pairs"], strict=True)
-    sources = [*noisy, *_model_files(request["system"]["model"])]
-    complete = (
-        timing.get("system") == request["system"]
-        and timing.get("files")
-        == [os.path.relpath(each, request["folder"]) for each in estimates]
-        and "failed" in timing
-        and all(
-            os.path.isfile(estimate) or path in timing["failed"]
-            for path, estimate in request["pairs"]
-        )
-        and all(os.path.getmtime(each) <= written for each in sources)
-    )
+    names = [os.path.relpath(each, request["folder"]) for each in estimates]
+    system = request["system"]
+    if (timing.get("system"), timing.get("files")) != (system, names):
+        return None
+    sources = [*noisy, *_model_files(system["model"])]
+    written = path.stat().st_mtime
+    complete = all(
+        os.path.isfile(estimate) or source in timing["failed"]
+        for source, estimate in request["pairs"]
+    ) and all(os.path.getmtime(each) <= written for each in sources)
     return timing if complete else None
 
 
 def _model_files(source):
-    """The files of a model of this machine or of the package."""
+    """Return the files of a model of this machine or of the package."""
     if not source:
         return []
     path = Path(source)

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmark.peak import peak_bytes
 from dbtransform_lobes.data.audio import read_audio, write_audio
-from dbtransform_lobes.data.files import write_text
+from dbtransform_lobes.data.files import write_json
 from peers.adapters import PEERS, SAMPLE_RATE
 
 TIMING = "timing.json"
@@ -25,18 +25,10 @@ WARM_UP = 2 * SAMPLE_RATE  # samples that are enhanced before, not timed
 def work(request):
     """Enhance all files of a request and write their times.
 
-    It goes on after a file that fails; ``failed`` tells why it did.
-
-    Arguments
-    ---------
-    request : dict
-        ``system`` (see ``describe``), ``folder`` of the results and
-        ``pairs`` of paths: noisy and enhanced.
-
-    Raises
-    ------
-    ValueError
-        If every file fails.
+    A request is a dict of ``system`` (see ``choose_systems``), ``folder`` of
+    the results and ``pairs`` of paths: noisy and enhanced. It goes on after a
+    file that fails, ``failed`` tells why it did; if every file fails, that is
+    a ValueError.
     """
     begin, latency_ms = load(request["system"])
     pairs, failed, totals = request["pairs"], {}, np.zeros(3)
@@ -65,25 +57,14 @@ def work(request):
         "peak_bytes": peak_bytes(),
         "latency_ms": latency_ms,
     }
-    path = Path(request["folder"], TIMING)
-    write_text(path, json.dumps(timing, indent=2) + "\n")
+    write_json(Path(request["folder"], TIMING), timing)
 
 
 def load(system):
-    """Load a system.
+    """Return ``begin`` and the latency in ms (see ``Peer``) of a system.
 
-    Arguments
-    ---------
-    system : dict
-        ``peer``, a name of PEERS, or ``model``, see ``load_model``.
-
-    Returns
-    -------
-    begin : callable
-        Returns, for each signal anew, a function from noisy samples (L,) at
-        16 kHz to enhanced ones (L,).
-    latency_ms : float or None
-        See ``Peer``.
+    ``begin()`` returns, for each signal anew, a function from noisy samples
+    (L,) at 16 kHz to enhanced ones (L,).
     """
     if system["model"] is not None:
         return load_model(system["model"])
@@ -93,18 +74,10 @@ def load(system):
 
 
 def load_model(source):
-    """Load a model of ours.
+    """Return what ``load`` does, for a model of ours.
 
-    Arguments
-    ---------
-    source : str
-        Of ``EnhanceModel.from_hparams``, or a graph (.onnx) of ``dbtransform
-        export-onnx``.
-
-    Returns
-    -------
-    begin, latency_ms
-        As of ``load``.
+    It is a source of ``EnhanceModel.from_hparams``, or a graph (.onnx) of
+    ``dbtransform export-onnx``.
     """
     if source.endswith(".onnx"):
         return _load_graph(source)

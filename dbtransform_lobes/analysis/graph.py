@@ -4,7 +4,7 @@ import numpy as np
 
 from dbtransform_lobes.analysis.missing import MissingPart
 from dbtransform_lobes.models.harmonic_graph import HarmonicGraphAttention
-from dbtransform_lobes.plotting import COLOURS, tidy
+from dbtransform_lobes.plotting import COLOURS, legend_below, tidy
 
 # (p, q) of p:q, with the look of their edges: colour, line, marker.
 RATIOS = {
@@ -20,17 +20,9 @@ HIGHEST_RATIO = 8  # that is drawn
 
 
 def near_ratio(low, high):
-    """The ratio p:q that two frequencies are near, |q high / low - p| < 0.2.
+    """Return the ratio (p, q) that two frequencies are near, or None.
 
-    Arguments
-    ---------
-    low, high : float
-        In Hz, low < high.
-
-    Returns
-    -------
-    (int, int)
-        (3, 2), (2, 1), (3, 1), (4, 1) or (5, 1); None if near none of them.
+    Near is |q high / low - p| < 0.2, for the p:q of ``RATIOS``.
 
     Example
     -------
@@ -49,20 +41,8 @@ def band_graph(model):
     Left the bands on an axis of frequency and the edges as arcs; right every
     edge at the frequency of its lower band and the ratio of its bands.
 
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The network.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Two panels for each layer and two for the fixed graph.
-
-    Raises
-    ------
-    MissingPart
-        If the model has learned no graph.
+    There are two panels for each layer and two for the fixed graph. A model
+    that has learned no graph is a MissingPart.
     """
     from matplotlib.figure import Figure
 
@@ -107,18 +87,18 @@ def _check_learned(model, graphs):
 
 
 def _place(layout, hertz):
-    """Where a frequency stands: low bands are many and narrow."""
+    """Return where a frequency stands: low bands are many and narrow."""
     return np.log2(np.asarray(hertz) + layout.bin_hz)
 
 
 def _look(layout, edge):
-    """Colour, line and marker of an edge, and whether it is near a ratio."""
+    """Return colour, line, marker of an edge, and if it is near a ratio."""
     ratio = near_ratio(*(layout.centres[band] for band in edge))
     return *RATIOS.get(ratio, OTHER), ratio is not None
 
 
 def _draw_arcs(panel, layout, edges):
-    """Bands as bars, edges as arcs over them."""
+    """Draw bands as bars, edges as arcs over them."""
     from matplotlib.patches import Arc
 
     bounds = _place(layout, layout.edges_hz)
@@ -151,7 +131,7 @@ def _draw_arcs(panel, layout, edges):
 
 
 def _draw_ratios(panel, layout, edges):
-    """Every edge at its lower band and the ratio of its frequencies."""
+    """Draw edges at their lower bands and the ratios of frequencies."""
     centres = np.asarray(layout.centres)
     places = _place(layout, centres)
     beyond = 0
@@ -196,7 +176,7 @@ def _draw_ratios(panel, layout, edges):
 
 
 def _share_near(layout, edges):
-    """Per cent of the edges that are near a ratio."""
+    """Return how many per cent of the edges are near a ratio."""
     near = sum(_look(layout, edge)[-1] for edge in edges)
     return f"{100 * near / len(edges):.0f} %"
 
@@ -213,23 +193,11 @@ def _frequency_axis(panel, layout):
 def _graph_legend(figure):
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=colour,
-            linestyle=line,
-            marker=marker,
-            markersize=5,
-            label=f"near {p}:{q}",
+    handles = []
+    for (p, q), (colour, line, marker) in RATIOS.items():
+        look = {"color": colour, "linestyle": line, "marker": marker}
+        handles.append(
+            Line2D([], [], **look, markersize=5, label=f"near {p}:{q}")
         )
-        for (p, q), (colour, line, marker) in RATIOS.items()
-    ]
     handles.append(Line2D([], [], color="0.6", marker=".", label="other edges"))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        handlelength=3.5,
-    )
+    legend_below(figure, handles, len(handles), handlelength=3.5)

@@ -64,20 +64,9 @@ def spectrograms(signals, sample_rate, start=0.0):
 
 
 def spectrogram(signal, sample_rate):
-    """Levels of a signal over frequency and time.
+    """Return the levels (F, T) in dB of a signal (L,).
 
-    Arguments
-    ---------
-    signal : numpy.ndarray
-        (L,).
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    numpy.ndarray
-        (F, T), in dB, the last row at half the rate; a sine of full scale
-        has 0.
+    The last row is at half the sample rate; a sine of full scale has 0.
 
     Example
     -------

@@ -92,7 +92,14 @@ def compare_systems(
     """
     for suffix in plots:
         check_plot(f"plot.{suffix}")
-    reference = _reference(systems, reference)
+    if not systems:
+        raise ValueError("no system is given, expected at least one")
+    reference = next(iter(systems)) if reference is None else reference
+    if reference not in systems:
+        raise ValueError(
+            f"the reference is {reference}, expected one of the systems "
+            f"{', '.join(systems)}"
+        )
     clean_files, known, aliases = _read_clean(clean, conditions)
     estimates = _read_estimates(systems, clean_files, aliases)
     score = partial(
@@ -122,19 +129,6 @@ def compare_systems(
         for suffix in plots:
             plot_comparison(report, folder, suffix)
     return {**report, "rows": rows}
-
-
-def _reference(systems, reference):
-    if not systems:
-        raise ValueError("no system is given, expected at least one")
-    if reference is None:
-        return next(iter(systems))
-    if reference not in systems:
-        raise ValueError(
-            f"the reference is {reference}, expected one of the systems "
-            f"{', '.join(systems)}"
-        )
-    return reference
 
 
 def _read_clean(clean, conditions):
@@ -217,13 +211,8 @@ def _score_systems(clean_files, estimates, known, score):
 def summarise_systems(rows, reference):
     """Compare systems over the files that all of them have scored.
 
-    Arguments
-    ---------
-    rows : list of dict
-        Rows as ``score_file`` returns them with ``system`` and, if known,
-        ``snr_db`` and ``noise``; each system has the same files.
-    reference : str
-        The system that the others are compared with.
+    Rows are those of ``score_file`` with ``system`` and, if known,
+    ``snr_db`` and ``noise``; each system has the same files.
 
     Returns
     -------

@@ -27,23 +27,9 @@ def dnsmos(signal, sample_rate):
     length are averaged, one a second; both inside the package. The level
     counts: do not normalise.
 
-    Arguments
-    ---------
-    signal : numpy.ndarray
-        Samples (L,), within [-1, 1].
-    sample_rate : int
-        16000.
-
-    Returns
-    -------
-    dict
-        SIG, BAK and OVRL of P.835, and P808, as floats.
-
-    Raises
-    ------
-    ValueError
-        If the rate is not 16000, the signal is empty, not one channel, not
-        finite or beyond [-1, 1], or the package ``speechmos`` is missing.
+    The signal has samples (L,) within [-1, 1] at 16000 Hz; anything else, or
+    if the package ``speechmos`` is missing, is a ValueError. Returned are SIG,
+    BAK and OVRL of P.835, and P808, as a dict of floats.
 
     Example
     -------

@@ -62,24 +62,10 @@ def list_audio(folder):
 
 
 def pair_files(clean_folder, estimate_folder):
-    """Pair the files of two folders by their names without suffix.
+    """Return (name, clean path, estimate path) of the files of two folders.
 
-    Arguments
-    ---------
-    clean_folder : str or Path
-        Folder of clean speech.
-    estimate_folder : str or Path
-        Folder of noisy or enhanced speech.
-
-    Returns
-    -------
-    pairs : list of tuple
-        (name, clean path, estimate path), sorted by name.
-
-    Raises
-    ------
-    ValueError
-        If a file has no partner; all such files are named.
+    They are paired by their names without suffix, and sorted by them; a
+    ValueError names all files without a partner.
 
     Example
     -------
@@ -121,22 +107,10 @@ def _read_mono(path):
 def score_file(name, clean_path, estimate_path, with_dnsmos=False):
     """Score one file; whatever is wrong with it stands in the row.
 
-    Arguments
-    ---------
-    name : str
-        The name that the row is to carry.
-    clean_path : Path or None
-        File of clean speech, one channel, 16 kHz; None for DNSMOS alone.
-    estimate_path : Path
-        File of noisy or enhanced speech.
-    with_dnsmos : bool
-        Whether to predict the DNSMOS of the estimate as well.
-
-    Returns
-    -------
-    row : dict
-        ``file``, ``status`` ("scored", "silent" or "failed"), ``reason``
-        (empty if scored) and, if scored, one float for each metric.
+    The row is a dict of ``file`` (the name), ``status`` ("scored", "silent"
+    or "failed"), ``reason`` (empty if scored) and, if scored, one float for
+    each metric. Files have one channel at 16 kHz; without a clean path only
+    DNSMOS is predicted.
 
     Example
     -------
@@ -166,29 +140,11 @@ def score_file(name, clean_path, estimate_path, with_dnsmos=False):
 
 
 def score_files(files, jobs=1, progress=True, with_dnsmos=False):
-    """Score files in worker processes.
+    """Return the rows of ``score_file`` for a list of its arguments.
 
-    Arguments
-    ---------
-    files : list of tuple
-        (name, clean path or None, estimate path), see ``score_file``.
-    jobs : int
-        Number of processes.
-    progress : bool
-        Whether to show a progress bar on the standard error output.
-    with_dnsmos : bool
-        Whether to predict DNSMOS as well.
-
-    Returns
-    -------
-    rows : list of dict
-        Rows as ``score_file`` returns them, in the order of the files. A
-        file that crashes its process has "failed" like any other.
-
-    Raises
-    ------
-    ValueError
-        If ``jobs`` is below 1, or DNSMOS is wanted and not installed.
+    Files are scored in a number of worker processes; one that crashes its
+    process has "failed" like any other. ``jobs`` below 1, or DNSMOS that is
+    wanted and not installed, is a ValueError.
 
     Example
     -------
@@ -215,17 +171,9 @@ def score_files(files, jobs=1, progress=True, with_dnsmos=False):
 def summarise(rows):
     """Return the means over the scored files and the names of all others.
 
-    Arguments
-    ---------
-    rows : list of dict
-        Rows as ``score_file`` returns them.
-
-    Returns
-    -------
-    summary : dict
-        ``num_files``, ``num_scored``, ``means`` (metric to float; None if
-        no file was scored), ``silent`` (names) and ``failed`` (name to
-        reason).
+    The dict has ``num_files``, ``num_scored``, ``means`` (metric to float;
+    None if no file was scored), ``silent`` (names) and ``failed`` (name to
+    reason).
 
     Example
     -------

@@ -209,10 +209,8 @@ def score(clean, estimate, sample_rate=SAMPLE_RATE):
 
     Arguments
     ---------
-    clean : array_like
-        Clean speech, floats with full scale 1.0, shape (L,).
-    estimate : array_like
-        Noisy or enhanced speech, aligned with it, shape (L,).
+    clean, estimate : array_like
+        Clean and enhanced speech, aligned, floats with full scale 1.0, (L,).
     sample_rate : int
         In Hz; 16000 is the only rate all measures are defined for.
 

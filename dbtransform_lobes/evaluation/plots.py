@@ -21,20 +21,9 @@ BAR = {"capsize": 2, "elinewidth": 1, "markersize": 4.5, "linewidth": 1.2}
 def plot_comparison(report, folder, suffix):
     """Plot the differences, and the means by SNR and by noise.
 
-    Arguments
-    ---------
-    report : dict
-        As ``compare_systems`` returns it, or read from its JSON.
-    folder : str | pathlib.Path
-        Where to write ``differences``, ``by_snr`` and ``by_noise``, those
-        of which there is anything to draw; older ones are replaced.
-    suffix : str
-        "png" or "pdf".
-
-    Raises
-    ------
-    ValueError
-        If the suffix is unknown or matplotlib is not installed.
+    ``differences``, ``by_snr`` and ``by_noise`` of a report of
+    ``compare_systems`` are written into the folder as "png" or "pdf", those
+    of which there is anything to draw; older ones are replaced.
     """
     check_plot(f"plot.{suffix}")
     if not report["num_compared"]:

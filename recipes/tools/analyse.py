@@ -1,12 +1,42 @@
 """``analyse.py``: figures of a model, and of what it does."""
 
+import importlib.metadata
+import os
+import shutil
 from pathlib import Path
 
+import ruamel.yaml
+import soxr
+import torch
+
 from command import start
+from dbtransform_lobes.analysis.graph import band_graph
+from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.analysis.spectrograms import spectrograms
 from dbtransform_lobes.cli.enhance import add_loading_arguments, model_options
 from dbtransform_lobes.cli.evaluate import named_paths
+from dbtransform_lobes.data.files import (
+    check_output_folder,
+    replace_folder,
+    temporary_beside,
+    write_text,
+)
 from dbtransform_lobes.inference.device import check_device
-from figures.analyse import FIGURES, analyse
+from dbtransform_lobes.inference.enhance_model import EnhanceModel
+from dbtransform_lobes.inference.model_card import configuration_rows
+from dbtransform_lobes.inference.source import (
+    bundled_models,
+    find_model,
+    resolve,
+)
+from dbtransform_lobes.models.waveform import noisy_spectrum, unit_rms_gain
+from dbtransform_lobes.plotting import check_plot, save_figure
+from dbtransform_lobes.versions import package_versions
+from figures.architecture import architecture
+from figures.attention import attention_maps
+from figures.fusion import fusion_weights
+from figures.part import check_same_length, find_part
+from figures.report import render_report
 
 HELP = (
     "Draw what a model is, has learned and does with a recording: figures "
@@ -21,6 +51,48 @@ EXAMPLES = """\
   analyse.py my_model talk.mp3 --output attention \\
       --figures attention --band 8 --seconds 61.5 65.5
 """
+# Title and caption of every figure.
+FIGURES = {
+    "architecture": (
+        "Architecture",
+        "The network as it was loaded, from the input at the top to the "
+        "output, with the parameters of each block, and below its bands.",
+    ),
+    "graph": (
+        "Graph between the bands",
+        "Left the bands on an axis of frequency, arcs join neighbours; right "
+        "every edge at its lower band and the ratio of the two centre "
+        "frequencies. An edge is near p:q if q times the higher over the "
+        "lower is within 0.2 of p. How many of all pairs of bands are near a "
+        "ratio is what a choice at random would find. Of a graph that "
+        "follows the signal it is that of the band embeddings alone.",
+    ),
+    "fusion": (
+        "Fusion weights",
+        "Share of the short, middle and long window in every band (marks), "
+        "and that at which training began (lines); above them the lengths of "
+        "the windows. The prior is a heuristic. Of an adaptive fusion it is "
+        "the part that does not follow the signal.",
+    ),
+    "spectrograms": (
+        "Spectrograms",
+        "All on one scale; a sine of full scale has 0 dB.",
+    ),
+    "attention": (
+        "Attention",
+        "Attention maps of one band for the start of the part, averaged over "
+        "the heads; the largest half per cent of the entries is drawn as one "
+        "colour. Below lambda of all bands: mean over frames and heads, and "
+        "bars from the 10th to the 90th percentile; the band of the maps is "
+        "shaded.",
+    ),
+}
+FILES = (
+    "report.html",
+    *(f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf")),
+)
+MAP_SECONDS = 4
+MAP_HZ = 500  # the band that is shown unless another is asked for
 
 
 def add_arguments(parser):
@@ -85,24 +157,192 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Write the folder; return the exit code."""
+    """Write the folder, whole or not at all; return the exit code.
+
+    Only a part of the recording is enhanced and drawn, its channels averaged;
+    the maps of the attention are those of its first 4 s.
+    """
     systems = named_paths("systems", args.systems, "NAME=FILE_OR_MODEL")
-    check_device(args.device)
-    left_out = analyse(
-        audio=args.audio,
-        output=args.output,
-        clean=args.clean,
-        systems=systems,
-        figures=args.figures,
-        band=args.band,
-        seconds=args.seconds,
-        force=args.force,
-        **model_options(args),
-    )
+    target = Path(args.output).absolute()
+    part = _check(args, systems, target)
+    loading = model_options(args)
+    source = loading.pop("source")
+    folder = find_model(source, fetch_config=loading.pop("fetch_config"))
+    model = EnhanceModel.from_hparams(str(folder), **loading)
+    band = _choose_band(model.mods.model, args.band)
+    signals = {"Noisy": part.read(args.audio)}
+    signals |= _enhance(model, systems, signals["Noisy"], part, loading)
+    if args.clean is not None:
+        signals["Clean"] = part.read(args.clean)
+    figures = list(dict.fromkeys(args.figures))
+    drawn, left_out = _draw(model, signals, part, band, figures)
+    description = {
+        "name": _shown_name(source, folder),
+        "notes": _notes(args.audio, part, figures),
+        "signals": signals,
+        "sample_rate": part.sample_rate,
+        "left_out": [(FIGURES[name][0], left_out[name]) for name in left_out],
+        "tables": _tables(model, folder),
+    }
+    _write(target, drawn, description)
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}")
     print(f"{Path(args.output, 'report.html')} written")
     return 0
+
+
+def _write(target, drawn, description):
+    """Write figures and page under a temporary name, then rename it."""
+    temporary = temporary_beside(target)
+    try:
+        temporary.mkdir()
+        pictures = []
+        for name, figure in drawn.items():
+            for suffix in ("png", "pdf"):
+                save_figure(figure, temporary / f"{name}.{suffix}")
+            data = (temporary / f"{name}.png").read_bytes()
+            pictures.append((*FIGURES[name], data))
+        page = render_report(pictures=pictures, **description)
+        write_text(temporary / "report.html", page)
+        replace_folder(target, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check(args, systems, target):
+    """Return the part; refuse what cannot be, before weights are loaded."""
+    check_plot("figure.png")
+    check_device(args.device)
+    check_output_folder(target, FILES, "an analysis", args.force)
+    part = find_part(args.audio, args.seconds)
+    if args.clean is not None:
+        check_same_length(args.clean, part)
+    for name, given in systems.items():
+        if name in ("", "Noisy", "Clean"):
+            raise ValueError(
+                f"a system is named {name!r}, which is taken; give it another "
+                "name"
+            )
+        if os.path.isfile(given):
+            check_same_length(given, part)
+        else:
+            resolve(given)
+    return part
+
+
+def _choose_band(network, band):
+    """Return the band of the maps, None for a network without bands."""
+    layout = getattr(network, "layout", None)
+    if layout is None:
+        return None
+    if band is None:
+        distances = [abs(centre - MAP_HZ) for centre in layout.centres]
+        return distances.index(min(distances))
+    if not 0 <= band < layout.num_bands:
+        raise ValueError(
+            f"band is {band}, expected 0 to {layout.num_bands - 1}"
+        )
+    return band
+
+
+def _enhance(model, systems, noisy, part, loading):
+    """Return signals of the systems and of the model, by their names."""
+    name = type(model.mods.model).__name__
+    name = {"DBTransform": "DB-Transform"}.get(name, name)
+    if name in systems:
+        raise ValueError(
+            f"a system is named {name}, as the model is; give it another name"
+        )
+    signals = {}
+    for system, given in systems.items():
+        if os.path.isfile(given):
+            signals[system] = part.read(given)
+        else:
+            other = EnhanceModel.from_hparams(given, **loading)
+            signals[system] = other.enhance_array(noisy, part.sample_rate)
+    return signals | {name: model.enhance_array(noisy, part.sample_rate)}
+
+
+def _draw(model, signals, part, band, figures):
+    """Return figures by name, and the reasons of those left out."""
+    network, stft = model.mods.model, model.hparams.compute_stft
+    hop = stft.hop_length / stft.sample_rate
+    draw = {
+        "architecture": lambda: architecture(network, stft),
+        "graph": lambda: band_graph(network),
+        "fusion": lambda: fusion_weights(network),
+        "spectrograms": lambda: spectrograms(
+            signals, part.sample_rate, part.start
+        ),
+        "attention": lambda: attention_maps(
+            network,
+            _start_of(model, signals["Noisy"], part),
+            band,
+            hop,
+            part.start,
+        ),
+    }
+    drawn, left_out = {}, {}
+    for name in figures:
+        try:
+            drawn[name] = draw[name]()
+        except MissingPart as error:
+            left_out[name] = str(error)
+    return drawn, left_out
+
+
+def _start_of(model, noisy, part):
+    """Return the spectrum (1, F, T) of the first 4 s, at the part's level."""
+    rate = model.hparams.sample_rate
+    if part.sample_rate != rate:
+        noisy = soxr.resample(noisy, part.sample_rate, rate)
+    noisy = torch.from_numpy(noisy)[None].to(model.device)
+    gain = unit_rms_gain(noisy)
+    start = noisy[:, : MAP_SECONDS * rate]
+    with torch.inference_mode():
+        return noisy_spectrum(model.hparams.compute_stft, start, gain)
+
+
+def _shown_name(source, folder):
+    """Return the name of a model, without the path of a folder."""
+    if source is None:
+        return bundled_models()[0]
+    return Path(folder).name if os.path.isdir(source) else str(source)
+
+
+def _notes(audio, part, figures):
+    """Return what the reader has to know of the recording."""
+    note = (
+        f"{Path(audio).name}: seconds {part.start:g} to {part.stop:g} of "
+        f"{part.total:.4g}, at {part.sample_rate} Hz"
+    )
+    if part.channels > 1:
+        note += f", the mean of {part.channels} channels"
+    notes = [f"{note}. The models were given this part alone."]
+    span = part.stop - part.start
+    if "attention" in figures and span > MAP_SECONDS:
+        notes.append(
+            f"The attention maps are those of the first {MAP_SECONDS} s of "
+            "it: they grow with the square of the time."
+        )
+    return notes
+
+
+def _tables(model, folder):
+    """Return the configuration of the model, and versions."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    rows = [
+        ("class", type(model.mods.model).__name__),
+        ("parameters", f"{count:,}"),
+        ("sample rate (Hz)", model.hparams.sample_rate),
+    ]
+    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    tree = ruamel.yaml.YAML().load(text)
+    if all(isinstance(tree.get(k), dict) for k in ("model", "compute_stft")):
+        rows += configuration_rows(tree)
+    versions = package_versions()
+    versions["matplotlib"] = importlib.metadata.version("matplotlib")
+    return [("Configuration", rows), ("Versions", list(versions.items()))]
 
 
 if __name__ == "__main__":

@@ -47,17 +47,13 @@ def add_arguments(parser):
             default=default,
             help=f"{text} (default: {' '.join(f'{d:g}' for d in default)})",
         )
-    for name, default, text in (
-        ("--repeats", 5, "timed runs of each model"),
-        ("--seed", 0, "of weights and signals"),
-    ):
-        parser.add_argument(
-            name,
-            metavar="N",
-            type=int,
-            default=default,
-            help=f"{text} (default: {default})",
-        )
+    parser.add_argument(
+        "--repeats",
+        metavar="N",
+        type=int,
+        default=5,
+        help="timed runs of each model (default: 5)",
+    )
     parser.add_argument(
         "--no-training",
         action="store_true",
@@ -95,7 +91,6 @@ def run(args):
         threads=args.threads,
         repeats=args.repeats,
         training=not args.no_training,
-        seed=args.seed,
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if args.json:
@@ -104,7 +99,7 @@ def run(args):
     if args.plot:
         plot_cost(results, args.plot)
     for name in names if args.profile else ():
-        candidate = load_candidate(name, args.seed)
+        candidate = load_candidate(name)
         length, threads = min(args.lengths), max(args.threads)
         print(f"{candidate.name}, {length:g} s, threads: {threads}")
         print(profile_pass(candidate, length, threads))

@@ -1,12 +1,18 @@
 """``compare_peers.py``: side by side with enhancers of others."""
 
 import sys
+from pathlib import Path
 
+from benchmark.measure import machine
 from command import start
 from dbtransform_lobes.cli.evaluate import named_paths
+from dbtransform_lobes.data.files import write_json, write_table, write_text
+from dbtransform_lobes.evaluation.compare import compare_systems
+from dbtransform_lobes.evaluation.dnsmos import check_installed
 from dbtransform_lobes.inference.source import bundled_models
-from peers.report import compare_peers, peers_text
-from peers.run import choose_systems
+from dbtransform_lobes.plotting import check_plot
+from peers.report import COLUMNS, peers_text, plot_peers, system_rows
+from peers.run import choose_systems, run_systems
 
 HELP = (
     "Enhance the same files by enhancers of others and by models of ours, one "
@@ -69,24 +75,72 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Print the table; 1 if a system or a file failed, else 0."""
+    """Enhance, time, score, and write all; 1 if a system or a file failed."""
+    check_plot("peers.png")
+    if args.jobs < 1:
+        raise ValueError(f"jobs is {args.jobs}, expected at least 1")
     models = named_paths("models", args.models or (), "NAME=MODEL")
     if args.models is None:
         models = {name: name for name in bundled_models()[:1]}
     systems, missing = choose_systems(args.systems, models)
     for name, reason in missing.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
-    found = compare_peers(
-        args.clean, args.noisy, systems, missing, args.output, args.jobs
-    )
+    folder = Path(args.output)
+    timings, failed = run_systems(systems, args.clean, args.noisy, folder)
+    if not timings:
+        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        raise ValueError(f"no system could run: {reasons or missing}")
+    print("scoring")
+    comparison, note = _score(args, systems, list(timings))
+    found = {
+        "systems": system_rows(comparison, timings),
+        "missing": missing,
+        "failed": failed,
+        "note": note,
+        "machine": machine(),
+        "timings": timings,
+        "comparison": comparison,
+    }
+    _write(folder, found)
     print(peers_text(found), end="")
-    for name, reason in found["failed"].items():
+    for name, reason in failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
-    left_out = found["comparison"]["left_out"]
-    for name, reasons in left_out.items():
+    for name, reasons in comparison["left_out"].items():
         for system, reason in reasons.items():
             print(f"left out: {name}: {system}: {reason}", file=sys.stderr)
-    return 1 if found["failed"] or left_out else 0
+    return 1 if failed or comparison["left_out"] else 0
+
+
+def _score(args, systems, names):
+    """Return the comparison, and why there is no DNSMOS, "" if there is.
+
+    The first model is the reference; without models, the first system.
+    """
+    note, folder = "", Path(args.output)
+    try:
+        check_installed()
+    except ValueError as error:
+        note = str(error)
+    ours = [name for name in names if systems[name]["model"] is not None]
+    comparison = compare_systems(
+        args.clean,
+        {name: folder / name for name in names},
+        folder,
+        ours[0] if ours else None,
+        jobs=args.jobs,
+        with_dnsmos=not note,
+    )
+    del comparison["rows"]
+    return comparison, note
+
+
+def _write(folder, found):
+    write_json(folder / "peers.json", found)
+    columns = ["system", *COLUMNS, "packages"]
+    write_table(folder / "peers.csv", columns, found["systems"])
+    write_text(folder / "peers.md", peers_text(found))
+    for suffix in ("png", "pdf"):
+        plot_peers(found, folder / f"peers.{suffix}")
 
 
 if __name__ == "__main__":

@@ -55,18 +55,8 @@ def plot_curves(runs, path):
     their mean, in a band from the lowest to the highest of them, over the
     epochs that all of them have.
 
-    Arguments
-    ---------
-    runs : sequence of pathlib.Path
-        Folders of runs with a ``train_log.txt``.
-    path : str | pathlib.Path
-        PNG or PDF by its suffix; an older file is replaced.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is unknown, matplotlib is not installed, or a run has
-        no epoch logged, or none in common with another seed.
+    A ValueError tells of a run that has no epoch logged, or none in common
+    with another seed.
     """
     check_plot(path)
     groups = {

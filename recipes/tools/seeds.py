@@ -60,23 +60,12 @@ def run(args):
 
 
 def compare_seeds(runs, valid=False):
-    """Compare configurations over their seeds.
+    """Compare configurations over their seeds, see ``group_runs``.
 
-    Arguments
-    ---------
-    runs : sequence of pathlib.Path
-        Folders of runs; ``group_runs`` says which are seeds of one
-        configuration.
-    valid : bool
-        Whether to take validation scores in place of test scores.
-
-    Returns
-    -------
-    report : dict
-        ``source`` ("test" or "valid"); ``groups``: by configuration,
-        ``scores`` (by metric ``mean`` and ``std``, the sample standard
-        deviation, None for one run) and ``runs``, a list of ``run``,
-        ``scores`` and ``num_files`` or ``epoch``; ``failed`` (run to reason).
+    The report has ``source`` ("test" or "valid"); ``groups``: by
+    configuration ``scores`` (by metric ``mean`` and ``std``, the sample
+    standard deviation, None for one run) and ``runs``, a list of ``run``,
+    ``scores`` and ``num_files`` or ``epoch``; ``failed`` (run to reason).
 
     Example
     -------

@@ -11,6 +11,8 @@ import soundfile as sf
 import torch
 from matplotlib.patches import Arc
 
+import analyse
+from analyse import FIGURES
 from command import run_tool
 from dbtransform_lobes.analysis.graph import band_graph, near_ratio
 from dbtransform_lobes.analysis.missing import MissingPart
@@ -20,7 +22,6 @@ from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.cmgan import CMGAN
 from dbtransform_lobes.models.harmonic_graph import harmonic_pairs
-from figures.analyse import FIGURES
 from figures.architecture import architecture, stages
 from figures.attention import attention_maps
 from figures.fusion import fusion_weights
@@ -164,14 +165,12 @@ def test_one_figure_of_a_long_file(model_folder, tmp_path, capsys):
 
 
 def test_maps_of_a_long_part_are_those_of_its_start(monkeypatch, audio):
-    from figures import analyse as module
-
     model = model_of(small())
-    part = module.find_part(audio)
+    part = analyse.find_part(audio)
     noisy = part.read(audio)
-    whole = module._start_of(model, noisy, part)
-    monkeypatch.setattr(module, "MAP_SECONDS", 1)
-    start = module._start_of(model, noisy, part)
+    whole = analyse._start_of(model, noisy, part)
+    monkeypatch.setattr(analyse, "MAP_SECONDS", 1)
+    start = analyse._start_of(model, noisy, part)
     # 125 frames a second and one more, the last half of a hop padded; the
     # last frames see what comes after the cut
     assert (whole.shape[-1], start.shape[-1]) == (188 + 1, 125 + 1)

@@ -13,20 +13,11 @@ OWN_KEYS = ("seed", "output_folder", "device")
 
 @dataclass(frozen=True)
 class Plan:
-    """An ablation.
+    """An ablation: which ``train.py`` and YAML are run, with which changes.
 
-    Arguments
-    ---------
-    script, recipe : pathlib.Path
-        The ``train.py`` that is run, and its YAML.
-    seeds : tuple of int
-        Seeds of every row.
-    reference : str
-        The row that the others are compared with.
-    overrides : dict
-        What all rows change in the recipe: keys to YAML text.
-    rows : dict
-        What each row changes besides: name to keys to YAML text.
+    ``overrides`` are keys to YAML text that all rows change in the recipe,
+    ``rows`` names to those that each changes besides; ``reference`` is the
+    row that the others are compared with.
     """
 
     script: Path
@@ -68,25 +59,11 @@ class Run:
 
 
 def read_plan(path, small=False):
-    """Read an ablation.
+    """Read an ablation, a YAML with the keys of ``Plan``.
 
-    Arguments
-    ---------
-    path : str or Path
-        YAML with the keys of ``Plan``; paths are relative to it.
-    small : bool
-        Whether the overrides and rows of its key ``small`` come on top.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file, the script or the recipe is missing.
-    ValueError
-        If a key is missing or unknown.
+    Its paths are relative to it; ``small`` puts the overrides and rows of its
+    key ``small`` on top. A FileNotFoundError tells of a missing file, a
+    ValueError of a key that is missing or unknown.
 
     Example
     -------
@@ -182,24 +159,12 @@ def parse_settings(items):
 
 
 def list_runs(plan, output, given=None, seeds=None, rows=None):
-    """Return the runs of an ablation, all rows of a seed before the next.
+    """Return the runs of a plan, all rows of a seed before the next.
 
-    Arguments
-    ---------
-    plan : Plan
-        The ablation.
-    output : str or Path
-        Runs have the folders ``output/ROW/SEED``.
-    given : dict, optional
-        More keys for all rows; what a row itself changes wins.
-    seeds : sequence of int, optional
-        In place of those of the plan.
-    rows : sequence of str, optional
-        Only these; a ValueError tells of one that is unknown.
-
-    Returns
-    -------
-    list of Run
+    Runs have the folders ``output/ROW/SEED``. ``given`` are more keys for all
+    rows, over which what a row itself changes wins; ``seeds`` come in place
+    of those of the plan; only some rows may be wanted, and a ValueError tells
+    of one that is unknown.
     """
     unknown = [row for row in rows or () if row not in plan.rows]
     if unknown:

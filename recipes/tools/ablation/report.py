@@ -158,15 +158,7 @@ def _cost(run):
 
 
 def write_report(report, folder):
-    """Write ``ablation`` .json, .csv, .md, .png and .pdf; replace older ones.
-
-    Arguments
-    ---------
-    report : dict
-        Of ``ablation_report``.
-    folder : str or Path
-        An existing folder.
-    """
+    """Write ``ablation`` .json, .csv, .md, .png and .pdf into a folder."""
     folder = Path(folder)
     write_json(folder / "ablation.json", report)
     text = _flat(report).to_csv(index=False, lineterminator="\n")

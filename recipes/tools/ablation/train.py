@@ -24,19 +24,7 @@ def train_runs(runs, devices=("cpu",), progress=True):
     the cores. A ValueError tells of a run that was begun with other settings,
     before any training.
 
-    Arguments
-    ---------
-    runs : list of Run
-        In this order.
-    devices : sequence of str
-        Such as "cpu" or "cuda:0".
-    progress : bool
-        Whether to show a progress bar on the standard error output.
-
-    Returns
-    -------
-    dict
-        Runs that failed, by folder, with the end of their output.
+    Returned are the runs that failed, by folder, with the end of their output.
     """
     _check_settings(runs)
     free, stop, failed = queue.SimpleQueue(), Event(), {}

@@ -81,17 +81,16 @@ def find_configuration(name):
     return models[wanted]
 
 
-def load_candidate(name, seed=0):
+def load_candidate(name):
     """Make a model with random weights, in evaluation mode.
 
-    A ValueError tells of a YAML that is missing or lacks a key; ``seed`` is
-    that of the weights.
+    A ValueError tells of a YAML that is missing or lacks a key.
     """
     path = find_configuration(name)
     with open(path, encoding="utf-8") as file:
         configuration = resolve_references(file).getvalue()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         hparams = load_hyperpyyaml(configuration)
         missing = [key for key in KEYS if key not in hparams]
         if missing:

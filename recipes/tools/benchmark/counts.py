@@ -119,7 +119,7 @@ def count_macs(model, function):
     }
 
 
-def macs_per_second(candidate, length, seed=0):
+def macs_per_second(candidate, length):
     """Return ``count_macs`` for each second of a signal of a length in s.
 
     With full attention the cost of a second depends on the length; that of a
@@ -127,7 +127,7 @@ def macs_per_second(candidate, length, seed=0):
     """
     if getattr(candidate.model, "in_chunks", False):
         length = min(length, COUNTED_SECONDS)
-    noisy = candidate.noise(length, seed=seed)
+    noisy = candidate.noise(length)
     macs = count_macs(candidate.model, lambda: candidate.enhance(noisy))
     return {part: count / length for part, count in macs.items()}
 

@@ -13,18 +13,14 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmark.candidates import (
-    LITERAL,
-    find_configuration,
-    load_candidate,
-)
+from benchmark.candidates import LITERAL, find_configuration, load_candidate
 from benchmark.counts import count_parameters, macs_per_second
 from benchmark.worker import TRAINING, Worker, peak_memory
 from dbtransform_lobes.versions import package_versions
 
 BASELINES = (LITERAL, "bsrnn")
 FRAMES_A_CALL = (1, 4)  # of a live stream
-STREAM_SECONDS = 8.0  # the first quarter fills the state and is not timed
+STREAM_SECONDS = 8.0
 
 
 def benchmark(
@@ -33,7 +29,6 @@ def benchmark(
     threads=(1, 2),
     repeats=5,
     training=True,
-    seed=0,
     report=print,
 ):
     """Measure models side by side.
@@ -51,8 +46,6 @@ def benchmark(
         Timed runs of each model, after one that is not timed.
     training : bool
         Whether training is timed as well.
-    seed : int
-        Of weights and signals.
     report : callable
         Called with a line of text before every stage.
 
@@ -74,18 +67,16 @@ def benchmark(
     _check_numbers(lengths, threads, repeats)
     _check_names(names)
     report("making the models")
-    candidates = {name: load_candidate(name, seed) for name in names}
-    settings = {
-        "models": [candidate.name for candidate in candidates.values()],
-        "lengths": lengths,
-        "threads": threads,
-        "repeats": repeats,
-        "seed": seed,
-        "memory_threads": threads[-1],
-        "training": dict(TRAINING) if training else None,
-    }
+    candidates = {name: load_candidate(name) for name in names}
     results = {
-        "settings": settings,
+        "settings": {
+            "models": [candidate.name for candidate in candidates.values()],
+            "lengths": lengths,
+            "threads": threads,
+            "repeats": repeats,
+            "memory_threads": threads[-1],
+            "training": dict(TRAINING) if training else None,
+        },
         "machine": machine(),
         "versions": package_versions(),
         "models": {
@@ -96,101 +87,89 @@ def benchmark(
             }
             for candidate in candidates.values()
         },
-        **_sizes(candidates, settings, report),
+        "memory": [],
+        "macs": [],
+        "inference": [],
+        "streaming": [],
+        "training": [],
     }
+    _measure_sizes(candidates, results, report)
     with ExitStack() as stack:
         workers = {
-            candidate.name: stack.enter_context(Worker(name, seed))
+            candidate.name: stack.enter_context(Worker(name))
             for name, candidate in candidates.items()
         }
-        results |= _times(workers, candidates, results, report)
+        _measure_times(workers, candidates.values(), results, report)
     for kind in ("inference", "training"):
-        _add_ratios(results[kind], settings["models"])
+        _add_ratios(results[kind], results["settings"]["models"])
     return results
 
 
-def _sizes(candidates, settings, report):
+def _measure_sizes(candidates, results, report):
     """Measure memory, and count the operations of those with enough."""
-    seed, threads = settings["seed"], settings["memory_threads"]
-    memory, macs = [], []
-    for length in settings["lengths"]:
+    for length in results["settings"]["lengths"]:
         report(f"memory and operations at {length:g} s")
         for name, candidate in candidates.items():
             case = {"model": candidate.name, "length": length}
-            peak = peak_memory(name, length, threads, seed)
-            memory.append({**case, "peak_bytes": peak})
+            threads = results["settings"]["memory_threads"]
+            peak = peak_memory(name, length, threads)
+            results["memory"].append({**case, "peak_bytes": peak})
             if peak is not None:
-                found = macs_per_second(candidate, length, seed)
-                macs.append({**case, "macs_per_second": found})
-    return {"memory": memory, "macs": macs}
+                macs = macs_per_second(candidate, length)
+                results["macs"].append({**case, "macs_per_second": macs})
 
 
-def _times(workers, candidates, results, report):
-    """Measure times of inference, streams and training."""
-    inference, streaming, training = [], [], []
+def _measure_times(workers, candidates, results, report):
+    """Measure inference, live streams and training, models in turns."""
     settings = results["settings"]
-    threads, repeats = settings["threads"], settings["repeats"]
-    for count in threads:
+    repeats = settings["repeats"]
+    for threads in settings["threads"]:
         for length in settings["lengths"]:
-            report(f"time of {length:g} s, threads: {count}")
+            report(f"time of {length:g} s, threads: {threads}")
             able = {
                 case["model"]: workers[case["model"]]
                 for case in results["macs"]
                 if case["length"] == length
             }
-            inference += time_inference(able, length, count, repeats)
-        report(f"time of live streams, threads: {count}")
-        streaming += time_streaming(workers, candidates.values(), count)
+            cases = time_task(able, "inference", threads, repeats, length)
+            for case in cases:
+                factor = median(case["seconds"]) / length
+                case |= {"length": length, "real_time_factor": factor}
+            results["inference"] += cases
+        report(f"time of live streams, threads: {threads}")
+        results["streaming"] += time_streaming(workers, candidates, threads)
     if settings["training"]:
-        report(f"time of training, threads: {threads[-1]}")
-        training = time_training(workers, threads[-1], repeats)
-    return {
-        "inference": inference,
-        "streaming": streaming,
-        "training": training,
-    }
+        report(f"time of training, threads: {threads}")
+        cases = time_task(workers, "training", threads, repeats)
+        heard = TRAINING["crop_seconds"] * TRAINING["batch_size"]
+        for case in cases:
+            speed = heard / median(case["seconds"])
+            case["audio_seconds_per_second"] = speed
+        results["training"] = cases
 
 
-def time_inference(workers, length, threads, repeats=5):
-    """Time the whole path from waveform to waveform, models interleaved.
+def time_task(workers, task, threads, repeats, *arguments):
+    """Return ``model``, ``threads`` and ``seconds`` of every repeat of a task.
 
-    Arguments
-    ---------
-    workers : dict of Worker
-        By name of the model.
-    length : float
-        In seconds.
-    threads, repeats : int
-        Numbers of threads and of timed runs of each model.
-
-    Returns
-    -------
-    list of dict
-        ``model``, ``length``, ``threads``, ``seconds`` (of every repeat),
-        ``real_time_factor`` (median).
+    ``workers`` are those of ``Worker`` by name of the model. Models for which
+    the memory does not suffice are left out.
     """
     runs = {
-        name: partial(worker.run, "inference", threads, length)
+        name: partial(worker.run, task, threads, *arguments)
         for name, worker in workers.items()
     }
     return [
-        {
-            "model": name,
-            "length": length,
-            "threads": threads,
-            "seconds": times,
-            "real_time_factor": median(times) / length,
-        }
-        for name, times in interleaved(runs, repeats).items()
+        {"model": name, "threads": threads, "seconds": seconds}
+        for name, seconds in interleaved(runs, repeats).items()
     ]
 
 
 def time_streaming(workers, candidates, threads, seconds=STREAM_SECONDS):
     """Time the calls of ``step`` on a live stream, for causal models.
 
-    Arguments and result are as in ``time_inference``, with ``frames`` of a
-    call in place of the length; ``seconds`` are the median of a call,
-    without STFT and iSTFT.
+    Returned are ``model``, ``threads``, ``frames`` of a call, ``seconds``,
+    the median of a call, without STFT and iSTFT, and ``real_time_factor``.
+    The first quarter of the stream fills the state and is not timed.
     """
     cases = []
     for candidate in candidates:
@@ -214,37 +193,13 @@ def time_streaming(workers, candidates, threads, seconds=STREAM_SECONDS):
     return cases
 
 
-def time_training(workers, threads, repeats=5):
-    """Time training steps, models interleaved, as in ``time_inference``.
-
-    In place of the real-time factor it returns the median of
-    ``audio_seconds_per_second``. Models for which the memory does not
-    suffice are left out.
-    """
-    heard = TRAINING["crop_seconds"] * TRAINING["batch_size"]
-    runs = {
-        name: partial(worker.run, "training", threads)
-        for name, worker in workers.items()
-    }
-    return [
-        {
-            "model": name,
-            "threads": threads,
-            "seconds": times,
-            "audio_seconds_per_second": heard / median(times),
-        }
-        for name, times in interleaved(runs, repeats).items()
-    ]
-
-
 def interleaved(runs, repeats):
     """Run functions in turns, after one run of each that does not count.
 
     Every other repeat goes through them backwards, so that a steady drift
-    of the machine cancels in their ratios.
-
-    A function takes no arguments and returns its seconds, None if it cannot
-    run; returned are those of every repeat by name, of those that can.
+    of the machine cancels in their ratios. A function takes no arguments and
+    returns its seconds, None if it cannot run; returned are those of every
+    repeat by name, of those that can.
 
     Example
     -------
@@ -310,13 +265,11 @@ def machine():
             if line.startswith("model name"):
                 cpu = line.partition(":")[2].strip()
                 break
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    system = f"{platform.system()} {platform.machine()}"
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "system": system,
-        "load": load,
+        "system": f"{platform.system()} {platform.machine()}",
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 
 

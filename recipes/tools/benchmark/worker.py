@@ -19,27 +19,22 @@ from benchmark.candidates import load_candidate
 from benchmark.peak import kilobytes, peak_bytes, reset_peak
 
 TRAINING = {"crop_seconds": 2.0, "batch_size": 4, "optimizer": "AdamW"}
-loaded = None  # in a worker: candidate and seed
+loaded = None  # the candidate of a worker
 
 
 class Worker:
-    """Measure one model in its process, with a context manager's end.
+    """Measure one model, see ``find_configuration``, in its process.
 
-    Arguments
-    ---------
-    name : str
-        See ``find_configuration``.
-    seed : int
-        Of weights and signals.
+    It is a context manager, with which the process ends.
     """
 
-    def __init__(self, name, seed=0):
+    def __init__(self, name):
         self.name = name
         self.pool = ProcessPool(
             1,
             context=multiprocessing.get_context("spawn"),
             initializer=_load,
-            initargs=(name, seed),
+            initargs=(name,),
         )
 
     def __enter__(self):
@@ -50,28 +45,13 @@ class Worker:
         self.pool.join()
 
     def run(self, task, threads, *arguments):
-        """Run a task once.
+        """Run a task of ``TASKS`` once, on a number of threads.
 
-        Arguments
-        ---------
-        task : str
-            Of ``TASKS``.
-        threads : int
-            Number of threads.
-        arguments
-            Length in s for "inference" and "memory"; frames of a call and of
-            the stream for "streaming".
-
-        Returns
-        -------
-        float | list of float | int | None
-            Seconds, of "streaming" those of every call, of "memory" bytes;
-            None if the memory does not suffice.
-
-        Raises
-        ------
-        RuntimeError
-            If the process has ended, for another reason than memory.
+        Its arguments are the length in s for "inference" and "memory", frames
+        of a call and of the stream for "streaming". It returns seconds, those
+        of every call of a stream, or bytes; None if the memory does not
+        suffice. If the process ends for another reason, that is a
+        RuntimeError.
         """
         work = self.pool.schedule(_run, (task, threads, *arguments))
         try:
@@ -86,24 +66,23 @@ class Worker:
             ) from None
 
 
-def peak_memory(name, length, threads=1, seed=0):
-    """Return the bytes of one pass in a fresh process, above those before.
+def peak_memory(name, length, threads=1):
+    """Return the most bytes that a pass of a length in s adds, or None.
 
-    They are None if the memory of the machine does not suffice; the length
-    is in seconds, the name that of ``find_configuration``.
+    It is measured in a fresh process; None if the memory does not suffice.
     """
-    with Worker(name, seed) as worker:
+    with Worker(name) as worker:
         return worker.run("memory", threads, length)
 
 
-def _load(name, seed):
+def _load(name):
     global loaded
-    loaded = load_candidate(name, seed), seed
+    loaded = load_candidate(name)
 
 
 @lru_cache
 def _prepare(task, *arguments):
-    return TASKS[task](*loaded, *arguments)
+    return TASKS[task](loaded, *arguments)
 
 
 def _run(task, threads, *arguments):
@@ -148,9 +127,9 @@ def _timed(function):
     return run
 
 
-def _pass(candidate, seed, length):
+def _pass(candidate, length):
     """Prepare the whole path from waveform to waveform."""
-    noisy = candidate.noise(length, seed=seed)
+    noisy = candidate.noise(length)
 
     def run():
         candidate.model.eval()
@@ -160,9 +139,9 @@ def _pass(candidate, seed, length):
     return run
 
 
-def _memory(candidate, seed, length):
+def _memory(candidate, length):
     """Prepare a pass whose peak of memory is returned."""
-    run = _pass(candidate, seed, length)
+    run = _pass(candidate, length)
 
     def measure():
         reset_peak()
@@ -173,14 +152,14 @@ def _memory(candidate, seed, length):
     return measure
 
 
-def _training_step(candidate, seed):
+def _training_step(candidate):
     """Prepare forward, backward, AdamW, with the squared error as loss.
 
     So the models cost and no loss does.
     """
     crop, batch = TRAINING["crop_seconds"], TRAINING["batch_size"]
-    noisy = candidate.noise(crop, batch, seed)
-    clean = candidate.noise(crop, batch, seed + 1)
+    noisy = candidate.noise(crop, batch)
+    clean = candidate.noise(crop, batch, seed=1)
     optimizer = torch.optim.AdamW(candidate.model.parameters(), lr=1e-4)
 
     def run():
@@ -192,11 +171,11 @@ def _training_step(candidate, seed):
     return _timed(run)
 
 
-def _live_stream(candidate, seed, frames, total):
+def _live_stream(candidate, frames, total):
     """Prepare the calls of ``step`` on a stream, timed one by one."""
-    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(0)
     shape = (1, candidate.model.layout.num_bins, total)
-    spec = torch.randn(shape, generator=generator, dtype=torch.complex64)
+    spec = torch.randn(shape, dtype=torch.complex64)
 
     @torch.inference_mode()
     def run():

@@ -186,19 +186,7 @@ DESCRIPTIONS = {
 
 
 def architecture(model, compute_stft):
-    """Draw the blocks of a network, their sizes, and its bands.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The network.
-    compute_stft : torch.nn.Module
-        SpeechBrain's STFT in front of it.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw the blocks of a network behind an STFT, their sizes, its bands."""
     from matplotlib.figure import Figure
 
     groups = [*_front(compute_stft), *stages(model), *_back(model)]

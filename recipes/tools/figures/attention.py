@@ -17,30 +17,10 @@ SHARE = 99.5
 def attention_maps(model, spec, band, frame_seconds, start=0.0):
     """Draw A1, A2 and A1 - lambda A2 of a band, and lambda of all bands.
 
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The network.
-    spec : torch.Tensor
-        Complex (1, F, T); all T x T pairs of frames are drawn.
-    band : int
-        The band.
-    frame_seconds : float
-        From a frame to the next.
-    start : float
-        Second at which the spectrum begins.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A row for each layer, means over the heads; a last one for lambda.
-
-    Raises
-    ------
-    MissingPart
-        If the model has no differential attention.
-    ValueError
-        If there is no such band.
+    All T x T pairs of frames of the complex spectrum (1, F, T) are drawn, which
+    begins at ``start``; ``frame_seconds`` are from a frame to the next. The
+    figure has a row for each layer, means over the heads, and a last one for
+    lambda. A model without such attention is a MissingPart.
     """
     from matplotlib.figure import Figure
 

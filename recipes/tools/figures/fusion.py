@@ -4,7 +4,7 @@ import numpy as np
 
 from dbtransform_lobes.analysis.missing import MissingPart
 from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
-from dbtransform_lobes.plotting import COLOURS, tidy
+from dbtransform_lobes.plotting import COLOURS, legend_below, tidy
 
 # Of the short, middle and long window: the last is the darkest in print.
 LOOKS = (
@@ -18,20 +18,8 @@ NAMES = ("short", "middle", "long")
 def fusion_weights(model):
     """Draw how much of each window every band takes, and took at first.
 
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The network.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A panel for each layer.
-
-    Raises
-    ------
-    MissingPart
-        If the model has no multi-scale fusion.
+    The figure has a panel for each layer; a model without multi-scale fusion
+    is a MissingPart.
     """
     from matplotlib.figure import Figure
 
@@ -53,10 +41,8 @@ def fusion_weights(model):
         panel.set_title(f"Layer {number}", loc="left", fontsize="medium")
         panel.set_ylabel("weight")
     _band_axis(panels[-1], model.layout)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=6, frameon=False
-    )
+    handles, _ = panels[0].get_legend_handles_labels()
+    legend_below(figure, handles, 6)
     return figure
 
 

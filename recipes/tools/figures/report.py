@@ -64,22 +64,9 @@ def render_report(
 ):
     """Return the page, HTML with all audio and figures; all is escaped.
 
-    Arguments
-    ---------
-    name : str
-        Of the model.
-    notes : list of str
-        Paragraphs of what was done.
-    signals : dict
-        Title to samples (L,), for the players.
-    sample_rate : int
-        Of all of them, in Hz.
-    pictures : list of (str, str, bytes)
-        Title, caption and PNG of every figure.
-    left_out : list of (str, str)
-        Title of a figure, and why it is not there.
-    tables : list of (str, list of (str, object))
-        Title and rows.
+    ``notes`` are paragraphs, ``signals`` titles to samples (L,) for the
+    players, ``pictures`` title, caption and PNG of every figure, ``left_out``
+    titles and reasons, ``tables`` titles and rows of two cells.
 
     Example
     -------

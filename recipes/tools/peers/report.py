@@ -1,15 +1,8 @@
 """Scores and costs of systems as one table and one plot."""
 
-from pathlib import Path
-
-from benchmark.measure import machine
-from dbtransform_lobes.data.files import write_json, write_table, write_text
-from dbtransform_lobes.evaluation.compare import compare_systems
-from dbtransform_lobes.evaluation.dnsmos import check_installed
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
-from dbtransform_lobes.plotting import check_plot, save_figure, style, tidy
-from peers.run import run_systems
+from dbtransform_lobes.plotting import save_figure, style, tidy
 
 # Column to title and format.
 COLUMNS = {
@@ -40,81 +33,7 @@ PLACES = [
 ]
 
 
-def compare_peers(
-    clean, noisy, systems, missing, output_folder, jobs=1, report=print
-):
-    """Enhance, time and score; write the table and the plot.
-
-    Arguments
-    ---------
-    clean, noisy : str or Path
-        Folders of files of the same names, 16 kHz.
-    systems, missing : dict
-        Of ``choose_systems``. The first model is the reference of the
-        differences; without models, the first system.
-    output_folder : str or Path
-        Where to write ``peers.csv``, ``peers.md``, ``peers.json``,
-        ``peers.png`` and ``peers.pdf``, the files of ``compare_systems`` and
-        those of ``run_systems``; older ones are replaced.
-    jobs : int
-        Number of processes that score; systems run one by one.
-    report : callable
-        Called with a line of text for every stage.
-
-    Returns
-    -------
-    dict
-        What ``peers.json`` holds.
-
-    Raises
-    ------
-    ValueError
-        If the folders do not fit or no system could run.
-    """
-    check_plot("peers.png")
-    if jobs < 1:
-        raise ValueError(f"jobs is {jobs}, expected at least 1")
-    folder = Path(output_folder)
-    timings, failed = run_systems(systems, clean, noisy, folder, report)
-    if not timings:
-        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
-        raise ValueError(f"no system could run: {reasons or missing}")
-    folders = {name: folder / name for name in timings}
-    ours = [name for name in timings if systems[name]["model"] is not None]
-    note = ""
-    try:
-        check_installed()
-    except ValueError as error:
-        note = str(error)
-    report("scoring")
-    comparison = compare_systems(
-        clean,
-        folders,
-        folder,
-        ours[0] if ours else None,
-        jobs=jobs,
-        with_dnsmos=not note,
-    )
-    del comparison["rows"]
-    found = {
-        "systems": _rows(comparison, timings),
-        "missing": missing,
-        "failed": failed,
-        "note": note,
-        "machine": machine(),
-        "timings": timings,
-        "comparison": comparison,
-    }
-    write_json(folder / "peers.json", found)
-    columns = ["system", *COLUMNS, "packages"]
-    write_table(folder / "peers.csv", columns, found["systems"])
-    write_text(folder / "peers.md", peers_text(found))
-    for suffix in ("png", "pdf"):
-        plot_peers(found, folder / f"peers.{suffix}")
-    return found
-
-
-def _rows(comparison, timings):
+def system_rows(comparison, timings):
     """Return a dict of COLUMNS for each system."""
     rows = []
     for name, timing in timings.items():
@@ -132,7 +51,7 @@ def _rows(comparison, timings):
 
 
 def peers_text(found):
-    """Return what ``compare_peers`` found as Markdown.
+    """Return what ``peers.json`` holds as Markdown.
 
     It is one table, what is missing, and the differences.
     """

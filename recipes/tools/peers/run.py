@@ -20,24 +20,11 @@ THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")
 def choose_systems(names=None, models=None):
     """Return the systems of a comparison, and why others cannot run.
 
-    Arguments
-    ---------
-    names : sequence of str, optional
-        Of PEERS; all by default.
-    models : dict, optional
-        Source of each model of ours by its name, see ``load_model``.
-
-    Returns
-    -------
-    systems : dict
-        By name: ``peer`` or ``model``, and ``versions``.
-    missing : dict
-        By name: what is not installed, and the command that installs it.
-
-    Raises
-    ------
-    ValueError
-        If there is no such peer, or a model has the name of one.
+    Systems are given by names of PEERS, all by default, and by the sources of
+    models of ours by name, see ``load_model``. Those that can run have
+    ``peer`` or ``model``, and ``versions``; those that cannot, what is not
+    installed, and the command that installs it. A ValueError tells of a peer
+    that is unknown, and of a model with the name of one.
 
     Example
     -------
@@ -80,28 +67,10 @@ def run_systems(systems, clean, noisy, folder, report=print):
     and their times, by the same versions, is not run again; one that failed
     on a file is.
 
-    Arguments
-    ---------
-    systems : dict
-        Of ``choose_systems``.
-    clean, noisy : str or Path
-        Folders of files of the same names, 16 kHz.
-    folder : str or Path
-        Where to write ``SYSTEM/NAME.wav`` and ``SYSTEM/timing.json``.
-    report : callable
-        Called with a line of text for every system.
-
-    Returns
-    -------
-    timings : dict
-        What ``timing.json`` holds, by system.
-    failed : dict
-        Why a system has none, or none of some files, by its name.
-
-    Raises
-    ------
-    ValueError
-        If a file has no partner, or is not at 16 kHz.
+    ``SYSTEM/NAME.wav`` and ``SYSTEM/timing.json`` are written into the folder.
+    Returned are what ``timing.json`` holds, by system, and why a system has
+    none, or none of some files. A ValueError tells of a file that has no
+    partner in the other folder, or is not at 16 kHz.
     """
     files = {name: str(path) for name, _, path in pair_files(clean, noisy)}
     rates = {path: audio_info(path).samplerate for path in files.values()}

@@ -224,13 +224,10 @@ def test_many_snrs_are_grouped_in_ranges(count, expected):
     assert sizes == expected and summary["snr_ranges"] == (count == 30)
 
 
-def test_means_and_differences_are_those_of_the_files(folders, compared):
-    report, output = compared
-    assert report["num_compared"] == report["num_files"] == 4
-    assert report["reference"] == "noisy" and report["left_out"] == {}
+def scores_of_files(folders):
+    """The scores by system and name, each file read and scored here."""
     scores = {}
-    for system in GAINS:
-        suffix = "flac" if system == "good" else "wav"
+    for system, suffix in zip(GAINS, ("wav", "flac", "wav"), strict=True):
         scores[system] = {
             name: score(
                 sf.read(folders / "clean" / f"{name}.wav")[0],
@@ -238,48 +235,59 @@ def test_means_and_differences_are_those_of_the_files(folders, compared):
             )
             for name in SNRS
         }
+    return scores
+
+
+def test_means_and_differences_are_those_of_the_files(folders, compared):
+    report, output = compared
+    assert report["num_compared"] == report["num_files"] == 4
+    assert report["reference"] == "noisy" and report["left_out"] == {}
+    scores = scores_of_files(folders)
     for metric in METRICS:
-        for system, by_file in scores.items():
-            values = [by_file[name][metric] for name in SNRS]
+        values = {
+            system: [by_file[name][metric] for name in SNRS]
+            for system, by_file in scores.items()
+        }
+        for system, each in values.items():
             mean = report["means"][system][metric]["mean"]
-            assert abs(mean - sum(values) / 4) < 1e-10
-        differences = [
-            scores["good"][name][metric] - scores["noisy"][name][metric]
-            for name in SNRS
-        ]
+            assert abs(mean - sum(each) / 4) < 1e-10
+        pairs = zip(values["good"], values["noisy"], strict=True)
+        low, high = literal_interval([good - noisy for good, noisy in pairs])
         given = report["differences"]["good"][metric]
-        low, high = literal_interval(differences)
         assert abs(given["low"] - low) < 1e-8
         assert abs(given["high"] - high) < 1e-8
-        # pairing matters: the interval of the means is wider
-        spread = report["means"]["good"]["si_sdr"]
+    # pairing matters: the interval of the means is wider
+    spread = report["means"]["good"]["si_sdr"]
     paired = report["differences"]["good"]["si_sdr"]
     width = paired["high"] - paired["low"]
     assert width < 0.5 * (spread["high"] - spread["low"])
     assert "noisy" not in report["differences"]
     with open(output / "scores.csv", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    assert len(rows) == 12 and rows[0]["system"] == "noisy"
-    row = next(
-        r for r in rows if (r["system"], r["file"]) == ("poor", "speaker/b")
-    )
+        rows = {(r["system"], r["file"]): r for r in csv.DictReader(stream)}
+    assert len(rows) == 12 and next(iter(rows))[0] == "noisy"
+    row = rows["poor", "speaker/b"]
     assert abs(float(row["pesq"]) - scores["poor"]["speaker/b"]["pesq"]) < 1e-6
     assert (row["snr_db"], row["noise"]) == ("5.0", "bus")
 
 
-def test_groups_hold_the_files_of_their_condition(compared):
+@pytest.mark.parametrize(
+    ("kind", "key", "conditions"),
+    [("by_snr", "snr_db", SNRS), ("by_noise", "noise", NOISES)],
+)
+def test_groups_hold_the_files_of_their_condition(
+    compared, kind, key, conditions
+):
     report, _ = compared
-    assert [group["snr_db"] for group in report["by_snr"]] == [0.0, 5.0]
-    assert [group["noise"] for group in report["by_noise"]] == ["bus", "cafe"]
     rows = {(row["system"], row["file"]): row for row in report["rows"]}
-    for key, conditions in (("snr_db", SNRS), ("noise", NOISES)):
-        for group in report["by_snr" if key == "snr_db" else "by_noise"]:
-            names = [n for n in SNRS if conditions[n] == group[key]]
-            assert group["num_compared"] == len(names) == 2
-            for system in GAINS:
-                values = [rows[system, name]["estoi"] for name in names]
-                mean = group["means"][system]["estoi"]["mean"]
-                assert abs(mean - sum(values) / 2) < 1e-10
+    groups = report[kind]
+    assert [g[key] for g in groups] == sorted(set(conditions.values()))
+    for group in groups:
+        names = [name for name in SNRS if conditions[name] == group[key]]
+        assert group["num_compared"] == len(names) == 2
+        for system in GAINS:
+            values = [rows[system, name]["estoi"] for name in names]
+            mean = group["means"][system]["estoi"]["mean"]
+            assert abs(mean - sum(values) / 2) < 1e-10
 
 
 def test_everything_is_written_beside_versions_and_configuration(
@@ -389,23 +397,26 @@ def test_a_manifest_of_a_recipe_knows_the_noisy_names(folders, tmp_path):
         read_conditions(manifest)
 
 
-def test_impossible_comparisons_are_refused(folders, tmp_path):
-    clean, noisy = folders / "clean", {"noisy": folders / "noisy"}
-    with pytest.raises(ValueError, match="expected at least one"):
-        compare_systems(clean, {})
-    with pytest.raises(ValueError, match="expected one of the systems noisy"):
-        compare_systems(clean, noisy, reference="best")
-    with pytest.raises(ValueError, match="is no folder"):
-        compare_systems(clean, {"noisy": tmp_path / "none"})
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"systems": {}}, "expected at least one"),
+        ({"reference": "best"}, "expected one of the systems noisy"),
+        ({"systems": {"noisy": "none"}}, "is no folder"),
+        ({"systems": {"other": "other"}}, "it has z, expected c"),
+        ({"conditions": "bad.csv"}, "(?s)without a line.*speaker/a"),
+        ({"plots": ["svg"]}, "expected a name in .png or .pdf"),
+    ],
+)
+def test_impossible_comparisons_are_refused(
+    folders, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.chdir(tmp_path)
     write(tmp_path / "other" / "z.wav", np.zeros(RATE))
-    with pytest.raises(ValueError, match="it has z, expected c"):
-        compare_systems(clean, {"other": tmp_path / "other"})
-    conditions = tmp_path / "conditions.csv"
-    conditions.write_text("id,snr_db\nc,1\nd,2\n")
-    with pytest.raises(ValueError, match="(?s)without a line.*speaker/a"):
-        compare_systems(clean, noisy, conditions=conditions)
-    with pytest.raises(ValueError, match="expected a name in .png or .pdf"):
-        compare_systems(clean, noisy, plots=["svg"])
+    (tmp_path / "bad.csv").write_text("id,snr_db\nc,1\nd,2\n")
+    arguments = {"systems": {"noisy": folders / "noisy"}, **changes}
+    with pytest.raises(ValueError, match=message):
+        compare_systems(folders / "clean", **arguments)
 
 
 def test_a_failed_write_leaves_the_older_comparison(

@@ -98,11 +98,9 @@ def scored(folder, plan):
 
 def interval(values):
     """Literal twin of the 95 % interval of a mean."""
-    mean = sum(values) / len(values)
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    half = (
-        student_t.ppf(0.975, len(values) - 1) * (variance / len(values)) ** 0.5
-    )
+    count, mean = len(values), sum(values) / len(values)
+    error = statistics.stdev(values) / count**0.5
+    half = student_t.ppf(0.975, count - 1) * error
     return mean, mean - half, mean + half
 
 

@@ -4,6 +4,8 @@ import base64
 import importlib.util
 import io
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,6 @@ from dbtransform_lobes.analysis.graph import band_graph, near_ratio
 from dbtransform_lobes.analysis.missing import MissingPart
 from dbtransform_lobes.analysis.spectrograms import spectrograms
 from dbtransform_lobes.inference import EnhanceModel
-from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.cmgan import CMGAN
 from dbtransform_lobes.models.harmonic_graph import harmonic_pairs
@@ -27,7 +28,7 @@ from figures.attention import attention_maps
 from figures.fusion import fusion_weights
 from figures.report import render_report
 from tests.composition import composed
-from tests.runs import model_of, tiny_run
+from tests.runs import model_of
 from tests.signals import noise_like, speech_like, write_wav
 
 SMALL = {"num_channels": 8, "num_layers": 2, "num_heads": 2}
@@ -46,12 +47,10 @@ def spectrum(frames=12, batch=1):
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    run = tmp_path_factory.mktemp("run")
-    tiny_run(run)
+def model_folder(model_folder, tmp_path_factory):
+    """The tiny model in a folder whose name has to be escaped."""
     folder = tmp_path_factory.mktemp("model") / "tiny & <b>"
-    export_model(run, folder)
-    return folder
+    return Path(shutil.copytree(model_folder, folder))
 
 
 @pytest.fixture(scope="module")

@@ -104,22 +104,20 @@ def _row_scores(scores, name, reference):
     means = scores.loc[name].groupby("seed").mean()
     table = pd.DataFrame({"mean": means.mean(), "std": means.std()})
     found = without_nan(table).to_dict("index")
-    pairs = pd.DataFrame()
+    pairs = scores.loc[name].iloc[:0]
     if name != reference and reference in scores.index.unique("row"):
         pairs = (scores.loc[name] - scores.loc[reference]).dropna()
-    if len(pairs):
-        by_seed = pairs.groupby("seed").mean()
-        over_files = intervals(pairs.groupby("file").mean())
-        over_seeds = intervals(by_seed)
+    by_seed = pairs.groupby("seed").mean()
+    over_files = intervals(pairs.groupby("file").mean())
+    over_seeds = intervals(by_seed)
     for metric, score in found.items():
         score["by_seed"] = means[metric].tolist()
-        score["difference"] = len(pairs) or None
-        if len(pairs):
-            score["difference"] = {
-                "over_files": over_files[metric],
-                "over_seeds": over_seeds[metric],
-                "by_seed": by_seed[metric].tolist(),
-            }
+        difference = {
+            "over_files": over_files[metric],
+            "over_seeds": over_seeds[metric],
+            "by_seed": by_seed[metric].tolist(),
+        }
+        score["difference"] = difference if len(pairs) else None
     return found
 
 

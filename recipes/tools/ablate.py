@@ -22,7 +22,7 @@ written from all runs of the plan that have been tested, also from earlier ones.
 
 
 def add_arguments(parser):
-    """Add the arguments of ``ablate`` to its parser."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument("plan", metavar="ABLATION.yaml", help="rows and seeds")
     parser.add_argument(
         "--small",

@@ -96,7 +96,7 @@ MAP_HZ = 500  # the band that is shown unless another is asked for
 
 
 def add_arguments(parser):
-    """Add the arguments of ``analyse`` to its parser."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "model",
         metavar="MODEL",

@@ -22,7 +22,7 @@ CALLS = 20
 
 
 def add_arguments(parser):
-    """Add the arguments of ``benchmark-onnx`` to its parser."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "paths", metavar="GRAPH.onnx", nargs="+", help="streaming graphs"
     )

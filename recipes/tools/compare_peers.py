@@ -37,7 +37,7 @@ remove FOLDER/SYSTEM to measure a system anew.
 
 
 def add_arguments(parser):
-    """Add the arguments of ``benchmark-peers`` to its parser."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "clean", metavar="CLEAN", help="folder of clean speech, 16 kHz"
     )

@@ -1,4 +1,4 @@
-"""``dbtransform analyse``: what the figures and the report show."""
+"""``analyse.py``: what the figures and the report show."""
 
 import base64
 import importlib.util

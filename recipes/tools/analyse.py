@@ -24,11 +24,7 @@ from dbtransform_lobes.data.files import (
 from dbtransform_lobes.inference.device import check_device
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.model_card import configuration_rows
-from dbtransform_lobes.inference.source import (
-    bundled_models,
-    find_model,
-    resolve,
-)
+from dbtransform_lobes.inference.source import find_model, resolve
 from dbtransform_lobes.models.waveform import noisy_spectrum, unit_rms_gain
 from dbtransform_lobes.plotting import check_plot, save_figure
 from dbtransform_lobes.versions import package_versions
@@ -177,7 +173,7 @@ def run(args):
     figures = list(dict.fromkeys(args.figures))
     drawn, left_out = _draw(model, signals, part, band, figures)
     description = {
-        "name": _shown_name(source, folder),
+        "name": folder.name if os.path.isdir(source) else source,
         "notes": _notes(args.audio, part, figures),
         "signals": signals,
         "sample_rate": part.sample_rate,
@@ -301,13 +297,6 @@ def _start_of(model, noisy, part):
     start = noisy[:, : MAP_SECONDS * rate]
     with torch.inference_mode():
         return noisy_spectrum(model.hparams.compute_stft, start, gain)
-
-
-def _shown_name(source, folder):
-    """Return the name of a model, without the path of a folder."""
-    if source is None:
-        return bundled_models()[0]
-    return Path(folder).name if os.path.isdir(source) else str(source)
 
 
 def _notes(audio, part, figures):

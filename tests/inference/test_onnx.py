@@ -16,7 +16,7 @@ import soundfile as sf
 import torch
 from speechbrain.processing.features import ISTFT, STFT
 
-from benchmark import onnx_streams
+import benchmark_onnx
 from command import run_tool
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel, onnx_export
@@ -452,21 +452,21 @@ def test_benchmark_feeds_states_back(tmp_path, suffix):
     opset = onnx.helper.make_opsetid("", 18)
     proto = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
     onnx.save(proto, tmp_path / "count.onnx")
-    call = onnx_streams._caller(tmp_path / "count.onnx")
+    call = benchmark_onnx._caller(tmp_path / "count.onnx")
     assert [call()[1].item() for _ in range(3)] == [1, 2, 3]
     del proto.graph.output[1]
     onnx.save(proto, tmp_path / "lost.onnx")
     with pytest.raises(ValueError, match="lost.onnx: .* follows on the state"):
-        onnx_streams.time_streams([tmp_path / "lost.onnx"])
+        benchmark_onnx.time_streams([tmp_path / "lost.onnx"])
 
 
 def test_benchmark_times_graphs_in_turns(monkeypatch):
     """The warm-up is left out, a call before each measurement too."""
     calls = []
     monkeypatch.setattr(
-        onnx_streams, "_caller", lambda path: lambda: calls.append(path)
+        benchmark_onnx, "_caller", lambda path: lambda: calls.append(path)
     )
-    times = onnx_streams.time_streams(["a", "b"], rounds=2)
+    times = benchmark_onnx.time_streams(["a", "b"], rounds=2)
     assert [len(times[path]) for path in "ab"] == [2, 2]
     assert "".join(calls) == 3 * (21 * "a" + 21 * "b")
 

@@ -25,7 +25,7 @@ from dbtransform_lobes.inference.device import check_device
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.model_card import configuration_rows
 from dbtransform_lobes.inference.source import find_model, resolve
-from dbtransform_lobes.models.waveform import noisy_spectrum, unit_rms_gain
+from dbtransform_lobes.models.waveform import noisy_spectrum
 from dbtransform_lobes.plotting import check_plot, save_figure
 from dbtransform_lobes.versions import package_versions
 from figures.architecture import architecture
@@ -288,15 +288,14 @@ def _draw(model, signals, part, band, figures):
 
 
 def _start_of(model, noisy, part):
-    """Return the spectrum (1, F, T) of the first 4 s, at the part's level."""
+    """Return the spectrum (1, F, T) of the first 4 s."""
     rate = model.hparams.sample_rate
     if part.sample_rate != rate:
         noisy = soxr.resample(noisy, part.sample_rate, rate)
     noisy = torch.from_numpy(noisy)[None].to(model.device)
-    gain = unit_rms_gain(noisy)
     start = noisy[:, : MAP_SECONDS * rate]
     with torch.inference_mode():
-        return noisy_spectrum(model.hparams.compute_stft, start, gain)
+        return noisy_spectrum(model.hparams.compute_stft, start)
 
 
 def _notes(audio, part, figures):

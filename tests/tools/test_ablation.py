@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml
-from scipy.stats import t as student_t
+from scipy.stats import ttest_1samp
 
 from ablation.plan import (
     list_runs,
@@ -97,11 +97,9 @@ def scored(folder, plan):
 
 
 def interval(values):
-    """Literal twin of the 95 % interval of a mean."""
-    count, mean = len(values), sum(values) / len(values)
-    error = statistics.stdev(values) / count**0.5
-    half = student_t.ppf(0.975, count - 1) * error
-    return mean, mean - half, mean + half
+    """The mean, and the limits of the t-test of scipy."""
+    found = ttest_1samp(values, 0).confidence_interval()
+    return statistics.fmean(values), found.low, found.high
 
 
 def test_runs_come_seed_by_seed_and_rows_win(plan, tmp_path):

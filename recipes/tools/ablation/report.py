@@ -94,7 +94,8 @@ def ablation_report(runs, reference):
 
 def _read_scores(run):
     """Return the scores of the files of a run, a column for each metric."""
-    table = pd.read_csv(run.folder / "test" / "scores.csv", dtype={"file": str})
+    path = run.folder / "test" / "scores.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     table = table[table["status"] == SCORED].set_index("file")
     return table[[name for name in table if name in LABELS]].astype(float)
 

@@ -1,11 +1,11 @@
-"""A function over many tasks, where a crash costs one task only."""
+"""A function over many tasks, in several processes."""
 
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -17,6 +17,29 @@ CRASHED = (
     "the process that worked on it died (crashed, or was killed for want of "
     "memory); leave this file out or make it shorter"
 )
+
+
+def parallel_map(function, tasks, jobs, chunksize=1):
+    """Yield the results of all tasks in their order, from ``jobs`` processes.
+
+    OSError if a process dies.
+
+    Example
+    -------
+    >>> list(parallel_map(abs, [-1, 2], jobs=1))
+    [1, 2]
+    """
+    if jobs == 1:
+        yield from map(function, tasks)
+        return
+    try:
+        with ProcessPoolExecutor(jobs) as pool:
+            yield from pool.map(function, tasks, chunksize=chunksize)
+    except BrokenProcessPool as error:
+        raise OSError(
+            f"one of {jobs} processes died, perhaps for want of memory; start "
+            "again with fewer jobs"
+        ) from error
 
 
 def run_isolated(

@@ -4,8 +4,10 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from dbtransform_lobes import parallel
-from dbtransform_lobes.parallel import CRASHED, run_isolated
+from dbtransform_lobes.parallel import CRASHED, parallel_map, run_isolated
 
 
 def die(folder, times):
@@ -30,3 +32,8 @@ def test_processes_that_always_die_end_with_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "MAX_STARTS", 2)
     found = list(run_isolated(half, [(1,), (2,)], 1, 1, die, (tmp_path, 99)))
     assert sorted(found) == [((1,), None, CRASHED), ((2,), None, CRASHED)]
+
+
+def test_a_map_says_that_a_process_died():
+    with pytest.raises(OSError, match="fewer jobs"):
+        list(parallel_map(os._exit, [1, 1], jobs=2))

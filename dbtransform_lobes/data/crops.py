@@ -1,7 +1,7 @@
-"""Training examples as a function of (seed, epoch, index) alone.
+"""Training crops, each a function of (seed, epoch, position) alone.
 
-So a resumed run sees what an uninterrupted one would, with any number of
-workers or ranks.
+So a resumed run gets those of an uninterrupted one, with any number of workers
+or ranks.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from dbtransform_lobes.data.mixing import rms
 
 
 class EpochSampler(Sampler):
-    """Yields (epoch, position), the keys of the examples of one rank.
+    """Yield (epoch, position), the keys of the examples of one rank.
 
     Rank r takes the positions r, r + ranks, r + 2 ranks and so on.
 
@@ -43,7 +43,7 @@ class EpochSampler(Sampler):
         self.epoch, self.done = 1, 0
 
     def set_epoch(self, epoch):
-        """Called by the Brain at the start of an epoch."""
+        """Set the epoch; the Brain calls it at its start."""
         self.epoch = epoch
 
     def skip(self, done):
@@ -60,7 +60,7 @@ class EpochSampler(Sampler):
 
 
 class TrainingCrops(Dataset):
-    """Random crops of speech in noise at random SNR and level.
+    """Draw examples of a source and set their level, by (epoch, position).
 
     The files of a source are visited in passes, each in an order of its own,
     that run on from epoch to epoch: however long an epoch is, no file is
@@ -69,15 +69,13 @@ class TrainingCrops(Dataset):
     Arguments
     ---------
     source : Recordings | Pairs
-        Draws speech and noise.
+        Draws clean and noisy signals.
     examples : int
         Examples of one epoch.
     crop_seconds : float
         Length of a crop, in s.
     seed : int
         Seed of all examples.
-    snr_db : tuple of float | None
-        Range of the SNR; None keeps that of the source.
     level_dbfs : tuple of float
         Range of the level of the mixture, in dB.
     sample_rate : int
@@ -88,6 +86,8 @@ class TrainingCrops(Dataset):
     >>> class Tone:
     ...     def __len__(self):
     ...         return 3
+    ...     def order(self, rng):
+    ...         return rng.permutation(3)
     ...     def draw(self, index, length, rng):
     ...         return "tone", np.ones(length), rng.standard_normal(length)
     >>> crops = TrainingCrops(Tone(), examples=8, crop_seconds=0.1)
@@ -104,13 +104,12 @@ class TrainingCrops(Dataset):
         examples,
         crop_seconds=2.0,
         seed=0,
-        snr_db=(-5.0, 20.0),
         level_dbfs=(-38.0, -18.0),
         sample_rate=16000,
     ):
         self.source, self.examples, self.seed = source, examples, seed
         self.length = round(crop_seconds * sample_rate)
-        self.snr_db, self.level_dbfs = snr_db, level_dbfs
+        self.level_dbfs = level_dbfs
         self._pass = None, None  # its number and order, made once
 
     def __len__(self):
@@ -120,8 +119,8 @@ class TrainingCrops(Dataset):
         epoch, position = key
         rng = np.random.default_rng([self.seed, epoch, position + 1])
         index = self._index(epoch, position)
-        name, clean, noise = self.source.draw(index, self.length, rng)
-        clean, noisy = self._mix(clean, noise, rng)
+        name, *signals = self.source.draw(index, self.length, rng)
+        clean, noisy = self._set_level(*signals, rng)
         return {
             "id": f"{name}@{epoch}.{position}",
             "noisy": torch.from_numpy(noisy.astype(np.float32)),
@@ -129,21 +128,15 @@ class TrainingCrops(Dataset):
         }
 
     def _index(self, epoch, position):
-        """Which file the source is asked for."""
+        """Return the index of the file that the source is asked for."""
         so_far = (epoch - 1) * self.examples + position
         number, place = divmod(so_far, len(self.source))
         if self._pass[0] != number:
             rng = np.random.default_rng([self.seed, number])
-            draw = getattr(self.source, "order", None)
-            order = draw(rng) if draw else rng.permutation(len(self.source))
-            self._pass = number, order
+            self._pass = number, self.source.order(rng)
         return int(self._pass[1][place])
 
-    def _mix(self, clean, noise, rng):
-        if self.snr_db is not None and rms(noise) > 0 and rms(clean) > 0:
-            snr = rng.uniform(*self.snr_db)
-            noise = noise * (rms(clean) / rms(noise) * 10 ** (-snr / 20))
-        noisy = clean + noise
+    def _set_level(self, clean, noisy, rng):
         level = rms(noisy)
         if level == 0:
             return clean, noisy

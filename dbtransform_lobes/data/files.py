@@ -17,17 +17,8 @@ MAX_LISTED = 20
 def raise_problems(title, problems):
     """Raise one ValueError that counts the problems and lists the first 20.
 
-    Arguments
-    ---------
-    title : str
-        What is wrong and what to do about it.
-    problems : list of str
-        One line each; nothing is raised when there is none.
-
-    Raises
-    ------
-    ValueError
-        If there is any problem.
+    The title says what is wrong and what to do; without problems nothing is
+    raised.
 
     Example
     -------
@@ -54,7 +45,7 @@ def collect(problems, function, *arguments, line=None):
 
 
 def is_lfs_pointer(path):
-    """Whether a file is the note that Git LFS leaves in place of a file."""
+    """Tell whether a file is the pointer that Git LFS leaves for a file."""
     with open(path, "rb") as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
 
@@ -136,24 +127,10 @@ def read_record(path):
 
 
 def read_table(path, columns):
-    """Read a csv with a header.
+    """Read a csv with a header, as a list of dicts; line 2 is the first.
 
-    Arguments
-    ---------
-    path : str
-        The csv, in UTF-8.
-    columns : sequence of str
-        Columns that it must have; others are read as well.
-
-    Returns
-    -------
-    list of dict
-        Its rows, at least one; the first stands in line 2.
-
-    Raises
-    ------
-    ValueError
-        If columns are missing, there are no rows, or it is no UTF-8.
+    ValueError if one of the columns is missing, there are no rows, or it is
+    no UTF-8. Other columns are read as well.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     given, rows = reader.fieldnames or [], list(reader)
@@ -189,6 +166,16 @@ def table_text(columns, rows):
 
 
 # Folders
+
+
+def existing_folder(folder, content):
+    """Return the whole path of a folder; FileNotFoundError says its content."""
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: there is no such folder, expected one with {content}"
+        )
+    return folder
 
 
 def check_output_folder(target, files, content, force):
@@ -234,13 +221,7 @@ def check_output_folder(target, files, content, force):
 
 
 def replace_folder(target, temporary):
-    """Give a folder the name of another one, which is removed.
-
-    Arguments
-    ---------
-    target, temporary : pathlib.Path
-        The name, and the folder that gets it.
-    """
+    """Give the folder ``temporary`` the name of another, which is removed."""
     if not target.exists():
         os.rename(temporary, target)
         return

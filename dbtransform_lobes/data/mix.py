@@ -7,25 +7,29 @@ data set: a run goes on only in a folder that holds the same plan.
 """
 
 import hashlib
-import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
 
 from dbtransform_lobes.data.audio import audio_info, write_audio
-from dbtransform_lobes.data.draw import draw_mixtures, relative_path
-from dbtransform_lobes.data.files import collect, raise_problems, write_text
-from dbtransform_lobes.data.mixing import (
-    LEVEL_DBFS,
-    PEAK,
+from dbtransform_lobes.data.files import (
+    collect,
+    raise_problems,
+    read_record,
+    write_json,
+    write_text,
 )
+from dbtransform_lobes.data.mixing import LEVEL_DBFS, PEAK
 from dbtransform_lobes.data.mixtures import (
     SAMPLE_RATE,
     cached_reader,
+    draw_mixtures,
     mixtures_text,
     read_test_mixtures,
+    relative_path,
     render,
 )
 from dbtransform_lobes.data.recordings import (
@@ -171,42 +175,49 @@ def mix_testset(mixtures, recordings, output, force=False):
 
 def _check_arguments(arguments):
     problems = []
-    for name in ("hours", "valid_hours", "test_hours"):
-        value = arguments[name]
-        if not (math.isfinite(value) and value >= 0):
-            problems.append(f"{name} is {value}, expected 0 or more")
-    if sum(arguments[name] for name in ("hours", "valid_hours")) <= 0:
-        if arguments["test_hours"] <= 0:
-            problems.append("all hours are 0, expected one above 0")
-    for name in ("snrs", "test_snrs"):
-        values = arguments[name]
-        if not values or not all(map(math.isfinite, values)):
-            problems.append(f"{name} are {values}, expected finite numbers")
-    if arguments["seed"] < 0:
-        problems.append(f"seed is {arguments['seed']}, expected 0 or more")
-    if not 0 <= arguments["babble"] <= 1:
-        problems.append(f"babble is {arguments['babble']}, expected 0 to 1")
+
+    def check(holds, expected, *names):
+        """Note the arguments that are not as expected."""
+        problems.extend(
+            f"{name} is {arguments[name]}, expected {expected}"
+            for name in names
+            if not holds(arguments[name])
+        )
+
+    hours = ("hours", "valid_hours", "test_hours")
+    check(lambda x: math.isfinite(x) and x >= 0, "0 or more", *hours)
+    check(lambda x: x >= 0, "0 or more", "seed")
+    check(lambda x: 0 <= x <= 1, "0 to 1", "babble")
+    check(
+        lambda x: x and all(map(math.isfinite, x)),
+        "one or more finite numbers",
+        *("snrs", "test_snrs"),
+    )
+    if not any(arguments[name] for name in hours):
+        problems.append("all hours are 0, expected one above 0")
     raise_problems("wrong arguments of mix", problems)
 
 
 def _collection_summary(recordings):
-    """Count and hours of the recordings used, by source and licence."""
-    groups = {}
+    """Count the files and hours used, by source and licence."""
+    files, seconds = Counter(), Counter()
     for item in recordings:
         key = (item.source or "unknown", item.licence or "unknown")
-        count, seconds = groups.get(key, (0, 0.0))
-        groups[key] = (count + 1, seconds + item.seconds)
+        files[key] += 1
+        seconds[key] += item.seconds
     sources = [
         {
             "source": source,
             "licence": licence,
-            "files": count,
-            "hours": round(seconds / 3600, 4),
+            "files": files[source, licence],
+            "hours": round(seconds[source, licence] / 3600, 4),
         }
-        for (source, licence), (count, seconds) in sorted(groups.items())
+        for source, licence in sorted(files)
     ]
-    licences = sorted({entry["licence"] for entry in sources})
-    return {"sources": sources, "licences": licences}
+    return {
+        "sources": sources,
+        "licences": sorted({licence for _, licence in files}),
+    }
 
 
 def _write_dataset(mixtures, output, prefix, recipe, root, force):
@@ -230,7 +241,7 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
     folders = _set_folders(output, splits)
     _clear_folder(output, record_path, record, folders, force)
     output.mkdir(parents=True, exist_ok=True)
-    write_text(record_path, json.dumps(record, indent=2) + "\n")
+    write_json(record_path, record)
     write_text(output / f"{prefix}mixtures.csv", plan)
     for folder in folders:
         folder.mkdir(exist_ok=True)
@@ -244,11 +255,11 @@ def _split_summary(mixtures, split, root):
     members = [item for item in mixtures if item.split == split]
     infos = [audio_info(root / item.speech) for item in members]
     seconds = sum(info.frames / info.samplerate for info in infos)
-    hours = round(seconds / 3600, 4)
-    return {"files": len(members), "hours": hours}
+    return {"files": len(members), "hours": round(seconds / 3600, 4)}
 
 
 def _set_folders(output, splits):
+    """Return the folders of clean and noisy files of some splits."""
     return [
         output / f"{kind}_{SET_NAMES[split]}"
         for split in splits
@@ -258,7 +269,7 @@ def _set_folders(output, splits):
 
 def _clear_folder(output, record_path, record, wanted, force):
     """Refuse a folder of other content, or empty it when forced."""
-    old = _read_record(record_path)
+    old = read_record(record_path)
     same = old.get("plan_sha256") == record["plan_sha256"]
     if old and not same:
         if not force:
@@ -267,7 +278,8 @@ def _clear_folder(output, record_path, record, wanted, force):
                 f"{record_path.name}), expected an empty folder; choose "
                 "another --output, or replace it with --force"
             )
-        for folder in _set_folders(output, old["splits"]):
+        splits = [name for name in SPLITS if name in old.get("splits", ())]
+        for folder in _set_folders(output, splits):
             shutil.rmtree(folder, ignore_errors=True)
     foreign = [folder.name for folder in wanted if folder.exists()]
     if foreign and not same:
@@ -275,21 +287,6 @@ def _clear_folder(output, record_path, record, wanted, force):
             f"{output} already has {', '.join(foreign)}, which this command "
             "did not write; choose another --output"
         )
-
-
-def _read_record(path):
-    if not path.is_file():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            "plan_sha256": record["plan_sha256"],
-            "splits": [name for name in record["splits"] if name in SPLITS],
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a record of this command; choose another --output"
-        ) from error
 
 
 def _write_mixture(item, output, read):

@@ -1,7 +1,8 @@
-"""Mixing of speech and noise, in float64.
+"""Mixing of speech and noise, in float64; signals are (L,).
 
 The same functions make a data set on disk (``dbtransform mix``) and mixtures
-on the fly in training, so that both follow one recipe.
+on the fly in training, so that both follow one recipe. Levels are in dB re
+full scale: 0 dBFS is an RMS of 1.
 """
 
 import numpy as np
@@ -24,24 +25,7 @@ def rms(signal):
 
 
 def scale_to_dbfs(signal, dbfs=LEVEL_DBFS):
-    """Scale a signal to an RMS level; 0 dBFS is an RMS of 1.
-
-    Arguments
-    ---------
-    signal : numpy.ndarray
-        Samples (L,).
-    dbfs : float
-        Wanted RMS level, in dB.
-
-    Returns
-    -------
-    numpy.ndarray
-        Scaled samples (L,), float64.
-
-    Raises
-    ------
-    ValueError
-        If the signal is silent or empty.
+    """Scale a signal to an RMS level; ValueError if it is silent.
 
     Example
     -------
@@ -60,24 +44,7 @@ def scale_to_dbfs(signal, dbfs=LEVEL_DBFS):
 def wrap_noise(noise, offset, length):
     """Read ``length`` samples from ``offset``, going round the end.
 
-    Arguments
-    ---------
-    noise : numpy.ndarray
-        Samples (N,), N > 0.
-    offset : int
-        First sample; any integer, taken modulo N.
-    length : int
-        How many samples to read; may exceed N.
-
-    Returns
-    -------
-    numpy.ndarray
-        Samples (length,), float64.
-
-    Raises
-    ------
-    ValueError
-        If the noise is empty.
+    Both may exceed the samples of the noise; ValueError if it has none.
 
     Example
     -------
@@ -93,24 +60,7 @@ def wrap_noise(noise, offset, length):
 def scale_noise_to_snr(speech, noise, snr_db):
     """Scale noise so that ``10 log10(sum s^2 / sum n^2) = snr_db``.
 
-    Arguments
-    ---------
-    speech : numpy.ndarray
-        Samples (L,).
-    noise : numpy.ndarray
-        Samples (L,).
-    snr_db : float
-        Wanted ratio of the energies, in dB.
-
-    Returns
-    -------
-    numpy.ndarray
-        Scaled noise (L,), float64.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ, or speech or noise is silent.
+    ValueError if the lengths differ, or speech or noise is silent.
 
     Example
     -------
@@ -127,32 +77,24 @@ def scale_noise_to_snr(speech, noise, snr_db):
     return scale_to_dbfs(noise, 20 * np.log10(rms(speech)) - snr_db)
 
 
-def mix(speech, noise, snr_db, level_dbfs=LEVEL_DBFS, peak=PEAK):
+def mix(speech, noise, snr_db):
     """Mix speech and noise of the same length at a given SNR.
 
-    The speech is scaled to an RMS of ``level_dbfs``, the noise to the SNR,
-    and both are summed; if the sum exceeds ``peak``, clean and noisy are
+    The speech is scaled to an RMS of ``LEVEL_DBFS``, the noise to the SNR,
+    and both are summed; if the sum exceeds ``PEAK``, clean and noisy are
     scaled down together.
 
     Arguments
     ---------
-    speech : numpy.ndarray
-        Samples (L,).
-    noise : numpy.ndarray
+    speech, noise : numpy.ndarray
         Samples (L,), see `wrap_noise`.
     snr_db : float
         Signal-to-noise ratio, in dB.
-    level_dbfs : float
-        RMS level of the speech, in dB re full scale.
-    peak : float
-        Highest magnitude of the mixture.
 
     Returns
     -------
-    clean : numpy.ndarray
-        The target (L,), float64.
-    noisy : numpy.ndarray
-        The mixture (L,), float64.
+    clean, noisy : numpy.ndarray
+        The target and the mixture (L,), float64.
 
     Raises
     ------
@@ -168,8 +110,8 @@ def mix(speech, noise, snr_db, level_dbfs=LEVEL_DBFS, peak=PEAK):
     >>> print(round(10 * np.log10(ratio), 6))
     5.0
     """
-    clean = scale_to_dbfs(speech, level_dbfs)
+    clean = scale_to_dbfs(speech)
     noisy = clean + scale_noise_to_snr(clean, noise, snr_db)
     highest = np.max(np.abs(noisy))
-    gain = peak / highest if highest > peak else 1.0
+    gain = PEAK / highest if highest > PEAK else 1.0
     return gain * clean, gain * noisy

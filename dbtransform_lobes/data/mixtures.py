@@ -1,11 +1,16 @@
-"""One mixture of speech and noise, and lists of them as csv."""
+"""Mixtures of a data set: drawn at random or read from a csv, and rendered."""
 
+import itertools
 import math
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
 
 from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.files import (
@@ -14,21 +19,20 @@ from dbtransform_lobes.data.files import (
     read_table,
     table_text,
 )
-from dbtransform_lobes.data.mixing import mix, scale_to_dbfs, wrap_noise
+from dbtransform_lobes.data.mixing import mix, rms, scale_to_dbfs, wrap_noise
+from dbtransform_lobes.data.recordings import SPLITS
 
 SAMPLE_RATE = 16000
 # Several noises (babble) share one csv field, with this between them.
 SEPARATOR = "|"
-MIXTURE_COLUMNS = (
-    "file",
-    "split",
-    "speech",
-    "noise",
-    "offset",
-    "snr_db",
-    "seed",
-)
-TEST_COLUMNS = ("id", "speech", "noise", "noise_offset_s", "snr_db")
+MIXTURE_COLUMNS = "file split speech noise offset snr_db seed".split()
+TEST_COLUMNS = "id speech noise noise_offset_s snr_db".split()
+BABBLE_TALKERS = (4, 10)
+MIN_OTHER_SPEAKERS = 3
+# A noise excerpt this much below its recording is drawn again: scaling a gap
+# between two barks to 0 dB SNR would blow up the recorder's hiss.
+MAX_DROP_DB = 30.0
+MAX_DRAWS = 50
 
 
 @dataclass(frozen=True)
@@ -63,30 +67,13 @@ class Mixture:
 
 
 def render(mixture, read):
-    """Return the clean and the noisy signal of one mixture.
+    """Return the clean and the noisy signal (L,) of a mixture, float64.
 
-    Arguments
-    ---------
-    mixture : Mixture
-        What to mix.
-    read : callable
-        Gives the samples (L,) of a path.
-
-    Returns
-    -------
-    clean : numpy.ndarray
-        The target (L,), float64.
-    noisy : numpy.ndarray
-        The mixture (L,), float64.
-
-    Raises
-    ------
-    ValueError
-        If speech or noise is silent or unreadable.
+    ``read`` gives the samples of a path. ValueError if speech or noise is
+    silent or unreadable.
 
     Example
     -------
-    >>> import numpy as np
     >>> item = Mixture("a.wav", "test", "s", ("n",), (0,), 5.0)
     >>> clean, noisy = render(item, lambda path: np.ones(160))
     >>> noisy.shape
@@ -107,17 +94,9 @@ def render(mixture, read):
 
 
 def read_test_mixtures(path):
-    """Read a csv of fixed test mixtures.
+    """Read a csv of fixed test mixtures, a list of Mixture in its order.
 
-    Arguments
-    ---------
-    path : str
-        A csv with the columns id, speech, noise, noise_offset_s, snr_db.
-
-    Returns
-    -------
-    list of Mixture
-        In the order of the csv, its files named ``<id>.wav``.
+    Its columns are ``TEST_COLUMNS``; files are named ``<id>.wav``.
 
     Raises
     ------
@@ -129,16 +108,18 @@ def read_test_mixtures(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such csv of mixtures")
     rows = read_table(path, TEST_COLUMNS)
-    problems, items = [], []
-    for line, row in enumerate(rows, start=2):
-        collect(problems, _test_mixture, row, items, line=line)
-    names = Counter(item.file for item in items)
+    problems = []
+    items = [
+        collect(problems, _test_mixture, row, line=line)
+        for line, row in enumerate(rows, start=2)
+    ]
+    names = Counter(item.file for item in items if item)
     problems += [f"{name}: twice" for name, n in names.items() if n > 1]
     raise_problems(f"{path}: wrong rows", problems)
     return items
 
 
-def _test_mixture(row, items):
+def _test_mixture(row):
     name = row["id"] or ""
     if safe_name(name) != name:
         raise ValueError(
@@ -150,16 +131,8 @@ def _test_mixture(row, items):
             f"noise_offset_s is {offset} and snr_db is {snr}, expected "
             "finite numbers and an offset of 0 or more"
         )
-    items.append(
-        Mixture(
-            file=f"{name}.wav",
-            split="test",
-            speech=row["speech"],
-            noise=(row["noise"],),
-            offset=(round(offset * SAMPLE_RATE),),
-            snr_db=snr,
-        )
-    )
+    noise, first = (row["noise"],), (round(offset * SAMPLE_RATE),)
+    return Mixture(f"{name}.wav", "test", row["speech"], noise, first, snr)
 
 
 def mixtures_text(mixtures):
@@ -189,3 +162,129 @@ def cached_reader(root):
 def safe_name(label):
     """Make a label fit for a file name."""
     return re.sub(r"[^\w.-]+", "-", label).lstrip(".") or "x"
+
+
+def relative_path(path, root):
+    """Return a path relative to a folder, with slashes."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def draw_mixtures(available, root, arguments, read):
+    """Plan and try every mixture of every split.
+
+    Takes the recordings, the folder that paths are relative to, the arguments
+    of ``mix_dataset`` and a reader of paths; returns a list of Mixture.
+    ValueError lists all recordings that cannot be mixed.
+    """
+    mixtures, problems = [], []
+    for split, prefix in zip(SPLITS, ("", "valid_", "test_"), strict=True):
+        if hours := arguments[f"{prefix}hours"]:
+            drawer = collect(
+                problems, _Drawer, available, root, split, arguments
+            )
+            if drawer:
+                mixtures += drawer.draw(hours, read, problems)
+    raise_problems("the recordings cannot be mixed", problems)
+    return mixtures
+
+
+class _Drawer:
+    """Draw the mixtures of one split."""
+
+    def __init__(self, available, root, split, arguments):
+        self.root, self.split = root, split
+        self.seed, self.babble = arguments["seed"], arguments["babble"]
+        self.snrs = arguments["test_snrs" if split == "test" else "snrs"]
+        members = [r for r in available if r.split == split]
+        self.speech = [r for r in members if r.kind == "speech"]
+        self.noises = [r for r in members if r.kind == "noise"]
+        seconds = np.array([item.seconds for item in self.noises])
+        self.shares = seconds / np.sum(seconds)
+        self.talkers = {}
+        for item in self.speech:
+            self.talkers.setdefault(item.speaker, []).append(item)
+        self._check()
+
+    def _check(self):
+        option = "--hours" if self.split == "train" else f"--{self.split}_hours"
+        if not self.speech or (not self.noises and self.babble < 1):
+            raise ValueError(
+                f"split {self.split} has {len(self.speech)} speech and "
+                f"{len(self.noises)} noise recordings, expected at least one "
+                f"of each; add recordings or give {option} 0"
+            )
+        if self.babble and len(self.talkers) <= MIN_OTHER_SPEAKERS:
+            raise ValueError(
+                f"split {self.split} has {len(self.talkers)} speakers, "
+                f"expected {MIN_OTHER_SPEAKERS + 1} or more for babble; add "
+                "speakers or give --babble 0"
+            )
+
+    def draw(self, hours, read, problems):
+        """Draw and try mixtures until they fill the hours."""
+        mixtures, seconds = [], 0.0
+        speeches = tqdm(self._speech(), f"planning {self.split}", unit="file")
+        for index, speech in enumerate(speeches):
+            if seconds >= hours * 3600:
+                return mixtures
+            item = collect(problems, self._item, index, speech, read)
+            if item:
+                collect(problems, render, item, read)
+                mixtures.append(item)
+            seconds += speech.seconds
+
+    def _seed(self, index):
+        return [self.seed, SPLITS.index(self.split), index]
+
+    def _speech(self):
+        """Yield an endless row of shuffled passes over the speech."""
+        for turn in itertools.count():
+            # The last 1 keeps the stream apart from those of the items.
+            rng = np.random.default_rng([*self._seed(turn), 1])
+            for place in rng.permutation(len(self.speech)):
+                yield self.speech[place]
+
+    def _item(self, index, speech, read):
+        seed = self._seed(index)
+        rng = np.random.default_rng(seed)
+        snr = float(self.snrs[rng.integers(len(self.snrs))])
+        if rng.random() < self.babble:
+            sources = self._others(rng, speech.speaker)
+        else:
+            sources = [rng.choice(self.noises, p=self.shares)]
+        paths = [relative_path(item.path, self.root) for item in sources]
+        length = len(read(relative_path(speech.path, self.root)))
+        offsets = [draw_offset(rng, read(path), length) for path in paths]
+        return Mixture(
+            file=f"{safe_name(speech.speaker)}_{index:03d}.wav",
+            split=self.split,
+            speech=relative_path(speech.path, self.root),
+            noise=tuple(paths),
+            offset=tuple(offsets),
+            snr_db=snr,
+            seed=" ".join(map(str, seed)),
+        )
+
+    def _others(self, rng, speaker):
+        """Choose utterances of 4 to 10 others, again where there are fewer."""
+        others = [name for name in self.talkers if name != speaker]
+        low, high = BABBLE_TALKERS
+        count = int(rng.integers(low, high + 1))
+        count = max(low, min(count, len(others)))
+        order = rng.permutation(len(others))
+        talkers = [others[order[k % len(others)]] for k in range(count)]
+        return [
+            self.talkers[name][rng.integers(len(self.talkers[name]))]
+            for name in talkers
+        ]
+
+
+def draw_offset(rng, noise, length):
+    """Draw a first sample whose excerpt is not a gap in the recording."""
+    floor = rms(noise) * 10 ** (-MAX_DROP_DB / 20)
+    offset = 0
+    for _ in range(MAX_DRAWS):
+        offset = int(rng.integers(len(noise)))
+        if rms(wrap_noise(noise, offset, length)) > floor:
+            break
+    return offset

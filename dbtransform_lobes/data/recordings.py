@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbtransform_lobes.data.audio import audio_info, find_audio
-from dbtransform_lobes.data.files import raise_problems, read_table
+from dbtransform_lobes.data.files import collect, raise_problems, read_table
 
 KINDS = ("speech", "noise", "rir")
 SPLITS = ("train", "valid", "test")
@@ -50,22 +50,9 @@ class Recording:
 
 
 def recordings_root(source):
-    """Return the folder that a collection's paths are relative to.
+    """Return the folder that the paths of a manifest or folder start from.
 
-    Arguments
-    ---------
-    source : str
-        A manifest csv or a folder.
-
-    Returns
-    -------
-    pathlib.Path
-        The csv's folder, or the folder itself.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is neither such a file nor such a folder.
+    FileNotFoundError if there is neither such a file nor such a folder.
     """
     source = Path(source)
     if source.is_dir():
@@ -141,7 +128,13 @@ def read_recordings(source, split=None, kind=None):
             f"{source}: no {wanted or 'audio'} recordings found, expected at "
             "least one; see the columns or folders that read_recordings takes"
         )
-    return _measure(root, sorted(rows, key=lambda row: row["path"]), source)
+    problems = []
+    recordings = [
+        collect(problems, _recording, root, row)
+        for row in sorted(rows, key=lambda row: row["path"])
+    ]
+    raise_problems(f"{source}: missing or unreadable recordings", problems)
+    return recordings
 
 
 def _check_choice(name, value, choices):
@@ -151,40 +144,25 @@ def _check_choice(name, value, choices):
         )
 
 
-def _measure(root, rows, source):
-    """Open every file for its duration; one error for all bad ones.
+def _recording(root, row):
+    """Make a recording of a row; opens the file unless the length is known.
 
-    Manifests that say how many frames there are at which rate are believed:
-    to open a hundred thousand files at every start takes minutes.
+    To open a hundred thousand files at every start takes minutes.
     """
-    recordings, problems = [], []
-    for row in rows:
-        path = str(root / row["path"])
-        try:
-            seconds = _seconds(path, row)
-        except (ValueError, OSError) as error:
-            problems.append(str(error))
-            continue
-        recordings.append(
-            Recording(
-                path=path,
-                kind=row["kind"],
-                speaker=row["speaker"],
-                split=row["split"],
-                seconds=seconds,
-                licence=row.get("licence") or "",
-                source=row.get("source") or "",
-            )
-        )
-    raise_problems(f"{source}: missing or unreadable recordings", problems)
-    return recordings
-
-
-def _seconds(path, row):
-    if row.get("frames") and row.get("sample_rate"):
-        return int(row["frames"]) / int(row["sample_rate"])
-    info = audio_info(path)
-    return info.frames / info.samplerate
+    path = str(root / row["path"])
+    frames, rate = row.get("frames"), row.get("sample_rate")
+    if not (frames and rate):
+        info = audio_info(path)
+        frames, rate = info.frames, info.samplerate
+    return Recording(
+        path=path,
+        kind=row["kind"],
+        speaker=row["speaker"],
+        split=row["split"],
+        seconds=int(frames) / int(rate),
+        licence=row.get("licence") or "",
+        source=row.get("source") or "",
+    )
 
 
 def _manifest_rows(source):

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
@@ -25,28 +24,20 @@ from tqdm import tqdm
 from dbtransform_lobes.data.audio import MEMBER, read_audio
 from dbtransform_lobes.data.files import (
     read_record,
-    temporary_beside,
+    replacing,
     write_json,
     write_table,
 )
-from dbtransform_lobes.data.inventory import parallel_map
 from dbtransform_lobes.data.recordings import read_recordings
+from dbtransform_lobes.parallel import parallel_map
 
 INDEX, RECORD = "manifest.csv", "shards.json"
-INDEX_COLUMNS = (
-    "path",
-    "kind",
-    "speaker",
-    "split",
-    "source",
-    "licence",
-    "frames",
-    "sample_rate",
-)
+# What the manifest says of a recording beside its path, as does KEY.json.
+KNOWN = "kind speaker split source licence frames sample_rate".split()
 
 
 def shard_order(paths, rng):
-    """Random order of recordings that deals out the shards in turn.
+    """Draw an order of recordings that deals out the shards in turn.
 
     With N shards of equal size, position p of the order lies in the same
     shard as p + N. Ranks take every W-th position: where W divides N, no two
@@ -105,7 +96,7 @@ def write_shards(
     samples : int
         Recordings in a shard, at most.
     sample_rate : int
-        Files of other rates are resampled.
+        Files of other rates are resampled, in Hz.
     jobs : int
         Processes; each writes one shard at a time.
     force : bool
@@ -123,10 +114,6 @@ def write_shards(
         If an argument is out of range or ``output`` holds other shards.
     OSError
         If writing fails, as on a full disk; whole shards remain.
-
-    Example
-    -------
-    >>> write_shards("manifest.csv", "shards")  # doctest: +SKIP
     """
     if samples < 1 or jobs < 1 or sample_rate < 1:
         raise ValueError(
@@ -146,7 +133,7 @@ def write_shards(
     for problems in tqdm(results, total=len(tasks), unit="shard"):
         failed.update(problems)
     rows = [row for name in plans for row in _scan(output / name)]
-    write_table(output / INDEX, INDEX_COLUMNS, rows)
+    write_table(output / INDEX, ["path", *KNOWN], rows)
     return {
         "shards": len(plans),
         "samples": len(rows),
@@ -194,12 +181,17 @@ def _claim_folder(output, plans, sample_rate, force):
 
 
 def _write_shard(task):
-    """Write one shard; return {path: reason} of what cannot be read."""
+    """Write one shard; return {path: reason} of what cannot be read.
+
+    By hand, since WebDataset's writer gives shards their name at once.
+    """
     path, members, sample_rate = task
-    temporary = temporary_beside(path)
     failed = {}
     try:
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            replacing(path) as temporary,
+            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for number, item in enumerate(members):
                 try:
                     signal = read_audio(item.path, sample_rate=sample_rate)
@@ -207,28 +199,22 @@ def _write_shard(task):
                     failed[item.path] = str(error)
                     continue
                 _add_sample(tar, f"{number:06d}", item, signal, sample_rate)
-        os.replace(temporary, path)
     except OSError as error:
         raise OSError(
             f"{path}: writing failed ({error}); make room on the disk and "
             "start again: whole shards are kept"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return failed
 
 
 def _add_sample(tar, key, item, signal, sample_rate):
     row = {
-        "kind": item.kind,
-        "speaker": item.speaker,
-        "split": item.split,
-        "source": item.source,
-        "licence": item.licence,
+        **asdict(item),
         "frames": len(signal),
         "sample_rate": sample_rate,
-        "original": Path(item.path).name,
     }
+    row = {name: row[name] for name in KNOWN}
+    row["original"] = Path(item.path).name
     audio = _flac(signal, sample_rate, 24 if item.kind == "rir" else 16)
     # The description first, so that one pass finds it before the audio.
     for suffix, data in (("json", json.dumps(row).encode()), ("flac", audio)):
@@ -238,7 +224,7 @@ def _add_sample(tar, key, item, signal, sample_rate):
 
 
 def _flac(signal, sample_rate, bits):
-    """FLAC of a signal; tails of impulse responses want 24 bits."""
+    """Encode as FLAC; tails of impulse responses want 24 bits."""
     scale = 2 ** (bits - 1)
     steps = np.clip(np.round(signal * scale), -scale, scale - 1)
     file = io.BytesIO()
@@ -249,7 +235,7 @@ def _flac(signal, sample_rate, bits):
 
 
 def _scan(path):
-    """Rows of the index of one shard, from the shard itself."""
+    """Read the rows of the manifest from a shard itself."""
     rows = []
     with tarfile.open(path) as tar:
         for member in tar:

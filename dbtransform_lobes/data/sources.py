@@ -1,136 +1,201 @@
-"""Where training crops come from: recordings mixed on the fly, or pairs.
+"""Sources of training examples: recordings mixed on the fly, or pairs of files.
 
 A source has ``len(source)`` (its files) and
-``source.draw(index, length, rng) -> (name, clean, noise)``. Speech and noise
-are returned apart, so that the caller sets level and SNR. It may also have
-``source.order(rng)``: the order of one pass over the files.
+``source.draw(index, length, rng) -> (name, clean, noisy)``, which depends on
+its arguments alone; and ``source.order(rng)``, the files of one pass.
 """
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 
+from dbtransform_lobes.data import effects
 from dbtransform_lobes.data.audio import read_audio
-from dbtransform_lobes.data.augment import (
-    babble,
-    change_speed,
-    clatter,
-    random_filter,
-    random_room,
+from dbtransform_lobes.data.mixing import (
+    rms,
+    scale_noise_to_snr,
+    scale_to_dbfs,
+    wrap_noise,
 )
-from dbtransform_lobes.data.mixing import rms, scale_to_dbfs, wrap_noise
 from dbtransform_lobes.data.recordings import read_recordings
 from dbtransform_lobes.data.shards import shard_order
 
 ATTEMPTS = 8
 # A crop whose level is below this is a pause: drawn again.
 PAUSE_DBFS = -50.0
-
-
-def _of_sources(speech, sources):
-    if sources is None:
-        return speech
-    found = {voice.source for voice in speech}
-    unknown = sorted(set(sources) - found)
-    if unknown or not sources:
-        raise ValueError(
-            f"sources of speech are {', '.join(unknown) or 'none'}, expected "
-            f"some of {', '.join(sorted(found))}"
-        )
-    return [voice for voice in speech if voice.source in sources]
+CLEAN_SNR_DB = (25.0, 45.0)
+FADE_SECONDS = 0.01
 
 
 def is_pause(signal):
-    """Whether a crop of a signal levelled to -26 dBFS holds no sound."""
+    """Tell whether a crop of a signal levelled to -26 dBFS is a pause."""
     return rms(signal) < 10 ** (PAUSE_DBFS / 20)
 
 
+def add_noise(speech, noise, snr_db, rng):
+    """Add noise at an SNR drawn from a range; None keeps that of the signals.
+
+    Silent speech or noise is added as it is.
+    """
+    if snr_db is not None and rms(speech) > 0 and rms(noise) > 0:
+        noise = scale_noise_to_snr(speech, noise, rng.uniform(*snr_db))
+    return speech + noise
+
+
+@dataclass
 class Recordings:
-    """Speech and noise recordings, mixed anew in every example.
+    """Mix recordings of speech and noise anew in every example.
 
     The utterance of an index is used unless only a pause of it is met; half
     of the crops hold another one of the same speaker after it. Noise is one
     or two recordings (a type first, then a file, so that rare types are
-    heard), babble of training speakers, or clatter made of noise fragments;
-    with random speed, filters and rooms.
+    heard), babble of other speakers, or clatter made of noise fragments,
+    at random speed. After noise is added, the mixture goes through a
+    channel: band limit and jump of the level (on the target as well: a model
+    cannot bring back what is not there), codec and clipping (not on it).
 
     Arguments
     ---------
-    recordings : str
-        A manifest or folder, see ``read_recordings``.
+    recordings : str | list of str
+        Manifests or folders, see ``read_recordings``.
     split : str
         Split that is read.
     sample_rate : int
         In Hz.
     sources : list of str | None
         Only speech of these sources (for DNS: languages); None takes all.
+    source_weights : dict | None
+        None visits all speech once in each pass. ``{source: weight}`` draws
+        speech in proportion to duration and the weight of its source, which
+        is 1 where nothing is said.
+    snr_db : tuple of float | None
+        Range of the SNR, in dB, reverberation counted as speech; None keeps
+        that of the recordings, levelled.
+    clean_share, noise_share : float
+        Probabilities of nearly clean examples (25 to 45 dB) and of examples
+        without speech.
     babble, clatter : float
         Probabilities of these kinds of noise; recorded noise otherwise.
     second_noise : float
-        Probability that another noise is added.
-    speech_filter, noise_filter, room : float
+        Probability that another noise is added, up to 15 dB below the first.
+    speech_filter, noise_filter : float
         Probabilities of a random filter on the speech (on the target as
-        well), on the noise, and of a room around the noise.
+        well) and on the noise.
+    room, reverberation : float
+        Probabilities of a room around the noise and around the speech.
+    simulated_rooms : float
+        Share of the rooms that are simulated; all of them where the
+        recordings have no impulse responses.
+    early_ms : float | None
+        What the target keeps of the speech's room, see
+        ``effects.reverberate``.
+    band_limit, codec, clipping, level_jump : float
+        Probabilities of these in the channel.
+
+    Raises
+    ------
+    ValueError
+        If there is no speech or no noise, or a source is unknown.
     """
 
-    def __init__(
-        self,
-        recordings,
-        split="train",
-        sample_rate=16000,
-        sources=None,
-        babble=0.2,
-        clatter=0.2,
-        second_noise=0.4,
-        speech_filter=0.3,
-        noise_filter=0.7,
-        room=0.3,
-    ):
-        self.sample_rate = sample_rate
-        self.babble, self.clatter = babble, clatter
-        self.second_noise, self.room = second_noise, room
-        self.speech_filter, self.noise_filter = speech_filter, noise_filter
-        speech = read_recordings(recordings, split=split, kind="speech")
-        self.speech = _of_sources(speech, sources)
-        self.noise = {}
-        for noise in read_recordings(recordings, split=split, kind="noise"):
-            self.noise.setdefault(noise.speaker, []).append(noise)
-        self.noise_types = sorted(self.noise)
-        self.voices = {}
-        for voice in self.speech:
-            self.voices.setdefault(voice.speaker, []).append(voice)
+    recordings: str | list
+    split: str = "train"
+    sample_rate: int = 16000
+    sources: list | None = None
+    source_weights: dict | None = None
+    snr_db: tuple | None = (-5.0, 20.0)
+    clean_share: float = 0.0
+    noise_share: float = 0.0
+    babble: float = 0.2
+    clatter: float = 0.2
+    second_noise: float = 0.4
+    speech_filter: float = 0.3
+    noise_filter: float = 0.7
+    room: float = 0.3
+    reverberation: float = 0.0
+    simulated_rooms: float = 0.0
+    early_ms: float | None = None
+    band_limit: float = 0.0
+    codec: float = 0.0
+    clipping: float = 0.0
+    level_jump: float = 0.0
+
+    def __post_init__(self):
+        if not isinstance(self.recordings, (list, tuple)):
+            self.recordings = [self.recordings]
+        items = []
+        for collection in self.recordings:
+            items += read_recordings(collection, split=self.split)
+        known = {item.source for item in items if item.kind == "speech"}
+        _check_sources(self.sources, known)
+        _check_sources(self.source_weights or None, known)
+        self.speech = [
+            item
+            for item in items
+            if item.kind == "speech"
+            and (self.sources is None or item.source in self.sources)
+        ]
+        self.rooms = [item for item in items if item.kind == "rir"]
+        self.voices, self.noise = {}, {}
+        for item in self.speech:
+            self.voices.setdefault(item.speaker, []).append(item)
+        for item in items:
+            if item.kind == "noise":
+                self.noise.setdefault(item.speaker, []).append(item)
+        if not self.speech or not self.noise:
+            raise ValueError(
+                f"{', '.join(map(str, self.recordings))}: "
+                f"{len(self.speech)} recordings of speech and "
+                f"{len(self.noise)} types of noise in the split "
+                f"{self.split}, expected at least one of each"
+            )
 
     def __len__(self):
         return len(self.speech)
 
     def order(self, rng):
-        """Order of one pass over the speech; spreads shards over ranks."""
-        return shard_order([voice.path for voice in self.speech], rng)
+        """Draw the indices of one pass; spreads shards over ranks."""
+        if self.source_weights is None:
+            return shard_order([item.path for item in self.speech], rng)
+        shares = np.array(
+            [
+                item.seconds * self.source_weights.get(item.source, 1.0)
+                for item in self.speech
+            ]
+        )
+        count = len(self.speech)
+        return rng.choice(count, count, p=shares / shares.sum())
 
     def draw(self, index, length, rng):
-        """Return (name, clean (length,), noise (length,)); see the module."""
-        name, clean = self._speech(index, length, rng)
-        noise = self._any_noise(name, length, rng)
+        """Return (name, clean (length,), noisy (length,)); see the module."""
+        first, clean = self._speech(index, length, rng)
+        if rng.random() < self.noise_share:
+            clean = np.zeros(length)
+        noise = self._any_noise(first.speaker, length, rng)
         if rng.random() < self.second_noise:
-            second = self._any_noise(name, length, rng)
+            second = self._any_noise(first.speaker, length, rng)
             noise = noise + second * 10 ** (rng.uniform(-15, 0) / 20)
-        return name, clean, noise
+        wet = clean
+        if rng.random() < self.reverberation:
+            wet, clean = self._in_room(clean, rng, self.early_ms)
+        nearly_clean = rng.random() < self.clean_share
+        snr_db = CLEAN_SNR_DB if nearly_clean else self.snr_db
+        noisy = add_noise(wet, noise, snr_db, rng)
+        return first.path, *self._channel(clean, noisy, rng)
 
     def _piece(self, recording, length, rng, speed=1.0):
-        """A random part of a recording that is not a pause, levelled."""
+        """Cut a random part of a recording that is not silent, levelled."""
         wanted = int(length * speed) + 2
         total = int(recording.seconds * self.sample_rate)
-        piece = None
         for _ in range(ATTEMPTS):
             start = int(rng.integers(max(total - wanted, 0) + 1))
             piece = read_audio(recording.path, start, wanted, self.sample_rate)
             if speed != 1.0:
-                piece = change_speed(piece, speed)
+                piece = effects.change_speed(piece, speed)
             if rms(piece) > 0:
-                break
-        else:
-            return np.zeros(length)
-        return scale_to_dbfs(piece)[:length]
+                return scale_to_dbfs(piece)[:length]
+        return np.zeros(length)
 
     def _speech(self, index, length, rng):
         for attempt in range(ATTEMPTS):
@@ -144,54 +209,60 @@ class Recordings:
             if not is_pause(clean):
                 break
         if rng.random() < self.speech_filter:
-            clean = random_filter(clean, rng, max_db=6.0)
-        return first.path, clean
+            clean = effects.random_filter(
+                clean, rng, max_db=6.0, sample_rate=self.sample_rate
+            )
+        return first, clean
 
     def _append(self, clean, first, length, rng, speed):
         """Join another utterance of the same speaker after a cut or pause."""
-        others = self.voices[first.speaker]
         cut = int(rng.uniform(0.3, 0.7) * length)
         pause = np.zeros(int(rng.uniform(0.0, 0.3) * self.sample_rate))
-        parts = [clean[:cut], pause]
+        fade = int(FADE_SECONDS * self.sample_rate)
+        parts = [effects.fade_edges(clean[:cut], fade), pause]
         while sum(map(len, parts)) < length:
-            other = others[rng.integers(len(others))]
-            parts.append(self._piece(other, length, rng, speed))
+            other = _choose(self.voices[first.speaker], rng)
+            piece = self._piece(other, length, rng, speed)
+            parts.append(effects.fade_edges(piece, fade))
         return np.concatenate(parts)[:length]
 
-    def _any_noise(self, name, length, rng):
+    def _any_noise(self, speaker, length, rng):
         kind = rng.random()
         if kind < self.babble:
-            noise = self._babble(name, length, rng)
+            noise = self._babble(speaker, length, rng)
         elif kind < self.babble + self.clatter:
             noise = self._clatter(length, rng)
         else:
             noise = self._recorded(length, rng)
         if rng.random() < self.noise_filter:
-            noise = random_filter(noise, rng)
+            noise = effects.random_filter(
+                noise, rng, sample_rate=self.sample_rate
+            )
         if rng.random() < self.room:
-            noise = random_room(noise, rng)
+            noise, _ = self._in_room(noise, rng)
         return scale_to_dbfs(noise) if rms(noise) > 0 else noise
 
     def _noise_file(self, rng):
-        kind = self.noise_types[rng.integers(len(self.noise_types))]
-        return self.noise[kind][rng.integers(len(self.noise[kind]))]
+        return _choose(self.noise[_choose(sorted(self.noise), rng)], rng)
 
     def _recorded(self, length, rng):
         speed = np.exp(rng.uniform(np.log(0.7), np.log(1.4)))
         piece = self._piece(self._noise_file(rng), length, rng, speed)
         return wrap_noise(piece, int(rng.integers(len(piece))), length)
 
-    def _babble(self, name, length, rng):
+    def _babble(self, speaker, length, rng):
         voices = []
         for _ in range(rng.integers(4, 11)):
-            voice = self.speech[rng.integers(len(self.speech))]
-            if voice.path == name:
+            voice = _choose(self.speech, rng)
+            if voice.speaker == speaker:
                 continue
             piece = self._piece(voice, length, rng, rng.uniform(0.85, 1.15))
             voices.append(
                 wrap_noise(piece, int(rng.integers(len(piece))), length)
             )
-        return babble(voices, rng) if voices else self._recorded(length, rng)
+        if not voices:
+            return self._recorded(length, rng)
+        return effects.babble(voices, rng)
 
     def _clatter(self, length, rng):
         fragments = []
@@ -202,11 +273,56 @@ class Recordings:
                 fragments.append(piece)
         if not fragments:
             return self._recorded(length, rng)
-        return clatter(fragments, length, rng, self.sample_rate)
+        return effects.clatter(fragments, length, rng, self.sample_rate)
+
+    def _in_room(self, signal, rng, early_ms=None):
+        """Return the reverberant signal and its early part."""
+        if self.rooms and rng.random() >= self.simulated_rooms:
+            path = _choose(self.rooms, rng).path
+            rir = read_audio(path, sample_rate=self.sample_rate)
+        else:
+            rir = effects.simulated_room(rng, self.sample_rate)
+        return effects.reverberate(signal, rir, early_ms, self.sample_rate)
+
+    def _channel(self, clean, noisy, rng):
+        """Return target and mixture as a receiver gets them."""
+        if rms(noisy) == 0:
+            return clean, noisy
+        rate = self.sample_rate
+        if rng.random() < self.band_limit:
+            low = rng.choice([0.0, rng.uniform(50, 300)])
+            high = rng.uniform(0.2, 0.45) * rate
+            noisy = effects.limit_band(noisy, low, high, rate)
+            clean = effects.limit_band(clean, low, high, rate)
+        if rng.random() < self.level_jump:
+            both = np.stack((clean, noisy))
+            clean, noisy = effects.jump_level(both, rng, sample_rate=rate)
+        if rng.random() < self.codec:
+            codec, level = _choose(effects.CODECS, rng), rng.uniform(0.4, 0.95)
+            noisy = effects.transcode(noisy, codec, level, rate)
+        if rng.random() < self.clipping:
+            share = np.exp(rng.uniform(np.log(0.1), 0.0))
+            noisy = effects.clip_peaks(noisy, share)
+        return clean, noisy
+
+
+def _choose(items, rng):
+    return items[rng.integers(len(items))]
+
+
+def _check_sources(given, known):
+    if given is None:
+        return
+    unknown = sorted(set(given) - known)
+    if unknown or not given:
+        raise ValueError(
+            f"sources of speech are {', '.join(unknown) or 'none'}, expected "
+            f"some of {', '.join(sorted(known))}"
+        )
 
 
 class Pairs:
-    """Noisy and clean files of a manifest, as VoiceBank-DEMAND has them.
+    """Cut crops from pairs of files, such as those of VoiceBank-DEMAND.
 
     Arguments
     ---------
@@ -216,12 +332,14 @@ class Pairs:
         Replaces ``{data_root}`` in the paths.
     sample_rate : int
         In Hz.
+    snr_db : tuple of float | None
+        Range of the SNR that the noise is brought to; None keeps it.
     """
 
-    def __init__(self, manifest, data_root, sample_rate=16000):
+    def __init__(self, manifest, data_root, sample_rate=16000, snr_db=None):
         with open(manifest, encoding="utf-8") as file:
             entries = json.load(file)
-        self.sample_rate = sample_rate
+        self.sample_rate, self.snr_db = sample_rate, snr_db
         self.items = [
             (
                 name,
@@ -235,14 +353,19 @@ class Pairs:
     def __len__(self):
         return len(self.items)
 
+    def order(self, rng):
+        """Draw the indices of one pass."""
+        return rng.permutation(len(self))
+
     def draw(self, index, length, rng):
-        """Return (name, clean (length,), noise (length,)); see the module."""
+        """Return (name, clean (length,), noisy (length,)); see the module."""
         name, noisy_path, clean_path, total = self.items[index]
         for _ in range(ATTEMPTS):
             start = int(rng.integers(max(total - length, 0) + 1))
             clean = read_audio(clean_path, start, length, self.sample_rate)
-            if rms(clean) > 0 and not is_pause(clean):
+            if not is_pause(clean):
                 break
         noisy = read_audio(noisy_path, start, length, self.sample_rate)
+        noisy = add_noise(clean, noisy - clean, self.snr_db, rng)
         pad = (0, length - len(clean))
-        return name, np.pad(clean, pad), np.pad(noisy - clean, pad)
+        return name, np.pad(clean, pad), np.pad(noisy, pad)

@@ -99,13 +99,13 @@ class MetricGAN:
         checkpointer.add_recoverable("metric_optimizer", self.optimizer)
 
     def magnitude(self, wave):
-        """Compressed magnitudes (B, T, F) of waveforms (B, L), in fp32."""
+        """Return compressed magnitudes (B, T, F) of waveforms (B, L), fp32."""
         with torch.autocast(wave.device.type, enabled=False):
             spec = compress(self.compute_stft(wave.float()), self.exponent)
             return (spec.square().sum(-1) + 1e-12).sqrt()
 
     def generator_term(self, clean, estimate):
-        """What the generator pays for: (D(S, Y) - 1)^2, (B, L) to (B,).
+        """Return the loss of the generator, (D(S, Y) - 1)^2: (B, L) to (B,).
 
         The gradient goes to the estimate and not to the discriminator.
         """
@@ -135,7 +135,7 @@ class MetricGAN:
         return self.step(clean, self.workers.ready()) if should_step else None
 
     def counts(self):
-        """Items scored, failed and skipped since the last call, for a log."""
+        """Count items scored, failed and skipped since the last call."""
         counts = dict(self.workers.counts)
         self.workers.counts.clear()
         return {
@@ -144,7 +144,7 @@ class MetricGAN:
         }
 
     def step(self, clean, items):
-        """One step of the discriminator.
+        """Train the discriminator for one step.
 
         Arguments
         ---------

@@ -14,7 +14,7 @@ MAX_DEATHS = 5
 
 
 def pesq_target(clean, estimate):
-    """What the discriminator is to guess: (PESQ - 1) / 3.5.
+    """Return the target of the discriminator, (PESQ - 1) / 3.5.
 
     Arguments
     ---------
@@ -42,7 +42,7 @@ def pesq_target(clean, estimate):
 
 
 def _serve(connection):
-    """What a worker does until its parent is gone."""
+    """Score pairs until the parent is gone."""
     try:
         while True:
             connection.send(pesq_target(*connection.recv()))
@@ -51,7 +51,7 @@ def _serve(connection):
 
 
 class PesqWorkers:
-    """Scores estimates in the background.
+    """Score estimates in the background.
 
     Nothing here waits: ``submit`` leaves estimates to the workers and
     ``ready`` returns those that have a score by now. While more than a batch
@@ -113,7 +113,7 @@ class PesqWorkers:
             self.waiting.append((future, *pair))
 
     def _score(self, pair):
-        """In a thread: the target from its own process, None if that died.
+        """Get the target from the process of this thread, None if it died.
 
         A pool would do for less, but those of pebble and of Python before
         3.11.5 can wait for ever once an idle process was killed.

@@ -52,7 +52,7 @@ def load_pretrained(hparams):
 
 @main_process_only
 def _read_on_main(source, hparams):
-    """Weights that fit the recipe's model; every rank gets them."""
+    """Read weights that fit the recipe's model; every rank gets them."""
     if Path(source, "save").is_dir():
         raise ValueError(
             f"pretrained={source} is the folder of a run, expected a model "

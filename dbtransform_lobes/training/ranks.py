@@ -1,4 +1,4 @@
-"""What the processes of a distributed run tell each other."""
+"""Exchange of numbers and lists between the ranks of a distributed run."""
 
 from datetime import timedelta
 
@@ -53,7 +53,7 @@ def gather_lists(values):
 
 
 def mean_over_ranks(means, weight=1):
-    """Weighted mean of every rank's numbers.
+    """Average the numbers of all ranks, weighted.
 
     Arguments
     ---------

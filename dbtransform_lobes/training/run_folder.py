@@ -97,7 +97,7 @@ def _check_keys(given, known, path, above=""):
 
 
 def _load_tree(path):
-    """A YAML file with its tags left as they are."""
+    """Load a YAML file with its tags left as they are."""
     return ruamel.yaml.YAML().load(Path(path))
 
 
@@ -157,7 +157,7 @@ def check_same_run(folder, hparams_file, overrides, debug=False):
 
 
 def _plain_tree(text):
-    """The top level of a YAML text as comparable values, tags included."""
+    """Parse the top level of a YAML into comparable values, tags included."""
 
     def plain(node):
         """Return a node as tuples and lists."""

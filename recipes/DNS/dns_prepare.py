@@ -11,29 +11,24 @@ https://github.com/microsoft/DNS-Challenge and pass their folder as
 import re
 from pathlib import Path
 
-from dbtransform_lobes.data.audio import (
-    audio_info,
-    find_audio,
-    read_audio,
-    write_audio,
-)
+from dbtransform_lobes.data.audio import audio_info, find_audio
 from dbtransform_lobes.data.files import (
+    existing_folder,
     fingerprint,
     raise_problems,
     read_record,
     write_json,
     write_table,
 )
-from dbtransform_lobes.data.inventory import (
+from dbtransform_lobes.data.mixtures import SAMPLE_RATE
+from dbtransform_lobes.data.prepare import (
     MANIFEST_COLUMNS,
+    copy_at_rate,
     held_out,
     measure,
-    summary,
-)
-from dbtransform_lobes.data.mixtures import SAMPLE_RATE
-from dbtransform_lobes.data.prepared import (
-    entry,
     mix_validation,
+    pair_entry,
+    summary,
 )
 
 PARENTS = ("", "datasets", "datasets_fullband")
@@ -184,12 +179,9 @@ def find_recordings(data_folder):
     ValueError
         If it holds no speech or no noise.
     """
-    data_folder = Path(data_folder)
-    if not data_folder.is_dir():
-        raise FileNotFoundError(
-            f"{data_folder}: there is no such folder, expected the one of the "
-            "DNS Challenge, with datasets/clean and datasets/noise in it"
-        )
+    data_folder = existing_folder(
+        data_folder, "datasets/clean and datasets/noise of the DNS Challenge"
+    )
     rows = []
     for kind, names in KIND_FOLDERS.items():
         for parent in PARENTS:
@@ -230,7 +222,7 @@ def _list_kind(folder, kind):
 
 
 def _speaker(inner):
-    """Who speaks in a file, its path being relative to all speech.
+    """Name the speaker of a file, its path being relative to all speech.
 
     M-AILABS has ``.../female/NAME/BOOK/wavs/x.wav``. Where nothing is known,
     a folder is one speaker, or the first word of the name in a flat folder.
@@ -336,17 +328,15 @@ def _by_id(folder, problems):
 
 
 def _write_test(save_folder, name, pairs, sample_rate):
-    """The manifest of a test set; copies where the rate is another."""
+    """Write the manifest of a test set; copies where the rate is another."""
     entries = {}
     for number, *pair in pairs:
-        copies = []
+        paths = []
         for part, path in zip(("noisy", "clean"), pair, strict=True):
             if audio_info(path).samplerate != sample_rate:
                 copy = save_folder / f"test_{name}" / part / f"{number}.wav"
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                signal = read_audio(path, sample_rate=sample_rate)
-                write_audio(copy, signal, sample_rate)
+                copy_at_rate(path, copy, sample_rate)
                 path = copy
-            copies.append(path)
-        entries[number] = entry(*copies)
+            paths.append(path)
+        entries[number] = pair_entry(*paths)
     write_json(save_folder / f"test_{name}.json", entries)

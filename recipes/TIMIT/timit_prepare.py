@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from dbtransform_lobes.data.audio import AUDIO_SUFFIXES, find_audio
-from dbtransform_lobes.data.draw import draw_offset, relative_path
 from dbtransform_lobes.data.files import (
+    existing_folder,
     fingerprint,
     raise_problems,
     read_record,
@@ -21,22 +21,22 @@ from dbtransform_lobes.data.files import (
     write_json,
     write_table,
 )
-from dbtransform_lobes.data.inventory import (
-    MANIFEST_COLUMNS,
-    held_out,
-    measure,
-    summary,
-)
 from dbtransform_lobes.data.mix import mix_testset
 from dbtransform_lobes.data.mixtures import (
     SAMPLE_RATE,
     TEST_COLUMNS,
     cached_reader,
+    draw_offset,
     read_test_mixtures,
+    relative_path,
     safe_name,
 )
-from dbtransform_lobes.data.prepared import (
+from dbtransform_lobes.data.prepare import (
+    MANIFEST_COLUMNS,
+    held_out,
+    measure,
     mix_validation,
+    summary,
     write_pairs,
 )
 
@@ -185,7 +185,7 @@ def _check_choices(test_set, test_noises, snrs):
 
 
 def _check_test(rows, problems, settings):
-    """The test leaves no file out, and its noises are unheard ones."""
+    """Refuse unfit test files and test noises that training may hear."""
     test = {row["path"] for row in rows if row["split"] == "test"}
     raise_problems(
         "unfit files of the test, repair them",
@@ -228,7 +228,9 @@ def find_speech(data_folder, test_set="core"):
     ValueError
         If it holds no sentences of TRAIN or of TEST.
     """
-    data_folder = _existing(data_folder, "TRAIN/DR1/FCJF0/SX37.WAV and so on")
+    data_folder = existing_folder(
+        data_folder, "TRAIN/DR1/FCJF0/SX37.WAV and so on"
+    )
     found = {}
     for path in find_audio(data_folder, SUFFIXES):
         folders = [part.upper() for part in path.relative_to(data_folder).parts]
@@ -271,7 +273,9 @@ def find_noises(noise_folder, test_noises):
     ValueError
         If a type of the test is missing or fewer than two are left.
     """
-    noise_folder = _existing(noise_folder, "a folder for each type of noise")
+    noise_folder = existing_folder(
+        noise_folder, "a folder for each type of noise"
+    )
     rows = []
     for path in find_audio(noise_folder, SUFFIXES):
         kind = path.relative_to(noise_folder).parts[0]
@@ -297,15 +301,6 @@ def find_noises(noise_folder, test_noises):
     return rows
 
 
-def _existing(folder, content):
-    folder = Path(folder).resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: there is no such folder, expected one with {content}"
-        )
-    return folder
-
-
 def _hold_out(rows, fraction):
     """Move speakers and types of noise from training to validation."""
     for kind, share in (("speech", fraction), ("noise", VALID_NOISES)):
@@ -321,7 +316,7 @@ def _hold_out(rows, fraction):
 
 
 def _draw_plan(rows, settings):
-    """Every sentence of the test at every SNR, in one noise each time.
+    """Plan every sentence of the test at every SNR, in one noise each time.
 
     A mixture depends on the seed, its sentence and its SNR alone.
     """

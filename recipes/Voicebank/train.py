@@ -331,13 +331,13 @@ def training_loader(hparams, accumulation=1):
             hparams["train_annotation"],
             hparams["data_folder"],
             hparams["sample_rate"],
+            hparams["snr_db"],
         )
     crops = TrainingCrops(
         source,
         hparams["steps_per_epoch"] * batch_size,
         hparams["crop_seconds"],
         hparams["seed"],
-        hparams["snr_db"],
         hparams["level_dbfs"],
         hparams["sample_rate"],
     )

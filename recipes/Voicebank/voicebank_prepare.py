@@ -7,28 +7,25 @@ the four archives from https://datashare.ed.ac.uk/handle/10283/2791, unpack
 them into one folder, and pass it as ``data_folder``.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
-import numpy as np
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from dbtransform_lobes.data.audio import audio_info, read_audio, write_audio
+from dbtransform_lobes.data.audio import audio_info, read_audio
 from dbtransform_lobes.data.files import (
+    existing_folder,
+    fingerprint,
     raise_problems,
     read_record,
     write_json,
-    write_text,
 )
+from dbtransform_lobes.data.prepare import copy_at_rate, flaw
 
 TRAIN, VALID, TEST = "trainset_28spk_wav", "validset_wav", "testset_wav"
 SUFFIXES = ("_16k", "")
 MANIFESTS = ("train", "valid", "test")
 RECORD_NAME = "voicebank_prepare.json"
-# Clean speech with a larger share of samples at full scale is clipped.
-FULL_SCALE, MAX_CLIPPED = 0.999, 1e-3
 MAX_WARNED = 20
 
 logger = get_logger(__name__)
@@ -91,13 +88,21 @@ def prepare_voicebank(
     """
     if skip_prep:
         return
-    data_folder, save_folder = Path(data_folder), Path(save_folder)
+    save_folder = Path(save_folder)
+    data_folder = existing_folder(
+        data_folder,
+        f"clean_{TRAIN}, noisy_{TRAIN}, clean_{TEST} and noisy_{TEST}",
+    )
+    if isinstance(valid_speakers, str):
+        valid_speakers = [valid_speakers]
     files = _find_pairs(data_folder)
     settings = {
-        "data_folder": str(data_folder.resolve()),
-        "valid_speakers": _as_list(valid_speakers),
+        "data_folder": str(data_folder),
+        "valid_speakers": list(valid_speakers),
         "sample_rate": sample_rate,
-        "files_sha256": _fingerprint(data_folder, files),
+        "files_sha256": fingerprint(
+            data_folder / path for path in _all_paths(files)
+        ),
     }
     manifests = [save_folder / f"{name}.json" for name in MANIFESTS]
     unchanged = read_record(save_folder / RECORD_NAME) == settings
@@ -115,18 +120,8 @@ def prepare_voicebank(
     write_json(save_folder / RECORD_NAME, settings)
 
 
-def _as_list(speakers):
-    return [speakers] if isinstance(speakers, str) else list(speakers)
-
-
 def _find_pairs(data_folder):
     """Map each set to its sorted (noisy, clean) relative paths."""
-    if not data_folder.is_dir():
-        raise FileNotFoundError(
-            f"{data_folder}: there is no such folder, expected the one that "
-            f"holds clean_{TRAIN}, noisy_{TRAIN}, clean_{TEST} and "
-            f"noisy_{TEST}"
-        )
     problems, files = [], {}
     for name in (TRAIN, VALID, TEST):
         clean = _find_folder(data_folder, f"clean_{name}")
@@ -176,16 +171,6 @@ def _pair(clean, noisy, problems):
     ]
 
 
-def _fingerprint(data_folder, files):
-    """Digest of the names, sizes and times of all files."""
-    digest = hashlib.sha256()
-    for path in _all_paths(files):
-        status = (data_folder / path).stat()
-        line = f"{path} {status.st_size} {status.st_mtime_ns}\n"
-        digest.update(line.encode())
-    return digest.hexdigest()
-
-
 def _all_paths(files):
     return [path for pairs in files.values() for pair in pairs for path in pair]
 
@@ -203,7 +188,7 @@ def _check_pairs(data_folder, files):
         if info.channels != 1:
             problems.append(f"{path}: {info.channels} channels, expected 1")
         infos[path] = (info.frames / info.samplerate, info.samplerate)
-        if path.startswith("clean") and (oddity := _oddity(signal)):
+        if path.startswith("clean") and (oddity := flaw(signal)):
             odd.append(f"{path}: {oddity}")
     for pairs in files.values():
         for noisy, clean in pairs:
@@ -218,14 +203,6 @@ def _check_pairs(data_folder, files):
         listed = "; ".join(odd[:MAX_WARNED])
         logger.warning("%d odd clean files: %s", len(odd), listed)
     return infos
-
-
-def _oddity(clean):
-    """What makes a file a bad target, "" if nothing does."""
-    if not clean.any():
-        return "silent"
-    share = np.mean(np.abs(clean) >= FULL_SCALE)
-    return f"{100 * share:.2g} % clipped" if share > MAX_CLIPPED else ""
 
 
 def _split(files, valid_speakers, data_folder):
@@ -257,27 +234,17 @@ def _resample(data_folder, root, files, settings, infos):
     """Write copies at the wanted rate; those of an earlier run stay."""
     rate = settings["sample_rate"]
     stamp = root / "source.json"
-    source = json.dumps(
-        {key: settings[key] for key in ("data_folder", "files_sha256")}
-    )
+    source = {key: settings[key] for key in ("data_folder", "files_sha256")}
     root.mkdir(parents=True, exist_ok=True)
-    fresh = not stamp.is_file() or stamp.read_text("utf-8") != source
-    if fresh:
-        _remove_copies(root)
-        write_text(stamp, source)
+    if read_record(stamp) != source:
+        for copy in root.glob("*_wav*/*.wav"):
+            copy.unlink()
+        write_json(stamp, source)
     for path in tqdm(_all_paths(files), desc="resampling", unit="file"):
-        target = root / path
-        if not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            signal = read_audio(data_folder / path, sample_rate=rate)
-            write_audio(target, signal, rate)
-        info = audio_info(target)
+        if not (root / path).exists():
+            copy_at_rate(data_folder / path, root / path, rate)
+        info = audio_info(root / path)
         infos[path] = (info.frames / info.samplerate, info.samplerate)
-
-
-def _remove_copies(root):
-    for path in root.glob("*_wav*/*.wav"):
-        path.unlink()
 
 
 def _entries(root, pairs, infos):

@@ -7,8 +7,6 @@ from torch.utils.data import DataLoader
 
 from command import start
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
-from dbtransform_lobes.data.degraded import DegradedRecordings
-from dbtransform_lobes.data.recordings import read_recordings
 from dbtransform_lobes.data.sources import Recordings
 
 HELP = "Measure how fast training examples are mixed, without a model."
@@ -27,6 +25,13 @@ NO_AUGMENTATION = {
     "speech_filter": 0.0,
     "noise_filter": 0.0,
     "room": 0.0,
+}
+DEGRADATION = {
+    "reverberation": 0.5,
+    "early_ms": 50.0,
+    "band_limit": 0.1,
+    "codec": 0.1,
+    "clipping": 0.1,
 }
 
 
@@ -76,16 +81,13 @@ def sources(recordings):
     """Return the ways to make examples of recordings that are compared.
 
     They are ``plain``: speech and noise mixed; ``augmented``: with the
-    default augmentation of ``Recordings``; ``degraded``: with the defaults of
-    ``DegradedRecordings``, without rooms where there are none.
+    default augmentation of ``Recordings``; ``degraded``: with rooms, band
+    limits, codecs and clipping of the DNS recipe as well.
     """
-    rooms = any(item.kind == "rir" for item in read_recordings(recordings))
     return {
         "plain": Recordings(recordings, **NO_AUGMENTATION),
         "augmented": Recordings(recordings),
-        "degraded": DegradedRecordings(
-            recordings, reverberation=0.5 if rooms else 0.0
-        ),
+        "degraded": Recordings(recordings, **DEGRADATION),
     }
 
 

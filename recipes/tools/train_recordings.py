@@ -1,11 +1,11 @@
-"""Train a model on recordings for a given time, mixing whole batches at once.
+"""Train a model on recordings for a given time.
 
-This made the bundled models. It differs from the recipes: batches are mixed
-by data/mixer.py on the device that trains, the learning rate follows the
-clock, and a run that is started again goes on where it was last saved. The
-weights to use are model_ema.ckpt.
+This made the bundled models. It differs from the recipes: the learning rate
+follows the clock, there is no validation, and a run that is started again goes
+on where it was last saved. The weights to use are model_ema.ckpt.
 """
 
+import itertools
 import json
 import math
 import os
@@ -15,15 +15,12 @@ from pathlib import Path
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from command import start
-from dbtransform_lobes.data.bank import read_bank
-from dbtransform_lobes.data.mixer import (
-    BatchMixer,
-    MixturePlans,
-    MixtureSettings,
-)
+from dbtransform_lobes.data.crops import TrainingCrops
+from dbtransform_lobes.data.sources import Recordings
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.losses import (
     compressed_complex,
@@ -46,6 +43,19 @@ WEIGHTS = {
     "envelope": 50.0,
     "pesq": 5.0,
 }
+# How mixtures are drawn, see Recordings; rooms stay in the target.
+MIXTURES = {
+    "clean_share": 0.12,
+    "noise_share": 0.04,
+    "clatter": 0.15,
+    "noise_filter": 0.6,
+    "room": 0.4,
+    "reverberation": 0.4,
+    "simulated_rooms": 0.5,
+    "band_limit": 0.08,
+    "level_jump": 0.2,
+}
+LEVEL_DBFS = (-45.0, -18.0)
 MAX_SDR_DB = 35.0
 SHOWN_STEPS = 20
 
@@ -77,6 +87,11 @@ def add_arguments(parser):
     parser.add_argument("--save-minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that mix; none on the CPU, else one for each core",
+    )
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
@@ -271,18 +286,40 @@ class Run:
             self.ema[name].copy_(values[name])
 
 
+def training_batches(args, step):
+    """Return an endless loader of batches from a step on.
+
+    An example depends on the seed and its number alone, whatever the workers.
+    """
+    source = Recordings(
+        args.recordings, source_weights=args.source_weights, **MIXTURES
+    )
+    crops = TrainingCrops(
+        source, len(source), args.crop_seconds, args.seed, LEVEL_DBFS
+    )
+    workers = args.workers
+    if workers is None:
+        workers = 0 if args.device == "cpu" else os.cpu_count()
+    return DataLoader(
+        crops,
+        args.batch_size,
+        sampler=((1, n) for n in itertools.count(step * args.batch_size)),
+        num_workers=workers,
+    )
+
+
 def run(args):
     """Train until the hours are over; saves now and then and at the end."""
     training = Run(args)
-    bank = read_bank(args.recordings, args.source_weights).to(args.device)
-    settings = MixtureSettings(seconds=args.crop_seconds)
-    plans = MixturePlans(bank, settings, args.batch_size, args.seed)
-    mixer = BatchMixer(bank, settings)
+    batches = training_batches(args, training.step)
     loss = RecordingsLoss(args.term_weights).to(args.device)
     begun, saved = time.time() - training.seconds, time.time()
     with tqdm(total=round(3600 * args.hours), unit="s") as bar:
-        while training.seconds < 3600 * args.hours:
-            terms = training.update(*mixer(plans(training.step)), loss)
+        for batch in batches:
+            if training.seconds >= 3600 * args.hours:
+                break
+            signals = (batch[k].to(args.device) for k in ("noisy", "clean"))
+            terms = training.update(*signals, loss)
             training.seconds = time.time() - begun
             if training.step % SHOWN_STEPS == 0:  # a GPU is waited for here
                 shown = {n: float(term.detach()) for n, term in terms.items()}

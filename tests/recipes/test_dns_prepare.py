@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 from dns_prepare import find_test_pairs, prepare_dns
 
-from dbtransform_lobes.data.inventory import check_file, parallel_map
+from dbtransform_lobes.data.prepare import check_file
 from dbtransform_lobes.data.recordings import read_recordings
 from tests.corpora import CLEAN, NOISE, ROOMS, dns_tree
 from tests.signals import speech_like, write_wav
@@ -180,14 +180,3 @@ def test_incomplete_test_set_is_refused(tmp_path):
     expected = ("fileid 1", "nameless.wav", "not as long", "one channel")
     for words in expected:
         assert words in str(error.value)
-
-
-def die(task):
-    import os
-
-    os._exit(task)
-
-
-def test_a_process_that_dies_is_reported():
-    with pytest.raises(OSError, match="fewer jobs"):
-        list(parallel_map(die, [1, 1], jobs=2))

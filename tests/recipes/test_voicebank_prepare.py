@@ -179,7 +179,7 @@ def test_silent_and_clipped_clean_files_are_kept_with_a_warning(
     assert list(train) == ["p225_001", "p225_002", "p225_003"]
     assert "2 odd clean files" in caplog.text
     assert "/p225_002.wav: silent" in caplog.text
-    assert "/p225_003.wav: 78 % clipped" in caplog.text
+    assert "/p225_003.wav: clipped: 78 %" in caplog.text
     assert "p225_001" not in caplog.text and "noisy" not in caplog.text
 
 

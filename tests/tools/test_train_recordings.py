@@ -82,6 +82,21 @@ def test_a_run_learns_stops_and_goes_on(tmp_path):
         tool.run(parse([str(other), *command[1:], "--hours", "1"]))
 
 
+def test_batches_go_on_where_a_run_stopped_with_any_workers(tmp_path):
+    recordings = make_recordings(tmp_path)
+    command = f"m.yaml --recordings {recordings} --output o --hours 1"
+    command += " --batch-size 2 --crop-seconds 0.5 --workers"
+    alone = iter(tool.training_batches(parse(f"{command} 0".split()), 0))
+    batches = [next(alone) for _ in range(4)]
+    others = iter(tool.training_batches(parse(f"{command} 2".split()), 2))
+    for batch in batches[2:]:
+        other = next(others)
+        for name in ("noisy", "clean"):
+            assert batch[name].shape == (2, 8000)
+            assert torch.equal(batch[name], other[name])
+    assert not torch.equal(batches[2]["noisy"], batches[0]["noisy"])
+
+
 def test_the_learning_rate_warms_up_holds_and_falls():
     run = tool.Run.__new__(tool.Run)
     run.args = parse(

@@ -22,7 +22,6 @@ from speechbrain.processing.features import ISTFT, STFT
 from torch.utils.data import get_worker_info
 
 from dbtransform_lobes.data.audio import read_audio
-from dbtransform_lobes.data.crops import EpochSampler
 from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.inference.export import export_model
 from dbtransform_lobes.models.band_linear import BandLinear
@@ -92,27 +91,6 @@ def torchrun(*argv, ranks=2):
         text=True,
         timeout=120,  # a rank that waited for ever would end here
     )
-
-
-def test_ranks_share_the_samples_of_one():
-    """Rank r takes i mod ranks; a step of all ranks is a step of one."""
-    alone = EpochSampler(12)
-    for ranks in (2, 3, 4):
-        samplers = [EpochSampler(12, rank, ranks) for rank in range(ranks)]
-        for sampler in (alone, *samplers):
-            sampler.set_epoch(5)
-        shares = [list(sampler) for sampler in samplers]
-        assert [len(s) for s in samplers] == [12 // ranks] * ranks
-        assert [list(keys) for keys in zip(*shares, strict=True)] == [
-            list(alone)[i : i + ranks] for i in range(0, 12, ranks)
-        ]
-        # Resumed after six examples, whatever the ranks were until then.
-        if 6 % ranks == 0:
-            samplers[1].skip(6)
-            assert list(samplers[1]) == shares[1][6 // ranks :]
-            assert list(samplers[1]) == shares[1]  # the next epoch is whole
-    with pytest.raises(ValueError, match="multiple of the 5 ranks"):
-        EpochSampler(12, 0, 5)
 
 
 def test_two_ranks_train_as_one(tree, one, tmp_path):
@@ -246,7 +224,7 @@ class DyingPairs(Pairs):
     root = output = None
 
     def __init__(self, manifest):
-        super().__init__(manifest, self.root)
+        super().__init__(manifest, self.root, snr_db=(-5.0, 20.0))
 
     def draw(self, index, length, rng):
         mark = Path(self.output, "killed")

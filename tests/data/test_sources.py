@@ -1,0 +1,303 @@
+"""Recordings mixed on the fly, and pairs of files."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from dbtransform_lobes.data import sources
+from dbtransform_lobes.data.audio import read_audio
+from dbtransform_lobes.data.mixing import rms
+from dbtransform_lobes.data.sources import Pairs, Recordings, is_pause
+from tests.corpora import room
+from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
+
+PLAIN = {
+    "babble": 0.0,
+    "clatter": 0.0,
+    "second_noise": 0.0,
+    "speech_filter": 0.0,
+    "noise_filter": 0.0,
+    "room": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Two speakers, two types of noise and two rooms in train."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for number in range(2):
+        for speaker in ("a", "b"):
+            seed = number + 10 * (speaker == "b")
+            write_wav(
+                folder / f"speech/train/{speaker}/{number}.wav",
+                speech_like(0.4 + 0.3 * number, seed),
+            )
+        for kind in ("hum", "wind"):
+            write_wav(
+                folder / f"noise/train/{kind}/{number}.wav",
+                noise_like(0.3 + 0.4 * number, number),
+            )
+        write_wav(folder / f"rir/train/hall/{number}.wav", room(number))
+    write_wav(folder / "speech/valid/c/0.wav", speech_like(0.5, 5))
+    write_wav(folder / "noise/valid/rain/0.wav", noise_like(0.5, 5))
+    return folder
+
+
+def draws(source, count=20, length=8000):
+    """(clean, noisy) of some examples."""
+    rng = np.random.default_rng(0)
+    return [source.draw(i % len(source), length, rng)[1:] for i in range(count)]
+
+
+def snr_db(clean, noisy):
+    return 20 * math.log10(rms(clean) / rms(noisy - clean))
+
+
+OPTIONS = {
+    "mixed": {},
+    "babble": {"babble": 1.0, "clatter": 0.0},
+    "clatter": {"babble": 0.0, "clatter": 1.0},
+    "recorded": {"babble": 0.0, "clatter": 0.0, "second_noise": 1.0},
+    "augmented": {"speech_filter": 1.0, "noise_filter": 1.0, "room": 1.0},
+    "degraded": {
+        "clean_share": 0.5,
+        "reverberation": 0.7,
+        "early_ms": 50.0,
+        "band_limit": 0.5,
+        "codec": 0.5,
+        "clipping": 0.5,
+        "level_jump": 0.5,
+    },
+}
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+@pytest.mark.parametrize("length", [3200, 24000])
+def test_recordings_give_examples_of_any_length(tree, name, length):
+    source = Recordings(tree, **OPTIONS[name])
+    assert len(source) == 4
+    for seed in range(6):
+        path, *signals = source.draw(0, length, np.random.default_rng(seed))
+        again = source.draw(0, length, np.random.default_rng(seed))
+        assert "/speech/train/" in path and again[0] == path
+        for signal, other in zip(signals, again[1:], strict=True):
+            assert signal.shape == (length,) and np.isfinite(signal).all()
+            np.testing.assert_array_equal(signal, other)
+        clean, noisy = signals
+        assert not is_pause(clean) and rms(noisy - clean) > 1e-4
+
+
+def test_recordings_read_their_split_alone(tree, monkeypatch):
+    opened = set()
+
+    def read(path, *arguments, **options):
+        opened.add(path.removeprefix(str(tree)))
+        return read_audio(path, *arguments, **options)
+
+    monkeypatch.setattr(sources, "read_audio", read)
+    draws(Recordings(tree, reverberation=0.5), 100, 3200)
+    assert len(opened) == 10
+    assert all("/train/" in path for path in opened)
+    opened.clear()
+    draws(Recordings(tree, split="valid"), 1)
+    assert opened == {"/speech/valid/c/0.wav", "/noise/valid/rain/0.wav"}
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    """Five speakers, apart at any speed: two files of one tone each."""
+    folder = tmp_path_factory.mktemp("tones")
+    time = np.arange(24000) / 16000
+    lines = ["path,kind,speaker,split,source"]
+    for k in range(5):
+        tone = 0.1 * np.sin(2 * np.pi * 200 * 2**k * time)
+        for take in "ab":
+            path = write_wav(folder / f"{k}{take}.wav", tone)
+            lines.append(f"{path.name},speech,t{k},train,c{k}")
+    path = write_wav(folder / "noise.wav", noise_like(1.0))
+    lines.append(f"{path.name},noise,n,train,x")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    return folder / "manifest.csv"
+
+
+def speaker_of(clean):
+    """Number of the speaker by the loudest frequency."""
+    hertz = np.abs(np.fft.rfft(clean)).argmax() * 16000 / len(clean)
+    return round(math.log2(hertz / 200))
+
+
+@pytest.mark.parametrize("length", [8000, 32000])
+def test_an_utterance_is_followed_by_its_speaker_without_a_click(tones, length):
+    joined = 0
+    for clean, _ in draws(Recordings(tones, **PLAIN), 40, length):
+        power = np.abs(np.fft.rfft(clean * np.hanning(length))) ** 2
+        hertz = np.arange(len(power)) * 16000 / length
+        centre = 200 * 2 ** speaker_of(clean)
+        near = (hertz > 0.8 * centre - 150) & (hertz < 1.2 * centre + 150)
+        assert power[~near].sum() < 2e-3 * power.sum()
+        envelope = np.abs(clean).reshape(-1, 160).max(1)
+        joined += envelope.min() < 0.5 * envelope.max()
+    assert joined > 10
+
+
+def test_babble_is_of_other_speakers(tones):
+    source = Recordings(tones, **{**PLAIN, "babble": 1.0}, snr_db=(0, 0))
+    for clean, noisy in draws(source, 20, 32000):
+        spectrum = np.abs(np.fft.rfft(noisy - clean))
+        centre = round(400 * 2 ** speaker_of(clean))  # two seconds
+        own = spectrum[int(0.95 * centre) : int(1.05 * centre)].max()
+        assert own < 0.05 * spectrum.max()
+
+
+def test_weights_and_sources_choose_the_speech(tones):
+    source = Recordings(tones, source_weights={"c0": 4.0})
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([source.order(rng) for _ in range(400)])
+    assert np.mean(drawn < 2) == pytest.approx(4 / 8, abs=0.03)
+    assert len(Recordings(tones, sources=["c1", "c3"])) == 4
+    for wrong in ({"sources": ["cX"]}, {"source_weights": {"cX": 1.0}}):
+        with pytest.raises(ValueError, match="cX, expected some of c0, c1"):
+            Recordings(tones, **wrong)
+
+
+def test_speech_and_noise_are_wanted(tmp_path):
+    write_wav(tmp_path / "speech/train/a/0.wav", speech_like(0.5))
+    with pytest.raises(ValueError, match="0 types of noise in the split train"):
+        Recordings(tmp_path)
+
+
+def test_silent_recordings_do_no_harm(tmp_path):
+    silence = np.zeros(8000)
+    for speaker in ("a", "b"):
+        write_wav(tmp_path / f"speech/train/{speaker}/0.wav", silence)
+    write_wav(tmp_path / "noise/train/hum/0.wav", silence)
+    source = Recordings(tmp_path, reverberation=0.5, codec=0.5, clipping=0.5)
+    for clean, noisy in draws(source, 12, 3200):
+        assert clean.shape == noisy.shape == (3200,)
+        assert not clean.any() and not noisy.any()
+
+
+def test_a_click_after_digital_silence_does_no_harm(tmp_path):
+    """A change of speed may step over the last sample of a recording."""
+    write_wav(tmp_path / "speech/train/a/0.wav", speech_like(0.5))
+    write_wav(tmp_path / "noise/train/hum/0.wav", np.eye(1, 1000, 999)[0])
+    heard = 0
+    for clean, noisy in draws(Recordings(tmp_path, **PLAIN), 300, 1600):
+        assert np.isfinite(noisy).all()
+        heard += not np.array_equal(clean, noisy)
+    assert heard > 200
+
+
+def test_the_snr_lies_in_its_range(tree):
+    ratios = [snr_db(*pair) for pair in draws(Recordings(tree, **PLAIN), 100)]
+    assert -5 <= min(ratios) < -2 and 17 < max(ratios) <= 20
+    nearly = Recordings(tree, clean_share=1.0, **PLAIN)
+    ratios = [snr_db(*pair) for pair in draws(nearly)]
+    assert 24.99 <= min(ratios) and max(ratios) <= 45.01
+    for clean, noisy in draws(Recordings(tree, snr_db=None, **PLAIN)):
+        assert 20 * math.log10(rms(noisy - clean)) == pytest.approx(-26)
+
+
+def test_noise_alone_has_a_silent_target(tree):
+    for clean, noisy in draws(Recordings(tree, noise_share=1.0)):
+        assert not clean.any() and noisy.any()
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_target_lacks_the_late_reflections(tree, tones, measured):
+    """At 200 dB all that is left beside the target is the late part."""
+    wet = {**PLAIN, "snr_db": (200, 200), "reverberation": 1.0}
+    collection = tree if measured else tones
+    early = Recordings(collection, early_ms=50.0, **wet)
+    whole = Recordings(collection, early_ms=None, **wet)
+    dry = Recordings(collection, **{**wet, "reverberation": 0.0})
+    assert len(early.rooms) == (2 if measured else 0)
+    for (target, noisy), (everything, same), (plain, _) in zip(
+        draws(early), draws(whole), draws(dry), strict=True
+    ):
+        assert rms(noisy - target) > 1e-3 * rms(target)
+        np.testing.assert_allclose(everything, same, atol=1e-9)
+        np.testing.assert_allclose(noisy, everything, atol=1e-9)
+        assert rms(everything - plain) > 1e-3 * rms(plain)
+
+
+def test_band_limit_is_on_the_target_as_well(tree):
+    source = Recordings(tree, **PLAIN, snr_db=(0, 0), band_limit=1.0)
+    high = slice(3700, None)  # above the highest band limit, 7.2 kHz
+    for signals in draws(source, 5):
+        for spectrum in np.abs(np.fft.rfft(signals)):
+            assert spectrum[high].mean() < 0.3 * spectrum.mean()
+
+
+@pytest.mark.parametrize("name", ["codec", "clipping", "level_jump"])
+def test_codec_and_clipping_spare_the_target_not_so_jumps(tree, name):
+    """Drawn apart from the rest, they change nothing but the mixture."""
+    for seed in range(5):
+        one, other = (
+            Recordings(tree, **PLAIN, snr_db=(0, 0), **options).draw(
+                0, 8000, np.random.default_rng(seed)
+            )
+            for options in ({name: 1.0}, {})
+        )
+        assert np.abs(one[2] - other[2]).max() > 1e-4
+        if name == "level_jump":  # on both alike
+            np.testing.assert_allclose(one[1] * other[2], one[2] * other[1])
+        else:
+            np.testing.assert_array_equal(one[1], other[1])
+
+
+# Pairs
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A manifest of six pairs; 0.55 to 0.6 s each."""
+    folder = voicebank_tree(tmp_path_factory.mktemp("pairs"), 16000)
+    entries = {
+        path.stem: {
+            "noisy_wav": f"{{data_root}}/noisy_trainset_28spk_wav/{path.name}",
+            "clean_wav": f"{{data_root}}/clean_trainset_28spk_wav/{path.name}",
+            "length": len(read_audio(path)) / 16000,
+        }
+        for path in folder.glob("clean_trainset_28spk_wav/*.wav")
+    }
+    manifest = folder / "train.json"
+    manifest.write_text(json.dumps(entries))
+    return Pairs(manifest, folder)
+
+
+def test_pairs_are_cut_at_the_same_place(pairs):
+    assert len(pairs) == len(set(pairs.order(np.random.default_rng(0)))) == 6
+    starts = set()
+    for index, seed in ((0, 0), (0, 1), (5, 2)):
+        name, noisy_path, clean_path, _ = pairs.items[index]
+        given = pairs.draw(index, 3200, np.random.default_rng(seed))
+        assert given[0] == name
+        clean, noisy = read_audio(clean_path), read_audio(noisy_path)
+        (start,) = (
+            start
+            for start in range(len(clean) - 3200 + 1)
+            if np.array_equal(clean[start : start + 3200], given[1])
+        )
+        expected = noisy[start : start + 3200]
+        np.testing.assert_allclose(given[2], expected, atol=1e-12)
+        starts.add(start)
+    assert len(starts) == 3
+
+
+def test_short_pairs_are_followed_by_silence(pairs):
+    for index in range(6):
+        _, clean, noisy = pairs.draw(index, 16000, np.random.default_rng(0))
+        whole = read_audio(pairs.items[index][2])
+        assert clean.shape == noisy.shape == (16000,)
+        assert 8000 < len(whole) < 16000
+        np.testing.assert_array_equal(clean[: len(whole)], whole)
+        assert not clean[len(whole) :].any() and not noisy[len(whole) :].any()
+
+
+def test_pairs_are_brought_to_an_snr(pairs, monkeypatch):
+    monkeypatch.setattr(pairs, "snr_db", (-4.0, 12.0))
+    ratios = [snr_db(*pair) for pair in draws(pairs, 60)]
+    assert -4.001 < min(ratios) < -1 and 9 < max(ratios) < 12.001

@@ -5,6 +5,9 @@ import math
 import numpy as np
 import torch
 
+from dbtransform_lobes.models.mask_decoder import Neighbours, apply_filter
+from dbtransform_lobes.models.spectrum import complex_spectrum, real_parts
+
 
 def array(tensor):
     """The values of a tensor."""
@@ -67,3 +70,17 @@ def assert_twin(actual, expected, *wrong, tolerance=1e-10):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
     for other in wrong:
         assert np.max(np.abs(np.asarray(other) - expected)) > 1e-3
+
+
+def mask_of(taps):
+    """The mask (B, F, T, 3) that a decoder's taps (B, T, F, 3, 2) are."""
+    return torch.view_as_complex(taps).transpose(1, 2)
+
+
+def filtered(mask, spec, causal=False, first=0):
+    """The filter on complex numbers; the mask stands at frame ``first``."""
+    neighbours = Neighbours(causal)
+    _, shared = neighbours.prepare(real_parts(spec))
+    around = neighbours.combine(mask.shape[2], shared, first)
+    estimate = apply_filter(torch.view_as_real(mask).transpose(1, 2), around)
+    return complex_spectrum(estimate)

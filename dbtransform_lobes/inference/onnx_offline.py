@@ -16,7 +16,7 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
 from torch import nn
 
-from dbtransform_lobes.models.mask_decoder import NUM_TAPS
+from dbtransform_lobes.models.chunks import Whole
 
 OPSET = 18
 # Fewer nodes for ONNX Runtime to call.
@@ -59,41 +59,7 @@ class SpectrumGraph(nn.Module):
 
     def forward(self, spec):
         """Map (B, T, F, 2) to (B, T, F, 2)."""
-        if self.model.detrend is not None:
-            spec = self.model.detrend.detrend(spec)
-        z = self.model.split(spec)  # (K, B, T, C)
-        for block in self.model.blocks:
-            z = block(z)
-        ahead = 0 if self.model.causal else NUM_TAPS // 2
-        spec = F.pad(spec, (0, 0, 0, 0, NUM_TAPS - 1 - ahead, ahead))
-        return filter_bins(self.model.mask_decoder.taps(z), spec)
-
-
-def filter_bins(taps, spec):
-    """``apply_filter`` on real and imaginary parts.
-
-    Arguments
-    ---------
-    taps : torch.Tensor
-        (B, T, F, 3, 2), see ``MaskDecoder.taps``.
-    spec : torch.Tensor
-        (B, T + 2, F, 2), with the frames before and after those of the taps.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, T, F, 2).
-    """
-    frames = taps.shape[1]
-    if frames == 1:
-        windows = spec.transpose(1, 2).unsqueeze(1)  # (B, T, F, 3, 2)
-    else:
-        windows = torch.stack(
-            [spec[:, tap : tap + frames] for tap in range(NUM_TAPS)], dim=3
-        )
-    (real, imag), (gain, turn) = windows.unbind(-1), taps.unbind(-1)
-    estimate = (gain * real - turn * imag, gain * imag + turn * real)
-    return torch.stack([part.sum(-1) for part in estimate], dim=-1)
+        return self.model.run(Whole(), spec)
 
 
 def fourier_rows(window, n_fft):

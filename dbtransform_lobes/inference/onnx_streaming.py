@@ -2,18 +2,13 @@
 
 frames and states in, frames and states out; all shapes are fixed, states
 begin with zeros. The graph is what ``torch.export`` sees of the model's own
-``step_bands``, given the count of frames as a tensor.
+``advance``, given the count of frames as a tensor.
 """
 
 import torch
 from torch import nn
 
-from dbtransform_lobes.inference.onnx_offline import (
-    filter_bins,
-    fourier_rows,
-    to_onnx,
-)
-from dbtransform_lobes.models.mask_decoder import NUM_TAPS
+from dbtransform_lobes.inference.onnx_offline import fourier_rows, to_onnx
 
 
 class SpectrumStream(nn.Module):
@@ -42,32 +37,30 @@ class SpectrumStream(nn.Module):
     (torch.Size([1, 1, 257, 2]), 4)
     """
 
-    names = ("frames", "past_spec")
+    names = ("frames",)
 
     def __init__(self, model, frames=1):
         super().__init__()
         self.model = model
-        self.shapes = model.cache_shapes(1, frames)
+        block = torch.zeros(1, frames, model.layout.num_bins, 2)
+        with torch.no_grad():
+            _, self.caches = model.advance(block, None, self._count())
+
+    def _count(self):
+        return torch.zeros(1, dtype=torch.int64)
 
     def initial_states(self):
-        """Zeros: the count of frames, the last frames, all caches."""
-        past = torch.zeros(1, NUM_TAPS - 1, self.model.layout.num_bins, 2)
-        caches = [torch.zeros(each) for part in self.shapes for each in part]
-        return [torch.zeros(1, dtype=torch.int64), past, *caches]
+        """Zeros: the count of frames and all caches."""
+        flat = [torch.zeros_like(x) for part in self.caches for x in part]
+        return [self._count(), *flat]
 
-    def forward(self, spec, frames, past, *caches):
+    def forward(self, spec, frames, *caches):
         """Map (1, N, F, 2) and the states to (1, N, F, 2) and the next."""
-        if self.model.detrend is not None:
-            spec = self.model.detrend.detrend(spec)
-        flat, nested = iter(caches), []
-        for shapes in self.shapes:
-            nested.append(tuple(next(flat) for _ in shapes))
-        z, nested = self.model.step_bands(spec, nested, frames)
-        seen = torch.cat((past, spec), dim=1)
-        estimate = filter_bins(self.model.mask_decoder.taps(z), seen)
+        flat = iter(caches)
+        nested = [tuple(next(flat) for _ in part) for part in self.caches]
+        estimate, nested = self.model.advance(spec, nested, frames)
         following = [cache for part in nested for cache in part]
-        size = spec.shape[1]
-        return estimate, frames + size, seen[:, size:], *following
+        return estimate, frames + spec.shape[1], *following
 
 
 class WaveformStream(nn.Module):
@@ -129,9 +122,9 @@ def streaming_model(model, frames=1, stft=None):
     -------
     onnx.ModelProto
         Inputs: ``spec`` (1, N, F, 2), or ``noisy`` (1, hop); ``frames``,
-        int64, how many the stream had; ``past_spec`` and the states of the
-        blocks. Outputs: ``estimate`` or ``enhanced``, and all states with
-        ``next_`` before their names.
+        int64, how many the stream had; the caches of the model. Outputs:
+        ``estimate`` or ``enhanced``, and all states with ``next_`` before
+        their names.
 
     Raises
     ------

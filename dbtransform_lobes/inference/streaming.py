@@ -129,7 +129,7 @@ class StreamingEnhancer:
         noisy = self._checked(samples)
         start = time.perf_counter()
         if self._state is None:
-            self._state = self._model.mods.model.initial_state(len(noisy))
+            self._state = self._model.mods.model.initial_state()
             self._noisy = noisy[:, :0]
         self._noisy = torch.cat((self._noisy, noisy), dim=-1)
         self._length += noisy.shape[-1]

@@ -68,8 +68,7 @@ class BandSplit(nn.Module):
     Example
     -------
     >>> from dbtransform_lobes.models.bands import BandLayout
-    >>> spec = torch.randn(2, 257, 10, dtype=torch.complex64)
-    >>> BandSplit(BandLayout(), num_channels=8)(spec).shape
+    >>> BandSplit(BandLayout(), 8)(torch.randn(2, 10, 257, 2)).shape
     torch.Size([31, 2, 10, 8])
     """
 
@@ -103,12 +102,8 @@ class BandSplit(nn.Module):
             )
             self.linears.append(BandLinear(size, num_channels, run.num_bands))
 
-    def forward(self, spec):
-        """Map complex (B, F, T) to (K, B, T, C)."""
-        return self.split(torch.view_as_real(spec).transpose(1, 2))
-
-    def split(self, bins):
-        """The same for real and imaginary parts (B, T, F, 2)."""
+    def forward(self, bins):
+        """Map real and imaginary parts (B, T, F, 2) to (K, B, T, C)."""
         bins = compress(bins, self.compression)
         if self.magnitude:
             power = bins.square().sum(-1, keepdim=True)

@@ -13,14 +13,23 @@ noisy spectrum (B, F, T)
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.level import over_signal_level
-from dbtransform_lobes.models.mask_decoder import MaskDecoder, apply_filter
-from dbtransform_lobes.models.spectrum import check_spectrum
+from dbtransform_lobes.models.mask_decoder import (
+    NUM_TAPS,
+    MaskDecoder,
+    apply_filter,
+)
+from dbtransform_lobes.models.spectrum import (
+    check_spectrum,
+    complex_spectrum,
+    real_parts,
+)
 
 
 class ChannelNorm(nn.Module):
@@ -213,8 +222,10 @@ class BSRNN(nn.Module):
         """
         check_spectrum(spec, self.layout.num_bins)
         # The epsilon of the norms is not to erase quiet signals.
-        z = self.band_split(over_signal_level(spec)[0])  # (K, B, T, C)
+        level = over_signal_level(spec)[0]
+        z = self.band_split(real_parts(level))  # (K, B, T, C)
         for layer in self.layers():
             z = layer(z)
-        mask = self.mask_decoder(z)  # (B, F, T, 3)
-        return apply_filter(mask, spec)
+        around = (0, 0, 0, 0, NUM_TAPS // 2, NUM_TAPS // 2)
+        bins = F.pad(real_parts(spec), around)  # (B, T + 2, F, 2)
+        return complex_spectrum(apply_filter(self.mask_decoder(z), bins))

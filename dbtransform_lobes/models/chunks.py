@@ -1,8 +1,9 @@
 """Blocks that look around in time, for whole signals, chunks and streams.
 
-A long signal passes through a model chunk by chunk: what a chunk needs of
-its neighbours is handed on, nothing is computed twice, and all intermediate
-tensors stay as small as a chunk.
+A network is written once, as ``run(apply, x)``, where ``apply(part, x)`` is
+one of ``Whole`` (whole signals), ``Chunked`` (long signals chunk by chunk,
+where no intermediate tensor is larger than a chunk and nothing is computed
+twice) and ``Live`` (the next frames of a live stream).
 """
 
 from collections import deque
@@ -141,6 +142,78 @@ def with_context(chunks, back, ahead):
         yield emit(after()[0])
 
 
+class Whole:
+    """Apply parts to a whole signal.
+
+    Example
+    -------
+    >>> Whole()(torch.nn.Identity(), torch.ones(1))
+    tensor([1.])
+    """
+
+    def __call__(self, part, *inputs):
+        """Return what the part makes of the signal."""
+        return part(*inputs)
+
+    def fork(self, x):
+        """Return the signal for two parts."""
+        return x, x
+
+
+class Chunked:
+    """Apply parts to iterators over the chunks of a signal.
+
+    Example
+    -------
+    >>> list(Chunked()(torch.nn.Identity(), iter("abc")))
+    ['a', 'b', 'c']
+    """
+
+    def __call__(self, part, *inputs):
+        """Return an iterator over the chunks that come out."""
+        if hasattr(part, "run"):
+            return part.run(self, *inputs)
+        if isinstance(part, TimeBlock):
+            return part.stream(*inputs)
+        return map(part, *inputs)
+
+    def fork(self, chunks):
+        """Return the chunks for two parts."""
+        return fork(chunks)
+
+
+class Live(Whole):
+    """Apply parts to the next frames of a live stream.
+
+    Arguments
+    ---------
+    caches : iterable of tuple of torch.Tensor
+        Those of the ``TimeBlock`` parts, in their order in the network.
+    first : int | torch.Tensor
+        Number of the first frame, see ``TimeBlock.step``.
+
+    Example
+    -------
+    >>> live = Live([], first=0)
+    >>> live(torch.nn.Identity(), torch.ones(1)), live.caches
+    (tensor([1.]), [])
+    """
+
+    def __init__(self, caches, first):
+        self.given, self.first = iter(caches), first
+        self.caches = []  # for the next frames
+
+    def __call__(self, part, *inputs):
+        """Return what the part makes of the frames; keeps its cache."""
+        if hasattr(part, "run"):
+            return part.run(self, *inputs)
+        if not isinstance(part, TimeBlock):
+            return part(*inputs)
+        y, cache = part.step(*inputs, next(self.given), self.first)
+        self.caches.append(cache)
+        return y
+
+
 class TimeBlock(nn.Module):
     """A block that looks ``back`` and ``ahead`` by so many frames.
 
@@ -206,23 +279,6 @@ class TimeBlock(nn.Module):
             yield own, shared
             first += length(shared)
 
-    def cache_shapes(self, batch, frames=0):
-        """Return the shapes of the cache of ``step``.
-
-        Arguments
-        ---------
-        batch : int
-            Streams side by side.
-        frames : int
-            Frames of a call of an exported stream, which a block may want to
-            hold as well.
-
-        Returns
-        -------
-        tuple of tuple of int
-        """
-        raise NotImplementedError
-
     def step(self, x, cache, first):
         """Map the next frames of a live stream (``ahead`` is 0).
 
@@ -230,8 +286,9 @@ class TimeBlock(nn.Module):
         ---------
         x : torch.Tensor
             (K, B, T, C).
-        cache : tuple of torch.Tensor
-            What the last ``back`` frames share; it is not changed.
+        cache : tuple of torch.Tensor | None
+            What the last ``back`` frames share, which is not changed; None
+            where a stream begins.
         first : int | torch.Tensor
             Number of the first frame of x in the stream; frames before the
             stream are not looked at. A tensor (1,) where a stream is
@@ -243,10 +300,15 @@ class TimeBlock(nn.Module):
             (K, B, T, C).
         tuple of torch.Tensor
             The next cache.
+
+        Raises
+        ------
+        ValueError
+            If the cache is that of another block or batch.
         """
         own, shared = self.prepare(x, first)
         frames = length(shared)
-        shared = join([cache, shared])
+        shared = join([zeros_before(shared, self.back, cache), shared])
         kept = cut(shared, slice(frames, None))
         # Copies: a view would hold on to all of a long chunk.
         kept = tuple(each.clone() for each in kept)
@@ -255,3 +317,45 @@ class TimeBlock(nn.Module):
         start = min(first, self.back)
         seen = cut(shared, slice(self.back - start, None))
         return self.combine(own, seen, start), kept
+
+
+def zeros_before(shared, frames, cache=None):
+    """Return a cache of so many frames, zeros if none is given.
+
+    Arguments
+    ---------
+    shared : tuple of torch.Tensor
+        What the next frames share, (..., T, C).
+    frames : int
+        Frames of the cache.
+    cache : tuple of torch.Tensor, optional
+        That of the frames before.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+
+    Raises
+    ------
+    ValueError
+        If the cache does not fit what is shared.
+
+    Example
+    -------
+    >>> zeros_before((torch.ones(2, 1, 3),), frames=1)
+    (tensor([[[0., 0., 0.]],
+    <BLANKLINE>
+            [[0., 0., 0.]]]),)
+    """
+    shapes = [(*x.shape[:-2], frames, x.shape[-1]) for x in shared]
+    if cache is None:
+        pairs = zip(shared, shapes, strict=True)
+        return tuple(x.new_zeros(shape) for x, shape in pairs)
+    given = [tuple(each.shape) for each in cache]
+    if given != shapes:
+        raise ValueError(
+            f"the state has a cache of shapes {given}, expected {shapes}: it "
+            "is that of other streams or of another model; begin with "
+            "initial_state()"
+        )
+    return cache

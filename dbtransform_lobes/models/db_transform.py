@@ -1,6 +1,6 @@
 """DB-Transform: band-split transformer with a learnable harmonic graph.
 
-noisy spectrum (B, F, T)
+noisy spectrum (B, F, T), as real and imaginary parts (B, T, F, 2)
   -> Detrend                            (optional)
   -> RunningLevel
   -> BandSplit                          (K, B, T, C)
@@ -10,14 +10,15 @@ noisy spectrum (B, F, T)
                     FeedForward
                     HarmonicGraphAttention      over bands
                     FeedForward ]
-  -> MaskDecoder                        (B, F, T, 3)
-  -> filtered spectrum (B, F, T)
+  -> MaskDecoder                        (B, T, F, 3, 2)
+  -> apply_filter to what Detrend gave  (B, T, F, 2)
 
 The parts are composed in YAML, see hparams/models/db_transform.yaml.
 """
 
 from collections import defaultdict
 from dataclasses import dataclass
+from operator import add
 
 import torch
 from torch import nn
@@ -25,19 +26,24 @@ from torch import nn
 from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.chunks import (
+    Chunked,
+    Live,
     TimeBlock,
-    fork,
-    with_context,
+    Whole,
 )
 from dbtransform_lobes.models.compose import build
 from dbtransform_lobes.models.detrend import Detrend
 from dbtransform_lobes.models.level import RunningLevel
 from dbtransform_lobes.models.mask_decoder import (
-    NUM_TAPS,
     MaskDecoder,
+    Neighbours,
     apply_filter,
 )
-from dbtransform_lobes.models.spectrum import check_spectrum
+from dbtransform_lobes.models.spectrum import (
+    check_spectrum,
+    complex_spectrum,
+    real_parts,
+)
 
 # Frames of a chunk when nothing is to be learned: the tensors of more would
 # miss the caches of the processor.
@@ -50,17 +56,13 @@ class StreamState:
 
     Arguments
     ---------
-    caches : list of tuple of torch.Tensor
-        What the level and each block have seen of the last frames; empty if
-        one looks at one.
-    spec : torch.Tensor
-        The last two frames that the mask was applied to, complex (B, F, 2).
+    caches : list of tuple of torch.Tensor | None
+        What each ``TimeBlock`` keeps of the last frames; None at the start.
     frames : int
         Frames of the stream so far.
     """
 
-    caches: list
-    spec: torch.Tensor
+    caches: list | None = None
     frames: int = 0
 
 
@@ -85,37 +87,16 @@ class Residual(nn.Module):
             )
         self.block, self.norm, self.order = block, norm, order
 
-    def _enter(self, z):
-        return self.norm(z) if self.order == "pre" else z
-
-    def _leave(self, z, y):
-        return z + y if self.order == "pre" else self.norm(z + y)
-
     def forward(self, z):
         """Map (K, B, T, C) to (K, B, T, C)."""
-        return self._leave(z, self.block(self._enter(z)))
+        return self.run(Whole(), z)
 
-    def stream(self, chunks):
-        """Map chunks (K, B, T, C) of one signal, each as soon as it can be."""
-        if not isinstance(self.block, TimeBlock):
-            return map(self, chunks)
-        # The block may ask for later chunks before it maps the first.
-        chunks, residuals = fork(chunks)
-        ys = self.block.stream(map(self._enter, chunks))
-        return map(self._leave, residuals, ys)
-
-    def cache_shapes(self, batch, frames=0):
-        """Return the shapes of the cache of ``step``."""
-        if isinstance(self.block, TimeBlock):
-            return self.block.cache_shapes(batch, frames)
-        return ()
-
-    def step(self, z, cache, first):
-        """Map the next frames of a live stream; also returns its cache."""
-        if not isinstance(self.block, TimeBlock):
-            return self(z), ()
-        y, cache = self.block.step(self._enter(z), cache, first)
-        return self._leave(z, y), cache
+    def run(self, apply, z):
+        """Pass the block and its norm, see ``models/chunks.py``."""
+        z, residual = apply.fork(z)
+        if self.order == "pre":
+            return apply(add, residual, apply(self.block, apply(self.norm, z)))
+        return apply(self.norm, apply(add, residual, apply(self.block, z)))
 
 
 class DBTransform(nn.Module):
@@ -204,7 +185,7 @@ class DBTransform(nn.Module):
             "causal": causal,
         }
         n_fft = 2 * (layout.num_bins - 1)
-        self.detrend = Detrend(detrend(n_fft)) if detrend else None
+        self.detrend = Detrend(detrend(n_fft)) if detrend else nn.Identity()
         self.level = RunningLevel(level)
         self.band_split = build(band_split, **common)
         blocks = {k: v for k, v in blocks.items() if v is not None}
@@ -219,11 +200,13 @@ class DBTransform(nn.Module):
             for factory in blocks.values()
         )
         self.mask_decoder = build(mask_decoder, norm=norm, **common)
+        self.neighbours = Neighbours(causal)
         looks = {
             name: part.ahead
             for name, part in self.named_modules()
             if hasattr(part, "ahead")
         }
+        self.num_caches = sum(isinstance(m, TimeBlock) for m in self.modules())
         # Whether a frame depends on a limited number of others.
         self.in_chunks = None not in looks.values()
         if causal and any(ahead != 0 for ahead in looks.values()):
@@ -262,31 +245,39 @@ class DBTransform(nn.Module):
         """
         check_spectrum(spec, self.layout.num_bins)
         self._check_band(spec, band)
-        noisy = spec
         if self._to_be_cut(spec):
             chunks = spec.split(CHUNK_FRAMES, dim=-1)
             estimate = torch.cat(list(self.stream(chunks)), dim=-1)
         else:
-            estimate = self._whole(spec)
+            estimate = complex_spectrum(self.run(Whole(), real_parts(spec)))
         if not return_analysis:
             return estimate
-        return estimate, self.analyse(noisy, band)
+        return estimate, self.analyse(spec, band)
 
-    def _whole(self, spec):
-        spec = self._without_trends(spec)
-        seen = torch.view_as_complex(self.level(_bins(spec)).transpose(1, 2))
-        z = self.band_split(seen)  # (K, B, T, C)
+    def run(self, apply, bins):
+        """Enhance real and imaginary parts (B, T, F, 2).
+
+        Whole signals, chunks, live streams, analyses and exported graphs all
+        pass here.
+
+        Arguments
+        ---------
+        apply : Whole | Chunked | Live
+            How a part is applied, see ``models/chunks.py``.
+        bins : torch.Tensor or iterable of torch.Tensor
+            What it takes: a signal, its chunks or the next frames.
+
+        Returns
+        -------
+        torch.Tensor or iterator of torch.Tensor
+            The estimate, of the same kind.
+        """
+        bins, noisy = apply.fork(apply(self.detrend, bins))
+        z = apply(self.band_split, apply(self.level, bins))  # (K, B, T, C)
         for block in self.blocks:
-            z = block(z)
-        mask = self.mask_decoder(z)  # (B, F, T, 3)
-        return apply_filter(mask, spec, self.causal)
-
-    def _without_trends(self, spec):
-        return spec if self.detrend is None else self.detrend(spec)
-
-    def split(self, bins):
-        """Give the bands of bins (B, T, F, 2) over their level C channels."""
-        return self.band_split.split(self.level(bins))  # (K, B, T, C)
+            z = apply(block, z)
+        noisy = apply(self.neighbours, noisy)
+        return apply(apply_filter, apply(self.mask_decoder, z), noisy)
 
     def _to_be_cut(self, spec):
         """Training wants all frames at once, as does torch.compile."""
@@ -304,9 +295,9 @@ class DBTransform(nn.Module):
         specs : iterable of torch.Tensor
             Complex (B, F, T), any T >= 1 each.
 
-        Yields
-        ------
-        torch.Tensor
+        Returns
+        -------
+        iterator of torch.Tensor
             Complex (B, F, T), together what ``forward`` gives for the whole.
 
         Raises
@@ -336,25 +327,12 @@ class DBTransform(nn.Module):
                 "'vector', no fusion 'adaptive', no input_conditioned graph "
                 "and no norm 'group'"
             )
-        specs, again = fork(map(self._without_trends, specs))
-        bins = self.level.stream(map(_bins, specs))  # (B, T, F, 2)
-        zs = map(self.band_split.split, bins)  # (K, B, T, C)
-        for block in self.blocks:
-            zs = block.stream(zs)
-        ahead = 0 if self.causal else NUM_TAPS // 2
-        shared = ((None, (spec.unsqueeze(-1),)) for spec in again)
-        around = with_context(shared, NUM_TAPS - 1 - ahead, ahead)
-        masks = map(self.mask_decoder, zs)
-        for mask, (_, (spec,), first) in zip(masks, around, strict=True):
-            yield apply_filter(mask, spec.squeeze(-1), self.causal, first)
+        return map(
+            complex_spectrum, self.run(Chunked(), map(real_parts, specs))
+        )
 
-    def initial_state(self, batch=1):
-        """The state of a stream that has not begun.
-
-        Arguments
-        ---------
-        batch : int
-            Streams enhanced side by side.
+    def initial_state(self):
+        """Return the state of streams that have not begun.
 
         Returns
         -------
@@ -366,19 +344,7 @@ class DBTransform(nn.Module):
             If the model is not causal.
         """
         self._check_causal()
-        like = next(self.parameters())
-        caches = [
-            tuple(like.new_zeros(shape) for shape in shapes)
-            for shapes in self.cache_shapes(batch)
-        ]
-        shape = (batch, self.layout.num_bins, NUM_TAPS - 1)
-        dtype = torch.promote_types(like.dtype, torch.float32).to_complex()
-        return StreamState(caches, like.new_zeros(shape, dtype=dtype))
-
-    def cache_shapes(self, batch, frames=0):
-        """Return the shapes of all caches, see ``TimeBlock``."""
-        parts = [self.level, *self.blocks]
-        return [part.cache_shapes(batch, frames) for part in parts]
+        return StreamState()
 
     def step(self, frames, state):
         """Enhance the next frames of a stream.
@@ -412,7 +378,7 @@ class DBTransform(nn.Module):
         ... )
         >>> blocks = {"fusion": MultiScaleFusion}
         >>> model = DBTransform(BandLayout(), 16, blocks, causal=True)
-        >>> state = model.initial_state(batch=1)
+        >>> state = model.initial_state()
         >>> noisy = torch.randn(1, 257, 1, dtype=torch.complex64)
         >>> estimate, state = model.step(noisy, state)
         >>> estimate.shape
@@ -420,25 +386,20 @@ class DBTransform(nn.Module):
         """
         self._check_causal()
         check_spectrum(frames, self.layout.num_bins)
-        self._check_state(frames, state)
-        frames = self._without_trends(frames)
-        z, caches = self.step_bands(_bins(frames), state.caches, state.frames)
-        mask = self.mask_decoder(z)  # (B, F, T, 3)
-        seen = torch.cat((state.spec, frames), dim=-1)
-        estimate = apply_filter(mask, seen, causal=True, first=NUM_TAPS - 1)
-        # A copy: a view would hold on to all of a long chunk.
-        last = seen[..., 1 - NUM_TAPS :].clone()
-        count = state.frames + frames.shape[-1]
-        return estimate, StreamState(caches, last, count)
+        bins, caches = self.advance(
+            real_parts(frames), state.caches, state.frames
+        )
+        state = StreamState(caches, state.frames + frames.shape[-1])
+        return complex_spectrum(bins), state
 
-    def step_bands(self, bins, caches, first):
-        """Give the next bins (B, T, F, 2) of a stream their features.
+    def advance(self, bins, caches, first):
+        """Enhance the next frames of streams, as real and imaginary parts.
 
         Arguments
         ---------
         bins : torch.Tensor
-            (B, T, F, 2), without trends.
-        caches : list of tuple of torch.Tensor
+            (B, T, F, 2).
+        caches : list of tuple of torch.Tensor | None
             See ``StreamState``.
         first : int | torch.Tensor
             Number of the first frame, see ``TimeBlock.step``.
@@ -446,17 +407,20 @@ class DBTransform(nn.Module):
         Returns
         -------
         torch.Tensor
-            What the mask decoder takes, (K, B, T, C).
+            The estimate (B, T, F, 2).
         list of tuple of torch.Tensor
             The next caches.
         """
-        bins, cache = self.level.step(bins, caches[0], first)
-        following = [cache]
-        z = self.band_split.split(bins)  # (K, B, T, C)
-        for block, cache in zip(self.blocks, caches[1:], strict=True):
-            z, cache = block.step(z, cache, first)
-            following.append(cache)
-        return z, following
+        if caches is None:
+            caches = [None] * self.num_caches
+        if len(caches) != self.num_caches:
+            raise ValueError(
+                f"the state has {len(caches)} caches, expected "
+                f"{self.num_caches}: it is that of another model; begin with "
+                "initial_state()"
+            )
+        apply = Live(caches, first)
+        return self.run(apply, bins), apply.caches
 
     def _check_causal(self):
         if not self.causal:
@@ -464,34 +428,6 @@ class DBTransform(nn.Module):
                 "this model sees the future, so it has no state: make it "
                 "with causal=True"
             )
-
-    def _check_state(self, frames, state):
-        expected = 1 + len(self.blocks)
-        if len(state.caches) != expected:
-            raise ValueError(
-                f"the state has {len(state.caches)} caches, expected "
-                f"{expected}: make it with this model's initial_state"
-            )
-        batch, bins, _ = state.spec.shape
-        if batch != frames.shape[0]:
-            raise ValueError(
-                f"the state is that of {batch} streams, given "
-                f"{frames.shape[0]}: make one with initial_state(batch)"
-            )
-        if bins != frames.shape[1]:
-            raise ValueError(
-                f"the state is that of {bins} bins, expected "
-                f"{frames.shape[1]}: make one with initial_state(batch)"
-            )
-        expected = self.cache_shapes(batch)
-        for shapes, cache in zip(expected, state.caches, strict=True):
-            given = tuple(tuple(each.shape) for each in cache)
-            if given != shapes:
-                raise ValueError(
-                    f"the state has a cache of shape {given}, expected "
-                    f"{shapes}: it is that of another configuration; make "
-                    f"one with initial_state(batch)"
-                )
 
     @torch.no_grad()
     def analyse(self, spec=None, band=None):
@@ -555,7 +491,7 @@ class DBTransform(nn.Module):
                     )
                 )
         if spec is not None:
-            self._whole(spec)
+            self.run(Whole(), real_parts(spec))
         for hook in hooks:
             hook.remove()
         return {name: _stack(values) for name, values in found.items()}
@@ -572,11 +508,6 @@ class DBTransform(nn.Module):
             raise ValueError(
                 f"band is {band}, expected 0 to {self.layout.num_bands - 1}"
             )
-
-
-def _bins(spec):
-    """Real and imaginary parts (B, T, F, 2) of (B, F, T)."""
-    return torch.view_as_real(spec).transpose(1, 2)
 
 
 def _stack(values):

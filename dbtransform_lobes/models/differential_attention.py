@@ -12,7 +12,7 @@ from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.block_attention import attend_in_blocks
-from dbtransform_lobes.models.chunks import TimeBlock
+from dbtransform_lobes.models.chunks import TimeBlock, zeros_before
 
 LAMBDAS = ("token", "vector", "statistics")
 CPU_QUERIES = 32  # of a block
@@ -420,16 +420,6 @@ class DifferentialBandAttention(TimeBlock):
         self.project = BandLinear(num_channels, sum(self.sizes), own)
         self.output = BandLinear(num_channels // 2, num_channels, own)
 
-    def cache_shapes(self, batch, frames=0):
-        """Shapes of keys and values, of ``window`` frames and a call's."""
-        heads, slots = self.num_maps * self.num_heads, self.window + frames
-        keys = (heads, slots, self.sizes[0] // heads)
-        values = (self.num_heads, slots, self.sizes[2] // self.num_heads)
-        return (
-            (self.num_bands, batch, *keys),
-            (self.num_bands, batch, *values),
-        )
-
     def prepare(self, x, first=0):
         """Return queries and logits of lambda, and keys and values.
 
@@ -469,7 +459,9 @@ class DifferentialBandAttention(TimeBlock):
         if not isinstance(first, torch.Tensor):
             return super().step(x, cache, first)
         (query, logit), new = self.prepare(x, first)
-        slots, numbers = cache[0].shape[3], first + torch.arange(x.shape[2])
+        slots = self.window + x.shape[2]
+        cache = zeros_before(new, slots, cache)
+        numbers = first + torch.arange(x.shape[2])
         key, value = (
             write_slots(*pair, numbers % slots)
             for pair in zip(cache, new, strict=True)

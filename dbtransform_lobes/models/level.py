@@ -67,10 +67,6 @@ class RunningLevel(TimeBlock):
         scale = torch.rsqrt(mean.clamp_min(1e-30))
         return own * scale[..., None, None]
 
-    def cache_shapes(self, batch, frames=0):
-        """Return the shape of the powers of the frames before the next."""
-        return ((1, batch, self.back, 1),)
-
 
 def over_signal_level(spec):
     """Divide spectra by the RMS of their signals, for models that see all.

@@ -10,56 +10,87 @@ import torch.nn.functional as F
 from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
+from dbtransform_lobes.models.chunks import TimeBlock
 from dbtransform_lobes.models.compose import build
 
 NUM_TAPS = 3
 ACTIVATIONS = {"tanh": torch.tanh, "silu": F.silu}
 
 
-def apply_filter(mask, spec, causal=False, first=0):
-    """Filter every bin along time: Y[f,t] = sum_tau M[f,t,tau] X[f,t+tau].
-
-    Computed in fp32 and in real arithmetic.
+class Neighbours(TimeBlock):
+    """Give every frame those that the taps of its mask reach.
 
     Arguments
     ---------
-    mask : torch.Tensor
-        Complex (B, F, T, 3): the taps at t-1, t, t+1, or t-2, t-1, t.
-    spec : torch.Tensor
-        Complex (B, F, N), N >= first + T, zero outside.
     causal : bool
-        Whether the last tap is t.
-    first : int
-        Frame of the spectrum at which the first mask stands.
+        Whether these are t-2, t-1, t in place of t-1, t, t+1.
+
+    Example
+    -------
+    >>> Neighbours()(torch.randn(1, 4, 257, 2)).shape
+    torch.Size([1, 6, 257, 2])
+    """
+
+    def __init__(self, causal=False):
+        super().__init__()
+        self.ahead = 0 if causal else NUM_TAPS // 2
+        self.back = NUM_TAPS - 1 - self.ahead
+
+    def prepare(self, x, first=0):
+        """Return the number of frames, and bins (B, T, F, 2) as (B, T, 2 F)."""
+        return x.shape[1], (x.flatten(2),)
+
+    def combine(self, own, shared, start=0):
+        """Return bins (B, T + 2, F, 2), zero outside of the signal."""
+        (bins,) = shared
+        missing = start + own + self.ahead - bins.shape[1]
+        bins = F.pad(bins, (0, 0, max(self.back - start, 0), max(missing, 0)))
+        return bins[:, max(start - self.back, 0) :].unflatten(-1, (-1, 2))
+
+
+def apply_filter(taps, bins):
+    """Filter every bin along time: Y[t,f] = sum_tau M[t,f,tau] X[t+tau,f].
+
+    Computed in fp32.
+
+    Arguments
+    ---------
+    taps : torch.Tensor
+        Real and imaginary parts of M, (B, T, F, 3, 2).
+    bins : torch.Tensor
+        Those of X, (B, T + 2, F, 2), see ``Neighbours``.
 
     Returns
     -------
     torch.Tensor
-        Complex (B, F, T).
+        Those of Y, (B, T, F, 2).
 
     Example
     -------
-    >>> spec = torch.randn(1, 5, 4, dtype=torch.complex64)
-    >>> mask = torch.zeros(1, 5, 2, 3, dtype=torch.complex64)
-    >>> mask[..., 1] = 1
-    >>> torch.equal(apply_filter(mask, spec, first=2), spec[..., 2:])
+    >>> bins, taps = torch.randn(1, 4, 5, 2), torch.zeros(1, 4, 5, 3, 2)
+    >>> taps[..., 1, 0] = 1  # the real part of the tap at t
+    >>> torch.equal(apply_filter(taps, Neighbours()(bins)), bins)
     True
     """
-    frames = mask.shape[2]
-    begin = first - (NUM_TAPS - 1 if causal else NUM_TAPS // 2)
-    end = begin + frames + NUM_TAPS - 1
-    pad = (max(-begin, 0), max(end - spec.shape[-1], 0))
-    spec = spec[..., max(begin, 0) : end]
-    real, imag = (
-        F.pad(part, pad).unfold(-1, frames, 1)  # (B, F, 3, T)
-        for part in (spec.real, spec.imag)
-    )
-    mask = torch.view_as_real(mask).permute(0, 1, 3, 2, 4)  # (B, F, 3, T, 2)
-    gain, turn = mask.unbind(-1)
-    return torch.complex(
-        (gain * real - turn * imag).sum(2),
-        (gain * imag + turn * real).sum(2),
-    )
+    frames = taps.shape[1]
+    seen = [bins[:, tap : tap + frames] for tap in range(NUM_TAPS)]
+    return sum(map(complex_product, taps.unbind(-2), seen))
+
+
+def complex_product(x, y):
+    """Multiply complex numbers, given as real and imaginary parts (..., 2).
+
+    Example
+    -------
+    >>> complex_product(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+    tensor([-1.,  0.])
+    """
+    if not torch.compiler.is_exporting():
+        # A quarter of the time of real arithmetic.
+        product = torch.view_as_complex(x) * torch.view_as_complex(y)
+        return torch.view_as_real(product)
+    (a, b), (c, d) = x.unbind(-1), y.unbind(-1)
+    return torch.stack((a * c - b * d, a * d + b * c), dim=-1)
 
 
 class MaskDecoder(nn.Module):
@@ -91,7 +122,7 @@ class MaskDecoder(nn.Module):
     >>> from dbtransform_lobes.models.bands import BandLayout
     >>> decoder = MaskDecoder(BandLayout(), num_channels=8)
     >>> decoder(torch.randn(31, 2, 10, 8)).shape
-    torch.Size([2, 257, 10, 3])
+    torch.Size([2, 10, 257, 3, 2])
     """
 
     def __init__(
@@ -143,11 +174,7 @@ class MaskDecoder(nn.Module):
             taps[..., self.centre, 0] = 2.0
 
     def forward(self, z):
-        """Map (K, B, T, C) to a complex mask (B, F, T, 3)."""
-        return torch.view_as_complex(self.taps(z).transpose(1, 2))
-
-    def taps(self, z):
-        """The mask as real and imaginary parts (B, T, F, 3, 2)."""
+        """Map (K, B, T, C) to taps (B, T, F, 3, 2), complex as pairs."""
         batch, frames = z.shape[1:3]
         z = self.expand(self.norm(z).flatten(1, 2))  # (K, B T, e C)
         z = ACTIVATIONS[self.activation](z)

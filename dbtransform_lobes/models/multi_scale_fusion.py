@@ -192,10 +192,6 @@ class MultiScaleFusion(TimeBlock):
             ]
         )
 
-    def cache_shapes(self, batch, frames=0):
-        """Shape of the frames before the next one."""
-        return ((len(self.logits), batch, self.back, self.num_channels),)
-
     def _reach_back(self, size):
         """Frames that a kernel of this length reaches back."""
         return size - 1 if self.causal else size // 2

@@ -1,4 +1,4 @@
-"""What every model checks of the spectrum it is given."""
+"""Spectra, complex or as real and imaginary parts, and what is checked."""
 
 import torch
 
@@ -44,3 +44,25 @@ def check_spectrum(spec, num_bins):
             "spec has values that are NaN or infinite, expected finite "
             "ones; look for broken samples in the audio"
         )
+
+
+def real_parts(spec):
+    """Return real and imaginary parts (B, T, F, 2) of (B, F, T).
+
+    Example
+    -------
+    >>> real_parts(torch.zeros(1, 257, 4, dtype=torch.complex64)).shape
+    torch.Size([1, 4, 257, 2])
+    """
+    return torch.view_as_real(spec).transpose(1, 2)
+
+
+def complex_spectrum(bins):
+    """Return the complex spectrum (B, F, T) of (B, T, F, 2).
+
+    Example
+    -------
+    >>> complex_spectrum(torch.zeros(1, 4, 257, 2)).shape
+    torch.Size([1, 257, 4])
+    """
+    return torch.view_as_complex(bins).transpose(1, 2)

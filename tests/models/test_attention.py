@@ -634,8 +634,7 @@ def test_gradients_reach_every_parameter(
 
 def step(module, x, sizes):
     """The outputs of a causal module, given chunks of these sizes."""
-    cache = tuple(map(x.new_zeros, module.cache_shapes(x.shape[1])))
-    outs, first = [], 0
+    cache, outs, first = None, [], 0
     for chunk in x.split(sizes, dim=2):
         out, cache = module.step(chunk, cache, first)
         first += chunk.shape[2]

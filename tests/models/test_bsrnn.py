@@ -10,8 +10,15 @@ from dbtransform_lobes.models.bsrnn_checkpoint import (
     convert_public_state_dict,
     public_shapes,
 )
-from dbtransform_lobes.models.level import over_signal_level
-from tests.twins import array, assert_twin, randn, scramble, sigmoid
+from dbtransform_lobes.models.spectrum import real_parts
+from tests.twins import (
+    array,
+    assert_twin,
+    mask_of,
+    randn,
+    scramble,
+    sigmoid,
+)
 
 TINY = {
     "n_fft": 32,
@@ -135,7 +142,7 @@ def test_layer_over_bands_equals_its_twin():
 
 def model_twin(model, spec, order):
     """Split; layers one after the other; mask; 3-tap filter by loops."""
-    z = array(model.band_split(over_signal_level(spec)[0]))
+    z = array(model.band_split(real_parts(spec)))
     layers = [(layer, "time", lstm_twin) for layer in model.time_layers]
     others = [(layer, "bands", both_ways) for layer in model.band_layers]
     if order == "sequential":
@@ -145,7 +152,7 @@ def model_twin(model, spec, order):
     for layer, axis, recurrence in layers:
         z = layer_twin(layer, torch.from_numpy(z), axis, recurrence)
     return filter_twin(
-        array(model.mask_decoder(torch.from_numpy(z))), array(spec)
+        array(mask_of(model.mask_decoder(torch.from_numpy(z)))), array(spec)
     )
 
 

@@ -58,17 +58,13 @@ def spectrum(*shape, seed=0, dtype=torch.float64):
 
 def tensors(state):
     """All tensors of a state, in order."""
-    found = [state.spec]
-    for cache in state.caches:
-        if cache is not None:
-            found += cache
-    return found
+    return [part for cache in state.caches or () for part in cache]
 
 
 def stream(model, spec, sizes, state=None):
     """Enhance chunks of these sizes, one after the other."""
     if state is None:
-        state = model.initial_state(spec.shape[0])
+        state = model.initial_state()
     outs = []
     for chunk in spec.split(sizes, dim=-1):
         out, state = model.step(chunk, state)
@@ -165,10 +161,7 @@ def test_chunks_equal_the_whole_in_single_precision(form, size):
     assert out.dtype == torch.complex64
     assert (out - offline).abs().max() < 1e-5
     assert (offline - spec).abs().max() > 0.01
-    assert {part.dtype for part in tensors(state)} == {
-        torch.float32,
-        torch.complex64,
-    }
+    assert {part.dtype for part in tensors(state)} == {torch.float32}
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -212,14 +205,14 @@ def test_steps_with_gradients_equal_the_whole():
 @torch.no_grad()
 def test_a_state_does_not_grow(form, size):
     model = tiny(form)
-    state = model.initial_state(2)
+    state = model.initial_state()
     sizes = []
     for chunk in spectrum(2, 17, 28, dtype=torch.float32).split(size, -1):
         _, state = model.step(chunk, state)
         sizes.append([part.shape for part in tensors(state)])
     assert all(shapes == sizes[0] for shapes in sizes)
-    of_attention = state.caches[-len(model.blocks)]
-    assert of_attention[-1].shape[-2] == model.blocks[0].block.window
+    window = model.blocks[0].block.window
+    assert window in [cache[-1].shape[-2] for cache in state.caches]
     assert state.frames == 28
 
 
@@ -227,7 +220,7 @@ def test_a_state_does_not_grow(form, size):
 def test_a_state_holds_no_more_memory_than_it_shows():
     model = tiny()
     chunk = spectrum(1, 17, 200, dtype=torch.float32)
-    _, state = model.step(chunk, model.initial_state(1))
+    _, state = model.step(chunk, model.initial_state())
     for part in tensors(state):
         held = part.untyped_storage().nbytes()
         assert held == part.numel() * part.element_size()
@@ -239,7 +232,7 @@ def test_a_step_does_not_change_its_state(form):
     model = tiny(form)
     spec = spectrum(2, 17, 30, dtype=torch.float32)
     for past in (0, 20):
-        state = model.initial_state(2)
+        state = model.initial_state()
         if past:
             _, state = model.step(spec[..., :past], state)
         before = copy.deepcopy(tensors(state))
@@ -320,7 +313,7 @@ def test_a_model_that_is_not_causal_has_no_stream():
         model.initial_state()
     spec = spectrum(1, 17, 3, dtype=torch.float32)
     with pytest.raises(ValueError, match="causal=True"):
-        model.step(spec, tiny().initial_state(1))
+        model.step(spec, tiny().initial_state())
 
 
 OTHERS = [
@@ -333,8 +326,6 @@ OTHERS = [
     {"fusion_windows": ((4, 8, 12), (4, 8, 16), (2, 4, 8))},
     {"fusion_windows": ((8, 16, 40), (4, 8, 16), (2, 4, 8))},
     {"fusion": "uniform"},
-    {"graph": "none"},
-    {"feed_forward": 1},
     {"band_widths": [1, 1, 2, 2, 3, 8]},
     {"n_fft": 64, "band_widths": [1, 2, 4, 4, 6, 8, 8]},
     {"window": 12},
@@ -348,7 +339,7 @@ def test_a_state_of_another_configuration_is_refused(changes):
     bins = other.layout.num_bins
     for frames in (1, 40):
         spec = spectrum(1, bins, frames, dtype=torch.float32)
-        _, state = other.step(spec, other.initial_state(1))
+        _, state = other.step(spec, other.initial_state())
         with pytest.raises(
             ValueError, match="state .*expected .*initial_state"
         ):
@@ -359,9 +350,10 @@ def test_a_state_of_another_configuration_is_refused(changes):
 @torch.no_grad()
 def test_a_state_of_other_streams_is_refused(streams, given):
     model = tiny()
-    state = model.initial_state(streams)
+    others = spectrum(streams, 17, 2, dtype=torch.float32)
+    _, state = model.step(others, model.initial_state())
     spec = spectrum(given, 17, 2, dtype=torch.float32)
-    message = f"state is that of {streams} streams, given {given}"
+    message = f"cache of shapes .*, {streams}, .* other streams"
     with pytest.raises(ValueError, match=message):
         model.step(spec, state)
 
@@ -378,4 +370,4 @@ def test_a_state_of_other_streams_is_refused(streams, given):
 def test_bad_frames_are_refused(spec, message):
     model = tiny()
     with pytest.raises(ValueError, match=message):
-        model.step(spec, model.initial_state(1))
+        model.step(spec, model.initial_state())

@@ -40,9 +40,9 @@ class Smoothing(TimeBlock):
 
     ahead = 0
 
-    def __init__(self, num_channels, num_bands, frames=2):
+    def __init__(self, num_channels, frames=2):
         super().__init__()
-        self.back, self.shape = frames, (num_bands, num_channels)
+        self.back = frames
         self.share = nn.Linear(num_channels, num_channels)
 
     def prepare(self, x, first=0):
@@ -55,11 +55,6 @@ class Smoothing(TimeBlock):
         x = nn.functional.pad(x, (0, 0, self.back - start, 0))
         seen = [x[:, :, i : i + frames] for i in range(self.back + 1)]
         return own + self.share(sum(seen) / len(seen))
-
-    def cache_shapes(self, batch, frames=0):
-        """Return the shape of the frames looked back at."""
-        bands, channels = self.shape
-        return ((bands, batch, self.back, channels),)
 
     def learned(self):
         """Report the diagonal of the weights."""

@@ -63,8 +63,12 @@ def test_detrend_is_the_projection_of_the_windowed_frame():
     solution = torch.linalg.lstsq(basis, (window * frame)[:, None]).solution
     expected = window * frame - (basis @ solution)[:, 0]
     spec = torch.fft.rfft(window * frame).to(torch.complex64)
-    result = Detrend(window)(spec.view(1, -1, 1)).flatten()
-    assert torch.allclose(torch.fft.irfft(result).double(), expected, atol=1e-5)
+    result = Detrend(window)(torch.view_as_real(spec)[None, None])
+    assert torch.allclose(
+        torch.fft.irfft(torch.view_as_complex(result)[0, 0]).double(),
+        expected,
+        atol=1e-5,
+    )
 
 
 def test_detrend_removes_dc_and_rumble_but_no_speech():
@@ -73,7 +77,7 @@ def test_detrend_removes_dc_and_rumble_but_no_speech():
 
     def left(hz):
         wave = torch.sin(2 * torch.pi * hz * time + 1)
-        spec = torch.fft.rfft(window * wave).view(1, -1, 1)
+        spec = torch.view_as_real(torch.fft.rfft(window * wave))[None, None]
         return float(detrend(spec).norm() / spec.norm())
 
     assert left(0) < 1e-5 and left(10) < 0.02 and left(20) < 0.2

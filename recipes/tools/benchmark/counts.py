@@ -31,7 +31,8 @@ def components(model):
             name: list(_called(name, child))
             for name, child in model.named_children()
         }
-    parts = {} if model.detrend is None else {"detrend": ["detrend"]}
+    whole = isinstance(model.detrend, nn.Identity)
+    parts = {} if whole else {"detrend": ["detrend"]}
     parts["band_split"] = ["band_split"]
     for number, name in enumerate(model.block_names * model.num_layers):
         parts.setdefault(name, []).append(f"blocks.{number}")

@@ -92,7 +92,8 @@ def over_signal_level(spec):
     >>> spec.shape, level.shape
     (torch.Size([2, 257, 10]), torch.Size([2, 1, 1]))
     """
-    magnitude, n_fft = spec.abs(), 2 * (spec.shape[1] - 1)
+    # No gradient: that of a norm at silence is not finite.
+    magnitude, n_fft = spec.detach().abs(), 2 * (spec.shape[1] - 1)
     # Scaled, so that squares neither overflow nor vanish.
     top = magnitude.amax((1, 2), keepdim=True).clamp_min(1e-30)
     mean = (magnitude / top).square().mean((1, 2), keepdim=True)

@@ -10,6 +10,7 @@ from dbtransform_lobes.models.bsrnn_checkpoint import (
     convert_public_state_dict,
     public_shapes,
 )
+from dbtransform_lobes.models.level import over_signal_level
 from dbtransform_lobes.models.spectrum import real_parts
 from tests.twins import (
     array,
@@ -142,7 +143,7 @@ def test_layer_over_bands_equals_its_twin():
 
 def model_twin(model, spec, order):
     """Split; layers one after the other; mask; 3-tap filter by loops."""
-    z = array(model.band_split(real_parts(spec)))
+    z = array(model.band_split(real_parts(over_signal_level(spec)[0])))
     layers = [(layer, "time", lstm_twin) for layer in model.time_layers]
     others = [(layer, "bands", both_ways) for layer in model.band_layers]
     if order == "sequential":

@@ -22,13 +22,18 @@ from dbtransform_lobes.models.harmonic_graph import (
     HarmonicGraphAttention,
     frequency_features,
 )
+from dbtransform_lobes.models.level import RunningLevel
 from dbtransform_lobes.models.mask_decoder import NUM_TAPS
 from dbtransform_lobes.models.multi_scale_fusion import (
     PRIORS,
     RANGES_HZ,
     MultiScaleFusion,
 )
-from dbtransform_lobes.models.spectrum import check_spectrum
+from dbtransform_lobes.models.spectrum import (
+    check_spectrum,
+    complex_spectrum,
+    real_parts,
+)
 
 WINDOWS = ((8, 16, 32), (4, 8, 16), (2, 4, 8))
 
@@ -350,6 +355,8 @@ class LiteralProposal(nn.Module):
         Neighbours of each band in the graph.
     decoder_expansion : float
         Hidden channels of the mask decoder over C.
+    level : int
+        Frames of the level, which has a twin of its own, see ``RunningLevel``.
 
     Example
     -------
@@ -369,6 +376,7 @@ class LiteralProposal(nn.Module):
         fusion_windows=WINDOWS,
         num_neighbours=5,
         decoder_expansion=4,
+        level=124,
     ):
         super().__init__()
         self.layout = BandLayout(band_widths, n_fft, sample_rate)
@@ -379,6 +387,7 @@ class LiteralProposal(nn.Module):
                 nn.GroupNorm(1, num_channels) for _ in range(bands)
             )
 
+        self.level = RunningLevel(level)
         self.band_split = LiteralBandSplit(self.layout, num_channels)
         self.attention = nn.ModuleDict(
             {
@@ -410,7 +419,8 @@ class LiteralProposal(nn.Module):
     def forward(self, spec):
         """Enhance a spectrum, complex (B, F, T) to (B, F, T)."""
         check_spectrum(spec, self.layout.num_bins)
-        bands = self.band_split(spec)
+        seen = complex_spectrum(self.level(real_parts(spec)))
+        bands = self.band_split(seen)
         for k, attend in enumerate(self.attention["bands"]):
             norm = self.attention["norms"][k]
             bands[k] = normalise(norm, bands[k] + attend(bands[k]))
@@ -489,6 +499,7 @@ def literal_twin(model):
         fusion_windows=fusion.windows,
         num_neighbours=graph.num_neighbours,
         decoder_expansion=expand.shape[1] / expand.shape[2],
+        level=model.level.back,
     )
     return twin.to(expand.device, expand.dtype).load_from(model)
 

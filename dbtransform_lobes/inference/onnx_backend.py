@@ -118,14 +118,16 @@ class OnnxFrames(torch.nn.Module):
             )
         self.enhancer = enhancer
 
-    def initial_state(self, batch_size):
-        """The states of so many streams."""
-        return [self.enhancer.initial_state() for _ in range(batch_size)]
+    def initial_state(self):
+        """Return the state of streams that have not begun."""
+        return None
 
     def step(self, spec, state):
         """Enhance the next frames (B, F, T); also returns the next state."""
         frames = torch.view_as_real(spec.transpose(1, 2)).numpy()
         estimate, following = np.empty_like(frames), []
+        if state is None:
+            state = [self.enhancer.initial_state()] * len(frames)
         for number, one in enumerate(state):
             for place in range(frames.shape[1]):
                 frame = frames[number : number + 1, place : place + 1]

@@ -205,7 +205,7 @@ def test_other_rates_keep_length_and_time(rate):
     class Through(torch.nn.Module):
         causal = True
 
-        def initial_state(self, batch):
+        def initial_state(self):
             return 0
 
         def step(self, frames, state):

@@ -387,7 +387,7 @@ class LiteralProposal(nn.Module):
                 nn.GroupNorm(1, num_channels) for _ in range(bands)
             )
 
-        self.level = RunningLevel(level)
+        self.level = level
         self.band_split = LiteralBandSplit(self.layout, num_channels)
         self.attention = nn.ModuleDict(
             {
@@ -419,7 +419,7 @@ class LiteralProposal(nn.Module):
     def forward(self, spec):
         """Enhance a spectrum, complex (B, F, T) to (B, F, T)."""
         check_spectrum(spec, self.layout.num_bins)
-        seen = complex_spectrum(self.level(real_parts(spec)))
+        seen = complex_spectrum(RunningLevel(self.level)(real_parts(spec)))
         bands = self.band_split(seen)
         for k, attend in enumerate(self.attention["bands"]):
             norm = self.attention["norms"][k]

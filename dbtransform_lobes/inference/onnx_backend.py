@@ -120,15 +120,14 @@ class OnnxFrames(torch.nn.Module):
 
     def initial_state(self):
         """Return the state of streams that have not begun."""
-        return None
+        return []
 
     def step(self, spec, state):
         """Enhance the next frames (B, F, T); also returns the next state."""
         frames = torch.view_as_real(spec.transpose(1, 2)).numpy()
         estimate, following = np.empty_like(frames), []
-        if state is None:
-            state = [self.enhancer.initial_state()] * len(frames)
-        for number, one in enumerate(state):
+        begin = [self.enhancer.initial_state()] * len(frames)
+        for number, one in enumerate(state or begin):
             for place in range(frames.shape[1]):
                 frame = frames[number : number + 1, place : place + 1]
                 out, one = self.enhancer.step(np.ascontiguousarray(frame), one)

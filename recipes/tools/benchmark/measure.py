@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmark.candidates import LITERAL, find_configuration, load_candidate
+from benchmark.candidates import LITERAL, load_candidate
 from benchmark.counts import count_parameters, macs_per_second
 from benchmark.worker import TRAINING, Worker, peak_memory
 from dbtransform_lobes.versions import package_versions
@@ -31,23 +31,11 @@ def benchmark(
     training=True,
     report=print,
 ):
-    """Measure models side by side.
+    """Measure models side by side, as the options of the command say.
 
-    Arguments
-    ---------
-    names : sequence of str
-        See ``find_configuration``; ratios are to the first, to "literal"
-        and to "bsrnn".
-    lengths : sequence of float
-        Of the signals, in seconds.
-    threads : sequence of int
-        Numbers of threads.
-    repeats : int
-        Timed runs of each model, after one that is not timed.
-    training : bool
-        Whether training is timed as well.
-    report : callable
-        Called with a line of text before every stage.
+    Ratios of times are to the first model, to "literal" and to "bsrnn".
+    ``report`` is called with a line of text before every stage. A ValueError
+    tells of a wrong name or number before any measurement.
 
     Returns
     -------
@@ -57,20 +45,20 @@ def benchmark(
         measured case: ``macs``, ``memory``, ``inference``, ``streaming`` (of
         causal models), ``training``. A length for which a model found not
         enough memory has peak_bytes None and no further entries.
-
-    Raises
-    ------
-    ValueError
-        If a name or number is not as expected; before any measurement.
     """
     lengths, threads = sorted(set(lengths)), sorted(set(threads))
     _check_numbers(lengths, threads, repeats)
-    _check_names(names)
     report("making the models")
     candidates = {name: load_candidate(name) for name in names}
+    labels = [candidate.name for candidate in candidates.values()]
+    if len(set(labels)) < len(names):
+        raise ValueError(
+            f"the models are {', '.join(names)}, expected models of different "
+            "names: rename one of the files"
+        )
     results = {
         "settings": {
-            "models": [candidate.name for candidate in candidates.values()],
+            "models": labels,
             "lengths": lengths,
             "threads": threads,
             "repeats": repeats,
@@ -271,21 +259,6 @@ def machine():
         "system": f"{platform.system()} {platform.machine()}",
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
-
-
-def _check_names(names):
-    if not names:
-        raise ValueError("no models are given, expected at least one name")
-    labels = [
-        LITERAL if name == LITERAL else find_configuration(name).stem
-        for name in names
-    ]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ValueError(
-                f"{label} is given {labels.count(label)} times, expected "
-                f"models of different names: rename one of the files"
-            )
 
 
 def _check_numbers(lengths, threads, repeats):

@@ -24,24 +24,12 @@ GRAPHS = "pip install onnxruntime && pip install --no-deps {}"
 
 @dataclass(frozen=True)
 class Peer:
-    """An enhancer and what has to be known of it.
+    """An enhancer, the packages it needs, and the command for them.
 
-    Arguments
-    ---------
-    load : callable
-        Reads its weights; returns ``begin``, which returns, for each signal
-        anew, a function from samples (n,), float32, at ``sample_rate`` to
-        as many; n is a multiple of ``block``.
-    packages : tuple of str
-        What has to be installed.
-    install : str
-        The command for it.
-    sample_rate : int
-        In Hz, of the samples that it takes.
-    block : int, optional
-        Samples that it takes at a time; None if it needs the whole signal.
-    delay : int
-        Samples by which its output is late.
+    ``load`` reads its weights and returns ``begin``, which returns, for each
+    signal anew, a function from samples (n,), float32, at ``sample_rate`` to
+    as many, which are late by ``delay`` samples; n is a multiple of
+    ``block``, None if it needs the whole signal.
     """
 
     load: Callable

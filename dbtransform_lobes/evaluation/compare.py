@@ -28,6 +28,7 @@ from dbtransform_lobes.plotting import check_plot
 from dbtransform_lobes.versions import package_versions
 
 MISSING = "missing"
+CONDITIONS = ("snr_db", "noise")  # by which files are grouped
 MAX_SNRS = 12  # above this many, SNRs are grouped in ranges
 SNR_STEP = 5.0  # dB
 
@@ -134,42 +135,31 @@ def compare_systems(
 def _read_clean(clean, conditions):
     """Return clean files by name, what is known of each, and other names."""
     if Path(clean).is_file():
-        files, known, aliases = _read_manifest(clean)
+        known = read_conditions(clean)
+        problems = [
+            f"{name}: {entry.get('clean', 'nothing')}"
+            for name, entry in known.items()
+            if "{" in entry.get("clean", "{")
+        ]
+        raise_problems(
+            f"{clean}: no paths of clean files; give their folder instead",
+            problems,
+        )
+        folder = Path(clean).parent
+        files = {name: folder / known[name]["clean"] for name in known}
     else:
-        files, aliases = list_audio(clean), {}
+        files = list_audio(clean)
         known = {name: {} for name in files}
-    if conditions is not None:
-        given = read_conditions(conditions)
-        unknown = [name for name in files if name not in given]
-        raise_problems(f"{conditions}: clean files without a line", unknown)
-        for name, entry in known.items():
-            entry.update(given[name])
-    known = {
-        name: {key: entry[key] for key in ("snr_db", "noise") if key in entry}
-        for name, entry in known.items()
-    }
-    return files, known, aliases
-
-
-def _read_manifest(path):
-    known = read_conditions(path)
-    problems = [
-        f"{name}: {entry.get('clean', 'nothing')}"
-        for name, entry in known.items()
-        if "{" in entry.get("clean", "{")
-    ]
-    raise_problems(
-        f"{path}: no paths of clean files; give their folder instead", problems
-    )
-    files = {
-        name: Path(path).parent / entry["clean"]
-        for name, entry in known.items()
-    }
     aliases = {
         Path(entry["noisy"]).stem: name
         for name, entry in known.items()
         if "noisy" in entry
     }
+    if conditions is not None:
+        given = read_conditions(conditions)
+        unknown = [name for name in files if name not in given]
+        raise_problems(f"{conditions}: clean files without a line", unknown)
+        known = {name: {**known[name], **given[name]} for name in files}
     return files, known, aliases
 
 
@@ -204,7 +194,8 @@ def _score_systems(clean_files, estimates, known, score):
     for system, name in places:
         row = {"status": MISSING, "reason": "there is no such file"}
         row.update(scored.get((system, name), {}))
-        rows.append({"system": system, "file": name, **known[name], **row})
+        about = {k: v for k, v in known[name].items() if k in CONDITIONS}
+        rows.append({"system": system, "file": name, **about, **row})
     return rows
 
 
@@ -236,9 +227,10 @@ def summarise_systems(rows, reference):
     """
     import pandas as pd
 
-    columns = ["snr_db", "noise", *metric_names(rows)]
+    metrics = list(metric_names(rows))
     table = pd.DataFrame(rows)
-    table = table.reindex(columns=[*dict.fromkeys([*table, *columns])])
+    columns = dict.fromkeys([*table, *CONDITIONS, *metrics])
+    table = table.reindex(columns=list(columns))
     bad = table[table["status"] != SCORED]
     compared = table[~table["file"].isin(bad["file"])]
     snrs = compared["snr_db"].astype(float)
@@ -246,7 +238,7 @@ def summarise_systems(rows, reference):
     if snr_ranges:
         snrs = (snrs // SNR_STEP + 0.5) * SNR_STEP
     summary = partial(
-        _summary, list(table["system"].unique()), reference, columns[2:]
+        _summary, list(table["system"].unique()), reference, metrics
     )
     left_out = {}
     for _, row in bad[bad["status"] != SILENT].iterrows():

@@ -12,7 +12,7 @@ def reset_peak():
 
 
 def peak_bytes():
-    """Most memory that this process has used.
+    """Return the most bytes of memory that this process has used.
 
     On Linux not ru_maxrss, in which a new process begins with the peak of
     its parent.
@@ -24,7 +24,7 @@ def peak_bytes():
 
 
 def kilobytes(path, field):
-    """A field of a status file of the Linux kernel."""
+    """Return a field of a status file of the Linux kernel."""
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1])

@@ -89,7 +89,7 @@ def package_file(module, *parts):
 
 
 def _load_noisy():
-    """The input as it is."""
+    """Return the input as it is."""
     return lambda: lambda signal: signal
 
 
@@ -238,7 +238,7 @@ def _call(session, signal, states):
 
 
 def _overlap_add(step, signal, size, hop):
-    """Frames of the last ``size`` samples, added; late by size - hop."""
+    """Add frames of the last ``size`` samples; late by size - hop."""
     frame, total = np.zeros((2, size), np.float32)
     out = np.empty_like(signal)
     for start in range(0, len(signal), hop):

@@ -66,7 +66,10 @@ def add_arguments(parser):
     parser.add_argument("--recordings", nargs="+", required=True)
     parser.add_argument("--output", required=True, help="folder of the run")
     parser.add_argument("--hours", type=float, required=True)
-    parser.add_argument("--pretrained", help="state dict to start from")
+    parser.add_argument(
+        "--pretrained",
+        help="state dict to start from, of as many layers or fewer",
+    )
     parser.add_argument(
         "--source-weights",
         type=json.loads,
@@ -167,6 +170,37 @@ class RecordingsLoss(torch.nn.Module):
         return torch.view_as_real(spec).transpose(1, 2)
 
 
+def load_and_grow(model, state):
+    """Load the weights of a model of as many layers or fewer.
+
+    The last map of each further block begins with zeros, so that the model
+    begins as the same function.
+
+    Arguments
+    ---------
+    model : DBTransform
+        Of pre-norm blocks, ``norm_order: pre``.
+    state : dict
+        A state dict.
+
+    Raises
+    ------
+    RuntimeError
+        If the weights do not fit otherwise.
+    """
+    given = model.state_dict()
+    layers = {name.split(".")[1] for name in state if name[:7] == "blocks."}
+    for number, residual in enumerate(model.blocks):
+        if str(number) in layers:
+            continue
+        *_, last = (m for m in residual.block.modules() if hasattr(m, "bias"))
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.zeros_(last.bias)
+        prefix = f"blocks.{number}."
+        state |= {n: given[n] for n in given if n.startswith(prefix)}
+    model.load_state_dict(state)
+
+
 class Run:
     """A training run that can be stopped and started again."""
 
@@ -177,8 +211,9 @@ class Run:
             self.hparams = load_hyperpyyaml(file)
         self.model = self.hparams["model"].to(args.device)
         if args.pretrained:
-            start = torch.load(args.pretrained, weights_only=True)
-            self.model.load_state_dict(start)
+            load_and_grow(
+                self.model, torch.load(args.pretrained, weights_only=True)
+            )
         self.ema = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self._groups(), lr=args.lr, betas=(0.9, 0.99)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from hyperpyyaml import load_hyperpyyaml
 
 import train_recordings as tool
 from command import build_parser
@@ -57,6 +58,25 @@ def test_sdr_saturates_and_sees_the_level():
     assert float(tool.bounded_sdr(clean, clean)) == pytest.approx(35, abs=1)
     half = float(tool.bounded_sdr(clean, clean / 2))
     assert half == pytest.approx(6.02, abs=0.1)
+
+
+@torch.no_grad()
+def test_a_model_that_grows_begins_as_the_same_function(tmp_path):
+    torch.manual_seed(0)
+    small, large = (
+        load_hyperpyyaml(
+            model_yaml(num_channels=8, num_heads=2, window=4, num_layers=layers)
+        )["model"]
+        for layers in (1, 2)
+    )
+    spec = torch.randn(1, 257, 20, dtype=torch.complex64)
+    assert not torch.allclose(large(spec), small(spec), atol=1e-3)
+    tool.load_and_grow(large, dict(small.state_dict()))
+    assert torch.allclose(large(spec), small(spec), atol=1e-5)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        other = model_yaml(num_channels=16, num_heads=2, window=4)
+        other = load_hyperpyyaml(other)["model"]
+        tool.load_and_grow(large, dict(other.state_dict()))
 
 
 def test_a_run_learns_stops_and_goes_on(tmp_path):

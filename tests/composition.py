@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import defaultdict
 
 from hyperpyyaml import load_hyperpyyaml
 
@@ -60,63 +61,39 @@ DEFAULTS = {"num_channels": 128, "num_heads": 4, "feed_forward": 0}
 
 def model_yaml(**options):
     """Return the lines ``model: !new:...`` of these options."""
-    options = {**DEFAULTS, **options}
-    parts = {
-        name: {}
-        for name in (*NAMES, "norm", "band_split", "mask_decoder", "layout")
-    }
-    own = {}
-    for option, value in options.items():
+    parts, own, left_out = defaultdict(dict), {}, set()
+    for option, value in {**DEFAULTS, **options}.items():
         if option == "band_weights":
             parts["attention"]["band_weights"] = value
             for name in ("feed_forward", "graph_feed_forward", "norm"):
                 parts[name]["per_band"] = value == "per_band"
+        elif value in (0, "none") and option in LEFT_OUT:
+            left_out.update(LEFT_OUT[option])
         elif option in PLACES:
             for part, argument in PLACES[option]:
                 parts[part][argument] = value
         else:
-            own[option] = value
-    left_out = {
-        name
-        for option, names in LEFT_OUT.items()
-        if options.get(option) in (0, "none")
-        for name in names
-    }
-    lines = [
-        f"layout: !new:{LOBES}bands.BandLayout {flow(parts['layout'])}",
-        "blocks:",
-    ]
+            own[option] = WINDOW if callable(value) else value
+
+    def factory(name, path, tag="!name:"):
+        return f"{name}: {tag}{LOBES}{path} {flow(parts[name])}"
+
+    lines = [factory("layout", "bands.BandLayout", "!new:"), "blocks:"]
     lines += [
-        f"    {name}: !name:{LOBES}{path} {flow(parts[name])}"
+        f"    {factory(name, path)}"
         for name, path in NAMES.items()
         if name not in left_out
     ]
-    for name, path in (
-        ("norm", "band_linear.BandNorm"),
-        ("band_split", "band_split.BandSplit"),
-        ("mask_decoder", "mask_decoder.MaskDecoder"),
-    ):
-        arguments = flow(parts[name]) if parts[name] else ""
-        lines.append(f"{name}: !name:{LOBES}{path} {arguments}".rstrip())
-    for name, value in own.items():
-        value = WINDOW if callable(value) else json.dumps(value)
-        lines.append(f"{name}: {value}")
+    lines.append(factory("norm", "band_linear.BandNorm"))
+    lines.append(factory("band_split", "band_split.BandSplit"))
+    lines.append(factory("mask_decoder", "mask_decoder.MaskDecoder"))
+    lines += [f"{name}: {flow(value)}" for name, value in own.items()]
     head = f"model: !new:{LOBES}db_transform.DBTransform\n    "
     return head + "\n    ".join(lines) + "\n"
 
 
 def recipe_overrides(**options):
-    """Return overrides of a recipe; options of the model below architecture.
-
-    Arguments
-    ---------
-    **options
-        Keys of the recipe as they are, or options of ``composed``.
-
-    Returns
-    -------
-    dict
-    """
+    """Return overrides of a recipe; options of the model below architecture."""
     own, architecture = {}, {}
     for option, value in options.items():
         if option in OF_ARCHITECTURE:

@@ -44,15 +44,7 @@ def normalise(norm, x):
 
 
 class LiteralBandSplit(nn.Module):
-    """Per band: GroupNorm, Linear(2 w_k, C).
-
-    Arguments
-    ---------
-    layout : BandLayout
-        The bands.
-    num_channels : int
-        C.
-    """
+    """Per band: GroupNorm, Linear(2 w_k, C)."""
 
     def __init__(self, layout, num_channels):
         super().__init__()
@@ -86,15 +78,7 @@ class LiteralBandSplit(nn.Module):
 
 
 class LiteralAttention(nn.Module):
-    """Differential attention over the frames of one band.
-
-    Arguments
-    ---------
-    num_channels : int
-        C.
-    num_heads : int
-        H.
-    """
+    """Differential attention over the frames of one band."""
 
     def __init__(self, num_channels, num_heads):
         super().__init__()
@@ -158,17 +142,7 @@ class LiteralAttention(nn.Module):
 
 
 class LiteralFusion(nn.Module):
-    """Three convolutions a band, chosen by its frequency and blended.
-
-    Arguments
-    ---------
-    num_channels : int
-        C.
-    centres : sequence of float
-        Centre frequency of each band in Hz.
-    windows : sequence of three sequences of three ints
-        Kernel lengths in frames below 500 Hz, below 2000 Hz and above.
-    """
+    """Three convolutions a band, chosen by its frequency and blended."""
 
     def __init__(self, num_channels, centres, windows=WINDOWS):
         super().__init__()
@@ -206,21 +180,6 @@ class LiteralGraph(nn.Module):
     """Attention of a band to its neighbours: a mask over all pairs of bands.
 
     Its gradient reaches the similarity of chosen edges only.
-
-    Arguments
-    ---------
-    num_channels : int
-        C.
-    num_heads : int
-        H.
-    centres : sequence of float
-        Centre frequency of each band in Hz.
-    num_neighbours : int
-        Neighbours that every band chooses, besides itself.
-    embedding_size : int
-        Length of a band embedding.
-    temperature : float
-        Divides the cosine.
     """
 
     def __init__(
@@ -279,17 +238,7 @@ class LiteralGraph(nn.Module):
 
 
 class LiteralMaskDecoder(nn.Module):
-    """Per band: norm, MLP, GLU, and the filter of three taps.
-
-    Arguments
-    ---------
-    layout : BandLayout
-        The bands.
-    num_channels : int
-        C.
-    expansion : float
-        Hidden channels over C.
-    """
+    """Per band: norm, MLP, GLU, and the filter of three taps."""
 
     def __init__(self, layout, num_channels, expansion=4):
         super().__init__()
@@ -335,36 +284,7 @@ class LiteralMaskDecoder(nn.Module):
 
 
 class LiteralProposal(nn.Module):
-    """``DBTransform`` as ``db_transform_proposal``, band by band.
-
-    Arguments
-    ---------
-    n_fft : int
-        FFT length of the input, F = n_fft // 2 + 1.
-    sample_rate : int
-        In Hz.
-    band_widths : str | sequence of int
-        Layout, see ``BandLayout``.
-    num_channels : int
-        C.
-    num_heads : int
-        Heads of the attention over time and of the graph.
-    fusion_windows : sequence of three sequences of three ints
-        Kernel lengths in frames, see ``LiteralFusion``.
-    num_neighbours : int
-        Neighbours of each band in the graph.
-    decoder_expansion : float
-        Hidden channels of the mask decoder over C.
-    level : int
-        Frames of the level, which has a twin of its own, see ``RunningLevel``.
-
-    Example
-    -------
-    >>> model = LiteralProposal(num_channels=8, num_heads=2)
-    >>> noisy = torch.randn(2, 257, 10, dtype=torch.complex64)
-    >>> model(noisy).shape
-    torch.Size([2, 257, 10])
-    """
+    """``DBTransform`` as ``db_transform_proposal``, band by band."""
 
     def __init__(
         self,
@@ -380,6 +300,7 @@ class LiteralProposal(nn.Module):
     ):
         super().__init__()
         self.layout = BandLayout(band_widths, n_fft, sample_rate)
+        self.level = level  # which has a twin of its own
         bands, centres = self.layout.num_bands, self.layout.centres
 
         def norms():
@@ -387,7 +308,6 @@ class LiteralProposal(nn.Module):
                 nn.GroupNorm(1, num_channels) for _ in range(bands)
             )
 
-        self.level = level
         self.band_split = LiteralBandSplit(self.layout, num_channels)
         self.attention = nn.ModuleDict(
             {
@@ -434,24 +354,7 @@ class LiteralProposal(nn.Module):
 
     @torch.no_grad()
     def load_from(self, model):
-        """Copy the weights of a DBTransform; the same function follows.
-
-        Arguments
-        ---------
-        model : DBTransform
-            In the configuration ``db_transform_proposal``, of the same sizes.
-
-        Returns
-        -------
-        LiteralProposal
-            This model.
-
-        Raises
-        ------
-        ValueError
-            If the model is of another configuration.
-        """
-        check_proposal(model)
+        """Copy the weights of a DBTransform; the same function follows."""
         attention, fusion, graph = model.blocks
         parts = zip(
             (self.attention, self.fusion, self.graph), model.blocks, strict=True
@@ -505,18 +408,7 @@ def literal_twin(model):
 
 
 def check_proposal(model):
-    """Refuse a DBTransform that is not as the proposal wrote it.
-
-    Arguments
-    ---------
-    model : DBTransform
-        Of any configuration.
-
-    Raises
-    ------
-    ValueError
-        If an option differs from ``db_transform_proposal``.
-    """
+    """Refuse a DBTransform that is not as the proposal wrote it."""
     wanted = (
         DifferentialBandAttention,
         MultiScaleFusion,

@@ -18,6 +18,7 @@ def scramble(module, seed=0, scale=0.5):
     """Give every parameter random values, in float64; return the module.
 
     Otherwise gains of one, biases of zero and equal bands would hide errors.
+    Running means and variances of a BatchNorm become random as well.
     """
     generator = torch.Generator().manual_seed(seed)
     module.double()
@@ -27,6 +28,10 @@ def scramble(module, seed=0, scale=0.5):
                 parameter.shape, generator=generator, dtype=torch.float64
             )
             parameter.copy_(scale * noise)
+    for number, part in enumerate(module.modules()):
+        if isinstance(part, torch.nn.BatchNorm1d):
+            part.running_mean.copy_(randn(part.num_features, seed=number))
+            part.running_var.copy_(randn(part.num_features, seed=-number) ** 2)
     return module
 
 
@@ -36,6 +41,12 @@ def randn(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=generator, dtype=dtype)
 
 
+def spectrum(*shape, seed=0, dtype=torch.float64):
+    """A random complex spectrum (B, F, T) whose frames differ in level."""
+    parts = [randn(*shape, seed=seed + i, dtype=dtype) for i in range(2)]
+    return torch.complex(*parts) * (1 + torch.arange(shape[-1]) % 3)
+
+
 def affine(linear, band, vector):
     """y = W x + b with the weights of a band, or with those all share."""
     weight, bias = array(linear.weight), linear.bias
@@ -43,6 +54,24 @@ def affine(linear, band, vector):
     if weight.ndim == 3:
         weight, bias = weight[band], bias[band]
     return weight @ vector + bias
+
+
+def standardise(x, eps=1e-5):
+    """(x - mean) / sqrt(var + eps) over all values; biased variance."""
+    values = x.flatten().tolist()
+    mean = sum(values) / len(values)
+    var = sum((value - mean) ** 2 for value in values) / len(values)
+    return (x - mean) / math.sqrt(var + eps)
+
+
+def filter_twin(mask, spec, taps=(-1, 0, 1)):
+    """Y[f, t] = sum_tau M[f, t, tau] X[f, t + tau], zero outside."""
+    out = np.zeros_like(spec)
+    for b, f, t in np.ndindex(spec.shape):
+        for i, tau in enumerate(taps):
+            if 0 <= t + tau < spec.shape[-1]:
+                out[b, f, t] += mask[b, f, t, i] * spec[b, f, t + tau]
+    return out
 
 
 def softmax(logits):
@@ -70,6 +99,26 @@ def assert_twin(actual, expected, *wrong, tolerance=1e-10):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
     for other in wrong:
         assert np.max(np.abs(np.asarray(other) - expected)) > 1e-3
+
+
+def assert_close_in_bfloat16(module, x, share=0.05):
+    """Autocast changes the output, but by a small share; return the output."""
+    exact = module(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = module(x)
+    error = (out.to(exact.dtype) - exact).abs().square().mean().sqrt()
+    assert 0 < error < share * exact.abs().square().mean().sqrt()
+    return out
+
+
+def assert_gradients(module, least=0.0, bands=None, without=()):
+    """Every parameter (of each band, where it has its own) has a gradient."""
+    for name, parameter in module.named_parameters():
+        grad = parameter.grad
+        assert grad is not None and torch.isfinite(grad).all(), name
+        rows = grad if len(grad) == bands else grad[None]
+        learns = (rows.abs().flatten(1).amax(-1) > least).all()
+        assert learns or name in without, name
 
 
 def mask_of(taps):

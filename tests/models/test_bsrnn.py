@@ -5,42 +5,32 @@ import pytest
 import torch
 from torch import nn
 
-from dbtransform_lobes.models.bsrnn import BSRNN, ChannelNorm, ResidualLSTM
+from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.bsrnn_checkpoint import (
     convert_public_state_dict,
     public_shapes,
 )
 from dbtransform_lobes.models.level import over_signal_level
-from dbtransform_lobes.models.spectrum import real_parts
+from tests.models.tiny import BASELINES
 from tests.twins import (
     array,
     assert_twin,
-    mask_of,
-    randn,
+    filter_twin,
     scramble,
     sigmoid,
+    spectrum,
+    standardise,
 )
 
-TINY = {
-    "n_fft": 32,
-    "band_widths": [1, 1, 2, 2, 3, 4, 4],
-    "num_channels": 4,
-    "num_layers": 2,
-}
-ORDERS = ["sequential", "interleaved"]
-each_order = pytest.mark.parametrize("order", ORDERS)
+ORDERS = {"sequential": "ttkk", "interleaved": "tktk"}
 PUBLIC_WIDTHS = [2] + 10 * [3] + 12 * [8] + 7 * [16] + [17]
 
 
-def tiny(order="sequential", **changes):
-    torch.manual_seed(0)
-    return BSRNN(**{**TINY, "order": order, **changes})
-
-
-def spectrum(*shape, seed=0, dtype=torch.float64):
-    """A random complex spectrum whose frames differ in level."""
-    parts = [randn(*shape, seed=seed + i, dtype=dtype) for i in range(2)]
-    return torch.complex(*parts) * (1 + torch.arange(shape[-1]) % 3)
+def test_expansion_is_the_width_of_the_decoder():
+    for expansion in (1, 4):
+        model = BASELINES["sequential"](decoder_expansion=expansion)
+        expand = model.mask_decoder.expand
+        assert expand.weight.shape[1:] == (4 * expansion, 4)
 
 
 def lstm_twin(weights, x, suffix="", backwards=False):
@@ -68,243 +58,29 @@ def both_ways(weights, x):
     )
 
 
-def norm_twin(x, weight, bias, channel_axis):
-    """(x - mean) / sqrt(var + 1e-5) of all values of one signal."""
-    shape = [1] * x.ndim
-    shape[channel_axis] = -1
-    x = (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean() + 1e-5)
-    return x * weight.reshape(shape) + bias.reshape(shape)
+def swapped(weights, x):
+    """Backwards beside forwards."""
+    return np.roll(both_ways(weights, x), len(x[0]) * 2, axis=-1)
 
 
-def numbers(module):
-    """The parameters of a module by name."""
-    return {name: array(value) for name, value in module.named_parameters()}
+def backwards_twin(weights, x):
+    """From the last step to the first."""
+    return lstm_twin(weights, x, backwards=True)
 
 
-def test_norm_has_one_mean_for_all_bands_of_a_signal():
-    norm = scramble(ChannelNorm(4))
-    x = randn(3, 2, 5, 4) * torch.arange(1, 4).view(3, 1, 1, 1)
-    w = numbers(norm)
-    expected, wrong = np.zeros((2, *x.shape))
-    for b in range(2):
-        values = array(x)[:, b]
-        expected[:, b] = norm_twin(values, w["weight"], w["bias"], 2)
-        for k in range(3):  # one mean for each band
-            wrong[k, b] = norm_twin(values[k], w["weight"], w["bias"], 1)
-    assert_twin(norm(x), expected, wrong)
-
-
-def layer_twin(layer, z, axis, recurrence):
-    """z + W recurrence(norm(z)) + b of z (K, B, T, C) by loops."""
-    z, w = array(z), numbers(layer.lstm)
-    weight, bias = array(layer.linear.weight), array(layer.linear.bias)
-    gain, offset = array(layer.norm.weight), array(layer.norm.bias)
-    out = z.copy()
-    for b in range(z.shape[1]):
-        x = norm_twin(z[:, b], gain, offset, 2)
-        if axis == "time":
-            for k in range(len(z)):
-                out[k, b] += recurrence(w, x[k]) @ weight.T + bias
-        else:
-            for t in range(z.shape[2]):
-                out[:, b, t] += recurrence(w, x[:, t]) @ weight.T + bias
-    return out
-
-
-def test_layer_over_time_equals_its_twin():
-    layer = scramble(ResidualLSTM(4, "time"))
-    z = randn(3, 2, 5, 4)
-
-    def backwards(weights, x):
-        return lstm_twin(weights, x, backwards=True)
-
-    assert_twin(
-        layer(z),
-        layer_twin(layer, z, "time", lstm_twin),
-        layer_twin(layer, z, "time", backwards),
-        layer_twin(layer, z, "bands", lstm_twin),
+def norm_twin(x, parts):
+    """All channels, frames (and bands) of a signal as one; x (C, ...)."""
+    weight, bias = (
+        parts[name].reshape(-1, *(x.ndim - 1) * [1])
+        for name in ("weight", "bias")
     )
+    return standardise(x) * weight + bias
 
 
-def test_layer_over_bands_equals_its_twin():
-    layer = scramble(ResidualLSTM(4, "bands"))
-    z = randn(3, 2, 5, 4)
-
-    def swapped(weights, x):
-        return np.roll(both_ways(weights, x), 8, axis=-1)
-
-    assert_twin(
-        layer(z),
-        layer_twin(layer, z, "bands", both_ways),
-        layer_twin(layer, z, "bands", swapped),
-        layer_twin(layer, z, "time", both_ways),
-    )
-
-
-def model_twin(model, spec, order):
-    """Split; layers one after the other; mask; 3-tap filter by loops."""
-    z = array(model.band_split(real_parts(over_signal_level(spec)[0])))
-    layers = [(layer, "time", lstm_twin) for layer in model.time_layers]
-    others = [(layer, "bands", both_ways) for layer in model.band_layers]
-    if order == "sequential":
-        layers = layers + others
-    else:
-        layers = [layers[0], others[0], layers[1], others[1]]
-    for layer, axis, recurrence in layers:
-        z = layer_twin(layer, torch.from_numpy(z), axis, recurrence)
-    return filter_twin(
-        array(mask_of(model.mask_decoder(torch.from_numpy(z)))), array(spec)
-    )
-
-
-def filter_twin(mask, spec):
-    """Y[f, t] = sum_{tau=-1..1} M[f, t, tau] X[f, t + tau], zero outside."""
-    out = np.zeros_like(spec)
-    for b, f, t in np.ndindex(spec.shape):
-        for tau in (-1, 0, 1):
-            if 0 <= t + tau < spec.shape[-1]:
-                out[b, f, t] += mask[b, f, t, tau + 1] * spec[b, f, t + tau]
-    return out
-
-
-@pytest.mark.parametrize("order, other", [ORDERS, ORDERS[::-1]])
-def test_model_equals_its_twin_and_order_matters(order, other):
-    model = scramble(tiny(order))
-    spec = spectrum(2, 17, 4)
-    assert_twin(
-        model(spec),
-        model_twin(model, spec, order),
-        model_twin(model, spec, other),
-    )
-
-
-def test_size_is_that_of_the_public_implementation():
-    bands, bins, c = 31, 257, 64
-    split = 4 * bins + 2 * bins * c + bands * c
-    time = 2 * c + 4 * 2 * c * (c + 2 * c + 2) + 2 * c * c + c
-    both = 2 * c + 2 * 4 * 2 * c * (c + 2 * c + 2) + 4 * c * c + c
-    decoder = bands * (2 * c + 4 * c * c + 4 * c) + 12 * bins * (4 * c + 1)
-    total = split + 5 * time + 5 * both + decoder
-    assert total == 2_963_024
-    for order in ORDERS:
-        model = BSRNN(order=order)
-        assert sum(p.numel() for p in model.parameters()) == total
-
-
-@each_order
-@pytest.mark.parametrize("frames", [1, 2, 50])
-def test_shape_and_type_are_those_of_the_input(order, frames):
-    model = tiny(order)
-    for batch in (1, 3):
-        spec = spectrum(batch, 17, frames, dtype=torch.float32)
-        out = model(spec)
-        assert out.shape == spec.shape
-        assert out.dtype == torch.complex64
-        assert torch.isfinite(torch.view_as_real(out)).all()
-        assert out.abs().max() > 0
-
-
-def test_default_layout_takes_257_bins():
-    model = BSRNN(num_channels=4, num_layers=1)
-    spec = spectrum(2, 257, 3, dtype=torch.float32)
-    assert model(spec).shape == spec.shape
-    assert model.layout.num_bands == 31
-
-
-def test_expansion_is_the_width_of_the_decoder():
-    for expansion in (1, 4):
-        model = tiny(decoder_expansion=expansion)
-        expand = model.mask_decoder.expand
-        assert expand.weight.shape[1:] == (4 * expansion, 4)
-
-
-@each_order
-def test_silence_stays_silent(order):
-    model = tiny(order)
-    spec = torch.zeros(2, 17, 9, dtype=torch.complex64)
-    out = model(spec)
-    assert torch.equal(out, spec)
-    target = spectrum(2, 17, 9, dtype=torch.float32)
-    (out - target).abs().square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert torch.isfinite(parameter.grad).all(), name
-
-
-@each_order
-def test_gradients_reach_every_parameter(order):
-    model = tiny(order)
-    spec = spectrum(2, 17, 12, dtype=torch.float32)
-    target = spectrum(2, 17, 12, seed=7, dtype=torch.float32)
-    (model(spec) - target).abs().square().mean().backward()
-    for name, parameter in model.named_parameters():
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().max() > 0, name
-
-
-@each_order
-def test_items_of_a_batch_do_not_see_each_other(order):
-    model = scramble(tiny(order))
-    spec = spectrum(3, 17, 11)
-    spec[1] *= 100
-    together = model(spec)
-    for item in range(3):
-        alone = model(spec[item : item + 1])[0]
-        assert_twin(together[item], array(alone))
-    assert (together[0] - together[2]).abs().max() > 1e-2
-
-
-@each_order
-def test_bfloat16_comes_close(order):
-    model = tiny(order)
-    spec = spectrum(2, 17, 20, dtype=torch.float32)
-    exact = model(spec)
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = model(spec)
-    except RuntimeError as error:  # oneDNN, without AVX-512
-        if "LSTM forward propagation primitive" not in str(error):
-            raise
-        pytest.skip("this processor has no LSTM in bfloat16")
-    assert out.dtype == torch.complex64
-    assert not torch.equal(out, exact)
-    error = (out - exact).abs().square().mean()
-    assert error < 0.05**2 * exact.abs().square().mean()
-
-
-@pytest.mark.parametrize(
-    "shape, dtype, message",
-    [
-        ((1, 17, 4), torch.float32, "torch.float32, expected a complex"),
-        ((1, 16, 4), torch.complex64, r"\(1, 16, 4\), expected \(batch, 17"),
-        ((17, 4), torch.complex64, r"\(17, 4\), expected \(batch, 17"),
-        ((1, 1, 17, 4), torch.complex64, r"expected \(batch, 17 bins"),
-        ((1, 17, 0), torch.complex64, "at least 1 frame"),
-    ],
-)
-def test_bad_input_is_refused(shape, dtype, message):
-    with pytest.raises(ValueError, match=message):
-        tiny()(torch.zeros(shape, dtype=dtype))
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"num_layers": 0}, "num_layers is 0, expected at least 1"),
-        ({"num_channels": 0}, "num_channels is 0, expected at least 1"),
-        ({"order": "random"}, "'random', expected 'sequential' or 'inter"),
-        ({"decoder_expansion": 0}, "expansion is 0, expected"),
-        ({"n_fft": 64}, r"sum to 17, expected n_fft // 2 \+ 1 = 33"),
-        ({"band_widths": "mel"}, "unknown band layout 'mel', expected"),
-    ],
-)
-def test_impossible_configurations_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        tiny(**changes)
-
-
-def test_unknown_axis_is_refused():
-    with pytest.raises(ValueError, match="'frames', expected 'time' or 'ba"):
-        ResidualLSTM(4, "frames")
+def norm_by_band(x, parts):
+    """What the norm of the layers is not."""
+    bands = np.moveaxis(x, 2, 0)
+    return np.stack([norm_twin(band, parts) for band in bands], axis=2)
 
 
 def public_state(c, layers, seed=0):
@@ -348,27 +124,33 @@ def public_split(state, spec):
             rows += [bin_.real, bin_.imag]
         norm = public_part(state, f"band_split.norm{i}")
         fc = public_part(state, f"band_split.fc{i}")
-        rows = norm_twin(np.array(rows), norm["weight"], norm["bias"], 0)
+        rows = norm_twin(np.array(rows), norm)
         bands.append(fc["weight"] @ rows + fc["bias"][:, None])
         first += width
     return np.stack(bands, axis=-1)
 
 
-def public_layers(state, z, axes, layers):
-    """z (C, T, K) + fc(lstm(norm(z))), all layers of each axis in turn."""
-    for axis in axes:
-        for i in range(1, layers + 1):
-            norm = public_part(state, f"norm_{axis}{i}")
-            lstm = public_part(state, f"lstm_{axis}{i}")
-            fc = public_part(state, f"fc_{axis}{i}")
-            x, out = norm_twin(z, norm["weight"], norm["bias"], 0), z.copy()
-            for n in range(z.shape[2 if axis == "t" else 1]):
-                sequence = x[:, :, n] if axis == "t" else x[:, n, :]
-                run = lstm_twin if axis == "t" else both_ways
-                y = fc["weight"] @ run(lstm, sequence.T).T + fc["bias"][:, None]
-                where = np.s_[:, :, n] if axis == "t" else np.s_[:, n, :]
-                out[where] += y
-            z = out
+def public_layers(
+    state,
+    z,
+    order="ttkk",
+    over_time=lstm_twin,
+    over_bands=both_ways,
+    normalise=norm_twin,
+):
+    """z (C, T, K) + fc(lstm(norm(z))), layer by layer."""
+    for place, axis in enumerate(order):
+        i = 1 + order[:place].count(axis)
+        lstm = public_part(state, f"lstm_{axis}{i}")
+        fc = public_part(state, f"fc_{axis}{i}")
+        x = normalise(z, public_part(state, f"norm_{axis}{i}"))
+        run = over_time if axis == "t" else over_bands
+        x = np.moveaxis(x, 2 if axis == "t" else 1, 0)  # sequences (n, C, L)
+        y = [
+            fc["weight"] @ run(lstm, sequence.T).T + fc["bias"][:, None]
+            for sequence in x
+        ]
+        z = z + np.moveaxis(np.array(y), 0, 2 if axis == "t" else 1)
     return z
 
 
@@ -379,7 +161,7 @@ def public_mask(state, z):
         norm = public_part(state, f"mask_decoder.norm{i}")
         fc1 = public_part(state, f"mask_decoder.fc1{i}")
         fc2 = public_part(state, f"mask_decoder.fc2{i}")
-        x = norm_twin(z[:, :, i - 1], norm["weight"], norm["bias"], 0)
+        x = norm_twin(z[:, :, i - 1], norm)
         x = np.tanh(fc1["weight"] @ x + fc1["bias"][:, None])
         x = fc2["weight"] @ x + fc2["bias"][:, None]
         x = x[: 6 * width] * sigmoid(x[6 * width :])
@@ -389,27 +171,33 @@ def public_mask(state, z):
     return np.stack(bins)
 
 
-def public_forward(state, spec, layers, axes="tk"):
+def public_forward(state, spec, order="ttkk", **wrong):
     """What the public implementation computes of (B, F, T)."""
     masks = []
     for signal in spec:
-        z = public_layers(state, public_split(state, signal), axes, layers)
+        z = public_layers(state, public_split(state, signal), order, **wrong)
         masks.append(public_mask(state, z))
     return filter_twin(np.stack(masks), spec)
 
 
-def test_public_weights_give_the_public_output():
+@pytest.mark.parametrize("order, other", [ORDERS, list(ORDERS)[::-1]])
+def test_public_weights_give_the_public_output(order, other):
+    """Also in the order of the paper, which has the same weights."""
     state = public_state(c=3, layers=2)
-    model = BSRNN(num_channels=3, num_layers=2).double()
+    model = BSRNN(num_channels=3, num_layers=2, order=order).double()
     before = {name: value.clone() for name, value in state.items()}
     model.load_state_dict(convert_public_state_dict(state), strict=True)
+    letters = ORDERS[order]
     # The public model does not normalise the level itself.
     spec, _ = over_signal_level(spectrum(2, 257, 4))
     assert_twin(
         model(spec),
-        public_forward(state, array(spec), 2),
-        public_forward(state, array(spec), 2, axes="kt"),
-        public_forward(public_state(3, 2, seed=9), array(spec), 2),
+        public_forward(state, array(spec), letters),
+        public_forward(state, array(spec), ORDERS[other]),
+        public_forward(state, array(spec), letters, over_time=backwards_twin),
+        public_forward(state, array(spec), letters, over_bands=swapped),
+        public_forward(state, array(spec), letters, normalise=norm_by_band),
+        public_forward(public_state(3, 2, seed=9), array(spec), letters),
     )
     # Training the model must not change the state that was converted.
     scramble(model, seed=5)
@@ -423,7 +211,8 @@ def test_public_names_and_shapes_at_the_public_size():
     assert len(shapes) == 410
     converted = convert_public_state_dict(state)
     assert sum(value.numel() for value in converted.values()) == 2_963_024
-    BSRNN().load_state_dict(converted, strict=True)
+    for order in ORDERS:
+        BSRNN(order=order).load_state_dict(converted, strict=True)
 
 
 def changed_state(change):

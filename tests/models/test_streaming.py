@@ -1,0 +1,374 @@
+"""What a model hears; the state of a stream; chunks of long spectra."""
+
+import copy
+
+import pytest
+import torch
+
+from dbtransform_lobes.models import db_transform
+from dbtransform_lobes.models.chunks import with_context
+from tests.models.tiny import LEVEL, each_causal_form, tiny
+from tests.twins import (
+    array,
+    assert_close_in_bfloat16,
+    assert_twin,
+    scramble,
+    spectrum,
+)
+
+CHUNKS = (1, 2, 3, 5, 7, 16)
+NARROW = {"window": 3, "fusion_windows": [[4, 8, 16], [2, 4, 8], [1, 2, 4]]}
+
+
+def causal(form="default", **changes):
+    """Return a causal model, scrambled."""
+    return scramble(tiny(form, causal=True, **changes))
+
+
+def tensors(state):
+    """All tensors of a state, in order."""
+    return [part for cache in state.caches or () for part in cache]
+
+
+def stream(model, spec, sizes, state=None):
+    """Enhance chunks of these sizes, one after the other."""
+    if state is None:
+        state = model.initial_state()
+    outs = []
+    for chunk in spec.split(sizes, dim=-1):
+        out, state = model.step(chunk, state)
+        assert out.shape == chunk.shape
+        outs.append(out)
+    return torch.cat(outs, dim=-1), state
+
+
+@each_causal_form
+@torch.no_grad()
+def test_grown_prefixes_give_the_same(form):
+    model, spec = causal(form), spectrum(2, 17, 20)
+    whole = model(spec)
+    for frames in (1, 2, 3, 5, 6, 7, 8, 13, 19):
+        prefix = model(spec[..., :frames])
+        assert_twin(prefix, array(whole[..., :frames]))
+
+
+def changes_of_output(model, spec, frame):
+    """How far each output frame moves when one input frame changes."""
+    changed = spec.clone()
+    changed[..., frame] *= -2
+    return (model(changed) - model(spec)).abs()
+
+
+@each_causal_form
+@torch.no_grad()
+def test_a_change_is_heard_from_its_frame_on(form):
+    model, spec = causal(form), spectrum(2, 17, 24)
+    for frame in (0, 1, 6, 12, 13, 23):
+        moved = changes_of_output(model, spec, frame)
+        assert (moved[..., :frame] < 1e-12).all()
+        assert moved[..., frame].min() > 1e-9  # in every bin
+        after = moved[..., frame:].amax((0, 1))
+        assert (after[:3] > 1e-6).all()
+
+
+@torch.no_grad()
+def test_a_model_that_is_not_causal_hears_the_future():
+    """What the two tests above would find."""
+    model, spec = scramble(tiny()), spectrum(2, 17, 24)
+    assert changes_of_output(model, spec, 12)[..., :12].max() > 1e-3
+    prefix = model(spec[..., :12])
+    assert (prefix - model(spec)[..., :12]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_causal_model_forgets():
+    """Two layers of windows, kernels and taps reach a known way back."""
+    model = causal(window=3, fusion_windows=((2, 3, 4),) * 3, level=1)
+    moved = changes_of_output(model, spectrum(1, 17, 40), 10)
+    reach = 2 * (3 + 3) + 2
+    heard = moved.amax((0, 1)) > 1e-12
+    # The mask hears frames up to 12 back, the filter reads up to 2 back.
+    assert heard[10 : 10 + reach - 1].all()
+    assert not heard[10 + reach :].any()
+
+
+PADDED = ["plain", "recipe", "uniform", "fixed", "dense", "full"]
+
+
+@pytest.mark.parametrize(
+    "form, causal", [("vector", True), *((form, False) for form in PADDED)]
+)
+@torch.no_grad()
+def test_padding_is_heard_near_the_end_alone(form, causal):
+    """Zeros after the end reach back over windows, kernels and taps only."""
+    narrow = {"window": 3, "fusion_windows": ((2, 3, 8),) * 3}
+    model = tiny(form, causal, **narrow, num_layers=1).double()
+    spec = spectrum(2, 17, 30)
+    padded = torch.cat((spec, 0 * spec), dim=-1)
+    reach = 0 if causal else 3 + 3 + 1
+    moved = (model(padded)[..., :30] - model(spec)).abs().amax((0, 1))
+    assert (moved[: 30 - reach] < 1e-10).all()
+    assert (moved.max() > 1e-6) == (reach > 0)
+
+
+@each_causal_form
+@torch.no_grad()
+def test_streams_equal_the_whole(form):
+    model, spec = causal(form), spectrum(2, 17, 16)
+    offline = array(model(spec))
+    for size in (1, 5):
+        out, _ = stream(model, spec, size)
+        afresh = [model(part) for part in spec.split(size, -1)]
+        assert_twin(out, offline, array(torch.cat(afresh, -1)))
+
+
+@pytest.mark.parametrize("sizes", [*CHUNKS, [1, 50, 1, 48], [40, 1, 1, 58]])
+@torch.no_grad()
+def test_many_frames_in_chunks_equal_the_whole(sizes):
+    frames = 300 if isinstance(sizes, int) else 100
+    model, spec = causal("recipe"), spectrum(2, 17, frames)
+    out, state = stream(model, spec, sizes)
+    assert_twin(out, array(model(spec)), array(spec))
+    assert all(torch.isfinite(torch.abs(part)).all() for part in tensors(state))
+
+
+@pytest.mark.parametrize("form", ["recipe", "vector"])
+@pytest.mark.parametrize("size", CHUNKS)
+@torch.no_grad()
+def test_streams_equal_the_whole_in_single_precision(form, size):
+    model = tiny(form, causal=True)
+    spec = spectrum(3, 17, 40, dtype=torch.float32)
+    offline = model(spec)
+    out, state = stream(model, spec, size)
+    assert out.dtype == torch.complex64
+    assert (out - offline).abs().max() < 1e-5
+    assert (offline - spec).abs().max() > 0.01
+    assert {part.dtype for part in tensors(state)} == {torch.float32}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@torch.no_grad()
+def test_streams_side_by_side_do_not_hear_each_other(batch):
+    model, spec = causal("recipe"), spectrum(batch, 17, 21)
+    spec[0] *= 100
+    together, _ = stream(model, spec, [3, 1, 7, 10])
+    for item in range(batch):
+        alone, _ = stream(model, spec[item : item + 1], 5)
+        assert_twin(together[item : item + 1], array(alone))
+
+
+def test_steps_with_gradients_equal_the_whole():
+    model, spec = causal("recipe"), spectrum(1, 17, 12)
+    grads = []
+    for out in (stream(model, spec, 5)[0], model(spec)):
+        model.zero_grad()
+        out.abs().square().sum().backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    for chunked, whole in zip(*grads, strict=True):
+        assert (chunked - whole).abs().max() <= 1e-9 * whole.abs().max()
+        assert chunked.abs().max() > 0
+
+
+@each_causal_form
+@torch.no_grad()
+def test_a_state_does_not_grow(form):
+    model = tiny(form, causal=True)
+    spec = spectrum(2, 17, 28, dtype=torch.float32)
+    for size in (2, 7):
+        state, shapes = model.initial_state(), set()
+        for chunk in spec.split(size, -1):
+            _, state = model.step(chunk, state)
+            shapes.add(tuple(part.shape for part in tensors(state)))
+        assert len(shapes) == 1
+        window = model.blocks[0].block.window
+        assert window in [cache[-1].shape[-2] for cache in state.caches]
+        assert state.frames == 28
+
+
+@torch.no_grad()
+def test_a_state_holds_no_more_memory_than_it_shows():
+    model = tiny(causal=True)
+    chunk = spectrum(1, 17, 200, dtype=torch.float32)
+    _, state = model.step(chunk, model.initial_state())
+    for part in tensors(state):
+        held = part.untyped_storage().nbytes()
+        assert held == part.numel() * part.element_size()
+
+
+@each_causal_form
+@torch.no_grad()
+def test_a_step_does_not_change_its_state(form):
+    model = tiny(form, causal=True)
+    spec = spectrum(2, 17, 30, dtype=torch.float32)
+
+    def same(one, other):
+        return all(map(torch.equal, one, other))
+
+    for past in (0, 20):
+        state = model.initial_state()
+        if past:
+            _, state = model.step(spec[..., :past], state)
+        before = copy.deepcopy(tensors(state))
+        frames = spec[..., past : past + 3].clone()
+        first, after = model.step(frames, state)
+        second, again = model.step(frames, state)
+        assert torch.equal(first, second)
+        assert same(tensors(after), tensors(again))
+        assert same(tensors(state), before)
+        # Nor does it hold on to its input or output.
+        kept = copy.deepcopy(tensors(after))
+        frames.zero_(), first.zero_()
+        assert same(tensors(after), kept)
+
+
+@pytest.mark.parametrize("form", ["default", "vector", "full"])
+@torch.no_grad()
+def test_steps_in_bfloat16_come_close(form):
+    model = tiny(form, causal=True)
+    spec = spectrum(2, 17, 30, dtype=torch.float32)
+    out = assert_close_in_bfloat16(lambda x: stream(model, x, 4)[0], spec)
+    assert out.dtype == torch.complex64
+
+
+@each_causal_form
+@torch.no_grad()
+def test_silence_stays_silent(form):
+    spec = torch.zeros(1, 17, 20, dtype=torch.complex64)
+    assert torch.equal(stream(tiny(form, causal=True), spec, 3)[0], spec)
+
+
+def test_a_model_that_is_not_causal_has_no_stream():
+    model = tiny()
+    with pytest.raises(ValueError, match="make it with causal=True"):
+        model.initial_state()
+    spec = spectrum(1, 17, 3, dtype=torch.float32)
+    with pytest.raises(ValueError, match="causal=True"):
+        model.step(spec, tiny(causal=True).initial_state())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_layers": 1},
+        {"num_layers": 3},
+        {"num_heads": 1},
+        {"num_channels": 16},
+        {"differential": False},
+        {"fusion": "none"},
+        {"fusion_windows": ((4, 8, 12), (4, 8, 16), (2, 4, 8))},
+        {"fusion_windows": ((8, 16, 40), (4, 8, 16), (2, 4, 8))},
+        {"fusion": "uniform"},
+        {"band_widths": [1, 1, 2, 2, 3, 8]},
+        {"n_fft": 64, "band_widths": [1, 2, 4, 4, 6, 8, 8]},
+        {"window": 12},
+    ],
+)
+@torch.no_grad()
+def test_a_state_of_another_configuration_is_refused(changes):
+    model, other = tiny(causal=True), tiny(causal=True, **changes)
+    message = "state .*expected .*initial_state"
+    for frames in (1, 40):
+        spec = torch.ones(1, other.layout.num_bins, frames).cfloat()
+        _, state = other.step(spec, other.initial_state())
+        with pytest.raises(ValueError, match=message):
+            model.step(torch.ones(1, 17, 2).cfloat(), state)
+
+
+@pytest.mark.parametrize("streams, given", [(1, 2), (2, 1), (3, 2)])
+@torch.no_grad()
+def test_a_state_of_other_streams_is_refused(streams, given):
+    model = tiny(causal=True)
+    others = torch.ones(streams, 17, 2).cfloat()
+    _, state = model.step(others, model.initial_state())
+    message = f"cache of shapes .*, {streams}, .* other streams"
+    with pytest.raises(ValueError, match=message):
+        model.step(torch.ones(given, 17, 2).cfloat(), state)
+
+
+LONG = [
+    {},
+    {"causal": True},
+    {"norm_order": "post", "fusion": "none"},
+    {"window": 5, "rope": False, "feed_forward": 2, "graph": "dense"},
+    {**LEVEL, "level": 3},
+]
+
+
+@pytest.mark.parametrize("changes", LONG)
+@torch.no_grad()
+def test_long_spectra_in_chunks_give_the_same(changes, monkeypatch):
+    """At once, in chunks of ``forward``, and as an iterable of any chunks."""
+    model = scramble(tiny(**{**NARROW, **changes}), scale=0.3)
+    noisy = spectrum(2, 17, 133)
+    with torch.enable_grad():
+        whole = array(model(noisy))  # training takes all frames at once
+    parts = torch.cat([model(part) for part in noisy.split(50, dim=-1)], -1)
+    for frames in (1, 7, 50, 132, 1000):
+        monkeypatch.setattr(db_transform, "CHUNK_FRAMES", frames)
+        # Without what the chunks share it would not be the same.
+        assert_twin(model(noisy), whole, array(parts))
+    chunks = noisy.split([1, 30, 2, 7, 20, 73], dim=-1)
+    outs = list(model.stream(iter(chunks)))
+    for chunk, out in zip(chunks, outs, strict=True):
+        assert chunk.shape == out.shape
+    assert_twin(torch.cat(outs, dim=-1), whole)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_a_stream_asks_for_no_more_than_it_needs(causal):
+    """Two layers look 3 + 3 frames ahead each (a kernel of 8: 4 back)."""
+    windows = [[4, 8, 8], [2, 4, 8], [1, 2, 4]]
+    model, asked = tiny(causal=causal, window=3, fusion_windows=windows), []
+
+    def frames():
+        for frame in spectrum(1, 17, 40, dtype=torch.float32).split(1, -1):
+            asked.append(frame)
+            yield frame
+
+    seen = [len(asked) for _ in model.stream(frames())]
+    assert len(seen) == 40
+    if causal:
+        assert seen == list(range(1, 41))
+    else:
+        assert seen[:6] == list(range(1 + 2 * (3 + 3), 19))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"window": None},
+        {"norm": "group"},
+        {"split_norm": "group"},
+        {"fusion": "adaptive"},
+        {"input_conditioned": True},
+        {"window": None, "lambda_form": "statistics"},
+    ],
+)
+@torch.no_grad()
+def test_what_depends_on_all_frames_is_not_cut(changes, monkeypatch):
+    model, noisy = tiny(**{"window": 3, **changes}), spectrum(1, 17, 60)
+    model.double()
+    with torch.enable_grad():
+        whole = model(noisy).detach()
+    monkeypatch.setattr(db_transform, "CHUNK_FRAMES", 10)
+    assert (model(noisy) - whole).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="give it a window"):
+        next(model.stream([noisy]))
+
+
+@pytest.mark.parametrize("back", [0, 1, 4, 30])
+@pytest.mark.parametrize("ahead", [0, 1, 4, 30])
+@pytest.mark.parametrize("sizes", [[1] * 12, [5, 1, 6], [12], [2, 10]])
+def test_context_by_loops(back, ahead, sizes):
+    frames = torch.arange(12).view(12, 1)
+    chunks = [(i, (x,)) for i, x in enumerate(frames.split(sizes))]
+    found = list(with_context(chunks, back, ahead))
+    first = 0
+    for i, (own, (shared,), start) in enumerate(found):
+        stop = first + sizes[i]
+        expected = [t for t in range(12) if first - back <= t < stop + ahead]
+        assert own == i and shared.flatten().tolist() == expected
+        assert shared[start, 0] == first
+        first = stop
+    assert first == 12

@@ -103,31 +103,6 @@ class BandLinear(nn.Module):
         return out if x.dim() == 3 else out.unflatten(1, x.shape[1:3])
 
 
-def affine_shape(num_channels, num_bands=None):
-    """Shape of the gain and bias of a norm.
-
-    Arguments
-    ---------
-    num_channels : int
-        C.
-    num_bands : int | None
-        K for gain and bias of every band's own; None for shared ones.
-
-    Returns
-    -------
-    tuple of int
-        (C,), or (K, 1, 1, C), which broadcasts over batch and frames.
-
-    Example
-    -------
-    >>> affine_shape(8, num_bands=31)
-    (31, 1, 1, 8)
-    """
-    if num_bands is None:
-        return (num_channels,)
-    return num_bands, 1, 1, num_channels
-
-
 class BandNorm(nn.Module):
     """Normalisation of the channels of a band.
 
@@ -145,8 +120,6 @@ class BandNorm(nn.Module):
         K, needed for ``per_band``.
     per_band : bool
         Whether every band has a gain and bias of its own.
-    eps : float
-        Added to the variance.
 
     Raises
     ------
@@ -159,20 +132,19 @@ class BandNorm(nn.Module):
     torch.Size([31, 2, 10, 8])
     """
 
+    eps = 1e-5  # added to the variance
+
     def __init__(
-        self,
-        num_channels,
-        kind="frame",
-        num_bands=None,
-        per_band=False,
-        eps=1e-5,
+        self, num_channels, kind="frame", num_bands=None, per_band=False
     ):
         super().__init__()
         if kind not in ("group", "frame"):
             raise ValueError(f"norm is {kind!r}, expected 'group' or 'frame'")
-        self.kind, self.eps = kind, eps
+        self.kind = kind
         self.ahead = None if kind == "group" else 0  # None: all frames
-        shape = affine_shape(num_channels, num_bands if per_band else None)
+        # Those of every band broadcast over batch and frames.
+        lead = (num_bands, 1, 1) if per_band and num_bands else ()
+        shape = (*lead, num_channels)
         self.weight = nn.Parameter(torch.ones(shape))
         self.bias = nn.Parameter(torch.zeros(shape))
 

@@ -42,8 +42,6 @@ class ChannelNorm(nn.Module):
     ---------
     num_channels : int
         C.
-    eps : float
-        Added to the variance.
 
     Example
     -------
@@ -51,9 +49,10 @@ class ChannelNorm(nn.Module):
     torch.Size([31, 2, 10, 8])
     """
 
-    def __init__(self, num_channels, eps=1e-5):
+    eps = 1e-5  # added to the variance
+
+    def __init__(self, num_channels):
         super().__init__()
-        self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
 

@@ -8,12 +8,12 @@ ours hold bands of one width as one tensor.
 import re
 
 import torch
+from torch import nn
 
 from dbtransform_lobes.models.bands import BandLayout
 
-LSTM_PARTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-LSTM_COLUMNS = {"weight_ih_l0": 1, "weight_hh_l0": 2}  # times C
-AFFINE_PARTS = ("weight", "bias")
+LAYERS = {"t": "time_layers", "k": "band_layers"}
+PARTS = {"norm": "norm", "lstm": "lstm", "fc": "linear"}
 
 
 def convert_public_state_dict(state_dict):
@@ -54,7 +54,7 @@ def convert_public_state_dict(state_dict):
     num_channels, num_layers = _sizes(state_dict)
     _check(state_dict, public_shapes(num_channels, num_layers))
     return {
-        **_convert_layers(state_dict, num_layers),
+        **_convert_layers(state_dict),
         **_convert_bands(state_dict, BandLayout()),
     }
 
@@ -80,39 +80,27 @@ def public_shapes(num_channels, num_layers):
     >>> shapes["lstm_t1.weight_ih_l0"], shapes["fc_k5.weight"]
     ((512, 64), (64, 256))
     """
-    c, shapes = num_channels, {}
-
-    def norm(name, size):
-        """Note the shapes of a norm."""
-        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (size,)
-
-    def linear(name, size, out):
-        """Note the shapes of a linear map."""
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (out, size), (out,)
-
-    for layer in range(1, num_layers + 1):
-        for axis, directions in (("t", 1), ("k", 2)):
-            norm(f"norm_{axis}{layer}", c)
-            for part in _lstm_parts(axis):
-                columns = LSTM_COLUMNS.get(part.removesuffix("_reverse"))
-                shapes[f"lstm_{axis}{layer}.{part}"] = (
-                    (8 * c, columns * c) if columns else (8 * c,)
+    c, modules = num_channels, {}
+    with torch.device("meta"):  # shapes alone
+        for layer in range(1, num_layers + 1):
+            for axis, directions in (("t", 1), ("k", 2)):
+                hidden = 2 * c * directions
+                modules[f"norm_{axis}{layer}"] = nn.GroupNorm(1, c)
+                modules[f"lstm_{axis}{layer}"] = nn.LSTM(
+                    c, 2 * c, bidirectional=directions == 2
                 )
-            linear(f"fc_{axis}{layer}", directions * 2 * c, c)
-    for band, width in enumerate(BandLayout().widths, start=1):
-        norm(f"band_split.norm{band}", 2 * width)
-        linear(f"band_split.fc{band}", 2 * width, c)
-        norm(f"mask_decoder.norm{band}", c)
-        linear(f"mask_decoder.fc1{band}", c, 4 * c)
-        linear(f"mask_decoder.fc2{band}", 4 * c, 12 * width)
-    return shapes
-
-
-def _lstm_parts(axis):
-    """Parameters of an LSTM: over time forwards, over bands both ways."""
-    if axis == "t":
-        return LSTM_PARTS
-    return LSTM_PARTS + tuple(f"{part}_reverse" for part in LSTM_PARTS)
+                modules[f"fc_{axis}{layer}"] = nn.Linear(hidden, c)
+        for band, width in enumerate(BandLayout().widths, start=1):
+            modules[f"band_split.norm{band}"] = nn.GroupNorm(1, 2 * width)
+            modules[f"band_split.fc{band}"] = nn.Linear(2 * width, c)
+            modules[f"mask_decoder.norm{band}"] = nn.GroupNorm(1, c)
+            modules[f"mask_decoder.fc1{band}"] = nn.Linear(c, 4 * c)
+            modules[f"mask_decoder.fc2{band}"] = nn.Linear(4 * c, 12 * width)
+    return {
+        f"{name}.{part}": tuple(parameter.shape)
+        for name, module in modules.items()
+        for part, parameter in module.named_parameters()
+    }
 
 
 def _sizes(state_dict):
@@ -147,19 +135,15 @@ def _check(state_dict, shapes):
         )
 
 
-def _convert_layers(public, num_layers):
+def _convert_layers(public):
     """The LSTM layers; only their names change."""
     state = {}
-    for ours, axis in (("time_layers", "t"), ("band_layers", "k")):
-        for layer in range(num_layers):
-            for module, name, parts in (
-                ("norm", "norm", AFFINE_PARTS),
-                ("lstm", "lstm", _lstm_parts(axis)),
-                ("linear", "fc", AFFINE_PARTS),
-            ):
-                for part in parts:
-                    value = public[f"{name}_{axis}{layer + 1}.{part}"]
-                    state[f"{ours}.{layer}.{module}.{part}"] = value.clone()
+    for name, value in public.items():
+        match = re.fullmatch(r"(norm|lstm|fc)_([tk])(\d+)\.(\w+)", name)
+        if match:
+            module, axis, number, part = match.groups()
+            layer = f"{LAYERS[axis]}.{int(number) - 1}"
+            state[f"{layer}.{PARTS[module]}.{part}"] = value.clone()
     return state
 
 
@@ -169,7 +153,7 @@ def _convert_bands(public, layout):
 
     def stack(ours, name, bands, norm=False):
         """Stack the weights of some bands."""
-        for part in AFFINE_PARTS:
+        for part in ("weight", "bias"):
             value = torch.stack([public[f"{name}{k}.{part}"] for k in bands])
             # The gains of a BandNorm are (n, 1, 1, C).
             state[f"{ours}.{part}"] = value[:, None, None] if norm else value

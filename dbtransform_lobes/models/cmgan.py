@@ -49,7 +49,7 @@ def norm_prelu(num_channels):
 
 
 class DilatedDenseBlock(nn.Module):
-    """Convolutions that each see the outputs of all before them.
+    """Four convolutions that each see the outputs of all before them.
 
     Layer i (from 0) looks 2^i frames back and one bin to either side; the
     newest output comes first in the channels of the next layer's input.
@@ -58,8 +58,6 @@ class DilatedDenseBlock(nn.Module):
     ---------
     num_channels : int
         C.
-    depth : int
-        Layers.
 
     Example
     -------
@@ -67,10 +65,10 @@ class DilatedDenseBlock(nn.Module):
     torch.Size([2, 8, 5, 9])
     """
 
-    def __init__(self, num_channels, depth=4):
+    def __init__(self, num_channels):
         super().__init__()
         self.layers = nn.ModuleList()
-        for i in range(depth):
+        for i in range(4):
             convolution = nn.Conv2d(
                 (i + 1) * num_channels, num_channels, (2, 3), dilation=(2**i, 1)
             )

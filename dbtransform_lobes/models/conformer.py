@@ -92,8 +92,6 @@ class ConvolutionModule(nn.Module):
         C.
     kernel_size : int
         Of the depthwise convolution, odd, in steps.
-    expansion : int
-        Channels of the depthwise convolution over C.
 
     Raises
     ------
@@ -106,14 +104,14 @@ class ConvolutionModule(nn.Module):
     torch.Size([3, 10, 8])
     """
 
-    def __init__(self, num_channels, kernel_size=31, expansion=2):
+    def __init__(self, num_channels, kernel_size=31):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(
                 f"kernel_size is {kernel_size}, expected an odd number, so "
                 f"that the output is as long as the input"
             )
-        hidden = expansion * num_channels
+        hidden = 2 * num_channels
         self.norm = nn.LayerNorm(num_channels)
         self.expand = nn.Linear(num_channels, 2 * hidden)
         self.depthwise = nn.Conv1d(
@@ -147,8 +145,6 @@ class Conformer(nn.Module):
         H.
     kernel_size : int
         Of the depthwise convolution, odd, in steps.
-    expansion : int
-        Hidden channels of the feed-forward parts over C.
     dropout : float
         After the feed-forward parts' layers and after the attention.
 
@@ -159,19 +155,12 @@ class Conformer(nn.Module):
     torch.Size([3, 10, 8])
     """
 
-    def __init__(
-        self,
-        num_channels,
-        num_heads=4,
-        kernel_size=31,
-        expansion=4,
-        dropout=0.2,
-    ):
+    def __init__(self, num_channels, num_heads=4, kernel_size=31, dropout=0.2):
         super().__init__()
 
         def feed_forward():
             """Make one of the two feed-forward modules."""
-            hidden = expansion * num_channels
+            hidden = 4 * num_channels
             return nn.Sequential(
                 nn.LayerNorm(num_channels),
                 nn.Linear(num_channels, hidden),

@@ -188,10 +188,7 @@ def _write_shard(task):
     path, members, sample_rate = task
     failed = {}
     try:
-        with (
-            replacing(path) as temporary,
-            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
+        with replacing(path) as temporary, _open_tar(temporary) as tar:
             for number, item in enumerate(members):
                 try:
                     signal = read_audio(item.path, sample_rate=sample_rate)
@@ -205,6 +202,10 @@ def _write_shard(task):
             "start again: whole shards are kept"
         ) from error
     return failed
+
+
+def _open_tar(path):
+    return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
 
 
 def _add_sample(tar, key, item, signal, sample_rate):

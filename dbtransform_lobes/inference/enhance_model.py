@@ -72,6 +72,8 @@ class EnhanceModel(Pretrained):
     >>> noisy = torch.randn(2, 4000)
     >>> model.enhance_batch(noisy, torch.tensor([1.0, 0.5])).shape
     torch.Size([2, 4000])
+    >>> model.enhance_array(np.zeros((4410, 2)), 44100).shape
+    (4410, 2)
     """
 
     MODULES_NEEDED = ["model"]
@@ -252,12 +254,6 @@ class EnhanceModel(Pretrained):
         ------
         ValueError
             If the signal or an option is wrong.
-
-        Example
-        -------
-        >>> model = EnhanceModel.from_hparams(run_opts={"device": "cpu"})
-        >>> model.enhance_array(np.zeros((4410, 2)), 44100).shape
-        (4410, 2)
         """
         shape = tuple(np.shape(signal))
         if len(shape) == 2 and shape[1] > shape[0] > 0:

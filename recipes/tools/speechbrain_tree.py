@@ -1,0 +1,144 @@
+"""Lay lobes, recipes and their tests out in a source tree of SpeechBrain.
+
+dbtransform_lobes/      ->  speechbrain/lobes/models/dbtransform/
+recipes/CORPUS/         ->  recipes/CORPUS/TASK/DBTransform/
+hparams/                ->  the folder hparams of each recipe
+tests/models/           ->  tests/unittests/dbtransform/
+tests/recipes/*.csv     ->  rows of SpeechBrain's own
+
+Imports are rewritten and sorted, names of authors added. What SpeechBrain has
+another place for, or no use of, stays here: weights, command line, demo,
+figures and ONNX.
+"""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from command import start
+
+HELP = "Lay the project out in a source tree of SpeechBrain."
+EXAMPLES = """\
+  speechbrain_tree.py ../speechbrain
+"""
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = {"Voicebank": "enhance", "DNS": "enhancement", "TIMIT": "enhancement"}
+LOBES = "speechbrain/lobes/models/dbtransform"
+TESTS = "tests/unittests/dbtransform"
+LEFT_OUT = ("__pycache__", "bundled", "cli", "demo", "analysis", "*onnx*")
+# Helpers of the tests of the models; a test of what stays here has others.
+HELPERS = ("__init__", "composition", "literal", "signals", "twins")
+OTHERS = rf"from (benchmark|figures|tests\.(?!{'|'.join(HELPERS)}))|onnx"
+WORDS = ("caf",)  # a suffix of audio files
+AUTHORS = "\n\nAuthors\n * DB-Transform 2026\n"
+
+
+def add_arguments(parser):
+    """Add the arguments of this command to its parser."""
+    parser.add_argument("tree", help="folder of SpeechBrain's sources")
+
+
+def run(args):
+    """Write the files; return the exit code."""
+    tree = Path(args.tree)
+    if not (tree / "speechbrain/lobes/models").is_dir():
+        raise ValueError(
+            f"{tree} is not a source tree of SpeechBrain, expected the folder "
+            "speechbrain/lobes/models in it; give a clone of its repository"
+        )
+    written = lay_out(tree)
+    code = [path for path in written if path.suffix == ".py"]
+    for given in (["check", "--fix", "--select=I"], ["format"]):
+        command = [sys.executable, "-m", "ruff", *given, "--quiet", *code]
+        subprocess.run(command, cwd=tree, check=True)
+    print(f"{len(written)} files written to {tree}")
+    return 0
+
+
+def lay_out(tree):
+    """Write all files into the tree; return their paths."""
+    folders = [tree / LOBES, tree / TESTS]
+    ignore = shutil.ignore_patterns(*LEFT_OUT)
+    replace(ROOT / "dbtransform_lobes", tree / LOBES, ignore)
+    write_tests(tree / TESTS)
+    add_words(tree / ".dict-speechbrain.txt")
+    for corpus, task in TASKS.items():
+        folder = tree / f"recipes/{corpus}/{task}/DBTransform"
+        folders.append(folder)
+        replace(
+            ROOT / "recipes" / corpus,
+            folder,
+            shutil.ignore_patterns("__pycache__", "results", "*_card.md"),
+        )
+        shutil.copytree(ROOT / "hparams/models", folder / "hparams/models")
+        requirements = ROOT / "recipes/Voicebank/extra_requirements.txt"
+        shutil.copy(requirements, folder)
+        add_rows(tree, corpus)
+    written = [
+        path.resolve()
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".py", ".yaml", ".md", ".txt")
+    ]
+    for path in written:
+        text = rewrite(path.read_text(encoding="utf-8"), path.suffix == ".py")
+        path.write_text(text, encoding="utf-8")
+    return written
+
+
+def replace(source, target, ignore):
+    """Copy a folder, links as files, in place of what an earlier run wrote."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=ignore)
+
+
+def write_tests(folder):
+    """Copy the tests of the models and their helpers."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in HELPERS:
+        shutil.copy(ROOT / f"tests/{name}.py", folder)
+    for path in ROOT.glob("tests/models/test_*.py"):
+        if not re.search(OTHERS, path.read_text(encoding="utf-8")):
+            shutil.copy(path, folder)
+
+
+def rewrite(text, code):
+    """Name modules by their new places; in code also name the authors."""
+    text = text.replace("dbtransform_lobes/", f"{LOBES}/")
+    modules = r"dbtransform_lobes(?=\\?\.| import)"
+    text = re.sub(modules, LOBES.replace("/", "."), text)
+    text = text.replace("from tests.", "from dbtransform.")
+    if code and (found := re.match(r'(?s)((#!.*?\n)?""".*?)\n?"""', text)):
+        text = f'{found[1]}{AUTHORS}"""{text[found.end() :]}'
+    return text
+
+
+def add_words(path):
+    """Let SpeechBrain's spell checker know our words."""
+    words = path.read_text(encoding="utf-8")
+    new = [word for word in WORDS if f"\n{word}\n" not in words]
+    path.write_text(words + "".join(f"{w}\n" for w in new), encoding="utf-8")
+
+
+def add_rows(tree, corpus):
+    """Add the rows of a corpus to SpeechBrain's, which has more columns."""
+    name = f"tests/recipes/{corpus}.csv"
+    with open(ROOT / name, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    text = (tree / name).read_text(encoding="utf-8")
+    if rows[0]["Script_file"] in text:
+        return
+    columns = next(csv.reader([text.splitlines()[0]]))
+    with open(tree / name, "a", encoding="utf-8", newline="") as file:
+        file.write("" if text.endswith("\n") else "\n")
+        # SpeechBrain evaluates what stands in test_download.
+        writer = csv.DictWriter(file, columns, "None", lineterminator="\n")
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    start(__file__)

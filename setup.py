@@ -13,6 +13,8 @@ VERSION = re.search(
 
 # speechmos names no version of what it imports.
 DNSMOS = ["speechmos>=0.0.1.1", "onnxruntime>=1.17", "librosa>=0.10"]
+# The site runs a notebook that draws.
+DOCS = ["sphinx>=8.1", "myst-nb>=1.2", "furo>=2024.8.6", "matplotlib>=3.8"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"]
 
 setup(
@@ -58,9 +60,11 @@ setup(
             "webdataset>=1.0.2",
             "torch-pesq>=0.1.2",
             *DNSMOS,
+            *DOCS,
             *ONNX,
         ],
         "dnsmos": DNSMOS,
+        "docs": DOCS,
         "onnx": ONNX,
         "tensorboard": ["tensorboard>=2.15"],
         "plot": ["matplotlib>=3.8", "jinja2>=3.1"],

@@ -55,18 +55,18 @@ def train(data, output, **changes):
     return run_script(arguments(data, output, **changes))
 
 
-def run_script(argv):
-    """Run train.py with these arguments; logging stays as it was."""
+def run_script(argv, script=TRAIN):
+    """Run a script with these arguments; logging stays as it was."""
     root = logging.getLogger()
     handlers, level, hook = root.handlers[:], root.level, sys.excepthook
     threads = torch.get_num_threads()
     paths = [str(TRAIN.parent), *sys.path]
     try:
         with (
-            mock.patch.object(sys, "argv", [str(TRAIN), *argv]),
+            mock.patch.object(sys, "argv", [str(script), *argv]),
             mock.patch.object(sys, "path", paths),
         ):
-            return runpy.run_path(str(TRAIN), run_name="__main__")
+            return runpy.run_path(str(script), run_name="__main__")
     finally:
         for handler in set(root.handlers) - set(handlers):
             handler.close()

@@ -22,7 +22,7 @@ HIGHEST_RATIO = 8  # that is drawn
 def near_ratio(low, high):
     """Return the ratio (p, q) that two frequencies are near, or None.
 
-    Near is |q high / low - p| < 0.2, for the p:q of ``RATIOS``.
+    Near is `|q high / low - p| < 0.2`, for the p:q of ``RATIOS``.
 
     Example
     -------

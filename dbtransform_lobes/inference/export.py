@@ -1,11 +1,13 @@
 """From a training run to a model folder that ``EnhanceModel`` loads.
 
-run folder                          model folder
-  hyperparams.yaml            ->      hyperparams.yaml  (model, front end)
-  save/CKPT+*/ema.ckpt        ->      model.ckpt        (averaged weights)
-  save/CKPT+*/CKPT.yaml, scores.json, the data's dataset.json
-                              ->      README.md         (model card)
-                                      custom.py         (for foreign_class)
+::
+
+  run folder                          model folder
+    hyperparams.yaml            ->      hyperparams.yaml  (model, front end)
+    save/CKPT+*/ema.ckpt        ->      model.ckpt        (averaged weights)
+    save/CKPT+*/CKPT.yaml, scores.json, the data's dataset.json
+                                ->      README.md         (model card)
+                                        custom.py         (for foreign_class)
 """
 
 import io

@@ -29,7 +29,7 @@ def check_high_band(high_band):
 def top_band_gain(pairs, sample_rate):
     """Gain of the top quarter of the band in each frame.
 
-    g_t = min(1, sqrt(sum_f |E_tf|^2 / sum_f |N_tf|^2)), f >= 0.75 of half the
+    `g_t = min(1, sqrt(sum_f |E_tf|^2 / sum_f |N_tf|^2))`, f >= 0.75 of half the
     rate, in Hann windows of 32 ms every 8 ms, the first one around sample 0.
 
     Arguments

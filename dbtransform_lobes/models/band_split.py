@@ -11,7 +11,7 @@ from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
 
 
 def compress(spec, exponent, eps=1e-12):
-    """Power-law compression of the magnitude: X |X|^(exponent - 1).
+    """Power-law compression of the magnitude: `X |X|^(exponent - 1)`.
 
     Arguments
     ---------
@@ -20,7 +20,7 @@ def compress(spec, exponent, eps=1e-12):
     exponent : float
         1.0 leaves the spectrum as it is.
     eps : float
-        Added to |X|^2, so that the gradient at silence is finite.
+        Added to `|X|^2`, so that the gradient at silence is finite.
 
     Returns
     -------

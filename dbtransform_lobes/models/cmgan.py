@@ -4,14 +4,16 @@ Sources: CMGAN (Cao et al., 2022, arXiv:2203.15149), section 2.1; Abdulatif et
 al. (2024, arXiv:2209.11112); sub-pixel convolution of Shi et al. (2016,
 arXiv:1609.05158).
 
-noisy spectrum (B, F, T)
-  -> over the RMS of the signal
-  -> X |X|^(0.3 - 1): magnitude, real and imaginary part   (B, 3, T, F)
-  -> DenseEncoder                              (B, C, T, F'), F' = (F + 1) / 2
-  -> num_blocks x TwoStageBlock                (B, C, T, F')
-  -> mask decoder, complex decoder             (B, 1, T, F), (B, 2, T, F)
-  -> mask * X + complex part, uncompressed     (B, F, T)
-  -> times the RMS
+::
+
+  noisy spectrum (B, F, T)
+    -> over the RMS of the signal
+    -> X |X|^(0.3 - 1): magnitude, real and imaginary part   (B, 3, T, F)
+    -> DenseEncoder                              (B, C, T, F'), F' = (F + 1) / 2
+    -> num_blocks x TwoStageBlock                (B, C, T, F')
+    -> mask decoder, complex decoder             (B, 1, T, F), (B, 2, T, F)
+    -> mask * X + complex part, uncompressed     (B, F, T)
+    -> times the RMS
 """
 
 import torch

@@ -1,17 +1,19 @@
 """DB-Transform: band-split transformer with a learnable harmonic graph.
 
-noisy spectrum (B, F, T), as real and imaginary parts (B, T, F, 2)
-  -> Detrend                            (optional)
-  -> RunningLevel
-  -> BandSplit                          (K, B, T, C)
-  -> num_layers x [ the blocks, such as
-                    DifferentialBandAttention   over time
-                    MultiScaleFusion            over time, by band
-                    FeedForward
-                    HarmonicGraphAttention      over bands
-                    FeedForward ]
-  -> MaskDecoder                        (B, T, F, 3, 2)
-  -> apply_filter to what Detrend gave  (B, T, F, 2)
+::
+
+  noisy spectrum (B, F, T), as real and imaginary parts (B, T, F, 2)
+    -> Detrend                            (optional)
+    -> RunningLevel
+    -> BandSplit                          (K, B, T, C)
+    -> num_layers x [ the blocks, such as
+                      DifferentialBandAttention   over time
+                      MultiScaleFusion            over time, by band
+                      FeedForward
+                      HarmonicGraphAttention      over bands
+                      FeedForward ]
+    -> MaskDecoder                        (B, T, F, 3, 2)
+    -> apply_filter to what Detrend gave  (B, T, F, 2)
 
 The parts are composed in YAML, see hparams/models/db_transform.yaml.
 """

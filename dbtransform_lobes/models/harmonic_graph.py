@@ -152,7 +152,7 @@ def harmonic_pairs(adjacency, centres, tolerance=0.2):
     centres : sequence of float
         Centre frequencies in Hz.
     tolerance : float
-        Largest |f_j / f_i - n|.
+        Largest `|f_j / f_i - n|`.
 
     Returns
     -------

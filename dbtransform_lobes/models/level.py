@@ -11,7 +11,7 @@ HAMMING = 0.54**2 + 0.46**2 / 2  # mean square of the window
 class RunningLevel(TimeBlock):
     """Divide a spectrum by the level of its last second.
 
-    With P[t] = 1/F sum_f |X[f,t]|^2 the power of a frame,
+    With `P[t] = 1/F sum_f |X[f,t]|^2` the power of a frame,
 
         level[t]^2 = sum P[s]^2 / sum P[s],  s = t - back, ..., t,
 

@@ -38,7 +38,7 @@ def unit_rms_gain(noisy, eps=1e-8):
 
 
 def compressed_magnitude(clean_spec, estimate_spec, exponent=0.3):
-    """Mean of (|S|^c - |Y|^c)^2 (Braun & Tashev, 2021, eq. 5, left term).
+    """Mean of `(|S|^c - |Y|^c)^2` (Braun & Tashev, 2021, eq. 5, left term).
 
     Arguments
     ---------
@@ -68,7 +68,7 @@ def compressed_magnitude(clean_spec, estimate_spec, exponent=0.3):
 
 
 def compressed_complex(clean_spec, estimate_spec, exponent=0.3):
-    """Mean of |S |S|^(c-1) - Y |Y|^(c-1)|^2 (ibid., eq. 5, right term).
+    """Mean of `|S |S|^(c-1) - Y |Y|^(c-1)|^2` (ibid., eq. 5, right term).
 
     Arguments
     ---------
@@ -205,7 +205,7 @@ def envelope_distance(clean, estimate, bands, frames=48, step=8, floor=0.1):
 
 
 def time_l1(clean, estimate):
-    """Mean of |s - y|.
+    """Mean of `|s - y|`.
 
     Arguments
     ---------

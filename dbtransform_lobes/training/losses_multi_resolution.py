@@ -43,7 +43,7 @@ def stft_magnitude(wave, n_fft):
 def multi_resolution_stft(clean, estimate, n_ffts=(512, 1024, 2048)):
     """Spectral convergence plus log magnitude, mean over resolutions.
 
-    With magnitudes S and Y: |S - Y|_F / |S|_F + mean |log S - log Y|. A
+    With magnitudes S and Y: `|S - Y|_F / |S|_F + mean |log S - log Y|`. A
     silent clean item, which nothing can be divided by, has no convergence.
 
     Arguments

@@ -1,7 +1,7 @@
 """Anti-wrapping phase losses.
 
 Source: MP-SENet (Lu, Ai & Ling, 2023, arXiv:2305.13686), section 2.3; first
-in Ai & Ling (2023, arXiv:2211.15974). With f(t) = |t - 2 pi round(t / 2 pi)|
+in Ai & Ling (2023, arXiv:2211.15974). With `f(t) = |t - 2 pi round(t / 2 pi)|`
 and the phases P of the clean and Q of the estimated spectrum,
 
   instantaneous phase              mean f(P - Q)
@@ -25,7 +25,7 @@ def phase_error(clean, estimate, floor=1e-3):
         Spectra (B, T, F, 2), fp32.
     floor : float
         A bin in which either magnitude is below has an error of 0 and no
-        gradient, which would grow as 1 / |Y|.
+        gradient, which would grow as `1 / |Y|`.
 
     Returns
     -------

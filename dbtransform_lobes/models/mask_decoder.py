@@ -78,7 +78,9 @@ def apply_filter(taps, bins):
 
 
 def complex_product(x, y):
-    """Multiply complex numbers, given as real and imaginary parts (..., 2).
+    """Multiply complex numbers, given as real and imaginary parts.
+
+    Both have any shape (..., 2).
 
     Example
     -------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from dbtransform_lobes import __version__
 from dbtransform_lobes.data.mixing import mix
 from tests.pages import (
     PAGES,
@@ -58,6 +59,10 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
 def test_install_page_lists_every_extra():
     listed = re.findall(r"^\| `([\w-]+)`", text_of("docs/install.md"), re.M)
     assert extras() <= set(listed)
+
+
+def test_citation_is_of_this_version():
+    assert f"\nversion: {__version__}\n" in text_of("CITATION.cff")
 
 
 def test_example_is_made_of_synthetic_signals():

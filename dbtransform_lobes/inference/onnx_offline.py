@@ -198,10 +198,11 @@ def to_onnx(module, inputs, input_names, output_names, dynamic_shapes=None):
     )
     # Not ``optimize``: among its rules is one that takes x + 1e-12 for x.
     optimizer.inline(program.model)
-    rewriter.rewrite(program.model, RULES)
-    optimizer.fold_constants(
-        program.model, input_size_limit=LARGE, output_size_limit=LARGE
-    )
+    for _ in range(2):  # folding shows what can be rewritten
+        optimizer.fold_constants(
+            program.model, input_size_limit=LARGE, output_size_limit=LARGE
+        )
+        rewriter.rewrite(program.model, RULES)
     optimizer.remove_unused_nodes(program.model)
     proto = program.model_proto
     for part in (*proto.graph.node, *proto.graph.value_info, proto.graph):

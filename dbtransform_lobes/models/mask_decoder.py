@@ -44,7 +44,9 @@ class Neighbours(TimeBlock):
         """Return bins (B, T + 2, F, 2), zero outside of the signal."""
         (bins,) = shared
         missing = start + own + self.ahead - bins.shape[1]
-        bins = F.pad(bins, (0, 0, max(self.back - start, 0), max(missing, 0)))
+        if start < self.back or missing > 0:
+            pad = (0, 0, max(self.back - start, 0), max(missing, 0))
+            bins = F.pad(bins, pad)
         return bins[:, max(start - self.back, 0) :].unflatten(-1, (-1, 2))
 
 
@@ -74,25 +76,17 @@ def apply_filter(taps, bins):
     """
     frames = taps.shape[1]
     seen = [bins[:, tap : tap + frames] for tap in range(NUM_TAPS)]
-    return sum(map(complex_product, taps.unbind(-2), seen))
-
-
-def complex_product(x, y):
-    """Multiply complex numbers, given as real and imaginary parts.
-
-    Both have any shape (..., 2).
-
-    Example
-    -------
-    >>> complex_product(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
-    tensor([-1.,  0.])
-    """
-    if not torch.compiler.is_compiling():  # nor exporting
-        # A quarter of the time of real arithmetic.
-        product = torch.view_as_complex(x) * torch.view_as_complex(y)
-        return torch.view_as_real(product)
-    (a, b), (c, d) = x.unbind(-1), y.unbind(-1)
-    return torch.stack((a * c - b * d, a * d + b * c), dim=-1)
+    if torch.compiler.is_compiling():  # or exporting: few nodes, none complex
+        real, imag = torch.stack(seen, dim=-2).unbind(-1)  # (B, T, F, 3)
+        gain, turn = taps.unbind(-1)
+        parts = gain * real - turn * imag, gain * imag + turn * real
+        return torch.stack([part.sum(-1) for part in parts], dim=-1)
+    # A quarter of the time of real arithmetic.
+    products = [
+        torch.view_as_complex(tap) * torch.view_as_complex(x)
+        for tap, x in zip(taps.unbind(-2), seen, strict=True)
+    ]
+    return torch.view_as_real(sum(products))
 
 
 class MaskDecoder(nn.Module):

@@ -3,7 +3,7 @@
 dbtransform_lobes/      ->  speechbrain/lobes/models/dbtransform/
 recipes/CORPUS/         ->  recipes/CORPUS/TASK/DBTransform/
 hparams/                ->  the folder hparams of each recipe
-tests/models/           ->  tests/unittests/dbtransform/
+tests/models/           ->  tests/unittests/dbtransform/models/
 tests/recipes/*.csv     ->  rows of SpeechBrain's own
 
 Imports are rewritten and sorted, names of authors added. What SpeechBrain has
@@ -31,7 +31,8 @@ TESTS = "tests/unittests/dbtransform"
 LEFT_OUT = ("__pycache__", "bundled", "cli", "demo", "analysis", "*onnx*")
 # Helpers of the tests of the models; a test of what stays here has others.
 HELPERS = ("__init__", "composition", "literal", "signals", "twins")
-OTHERS = rf"from (benchmark|figures|tests\.(?!{'|'.join(HELPERS)}))|onnx"
+USED = "|".join([*HELPERS, "models"])
+OTHERS = rf"from (benchmark|figures|tests\.(?!{USED}))|onnx"
 WORDS = ("caf",)  # a suffix of audio files
 AUTHORS = "\n\nAuthors\n * DB-Transform 2026\n"
 
@@ -98,12 +99,12 @@ def replace(source, target, ignore):
 def write_tests(folder):
     """Copy the tests of the models and their helpers."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    (folder / "models").mkdir(parents=True)
     for name in HELPERS:
         shutil.copy(ROOT / f"tests/{name}.py", folder)
-    for path in ROOT.glob("tests/models/test_*.py"):
+    for path in ROOT.glob("tests/models/*.py"):
         if not re.search(OTHERS, path.read_text(encoding="utf-8")):
-            shutil.copy(path, folder)
+            shutil.copy(path, folder / "models")
 
 
 def rewrite(text, code):

@@ -19,6 +19,11 @@ TREE = os.environ.get("SPEECHBRAIN_TREE")
 needs_tree = pytest.mark.skipif(
     not TREE, reason="SPEECHBRAIN_TREE names no folder of its sources"
 )
+# What it requires itself.
+OF_SPEECHBRAIN = set(
+    "huggingface_hub hyperpyyaml numpy scipy soundfile speechbrain torch "
+    "torchaudio tqdm".split()
+)
 SCRIPTS = [f"recipes/{c}/{t}/DBTransform/train.py" for c, t in TASKS.items()]
 
 
@@ -45,12 +50,20 @@ def test_files_rows_and_imports_of_a_stand_in(tmp_path):
         assert ours["Script_file"] == script and ours["test_download"] == "None"
         assert (tmp_path / script).is_file()
         assert (tmp_path / ours["Hparam_file"]).is_file()
-    assert (tmp_path / TESTS / "test_graph.py").is_file()
+    assert (tmp_path / TESTS / "models/test_graph.py").is_file()
     text = (tmp_path / LOBES / "models/db_transform.py").read_text()
     assert "\nAuthors\n * DB-Transform" in text
+    imported = set()
     for path in tmp_path.rglob("*.*"):
         if path.suffix in (".py", ".yaml"):
-            assert not re.search("dbtransform_lobes[./ ]", path.read_text())
+            text = path.read_text()
+            assert not re.search("dbtransform_lobes[./ ]", text)
+        if path.suffix == ".py" and LOBES in str(path):
+            found = re.findall(r"^(?:from|import) (\w+)", text, re.M)
+            imported |= set(found) - sys.stdlib_module_names
+    required = (tmp_path / SCRIPTS[0]).with_name("extra_requirements.txt")
+    listed = re.findall(r"^\w+", required.read_text(), re.M)
+    assert imported - OF_SPEECHBRAIN <= set(listed)
 
 
 def test_another_folder_is_refused(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """``dbtransform demo``: a page to try the model in a browser."""
 
+from dbtransform_lobes.cli.options import add_options
+
 HELP = "Serve a page where signals are uploaded or recorded and enhanced."
 EXAMPLES = """\
   dbtransform demo
@@ -12,12 +14,7 @@ Without --host the page is reached from this machine alone.
 
 def add_arguments(parser):
     """Add the arguments of ``demo`` to its parser."""
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        help="model folder, name of a model of the package or of the hub "
-        "(default: the one that comes with the package)",
-    )
+    add_options(parser, "--model")
     parser.add_argument(
         "--host",
         default="127.0.0.1",

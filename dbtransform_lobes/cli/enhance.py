@@ -4,6 +4,13 @@ import glob
 import sys
 from pathlib import Path
 
+from dbtransform_lobes.cli.options import (
+    ENHANCING,
+    add_options,
+    check_options,
+    model_options,
+)
+
 HELP = "Enhance noisy speech; rate, channels, length and level are kept."
 EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav
@@ -29,13 +36,6 @@ def add_arguments(parser):
         "it: files, folders, which are searched to any depth, quoted "
         "patterns (*, ?, [abc], **) and CSV manifests with a column path",
     )
-    _add_output_arguments(parser)
-    add_model_arguments(parser)
-    _add_process_arguments(parser)
-    add_sound_arguments(parser)
-
-
-def _add_output_arguments(parser):
     parser.add_argument(
         "--output",
         metavar="FOLDER",
@@ -47,85 +47,14 @@ def _add_output_arguments(parser):
         help="added to the names of the results in --output (default none)",
     )
     again = parser.add_mutually_exclusive_group()
-    again.add_argument(
-        "--force", action="store_true", help="replace files that exist"
-    )
+    add_options(again, "--force")
     again.add_argument(
         "--resume",
         action="store_true",
         help="leave out files whose result is there, whole, not older than "
         "they and of the same model and settings",
     )
-
-
-def add_model_arguments(parser):
-    """Add the arguments that choose the model and the device."""
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        help="model folder written by `dbtransform export`, name of a model "
-        "of the package or of the Hugging Face hub (owner/name) (default: "
-        "the weights that come with the package); with --backend onnx a file "
-        "of `dbtransform export-onnx`",
-    )
-    parser.add_argument(
-        "--backend",
-        choices=("torch", "onnx"),
-        default="torch",
-        help="what computes: PyTorch or ONNX Runtime (default torch)",
-    )
-    add_loading_arguments(parser)
-
-
-def add_loading_arguments(parser):
-    """Add the arguments of how a model is found and loaded."""
-    parser.add_argument(
-        "--revision", help="branch, tag or commit of a model of the hub"
-    )
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="let the hyperparams.yaml of the model name any Python object: "
-        "it can run any code then",
-    )
-    parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)"
-    )
-
-
-def _add_process_arguments(parser):
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=int,
-        help="CPU threads of each process (default: all, shared)",
-    )
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=int,
-        default=1,
-        help="number of processes, each with a model of its own (default 1)",
-    )
-
-
-def add_sound_arguments(parser):
-    """Add the arguments that change what is heard."""
-    parser.add_argument(
-        "--strength",
-        metavar="0..1",
-        type=float,
-        default=1.0,
-        help="0 leaves the noisy signal, 1 is the whole enhancement "
-        "(default 1)",
-    )
-    parser.add_argument(
-        "--attenuation-limit",
-        metavar="DB",
-        type=float,
-        help="reduce noise by at most this many decibels; speech keeps its "
-        "level (default: no limit)",
-    )
+    add_options(parser, *ENHANCING, "--jobs")
     parser.add_argument(
         "--high-band",
         choices=("keep", "drop"),
@@ -323,41 +252,6 @@ def _check_outputs(pairs, force, typed):
     raise_problems("nothing was enhanced, mend these first", problems)
 
 
-def check_options(args):
-    """Refuse numbers, a model or a device that cannot be."""
-    for name in ("threads", "jobs"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} is {value}, expected at least 1")
-    from dbtransform_lobes.inference.device import check_device
-    from dbtransform_lobes.inference.source import resolve
-    from dbtransform_lobes.inference.strength import wet_share
-
-    wet_share(args.strength, args.attenuation_limit)
-    if args.backend == "onnx":
-        check_onnx(args.model, args.device)
-        return
-    resolve(args.model)
-    check_device(args.device)
-
-
-def check_onnx(model, device):
-    """Refuse a graph or device that --backend onnx cannot take."""
-    from dbtransform_lobes.inference.onnx_model import import_onnxruntime
-
-    import_onnxruntime()
-    if model is None or not Path(model).is_file():
-        raise FileNotFoundError(
-            f"--model is {model}, expected with --backend onnx a file that "
-            "`dbtransform export-onnx` wrote"
-        )
-    if device != "cpu":
-        raise ValueError(
-            f"--device is {device}, but --backend onnx computes on the CPU: "
-            "leave it out"
-        )
-
-
 def _claim(pairs, args):
     """Record the settings in the output folder; returns what is left to do."""
     from dbtransform_lobes.inference.corpus import claim_output, is_finished
@@ -382,24 +276,6 @@ def _split_unreadable(pairs):
         except (ValueError, OSError) as error:
             failures.append((source, str(error)))
     return readable, failures
-
-
-def model_options(args):
-    """What ``EnhanceModel.from_hparams`` gets of the arguments."""
-    if getattr(args, "backend", None) == "onnx":
-        return {"onnx": args.model}
-
-    from huggingface_hub import get_token
-    from speechbrain.utils.fetching import FetchConfig
-
-    return {
-        "source": args.model,
-        "run_opts": {"device": args.device},
-        "trust_code": args.trust_code,
-        "fetch_config": FetchConfig(
-            revision=args.revision, token=get_token() is not None
-        ),
-    }
 
 
 def sound_options(args):

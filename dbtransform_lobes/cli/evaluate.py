@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from dbtransform_lobes.cli.options import add_options
+
 HELP = (
     "Score enhanced (or noisy) files against their clean speech, or compare "
     "several systems; by DNSMOS also without clean speech."
@@ -68,13 +70,7 @@ def add_arguments(parser):
         help="also predict DNSMOS P.835, which needs no clean speech: pip "
         "install 'dbtransform[dnsmos]'",
     )
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=int,
-        default=1,
-        help="number of processes (default: 1)",
-    )
+    add_options(parser, "--jobs")
 
 
 def run(args):

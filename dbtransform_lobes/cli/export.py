@@ -1,5 +1,7 @@
 """``dbtransform export``: make a model folder of a training run."""
 
+from dbtransform_lobes.cli.options import add_options
+
 HELP = (
     "Export the best checkpoint of a training run as a model folder for "
     "inference."
@@ -22,11 +24,7 @@ def add_arguments(parser):
     parser.add_argument(
         "model_folder", metavar="MODEL_FOLDER", help="folder to write"
     )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace a model folder of that name",
-    )
+    add_options(parser, "--force")
     parser.add_argument(
         "--card",
         metavar="FILE",

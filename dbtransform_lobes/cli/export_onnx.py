@@ -1,5 +1,7 @@
 """``dbtransform export-onnx``: write a model as an ONNX file."""
 
+from dbtransform_lobes.cli.options import add_options
+
 HELP = "Write a model as an ONNX file, for whole signals or for streams."
 EXAMPLES = """\
   dbtransform export-onnx my_model my_model.onnx
@@ -45,15 +47,7 @@ def add_arguments(parser):
         help="weights of eight bits (dynamic quantisation): a smaller file, "
         "not the same samples",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="replace a file that exists"
-    )
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="let the hyperparams.yaml of the model name any Python object: "
-        "it can run any code then",
-    )
+    add_options(parser, "--force", "--trust-code")
 
 
 def run(args):

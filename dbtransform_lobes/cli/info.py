@@ -1,5 +1,7 @@
 """``dbtransform info``: what a model is and what it learned from."""
 
+from dbtransform_lobes.cli.options import add_options, fetch_config
+
 HELP = "Show what a model is: size, rate, training data, licence, scores."
 EXAMPLES = """\
   dbtransform info
@@ -18,21 +20,16 @@ def add_arguments(parser):
         help="model folder, name of a model of the package or of the hub "
         "(default: the one that comes with the package)",
     )
-    parser.add_argument(
-        "--revision", help="branch, tag or commit of a model of the hub"
-    )
+    add_options(parser, "--revision")
 
 
 def run(args):
     """Print the description; return the exit code."""
-    from huggingface_hub import get_token
-    from speechbrain.utils.fetching import FetchConfig
-
     from dbtransform_lobes.inference.enhance_model import EnhanceModel
     from dbtransform_lobes.inference.source import bundled_models, find_model
     from dbtransform_lobes.versions import package_versions
 
-    config = FetchConfig(revision=args.revision, token=get_token() is not None)
+    config = fetch_config(args.revision)
     folder = find_model(args.model, fetch_config=config)
     model = EnhanceModel.from_hparams(str(folder), run_opts={"device": "cpu"})
     data, sections = _read_card(folder / "README.md")

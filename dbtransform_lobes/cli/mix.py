@@ -1,5 +1,7 @@
 """``dbtransform mix``: make a data set of noisy speech from recordings."""
 
+from dbtransform_lobes.cli.options import add_options
+
 HELP = (
     "Mix speech and noise recordings into a data set of the VoiceBank-DEMAND "
     "layout, 16 kHz."
@@ -9,6 +11,31 @@ EXAMPLES = """\
   dbtransform mix --recordings my_recordings --output mixed --babble 0
   dbtransform mix --mixtures test_mixtures.csv --recordings manifest.csv \\
       --output fixed_test"""
+
+
+def _hours(split, default):
+    text = f"hours of the {split} set, 0 for none (default {default})"
+    return {"type": float, "help": text}
+
+
+def _snrs(split, default):
+    text = f"SNRs of the {split} set in dB (default {default})"
+    return {"type": float, "nargs": "+", "metavar": "DB", "help": text}
+
+
+DRAWING = {
+    "hours": _hours("training", 1.0),
+    "valid_hours": _hours("validation", 0.1),
+    "test_hours": _hours("test", 0.1),
+    "snrs": _snrs("training and validation", "0 5 10 15"),
+    "test_snrs": _snrs("test", "2.5 7.5 12.5 17.5"),
+    "seed": {"type": int, "help": "of all draws (default 0)"},
+    "babble": {
+        "type": float,
+        "help": "probability that the noise is 4 to 10 other talkers of the "
+        "same split (default 0.25)",
+    },
+}
 
 
 def add_arguments(parser):
@@ -27,57 +54,18 @@ def add_arguments(parser):
         help="build the test set that this csv prescribes (id, speech, "
         "noise, noise_offset_s, snr_db); the options on drawing do not apply",
     )
-    for name, default, split in (
-        ("--hours", 1.0, "training"),
-        ("--valid_hours", 0.1, "validation"),
-        ("--test_hours", 0.1, "test"),
-    ):
-        parser.add_argument(
-            name,
-            type=float,
-            help=f"hours of the {split} set, 0 for none (default {default})",
-        )
-    for name, values, split in (
-        ("--snrs", "0 5 10 15", "training and validation"),
-        ("--test_snrs", "2.5 7.5 12.5 17.5", "test"),
-    ):
-        parser.add_argument(
-            name,
-            type=float,
-            nargs="+",
-            metavar="DB",
-            help=f"SNRs of the {split} set in dB (default {values})",
-        )
-    parser.add_argument("--seed", type=int, help="of all draws (default 0)")
-    parser.add_argument(
-        "--babble",
-        type=float,
-        help="probability that the noise is 4 to 10 other talkers of the "
-        "same split (default 0.25)",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace the data set of other settings in --output",
-    )
+    for name, settings in DRAWING.items():
+        parser.add_argument(f"--{name}", **settings)
+    add_options(parser, "--force")
 
 
 def run(args):
     """Make the data set and print what it holds; return the exit code."""
     from dbtransform_lobes.data.mix import mix_dataset, mix_testset
 
+    given = {name: getattr(args, name) for name in DRAWING}
     drawing = {
-        name: getattr(args, name)
-        for name in (
-            "hours",
-            "valid_hours",
-            "test_hours",
-            "snrs",
-            "test_snrs",
-            "seed",
-            "babble",
-        )
-        if getattr(args, name) is not None
+        name: value for name, value in given.items() if value is not None
     }
     if args.mixtures:
         if drawing:

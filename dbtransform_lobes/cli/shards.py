@@ -2,6 +2,8 @@
 
 import sys
 
+from dbtransform_lobes.cli.options import add_options
+
 HELP = "Put recordings into tar shards of FLAC that WebDataset can read."
 EXAMPLES = """\
   dbtransform shards results/dns/1/save/manifest.csv --output shards
@@ -27,7 +29,6 @@ def add_arguments(parser):
     for name, default, text in (
         ("--samples", 1000, "recordings in a shard, at most"),
         ("--sample_rate", 16000, "in Hz; other files are resampled"),
-        ("--jobs", 1, "number of processes"),
     ):
         parser.add_argument(
             name,
@@ -36,11 +37,7 @@ def add_arguments(parser):
             default=default,
             help=f"{text} (default: {default})",
         )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace shards of other recordings or settings",
-    )
+    add_options(parser, "--force", "--jobs")
 
 
 def run(args):

@@ -5,6 +5,13 @@ import re
 import signal
 import sys
 
+from dbtransform_lobes.cli.options import (
+    ENHANCING,
+    add_options,
+    check_options,
+    model_options,
+)
+
 HELP = "Enhance a live stream: raw PCM from stdin to stdout."
 EXAMPLES = """\
   arecord -t raw -f S16_LE -r 16000 | dbtransform stream \\
@@ -36,48 +43,8 @@ HEADERS = {  # what files begin with
 
 def add_arguments(parser):
     """Add the arguments of ``stream`` to its parser."""
-    _add_model_arguments(parser)
-    _add_stream_arguments(parser)
-
-
-def _add_model_arguments(parser):
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        default="db_transform_streaming",
-        help="model folder or name of a causal model (default: "
-        "db_transform_streaming, which comes with the package)",
-    )
-    parser.add_argument(
-        "--backend",
-        choices=("torch", "onnx"),
-        default="torch",
-        help="what computes; onnx: --model is a file that `dbtransform "
-        "export-onnx --streaming --stft outside` wrote (default torch)",
-    )
-    parser.add_argument(
-        "--revision", help="branch, tag or commit of a model of the hub"
-    )
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="let the hyperparams.yaml of the model name any Python object: "
-        "it can run any code then",
-    )
-    parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)"
-    )
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=int,
-        default=1,
-        help="CPU threads; blocks are so small that more seldom help "
-        "(default 1)",
-    )
-
-
-def _add_stream_arguments(parser):
+    add_options(parser, *ENHANCING)
+    parser.set_defaults(model="db_transform_streaming", threads=1)
     parser.add_argument(
         "--rate",
         metavar="HZ",
@@ -99,20 +66,6 @@ def _add_stream_arguments(parser):
         type=int,
         default=1,
         help="interleaved channels, each enhanced on its own (default 1)",
-    )
-    parser.add_argument(
-        "--strength",
-        metavar="0..1",
-        type=float,
-        default=1.0,
-        help="0 leaves the noisy signal, 1 is the whole enhancement "
-        "(default 1)",
-    )
-    parser.add_argument(
-        "--attenuation-limit",
-        metavar="DB",
-        type=float,
-        help="reduce noise by at most this many decibels (default: no limit)",
     )
 
 
@@ -136,11 +89,6 @@ def run(args):
 
 
 def _check(args):
-    for name in ("channels", "threads"):
-        if getattr(args, name) < 1:
-            raise ValueError(
-                f"--{name} is {getattr(args, name)}, expected at least 1"
-            )
     for stream, what in ((sys.stdin, "come from"), (sys.stdout, "go to")):
         if stream is None:
             raise ValueError(
@@ -152,19 +100,10 @@ def _check(args):
                 f"raw samples would {what} the terminal, expected a pipe or "
                 "file; see dbtransform stream --help"
             )
-    from dbtransform_lobes.cli.enhance import check_onnx
     from dbtransform_lobes.inference.any_rate import check_sample_rate
-    from dbtransform_lobes.inference.device import check_device
-    from dbtransform_lobes.inference.source import resolve
-    from dbtransform_lobes.inference.strength import wet_share
 
     check_sample_rate(args.rate)
-    wet_share(args.strength, args.attenuation_limit)
-    if args.backend == "onnx":
-        check_onnx(args.model, args.device)
-        return
-    resolve(args.model)
-    check_device(args.device)
+    check_options(args)
 
 
 def _load(args):
@@ -174,7 +113,7 @@ def _load(args):
 
     torch.set_num_threads(args.threads)
     enhancer = StreamingEnhancer(
-        _load_onnx(args) if args.backend == "onnx" else _load_torch(args),
+        _load_model(args),
         strength=args.strength,
         attenuation_limit_db=args.attenuation_limit,
     )
@@ -185,26 +124,13 @@ def _load(args):
     return enhancer
 
 
-def _load_onnx(args):
+def _load_model(args):
+    from dbtransform_lobes.inference import EnhanceModel
     from dbtransform_lobes.inference.onnx_backend import OnnxStreamModel
 
-    return OnnxStreamModel(args.model, args.threads)
-
-
-def _load_torch(args):
-    from huggingface_hub import get_token
-    from speechbrain.utils.fetching import FetchConfig
-
-    from dbtransform_lobes.inference import EnhanceModel
-
-    return EnhanceModel.from_hparams(
-        args.model,
-        run_opts={"device": args.device},
-        trust_code=args.trust_code,
-        fetch_config=FetchConfig(
-            revision=args.revision, token=get_token() is not None
-        ),
-    )
+    if args.backend == "onnx":
+        return OnnxStreamModel(args.model, args.threads)
+    return EnhanceModel.from_hparams(**model_options(args))
 
 
 class _Interruptible:

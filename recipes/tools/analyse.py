@@ -13,8 +13,8 @@ from command import start
 from dbtransform_lobes.analysis.graph import band_graph
 from dbtransform_lobes.analysis.missing import MissingPart
 from dbtransform_lobes.analysis.spectrograms import spectrograms
-from dbtransform_lobes.cli.enhance import add_loading_arguments, model_options
 from dbtransform_lobes.cli.evaluate import named_paths
+from dbtransform_lobes.cli.options import LOADING, add_options, model_options
 from dbtransform_lobes.data.files import (
     check_output_folder,
     replace_folder,
@@ -149,7 +149,7 @@ def add_arguments(parser):
         help="part of the recording, at most 30 s (default: the first 10 s); "
         "attention maps are those of its first 4 s",
     )
-    add_loading_arguments(parser)
+    add_options(parser, *LOADING)
 
 
 def run(args):

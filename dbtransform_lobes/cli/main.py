@@ -18,7 +18,6 @@ COMMANDS = (
     "demo",
     "info",
     "mix",
-    "shards",
     "export",
     "export-onnx",
     "push",
@@ -47,26 +46,33 @@ def build_parser():
     for name in COMMANDS:
         file = name.replace("-", "_")
         module = importlib.import_module(f"dbtransform_lobes.cli.{file}")
-        command = subparsers.add_parser(
-            name,
-            help=module.HELP,
-            description=module.HELP,
-            epilog=f"examples:\n{module.EXAMPLES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command = subparsers.add_parser(name, help=module.HELP)
+        fill_parser(command, module)
     return parser
 
 
+def fill_parser(parser, module):
+    """Give a parser the help, arguments and function of a command's module."""
+    parser.description = module.HELP
+    parser.epilog = f"examples:\n{module.EXAMPLES}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+
+
 def main(argv=None):
-    """Run the command line and return its exit code.
+    """Run the command line and return its exit code."""
+    args = build_parser().parse_args(argv)
+    return run_command(f"dbtransform {args.command}", args)
+
+
+def run_command(name, args):
+    """Run a command and return its exit code.
 
     Errors that a user can mend (ValueError, OSError) are printed as one
     message without a traceback and end with code 1. A SIGTERM or SIGHUP is as
-    Ctrl-C: no partial file and no process of ours is left.
+    Ctrl-C: no partial file and no process of ours is left, the code is 130.
     """
-    args = build_parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         # File names may be any bytes.
         if hasattr(stream, "reconfigure"):
@@ -79,10 +85,10 @@ def main(argv=None):
     try:
         return args.run(args)
     except (ValueError, OSError) as error:
-        print(f"dbtransform {args.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"dbtransform {args.command}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
     finally:
         for number, handler in handlers.items():

@@ -100,8 +100,8 @@ def build_app(model):
     return app
 
 
-def launch(app, host="127.0.0.1", port=7860, wait=True):
-    """Serve the page.
+def launch(app, host="127.0.0.1", port=7860):
+    """Serve the page until Ctrl-C.
 
     Arguments
     ---------
@@ -111,8 +111,6 @@ def launch(app, host="127.0.0.1", port=7860, wait=True):
         Address to listen at; "0.0.0.0" for all of this machine's.
     port : int
         Port to listen at.
-    wait : bool
-        Whether to return only when the page is closed, by Ctrl-C.
 
     Raises
     ------
@@ -129,7 +127,6 @@ def launch(app, host="127.0.0.1", port=7860, wait=True):
         quiet=True,
         max_file_size=MAX_FILE_SIZE,
         footer_links=[],
-        prevent_thread_lock=not wait,
         theme=gr.themes.Default(
             font=["system-ui", "sans-serif"], font_mono=["monospace"]
         ),

@@ -9,36 +9,19 @@ import importlib
 import sys
 from pathlib import Path
 
+from dbtransform_lobes.cli.main import fill_parser, run_command
+
 
 def build_parser(name):
     """Return the argument parser of the tool ``name``, such as "ablate"."""
-    tool = importlib.import_module(name)
-    parser = argparse.ArgumentParser(
-        prog=f"{name}.py",
-        description=tool.HELP,
-        epilog=f"examples:\n{tool.EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    tool.add_arguments(parser)
-    parser.set_defaults(run=tool.run)
+    parser = argparse.ArgumentParser(prog=f"{name}.py")
+    fill_parser(parser, importlib.import_module(name))
     return parser
 
 
 def run_tool(name, argv):
-    """Run a tool and return its exit code.
-
-    Errors that a user can mend (ValueError, OSError) are printed as one
-    message and give the code 1, an interruption gives 130.
-    """
-    args = build_parser(name).parse_args(argv)
-    try:
-        return args.run(args)
-    except (ValueError, OSError) as error:
-        print(f"{name}.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{name}.py: interrupted", file=sys.stderr)
-        return 130
+    """Run a tool and return its exit code, as ``dbtransform`` does."""
+    return run_command(f"{name}.py", build_parser(name).parse_args(argv))
 
 
 def start(file):

@@ -15,7 +15,7 @@ import soundfile as sf
 import webdataset
 from torch.utils.data import DataLoader, DistributedSampler
 
-from dbtransform_lobes.cli.main import main
+from command import run_tool
 from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.recordings import read_recordings
@@ -179,7 +179,7 @@ def limited(limit):
 
 def shards_command(recordings, output, limit):
     return subprocess.run(
-        [sys.executable, "-m", "dbtransform_lobes.cli.main", "shards"]
+        [sys.executable, "recipes/tools/shards.py"]
         + [str(recordings), "--output", str(output), "--samples", "4"],
         cwd=ROOT,
         preexec_fn=lambda: limited(limit),
@@ -203,13 +203,16 @@ def test_full_disk_keeps_whole_shards_and_goes_on(recordings, shards, tmp_path):
 
 
 def test_other_shards_are_replaced_by_force_only(recordings, tmp_path, capsys):
-    command = ["shards", str(recordings), "--output", str(tmp_path)]
-    assert main([*command, "--samples", "9"]) == 0
-    assert main([*command, "--samples", "3"]) == 1
+    def shards(*options):
+        command = [str(recordings), "--output", str(tmp_path), *options]
+        return run_tool("shards", command)
+
+    assert shards("--samples", "9") == 0
+    assert shards("--samples", "3") == 1
     assert "--force" in capsys.readouterr().err
-    assert main([*command, "--samples", "3", "--force"]) == 0
+    assert shards("--samples", "3", "--force") == 0
     assert len(list(tmp_path.glob("train-speech*.tar"))) == 5
-    assert main([*command, "--samples", "0"]) == 1
+    assert shards("--samples", "0") == 1
 
 
 def test_unreadable_recordings_are_left_out_and_listed(tmp_path, capsys):
@@ -217,8 +220,8 @@ def test_unreadable_recordings_are_left_out_and_listed(tmp_path, capsys):
         write_wav(tmp_path / f"in/speech/train/x/{name}.wav", speech_like(0.3))
     bad = tmp_path / "in/speech/train/x/b.wav"
     sf.write(bad, np.full(3000, np.nan), 16000, subtype="FLOAT")
-    command = ["shards", str(tmp_path / "in"), "--output", str(tmp_path / "o")]
-    assert main(command) == 1
+    command = [str(tmp_path / "in"), "--output", str(tmp_path / "o")]
+    assert run_tool("shards", command) == 1
     output = capsys.readouterr()
     assert "b.wav: samples are not finite" in output.err
     assert "2 recordings in 1 shards" in output.out

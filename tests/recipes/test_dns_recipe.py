@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dbtransform_lobes.cli.main import main
+from command import run_tool
 from tests.corpora import dns_tree
 from tests.recipes.test_recipe import ROOT, TINY
 
@@ -46,7 +46,8 @@ def test_recipe_runs_from_files_and_from_shards(tree, tmp_path):
         assert scores["num_scored"] == 2
     manifest = tmp_path / "files/save/manifest.csv"
     shards = tmp_path / "shards"
-    assert main(["shards", str(manifest), "--output", str(shards)]) == 0
+    command = [str(manifest), "--output", str(shards)]
+    assert run_tool("shards", command) == 0
     code, text = train(
         "DNS",
         hparams,

@@ -1,13 +1,14 @@
-"""``dbtransform shards``: put recordings into WebDataset shards."""
+"""``shards.py``: put recordings into WebDataset shards."""
 
 import sys
 
+from command import start
 from dbtransform_lobes.cli.options import add_options
 
 HELP = "Put recordings into tar shards of FLAC that WebDataset can read."
 EXAMPLES = """\
-  dbtransform shards results/dns/1/save/manifest.csv --output shards
-  dbtransform shards my_recordings --output shards --samples 500 --jobs 8
+  shards.py results/dns/1/save/manifest.csv --output shards
+  shards.py my_recordings --output shards --samples 500 --jobs 8
 
 Where a manifest is expected, give that of the shards: shards/manifest.csv
 """
@@ -59,3 +60,7 @@ def run(args):
     for reason in report["failed"].values():
         print(f"left out: {reason}", file=sys.stderr)
     return 1 if report["failed"] else 0
+
+
+if __name__ == "__main__":
+    start(__file__)

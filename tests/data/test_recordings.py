@@ -1,5 +1,9 @@
 """Listing, reading and writing recordings."""
 
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile as sf
@@ -143,7 +147,16 @@ def test_folder_with_named_splits(tmp_path):
     }
 
 
-def test_what_is_left_out_of_a_folder_is_told(tmp_path):
+def test_what_is_left_out_of_a_folder_is_told(tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def locked(path):
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)  # root may read everything
+    (tmp_path / "speech/locked").mkdir(parents=True)
     write_wav(tmp_path / "speech/train/ann/1.wav", np.full(160, 0.1))
     (tmp_path / "speech/talk.m4a").write_text("")
     (tmp_path / "speech/link").symlink_to(tmp_path / "speech/train")
@@ -152,6 +165,7 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path):
         assert len(read_recordings(tmp_path)) == 1
     assert sorted(str(each.message).partition(": ")[2] for each in told) == [
         f"{tmp_path}/speech/link: a link to a folder; give the folder as well",
+        f"{tmp_path}/speech/locked: Permission denied",
         f"{tmp_path}/speech/talk.m4a: convert it first: ffmpeg -i "
         f"{tmp_path}/speech/talk.m4a {tmp_path}/speech/talk.wav",
     ]

@@ -112,14 +112,13 @@ def _run_one(args):
 
 
 def _table(report):
-    """Return the means as two aligned lines under the number of files."""
+    """Return the means under the number of files."""
+    from tabulate import tabulate
+
+    means = report["means"]
+    table = tabulate([means.values()], means, "plain", ".3f", missingval="-")
     title = f"{report['num_scored']} of {report['num_files']} files scored"
-    names, values = "", ""
-    for name, mean in report["means"].items():
-        width = max(8, len(name) + 1)
-        names += f"{name:>{width}}"
-        values += f"{'-':>{width}}" if mean is None else f"{mean:{width}.3f}"
-    return "\n".join([title, names, values])
+    return f"{title}\n{table}"
 
 
 def _print_silent(names):

@@ -27,9 +27,9 @@ def build(factory, **common):
     -------
     >>> import torch
     >>> from functools import partial
-    >>> build(partial(torch.nn.Linear, bias=False), in_features=2, \
-out_features=3, causal=True)
-    Linear(in_features=2, out_features=3, bias=False)
+    >>> build(partial(torch.nn.Linear, out_features=3), in_features=2, \
+out_features=8, causal=True)
+    Linear(in_features=2, out_features=3, bias=True)
     """
     # Of the class: a partial of wrong arguments has no signature.
     asked = inspect.signature(getattr(factory, "func", factory)).parameters

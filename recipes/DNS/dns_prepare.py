@@ -162,22 +162,8 @@ def prepare_dns(
 def find_recordings(data_folder):
     """List speech, noise and impulse responses of a challenge folder.
 
-    Arguments
-    ---------
-    data_folder : str
-        Folder of the challenge.
-
-    Returns
-    -------
-    list of dict
-        With path, kind, source (language or corpus) and speaker.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder is missing.
-    ValueError
-        If it holds no speech or no noise.
+    Rows have path, kind, source (language or corpus) and speaker. ValueError
+    if there is no speech or no noise.
     """
     data_folder = existing_folder(
         data_folder, "datasets/clean and datasets/noise of the DNS Challenge"
@@ -269,21 +255,9 @@ def _set_splits(rows, fraction, data_folder):
 def find_test_pairs(data_folder):
     """Pair the files of the synthetic test sets by their file id.
 
-    Arguments
-    ---------
-    data_folder : str
-        Folder of the challenge.
-
-    Returns
-    -------
-    dict
-        "no_reverb" and "with_reverb", where they are, to a list of
-        (id, noisy path, clean path) in the order of the ids.
-
-    Raises
-    ------
-    ValueError
-        If a file has no id, no partner, or a partner of another length.
+    Returns a dict of "no_reverb" and "with_reverb", where they are, to lists
+    of (id, noisy path, clean path) in the order of the ids. ValueError if a
+    file has no id, no partner, or a partner of another length.
     """
     sets = {}
     for parent in PARENTS:

@@ -206,27 +206,10 @@ def _check_test(rows, problems, settings):
 def find_speech(data_folder, test_set="core"):
     """List the sentences of a TIMIT tree, without the dialect sentences.
 
-    Where a sentence is there twice (``SX37.WAV`` and, made of it,
-    ``SX37.WAV.wav``), the latter is taken.
-
-    Arguments
-    ---------
-    data_folder : str
-        Folder of TIMIT.
-    test_set : str
-        "core" leaves out all other speakers of TEST.
-
-    Returns
-    -------
-    list of dict
-        With path, kind, source (TRAIN or TEST), speaker and split.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder is missing.
-    ValueError
-        If it holds no sentences of TRAIN or of TEST.
+    Rows have path, kind, source (TRAIN or TEST), speaker and split; the
+    ``test_set`` "core" leaves out all other speakers of TEST. Where a sentence
+    is there twice (``SX37.WAV`` and, made of it, ``SX37.WAV.wav``), the latter
+    is taken. ValueError if there are no sentences of TRAIN or of TEST.
     """
     data_folder = existing_folder(
         data_folder, "TRAIN/DR1/FCJF0/SX37.WAV and so on"
@@ -264,14 +247,8 @@ def find_speech(data_folder, test_set="core"):
 def find_noises(noise_folder, test_noises):
     """List noises, a type a folder; those of the test are of its split.
 
-    Files in no folder are of no type and not listed.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder is missing.
-    ValueError
-        If a type of the test is missing or fewer than two are left.
+    Files in no folder are of no type and not listed. ValueError if a type of
+    the test is missing or fewer than two are left.
     """
     noise_folder = existing_folder(
         noise_folder, "a folder for each type of noise"

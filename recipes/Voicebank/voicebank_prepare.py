@@ -124,16 +124,18 @@ def _find_pairs(data_folder):
     """Map each set to its sorted (noisy, clean) relative paths."""
     problems, files = [], {}
     for name in (TRAIN, VALID, TEST):
-        clean = _find_folder(data_folder, f"clean_{name}")
-        noisy = _find_folder(data_folder, f"noisy_{name}")
-        if name == VALID and clean is None and noisy is None:
-            continue
-        if clean is None:
-            problems.append(f"clean_{name}: missing folder")
-        if noisy is None:
-            problems.append(f"noisy_{name}: missing folder")
-        if clean and noisy:
-            files[name] = _pair(clean, noisy, problems)
+        folders = {
+            kind: _find_folder(data_folder, f"{kind}_{name}")
+            for kind in ("clean", "noisy")
+        }
+        if all(folders.values()):
+            files[name] = _pair(**folders, problems=problems)
+        elif name != VALID or any(folders.values()):
+            problems += [
+                f"{kind}_{name}: missing folder"
+                for kind, folder in folders.items()
+                if not folder
+            ]
     raise_problems(_title(data_folder), problems)
     return files
 
@@ -210,23 +212,16 @@ def _split(files, valid_speakers, data_folder):
     train = files[TRAIN]
     if VALID in files:
         return train, files[VALID], files[TEST]
-    prefixes = tuple(f"{speaker}_" for speaker in valid_speakers)
-    stems = [Path(clean).stem for _, clean in train]
-    absent = [
-        prefix[:-1]
-        for prefix in prefixes
-        if not any(stem.startswith(prefix) for stem in stems)
-    ]
-    held_out = [stem.startswith(prefixes) for stem in stems]
-    if absent or not prefixes or all(held_out):
-        speakers = sorted({stem.rsplit("_", 1)[0] for stem in stems})
+    speakers = [Path(clean).stem.rsplit("_", 1)[0] for _, clean in train]
+    if not valid_speakers or not set(valid_speakers) < set(speakers):
         raise ValueError(
             f"valid_speakers are {', '.join(valid_speakers) or 'none'}, "
             f"expected one or more, but not all, of the training speakers in "
-            f"{data_folder}: {', '.join(speakers)}"
+            f"{data_folder}: {', '.join(sorted(set(speakers)))}"
         )
-    kept = [pair for pair, out in zip(train, held_out, strict=True) if not out]
-    valid = [pair for pair, out in zip(train, held_out, strict=True) if out]
+    kept, valid = [], []
+    for speaker, pair in zip(speakers, train, strict=True):
+        (valid if speaker in valid_speakers else kept).append(pair)
     return kept, valid, files[TEST]
 
 

@@ -92,22 +92,6 @@ def test_silence_is_enhanced_to_silence():
     assert torch.equal(enhance_waveform(model, stft, istft, silence), silence)
 
 
-def test_transforms_keep_their_precision_under_autocast():
-    stft, istft = transforms(**HANN)
-    noisy = waveforms(1, 2000)
-    seen = []
-
-    def model(spec):
-        seen.append((spec.dtype, torch.is_autocast_enabled("cpu")))
-        return spec
-
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        same = enhance_waveform(model, stft, istft, noisy)
-    assert seen == [(torch.complex64, True)]
-    assert same.dtype == torch.float32
-    assert (same - noisy).abs().max() < 1e-5
-
-
 # Loss
 
 
@@ -199,14 +183,6 @@ def test_loss_is_the_weighted_sum_of_its_terms():
     assert np.abs(wrong - expected).min() > 0.1
 
 
-def test_a_perfect_estimate_has_no_spectral_loss():
-    stft, _ = transforms(**HANN)
-    clean = waveforms(2, 1000)
-    total, _ = loss_of(stft)(clean, clean)
-    assert torch.equal(total, torch.zeros(2))
-    assert (loss_of(stft)(clean, 2 * clean)[0] > 0.01).all()
-
-
 def test_terms_of_weight_zero_are_not_computed():
     loss = loss_of(transforms(**HANN)[0], 2, 0, 0)
     pair = waveforms(1, 500), waveforms(1, 500, seed=1)
@@ -229,18 +205,6 @@ def test_loss_of_silence_is_finite_with_its_gradient(silent):
     total.sum().backward()
     assert torch.isfinite(total).all()
     assert torch.isfinite(estimate.grad).all()
-
-
-def test_loss_keeps_its_precision_under_autocast():
-    stft, _ = transforms(**HANN)
-    loss = loss_of(stft, 1, 1, 1)
-    clean, estimate = waveforms(2, 1000), waveforms(2, 1000, seed=1)
-    exact, _ = loss(clean, estimate)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        total, _ = loss(clean, estimate)
-    assert total.dtype == torch.float32
-    assert torch.equal(total, exact)
-    assert (exact != 0).all()
 
 
 @pytest.mark.parametrize("weights", [(0, 0, 0), (1, -1, 0)])

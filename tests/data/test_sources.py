@@ -101,6 +101,9 @@ def test_recordings_read_their_split_alone(tree, monkeypatch):
     assert len(opened) == 10
     assert all("/train/" in path for path in opened)
     opened.clear()
+    draws(Recordings(tree, reverberation=1.0, simulated_rooms=1.0))
+    assert opened and not any("/rir/" in path for path in opened)
+    opened.clear()
     draws(Recordings(tree, split="valid"), 1)
     assert opened == {"/speech/valid/c/0.wav", "/noise/valid/rain/0.wav"}
 

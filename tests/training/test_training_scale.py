@@ -167,25 +167,28 @@ def test_a_failing_rank_stops_all_with_its_message(tree, one, tmp_path):
 # Interruptions
 
 
+def interrupt(monkeypatch, last_step, tree, output, **changes):
+    """Train until a step begins, with a checkpoint after each."""
+    set_rate = WarmCoolDecayLRSchedule.__call__
+
+    def stop(schedule, optimizer, step):
+        if step == last_step:
+            raise KeyboardInterrupt
+        set_rate(schedule, optimizer, step)
+
+    changes |= {"ckpt_interval_minutes": 0, "ckpt_interval_steps": 1}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(WarmCoolDecayLRSchedule, "__call__", stop)
+        train(tree, output, **changes)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_interrupted_run_goes_on_in_mid_epoch(
     tree, one, tmp_path, monkeypatch, accumulation
 ):
     """Stopped in its fifth step of six, or with accumulation amid that."""
-    set_rate = WarmCoolDecayLRSchedule.__call__
-
-    def stop(schedule, optimizer, step):
-        if step == 5:
-            raise KeyboardInterrupt
-        set_rate(schedule, optimizer, step)
-
-    saving = {"ckpt_interval_minutes": 0, "ckpt_interval_steps": 1}
-    with monkeypatch.context() as patch:
-        patch.setattr(WarmCoolDecayLRSchedule, "__call__", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(
-                tree, tmp_path, grad_accumulation_factor=accumulation, **saving
-            )
+    changes = {"grad_accumulation_factor": accumulation}
+    interrupt(monkeypatch, 5, tree, tmp_path, **changes)
     assert len(logged(tmp_path, "valid", "pesq")) == 1
     unfinished = distance(checkpoint(tmp_path), checkpoint(one))
     assert unfinished > 1e-4
@@ -205,15 +208,7 @@ def test_interrupted_run_goes_on_in_mid_epoch(
 def test_other_steps_per_epoch_are_refused_in_mid_epoch(
     tree, tmp_path, monkeypatch
 ):
-    def stop(schedule, optimizer, step):
-        if step == 2:
-            raise KeyboardInterrupt
-
-    saving = {"ckpt_interval_minutes": 0, "ckpt_interval_steps": 1}
-    with monkeypatch.context() as patch:
-        patch.setattr(WarmCoolDecayLRSchedule, "__call__", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(tree, tmp_path, **saving)
+    interrupt(monkeypatch, 2, tree, tmp_path)
     with pytest.raises(ValueError, match="steps_per_epoch differ"):
         train(tree, tmp_path, steps_per_epoch=0)
 

@@ -327,7 +327,10 @@ def training_batches(args, step):
     An example depends on the seed and its number alone, whatever the workers.
     """
     source = Recordings(
-        args.recordings, source_weights=args.source_weights, **MIXTURES
+        args.recordings,
+        source_weights=args.source_weights,
+        in_memory=True,
+        **MIXTURES,
     )
     crops = TrainingCrops(
         source, len(source), args.crop_seconds, args.seed, LEVEL_DBFS

@@ -108,6 +108,14 @@ def test_recordings_read_their_split_alone(tree, monkeypatch):
     assert opened == {"/speech/valid/c/0.wav", "/noise/valid/rain/0.wav"}
 
 
+def test_recordings_in_memory_give_the_same(tree):
+    options = {"reverberation": 0.5, "band_limit": 0.5}
+    expected = draws(Recordings(tree, **options), 12)
+    source = Recordings(tree, in_memory=True, **options)
+    assert len(source.memory) == 8
+    np.testing.assert_allclose(draws(source, 12), expected, atol=1e-12)
+
+
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory):
     """Five speakers, apart at any speed: two files of one tone each."""

@@ -143,12 +143,8 @@ class Recordings:
             and (self.sources is None or item.source in self.sources)
         ]
         self.rooms = [item for item in items if item.kind == "rir"]
-        self.voices, self.noise = {}, {}
-        for item in self.speech:
-            self.voices.setdefault(item.speaker, []).append(item)
-        for item in items:
-            if item.kind == "noise":
-                self.noise.setdefault(item.speaker, []).append(item)
+        self.voices = _by_speaker(self.speech)
+        self.noise = _by_speaker(i for i in items if i.kind == "noise")
         if not self.speech or not self.noise:
             raise ValueError(
                 f"{', '.join(map(str, self.recordings))}: "
@@ -156,14 +152,15 @@ class Recordings:
                 f"{len(self.noise)} types of noise in the split "
                 f"{self.split}, expected at least one of each"
             )
-
         self.memory = {}
         if self.in_memory:
-            paths = [item.path for item in items if item.kind != "rir"]
-            with ThreadPoolExecutor() as threads:
-                read = threads.map(self._decode, paths)
-                read = tqdm(read, "reading recordings", len(paths), unit="file")
-                self.memory = dict(zip(paths, read, strict=True))
+            self._remember([i.path for i in items if i.kind != "rir"])
+
+    def _remember(self, paths):
+        with ThreadPoolExecutor() as threads:
+            read = threads.map(self._decode, paths)
+            read = tqdm(read, "reading recordings", len(paths), unit="file")
+            self.memory = dict(zip(paths, read, strict=True))
 
     def _decode(self, path):
         signal = read_audio(path, sample_rate=self.sample_rate)
@@ -327,6 +324,13 @@ class Recordings:
             share = np.exp(rng.uniform(np.log(0.1), 0.0))
             noisy = effects.clip_peaks(noisy, share)
         return clean, noisy
+
+
+def _by_speaker(items):
+    groups = {}
+    for item in items:
+        groups.setdefault(item.speaker, []).append(item)
+    return groups
 
 
 def _choose(items, rng):

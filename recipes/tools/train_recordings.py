@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from command import start
 from dbtransform_lobes.data.crops import TrainingCrops
+from dbtransform_lobes.data.files import replacing, write_json
 from dbtransform_lobes.data.sources import Recordings
 from dbtransform_lobes.models.waveform import enhance_waveform
+from dbtransform_lobes.training.ema import weight_ema
 from dbtransform_lobes.training.losses import (
     compressed_complex,
     compressed_magnitude,
@@ -214,7 +215,7 @@ class Run:
             load_and_grow(
                 self.model, torch.load(args.pretrained, weights_only=True)
             )
-        self.ema = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.ema = weight_ema(self.model, 0.999)
         self.optimizer = torch.optim.AdamW(
             self._groups(), lr=args.lr, betas=(0.9, 0.99)
         )
@@ -245,13 +246,15 @@ class Run:
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.ema = {k: v.to(self.args.device) for k, v in state["ema"].items()}
         self.step, self.seconds = state["step"], state["seconds"]
+        self.ema.module.load_state_dict(state["ema"])
+        self.ema.n_averaged.fill_(self.step)
 
     def save(self):
         """Write state and averaged weights, each under a temporary name."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        ema = {k: v.cpu() for k, v in self.ema.items()}
+        ema = self.ema.module.state_dict()
+        ema = {name: value.cpu() for name, value in ema.items()}
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -261,8 +264,8 @@ class Run:
             "model_yaml": Path(self.args.model).name,
         }
         for name, content in (("state.pt", state), ("model_ema.ckpt", ema)):
-            torch.save(content, self.folder / f".{name}.tmp")
-            os.replace(self.folder / f".{name}.tmp", self.folder / name)
+            with replacing(self.folder / name) as temporary:
+                torch.save(content, temporary)
         given = vars(self.args).items()
         given = {key: value for key, value in given if not callable(value)}
         about = {
@@ -271,8 +274,7 @@ class Run:
             "heard_hours": self.heard_hours(),
             "versions": package_versions(),
         }
-        text = json.dumps(about, indent=2) + "\n"
-        (self.folder / "run.json").write_text(text, encoding="utf-8")
+        write_json(self.folder / "run.json", about)
 
     def heard_hours(self):
         """Hours of audio in the steps up to now."""
@@ -306,19 +308,8 @@ class Run:
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
-        self._average()
+        self.ema.update_parameters(self.model)
         return terms
-
-    def _average(self):
-        """Move the averaged weights towards those of this step."""
-        share = 1 - min(0.999, (1 + self.step) / (10 + self.step))
-        values = self.model.state_dict()
-        floats = [n for n, value in values.items() if value.is_floating_point()]
-        average = get_ema_multi_avg_fn(1 - share)
-        averages = [self.ema[name] for name in floats]
-        average(averages, [values[name] for name in floats], None)
-        for name in values.keys() - set(floats):  # counters of batch norms
-            self.ema[name].copy_(values[name])
 
 
 def training_batches(args, step):

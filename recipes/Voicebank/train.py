@@ -60,7 +60,7 @@ VALIDATION_METRICS = {"pesq": pesq_wide_band, "stoi": stoi, "si_sdr": si_sdr}
 
 
 class EnhanceBrain(sb.Brain):
-    """Trains a spectral enhancement model on noisy and clean waveforms.
+    """Train a spectral enhancement model on noisy and clean waveforms.
 
     Validation and test use the moving average of the weights. Every rank does
     its share of the files, and all of them know the scores.
@@ -102,7 +102,7 @@ class EnhanceBrain(sb.Brain):
             )
 
     def compute_forward(self, batch, stage):
-        """Noisy waveforms to enhanced ones and their spectrum, at unit RMS."""
+        """Return enhanced waveforms (B, L) and their spectrum, at unit RMS."""
         batch = batch.to(self.device)
         noisy = batch.noisy.data
         training = stage == sb.Stage.TRAIN
@@ -115,7 +115,7 @@ class EnhanceBrain(sb.Brain):
         )
 
     def compute_objectives(self, predictions, batch, stage):
-        """Mean loss; keeps the terms to log and, off training, the scores."""
+        """Return the mean loss; keep terms and, off training, the scores."""
         gain = unit_rms_gain(batch.noisy.data)
         clean, (estimate, spec) = batch.clean.data * gain, predictions
         losses, terms = self.hparams.loss(clean, estimate, spec)
@@ -159,7 +159,7 @@ class EnhanceBrain(sb.Brain):
             self.scores.append((name, scores, None))
 
     def _empty_test_folder(self):
-        """Removes what another model or test set has left there."""
+        """Remove what another model or test set has left there."""
         for part in ("clean", "enhanced"):
             shutil.rmtree(self.test_folder / part, ignore_errors=True)
 
@@ -176,7 +176,7 @@ class EnhanceBrain(sb.Brain):
                 )
 
     def on_fit_start(self):
-        """Compiles, wraps, resumes; finds its place in a broken epoch.
+        """Compile, wrap and resume; find the place in a broken epoch.
 
         The steps done say where it is, so that the number of ranks, workers
         and accumulated batches may have changed; a step that was not
@@ -199,12 +199,12 @@ class EnhanceBrain(sb.Brain):
         self.train_sampler.skip(done * self.hparams.batch_size)
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rate of the coming step."""
+        """Set the learning rate of the coming step."""
         if should_step:
             self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
 
     def optimizers_step(self):
-        """Makes a step, unless a gradient is not finite."""
+        """Make a step, unless a gradient is not finite."""
         parameters = self.modules.parameters()
         # No clipping: the norm, which is the same on every rank.
         norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf)
@@ -215,7 +215,7 @@ class EnhanceBrain(sb.Brain):
             self.optimizer_step += 1  # which says where the data is
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Averages the weights; trains the metric discriminator, if any."""
+        """Average the weights; train the metric discriminator, if any."""
         self.heard += batch.noisy.data.numel()
         if should_step:
             self.ema.update_parameters(self.modules.model)
@@ -226,7 +226,7 @@ class EnhanceBrain(sb.Brain):
                 self.terms.add({"discriminator": term})
 
     def on_stage_start(self, stage, epoch=None):
-        """Starts the sums of a stage; a broken epoch goes on with its own."""
+        """Begin the sums of a stage; a broken epoch goes on with its own."""
         self.scores = []
         if stage == sb.Stage.TEST:
             run_on_main(self._empty_test_folder)
@@ -241,7 +241,7 @@ class EnhanceBrain(sb.Brain):
             self.metric_gan.workers.close()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Logs a stage; after validation also saves a checkpoint."""
+        """Log a stage; after validation also save a checkpoint."""
         means = {"loss": float(stage_loss)}
         for name, mean in self.terms.result().items():
             means[f"loss_{name}"] = mean
@@ -260,7 +260,7 @@ class EnhanceBrain(sb.Brain):
             ddp_barrier()  # a rank that left before would end the others
 
     def _speed(self):
-        """Seconds of audio trained on in a second, by all ranks."""
+        """Return seconds of audio trained on in a second, by all ranks."""
         seconds = sum(gather_lists([self.heard])) / self.hparams.sample_rate
         return seconds / (time.monotonic() - self.started)
 
@@ -311,7 +311,7 @@ class EnhanceBrain(sb.Brain):
 
 
 def training_loader(hparams, accumulation=1):
-    """Batches of the training crops of this rank.
+    """Return a loader of the training crops of this rank.
 
     An epoch has ``steps_per_epoch`` steps of ``batch_size`` crops on any
     number of ranks: each takes an equal part of every step, in
@@ -351,7 +351,7 @@ def training_loader(hparams, accumulation=1):
 
 
 def whole_files(hparams, manifest, count=None):
-    """Noisy and clean files of a manifest, whole; this rank's share of them.
+    """Return this rank's share of the files of a manifest, read whole.
 
     The seed chooses ``count`` of them, None takes all.
     """

@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 
 from dbtransform_lobes import __version__
-from dbtransform_lobes.data.mixing import mix
+from dbtransform_lobes.data.levels import mix
 from tests.pages import (
     PAGES,
     ROOT,

@@ -61,7 +61,7 @@ def add_arguments(parser):
 
 def run(args):
     """Make the data set and print what it holds; return the exit code."""
-    from dbtransform_lobes.data.mix import mix_dataset, mix_testset
+    from dbtransform_lobes.data.dataset import mix_dataset, mix_testset
 
     given = {name: getattr(args, name) for name in DRAWING}
     drawing = {

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from dbtransform_lobes.data.mixing import rms
+from dbtransform_lobes.data.levels import rms
 
 
 class EpochSampler(Sampler):

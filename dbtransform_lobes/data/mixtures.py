@@ -19,7 +19,7 @@ from dbtransform_lobes.data.files import (
     read_table,
     table_text,
 )
-from dbtransform_lobes.data.mixing import mix, rms, scale_to_dbfs, wrap_noise
+from dbtransform_lobes.data.levels import mix, rms, scale_to_dbfs, wrap_noise
 from dbtransform_lobes.data.recordings import SPLITS
 
 SAMPLE_RATE = 16000

@@ -17,8 +17,8 @@ from dbtransform_lobes.data.audio import (
     read_audio,
     write_audio,
 )
+from dbtransform_lobes.data.dataset import mix_dataset
 from dbtransform_lobes.data.files import write_json
-from dbtransform_lobes.data.mix import mix_dataset
 from dbtransform_lobes.parallel import parallel_map
 
 MANIFEST_COLUMNS = "path kind speaker split source frames sample_rate".split()

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dbtransform_lobes.data import effects
 from dbtransform_lobes.data.audio import read_audio
-from dbtransform_lobes.data.mixing import (
+from dbtransform_lobes.data.levels import (
     rms,
     scale_noise_to_snr,
     scale_to_dbfs,

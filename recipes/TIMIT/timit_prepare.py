@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dbtransform_lobes.data.audio import AUDIO_SUFFIXES, find_audio
+from dbtransform_lobes.data.dataset import mix_testset
 from dbtransform_lobes.data.files import (
     existing_folder,
     fingerprint,
@@ -21,7 +22,6 @@ from dbtransform_lobes.data.files import (
     write_json,
     write_table,
 )
-from dbtransform_lobes.data.mix import mix_testset
 from dbtransform_lobes.data.mixtures import (
     SAMPLE_RATE,
     TEST_COLUMNS,

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
-from dbtransform_lobes.data.mixing import rms
+from dbtransform_lobes.data.levels import rms
 
 
 class Hiss:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dbtransform_lobes.data import effects
-from dbtransform_lobes.data.mixing import rms
+from dbtransform_lobes.data.levels import rms
 from tests.corpora import room
 from tests.signals import noise_like, speech_like
 

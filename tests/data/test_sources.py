@@ -8,7 +8,7 @@ import pytest
 
 from dbtransform_lobes.data import sources
 from dbtransform_lobes.data.audio import read_audio
-from dbtransform_lobes.data.mixing import rms
+from dbtransform_lobes.data.levels import rms
 from dbtransform_lobes.data.sources import Pairs, Recordings, is_pause
 from tests.corpora import room
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav

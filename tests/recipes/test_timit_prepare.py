@@ -10,7 +10,7 @@ from timit_prepare import find_speech, prepare_timit
 
 from dbtransform_lobes.data.recordings import read_recordings
 from tests.corpora import noise_tree, timit_tree
-from tests.data.test_mix import literal_mix
+from tests.data.test_dataset import literal_mix
 from tests.recipes.test_dns_recipe import train
 from tests.signals import speech_like, write_wav
 

@@ -10,8 +10,8 @@ import pytest
 import soundfile as sf
 
 from dbtransform_lobes.cli import mix as command
-from dbtransform_lobes.data import mixing
-from dbtransform_lobes.data.mix import mix_dataset, mix_testset
+from dbtransform_lobes.data import levels
+from dbtransform_lobes.data.dataset import mix_dataset, mix_testset
 from dbtransform_lobes.evaluation.conditions import read_conditions
 from tests.signals import noise_like, speech_like, write_wav
 
@@ -42,13 +42,13 @@ def literal_mix(speech, noise, offset, snr_db):
 @pytest.mark.parametrize("snr_db, clipped", [(5.0, False), (-30.0, True)])
 def test_mix_equals_its_literal_twin(snr_db, clipped):
     speech, noise = 1e-3 * speech_like(0.5), noise_like(0.3)
-    excerpt = mixing.wrap_noise(noise, 4000, len(speech))
-    clean, noisy = mixing.mix(speech, excerpt, snr_db)
+    excerpt = levels.wrap_noise(noise, 4000, len(speech))
+    clean, noisy = levels.mix(speech, excerpt, snr_db)
     expected = literal_mix(speech, noise, 4000, snr_db)
     np.testing.assert_allclose(clean, expected[0], rtol=0, atol=1e-10)
     np.testing.assert_allclose(noisy, expected[1], rtol=0, atol=1e-10)
     # The inputs reach both branches of the recipe, and the wrap matters.
-    level = 20 * np.log10(mixing.rms(clean))
+    level = 20 * np.log10(levels.rms(clean))
     assert (level < -26.1) == clipped
     other = literal_mix(speech, noise, 4001, snr_db)
     assert np.max(np.abs(other[1] - noisy)) > 1e-3
@@ -56,15 +56,15 @@ def test_mix_equals_its_literal_twin(snr_db, clipped):
 
 def test_mixing_refuses_silence_and_unequal_lengths():
     with pytest.raises(ValueError, match="silent"):
-        mixing.scale_to_dbfs(np.zeros(8), -26.0)
+        levels.scale_to_dbfs(np.zeros(8), -26.0)
     with pytest.raises(ValueError, match="silent"):
-        mixing.mix(np.ones(8), np.zeros(8), 0.0)
+        levels.mix(np.ones(8), np.zeros(8), 0.0)
     with pytest.raises(ValueError, match="silent"):
-        mixing.scale_noise_to_snr(np.zeros(8), np.ones(8), 0.0)
+        levels.scale_noise_to_snr(np.zeros(8), np.ones(8), 0.0)
     with pytest.raises(ValueError, match="7 samples, expected the 8"):
-        mixing.mix(np.ones(8), np.ones(7), 0.0)
+        levels.mix(np.ones(8), np.ones(7), 0.0)
     with pytest.raises(ValueError, match="no samples"):
-        mixing.wrap_noise(np.zeros(0), 0, 8)
+        levels.wrap_noise(np.zeros(0), 0, 8)
 
 
 @pytest.fixture(scope="module")

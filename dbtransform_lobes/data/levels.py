@@ -1,4 +1,4 @@
-"""Mixing of speech and noise, in float64; signals are (L,).
+"""Levels and SNR of speech and noise, in float64; signals are (L,).
 
 The same functions make a data set on disk (``dbtransform mix``) and mixtures
 on the fly in training, so that both follow one recipe. Levels are in dB re

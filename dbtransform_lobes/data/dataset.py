@@ -22,7 +22,7 @@ from dbtransform_lobes.data.files import (
     write_json,
     write_text,
 )
-from dbtransform_lobes.data.mixing import LEVEL_DBFS, PEAK
+from dbtransform_lobes.data.levels import LEVEL_DBFS, PEAK
 from dbtransform_lobes.data.mixtures import (
     SAMPLE_RATE,
     cached_reader,

@@ -8,7 +8,10 @@ from pathlib import Path
 UNKNOWN = 0xFFFFFFFF  # the size that programs write into a pipe
 UNKNOWN_OF_SOX = range(0x7F000000, 0x80000000)  # by format
 # libsndfile's log of chunks that end before they should.
-CUT_CHUNK = re.compile(r": (\d+) \(should be (\d+)\)")
+CUT_CHUNK = re.compile(r"(?:: |Data length )(\d+) \(?should be (\d+)")
+# Samples by that log, of AVR, MATLAB and MPC 2000; by the header of SPHERE.
+FRAMES = re.compile(r"\b(?:Frames|Cols) *: (\d+)")
+SPHERE_FRAMES = re.compile(r"NIST_1A\n.*?\nsample_count -i (\d+)\n", re.DOTALL)
 
 
 def data_chunks(path):
@@ -98,17 +101,23 @@ def promised_frames(path, frames, log=""):
     frames : int
         Samples that can be read, the answer if nothing is missing.
     log : str
-        What libsndfile says of its chunks (``SoundFile.extra_info``); read
-        for AIFF, AU and W64.
+        What libsndfile says of it (``SoundFile.extra_info``); read for other
+        formats than WAV and NIST SPHERE.
 
     Returns
     -------
     int
-        Exact for WAV, else within some samples.
+        Exact for WAV and SPHERE, else within some samples.
     """
     chunks = data_chunks(path) or [
         tuple(map(int, sizes)) for sizes in CUT_CHUNK.findall(log)
     ]
+    with open(path, encoding="latin-1", newline="") as file:
+        sphere = SPHERE_FRAMES.match(file.read(4096))
+    if sphere:
+        return max(frames, int(sphere[1]))
+    if not chunks and (told := FRAMES.findall(log)):
+        return max(frames, int(told[-1]))
     promised, there = chunks[-1] if chunks else (0, 0)
     unknown = promised == UNKNOWN or promised in UNKNOWN_OF_SOX
     if unknown or not promised > there > 0:
@@ -117,7 +126,7 @@ def promised_frames(path, frames, log=""):
 
 
 def lacks_end(path):
-    """Whether an Ogg file stops before the page that is its last.
+    """Whether an Ogg file stops before the end of the page that is its last.
 
     Example
     -------
@@ -131,4 +140,8 @@ def lacks_end(path):
         file.seek(max(0, size - 2**17))  # a page has less than 64 KiB
         tail = file.read()
     last = tail.rfind(b"OggS")
-    return last < 0 or len(tail) < last + 6 or not tail[last + 5] & 4
+    page = tail[last:] if last >= 0 else b""
+    if len(page) < 27 or not page[5] & 4:
+        return True
+    segments = page[27 : 27 + page[26]]
+    return len(page) < 27 + page[26] + sum(segments)

@@ -12,6 +12,7 @@ import torch
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import FetchFrom, FetchSource, LocalStrategy
 from speechbrain.utils.parameter_transfer import Pretrainer
+from speechbrain.utils.run_opts import RunOptions
 
 from dbtransform_lobes.inference.any_rate import (
     SAMPLE_RATES,
@@ -90,6 +91,13 @@ class EnhanceModel(Pretrained):
             raise ValueError(
                 f"run_opts is {run_opts!r}, expected a dict such as "
                 "{'device': 'cuda'}"
+            )
+        known = RunOptions().as_dict()
+        unknown = [str(key) for key in run_opts if key not in known]
+        if unknown:
+            raise ValueError(
+                f"run_opts has {', '.join(unknown)}, expected some of "
+                f"{', '.join(known)}; leave out what is not among them"
             )
         if "device" in run_opts:
             # SpeechBrain splits the name of the device
@@ -388,8 +396,8 @@ def _make_strict(pretrainer, model):
             "loadables (loadables: {model: !ref <model>})"
         )
     for name, loadable in pretrainer.loadables.items():
-        if isinstance(loadable, torch.nn.Module):
-            pretrainer.custom_hooks.setdefault(name, load_strictly)
+        _check_module(name, loadable)
+        pretrainer.custom_hooks.setdefault(name, load_strictly)
 
 
 def _check_needed(what, given, needed):
@@ -412,14 +420,18 @@ def _check_types(modules, hparams):
         "compute_istft": hparams["compute_istft"],
     }
     for name, layer in layers.items():
-        if not isinstance(layer, torch.nn.Module):
-            raise ValueError(
-                f"{name} is {type(layer).__name__}, expected a torch module"
-            )
+        _check_module(name, layer)
     rate = hparams["sample_rate"]
     if not isinstance(rate, int) or not SAMPLE_RATES[0] <= rate:
         raise ValueError(
             f"sample_rate is {rate!r}, expected a whole number of Hz"
+        )
+
+
+def _check_module(name, layer):
+    if not isinstance(layer, torch.nn.Module):
+        raise ValueError(
+            f"{name} is {type(layer).__name__}, expected a torch module"
         )
 
 
@@ -447,9 +459,12 @@ def _valid_samples(noisy, lengths):
     items, samples = noisy.shape
     if lengths is None:
         return torch.full((items,), samples)
-    if not isinstance(lengths, torch.Tensor | np.ndarray | list | tuple):
-        raise ValueError(f"lengths are {lengths!r}, expected a tensor")
-    lengths = torch.as_tensor(lengths).detach().cpu().double()
+    try:
+        lengths = torch.as_tensor(lengths).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"lengths are {lengths!r}, expected a tensor of numbers"
+        ) from error
     if lengths.shape != (items,):
         raise ValueError(
             f"lengths have shape {tuple(lengths.shape)}, expected ({items},), "
@@ -466,11 +481,17 @@ def _valid_samples(noisy, lengths):
 
 def _check_array(signal, sample_rate):
     """Return (L,) or (L, channels) as a float32 array."""
-    if isinstance(signal, torch.Tensor):
-        signal = signal.detach().cpu()
-        signal = signal.float() if signal.is_floating_point() else signal
-    signal = np.asarray(signal)
     check_sample_rate(sample_rate)
+    try:
+        if isinstance(signal, torch.Tensor):
+            signal = signal.detach().cpu()
+            signal = signal.float() if signal.is_floating_point() else signal
+        signal = np.asarray(signal)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the signal is no array of numbers ({error}), expected (samples,) "
+            "or (samples, channels)"
+        ) from error
     if signal.dtype.kind != "f":
         raise ValueError(
             f"the samples are {signal.dtype}, expected floating point; divide "

@@ -29,6 +29,7 @@ from dbtransform_lobes.data.files import (
 )
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.model_card import model_card
+from dbtransform_lobes.inference.restricted_yaml import open_yaml
 from dbtransform_lobes.inference.weights import read_state_dict
 from dbtransform_lobes.models.waveform import enhance_waveform
 
@@ -248,7 +249,7 @@ def minimal_hyperparams(run_folder):
     FileNotFoundError
         If the folder or its hyperparams.yaml is missing.
     ValueError
-        If a key is missing.
+        If it cannot be parsed or a key is missing.
     """
     path = Path(run_folder) / "hyperparams.yaml"
     if not path.is_file():
@@ -258,8 +259,10 @@ def minimal_hyperparams(run_folder):
         )
     yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    with open(path, encoding="utf-8") as file:
+    with open_yaml(path) as file:
         root = yaml.compose(resolve_references(file))
+    if not isinstance(root, ruamel.yaml.MappingNode):
+        raise ValueError(f"{path}: expected HyperPyYAML with keys and values")
     # Nodes keep their tags and, where shared, their anchors.
     root.value = [pair for pair in root.value if pair[0].value in KEPT_KEYS]
     missing = set(KEPT_KEYS) - {key.value for key, _ in root.value}

@@ -5,6 +5,8 @@ waveforms or spectra, whole signals or frames of a stream.
 """
 
 import json
+import os
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,8 @@ class OnnxEnhancer:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not such a graph, or onnxruntime is not installed.
+        If it is not such a graph, onnxruntime is not installed or an argument
+        is wrong.
 
     Example
     -------
@@ -40,6 +43,17 @@ class OnnxEnhancer:
     """
 
     def __init__(self, path, threads=None):
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(
+                f"path is {path!r}, expected that of a graph, str or Path"
+            )
+        if threads is not None and not (
+            isinstance(threads, Integral) and threads > 0
+        ):
+            raise ValueError(
+                f"threads is {threads!r}, expected a whole number above 0, or "
+                "None"
+            )
         if not Path(path).is_file():
             raise FileNotFoundError(
                 f"{path}: there is no such file; write one with `dbtransform "
@@ -176,9 +190,7 @@ class OnnxStream:
 
     def feed(self, samples):
         """Take samples (n,), n >= 0; return those that are complete."""
-        samples = np.asarray(samples, np.float32)
-        if samples.size:
-            samples = _check_signal(samples)
+        samples = _check_signal(samples, least=0)
         self.fed += len(samples)
         self.pending = np.concatenate((self.pending, samples))
         parts = []
@@ -323,13 +335,18 @@ def _overlap_add(spec, window, hop_length):
     return out
 
 
-def _check_signal(noisy):
-    noisy = np.asarray(noisy)
-    if noisy.ndim != 1 or not noisy.size or noisy.dtype.kind != "f":
+def _check_signal(noisy, least=1):
+    try:
+        noisy = np.asarray(noisy)
+    except (TypeError, ValueError, RuntimeError) as error:  # such as tensors
+        raise ValueError(
+            f"the signal is no array of NumPy ({error}), expected (samples,)"
+        ) from error
+    if noisy.ndim != 1 or noisy.size < least or noisy.dtype.kind != "f":
         raise ValueError(
             f"the signal is {noisy.dtype} of shape {noisy.shape}, expected "
-            "floating point (samples,) with at least one; enhance channels "
-            "one by one, divide 16-bit samples by 32768"
+            f"floating point (samples,) with at least {least}; enhance "
+            "channels one by one, divide 16-bit samples by 32768"
         )
     if not np.isfinite(noisy).all():
         raise ValueError(
@@ -359,7 +376,7 @@ def _session(path, threads):
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0  # 0: all
+    options.intra_op_num_threads = int(threads or 0)  # 0: all
     try:
         return runtime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

@@ -8,6 +8,7 @@ node of the file is compared with that list before anything is built.
 
 import pydoc
 import re
+from contextlib import contextmanager
 
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
@@ -52,7 +53,8 @@ def load_restricted(
     Raises
     ------
     ValueError
-        If it is no HyperPyYAML or asks for more than it may have.
+        If it is no HyperPyYAML, asks for more than it may have or lacks a
+        key that is to be changed.
 
     Example
     -------
@@ -65,22 +67,45 @@ def load_restricted(
     {'activation': ReLU(), 'files': 4}
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_yaml(path) as file:
             if trust_code:
                 return load_hyperpyyaml(file, overrides, overrides_must_match)
             text = file.read()
-        _check(path, text, ("!ref", "!copy"))
-        stream = resolve_references(text, overrides, overrides_must_match)
-        _check(path, stream.getvalue())
-        return load_hyperpyyaml(stream)
-    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: expected HyperPyYAML ({error})") from error
+            _check(path, text, ("!ref", "!copy"))
+            stream = resolve_references(text, overrides, overrides_must_match)
+            _check(path, stream.getvalue())
+            return load_hyperpyyaml(stream)
+    except KeyError as error:
+        raise ValueError(
+            f"{path}: {error.args[0]}; correct the overrides, or give "
+            "overrides_must_match=False"
+        ) from error
     except (TypeError, AttributeError, ImportError, MemoryError) as error:
         # what objects raise that are given wrong arguments
         raise ValueError(
             f"{path}: what it describes cannot be built ({error}); export or "
             "download it again"
         ) from error
+
+
+@contextmanager
+def open_yaml(path):
+    """Open a HyperPyYAML file; what cannot be parsed of it is one line.
+
+    Example
+    -------
+    >>> with open_yaml(__file__) as file:
+    ...     ruamel.yaml.YAML().load(file)
+    Traceback (most recent call last):
+    ...
+    ValueError: ...restricted_yaml.py: expected HyperPyYAML (...)
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            yield file
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: expected HyperPyYAML ({reason})") from error
 
 
 def _check(path, text, more_tags=()):

@@ -135,9 +135,20 @@ def find_model(
     FileNotFoundError
         If the folder or a file of it is missing.
     ValueError
-        If a download fails or ``savedir`` holds another model.
+        If a download fails, ``savedir`` holds another model or an argument
+        has a wrong type.
     """
     config = fetch_config or FetchConfig()
+    _check_types(
+        hparams_file=(hparams_file, str | os.PathLike, "the name of a file"),
+        savedir=(
+            savedir,
+            str | os.PathLike | None,
+            "the path of a folder, or None",
+        ),
+        local_strategy=(local_strategy, LocalStrategy, "a LocalStrategy"),
+        fetch_config=(config, FetchConfig, "a FetchConfig"),
+    )
     kind, path = resolve(source)
     if kind == FetchFrom.LOCAL:
         path = str(Path(path).expanduser().resolve())
@@ -156,14 +167,14 @@ def find_model(
     return folder
 
 
+def _check_types(**arguments):
+    for name, (value, kind, expected) in arguments.items():
+        if not isinstance(value, kind) or value == "":
+            raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
 def _used_savedir(savedir, path, local_strategy):
     """The savedir, None if the files are taken from where they are."""
-    if savedir is not None and (
-        not isinstance(savedir, str | os.PathLike) or savedir == ""
-    ):
-        raise ValueError(
-            f"savedir is {savedir!r}, expected the path of a folder, or None"
-        )
     if savedir is None or Path(savedir).resolve() == Path(path):
         return None
     if local_strategy == LocalStrategy.NO_LINK:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from dbtransform_lobes.inference.block_stft import block_transforms
+from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.strength import blend, wet_share
 from dbtransform_lobes.models.db_transform import CHUNK_FRAMES
 
@@ -75,6 +76,11 @@ class StreamingEnhancer:
     """
 
     def __init__(self, model, strength=1.0, attenuation_limit_db=None):
+        if not isinstance(model, EnhanceModel):
+            raise ValueError(
+                f"the model is {type(model).__name__}, expected an "
+                "EnhanceModel: load one by EnhanceModel.from_hparams()"
+            )
         if not getattr(model.mods.model, "causal", False):
             raise ValueError(
                 "this model sees the future, so it cannot enhance a stream: "
@@ -184,6 +190,7 @@ class StreamingEnhancer:
         """The samples as a tensor (B, n)."""
         try:
             noisy = torch.as_tensor(samples)
+            finite = bool(torch.isfinite(noisy).all())
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"the samples are {type(samples).__name__}, expected an array "
@@ -204,7 +211,7 @@ class StreamingEnhancer:
                 f"the samples have shape {tuple(noisy.shape)}, more channels "
                 "than samples; expected (samples, channels): give samples.T"
             )
-        if not torch.isfinite(noisy).all():
+        if not finite:
             raise ValueError(
                 "samples are not finite (NaN or infinity), expected audio; "
                 "put zeros in their place"

@@ -56,10 +56,9 @@ def check_overrides(hparams_file, overrides):
 
     Raises
     ------
-    KeyError
-        If a key is not in the recipe or in the file that it includes.
     ValueError
-        If an included file is to be replaced and changed at once.
+        If a key is not in the recipe or in the file that it includes, or an
+        included file is to be replaced and changed at once.
 
     Example
     -------
@@ -76,9 +75,9 @@ def check_overrides(hparams_file, overrides):
 def _check_keys(given, known, path, above=""):
     unknown = [f"{above}{key}" for key in given if key not in known]
     if unknown:
-        raise KeyError(
+        raise ValueError(
             f"{', '.join(unknown)} not found in {path}, expected some "
-            f"of {', '.join(known)}"
+            f"of {', '.join(known)}; correct the override"
         )
     for key, value in given.items():
         tag = _tag(known[key])

@@ -136,7 +136,7 @@ class EnhanceBrain(sb.Brain):
                 "than nonfinite_patience such batches the run stops",
                 bad,
             )
-            return losses.mean()
+            return losses.mean() * math.nan  # the gradient of every rank
         self.terms.add(terms)
         if stage == sb.Stage.VALID:
             self._score(batch, estimate / gain)
@@ -203,11 +203,18 @@ class EnhanceBrain(sb.Brain):
         if should_step:
             self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
 
+    def check_loss_isfinite(self, loss):
+        """Notes a bad loss; all ranks count it together, at their step."""
+        self.bad_losses += int(not torch.isfinite(loss))
+
     def optimizers_step(self):
         """Make a step, unless a gradient is not finite."""
         parameters = self.modules.parameters()
         # No clipping: the norm, which is the same on every rank.
         norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf)
+        if not torch.isfinite(norm):
+            self.nonfinite_count += any(gather_lists([self.bad_losses]))
+        self.bad_losses = 0
         if self.scaler.is_enabled() or torch.isfinite(norm):
             super().optimizers_step()
         else:
@@ -224,6 +231,19 @@ class EnhanceBrain(sb.Brain):
             term = self.adversary.on_batch_end(clean, outputs[0], should_step)
             if term is not None:
                 self.terms.add({"discriminator": term})
+        if should_step and self.nonfinite_count > self.nonfinite_patience:
+            self._stop_after_bad_batches()
+
+    def _stop_after_bad_batches(self):
+        """Saves its place first: a run that goes on is past them."""
+        if self.checkpointer is not None:
+            self._save_intra_epoch_ckpt()
+        raise ValueError(
+            f"the loss was not finite for {self.nonfinite_count} batches of "
+            f"this epoch, expected at most {self.nonfinite_patience} "
+            "(nonfinite_patience): check the files named above; the same "
+            "command goes on after them"
+        )
 
     def on_stage_start(self, stage, epoch=None):
         """Begin the sums of a stage; a broken epoch goes on with its own."""
@@ -234,6 +254,7 @@ class EnhanceBrain(sb.Brain):
             self.terms.clear()
         if stage == sb.Stage.TRAIN:
             self.heard, self.started = 0, time.monotonic()
+            self.bad_losses = 0
         if stage == sb.Stage.TRAIN and self.metric_gan is not None:
             started = epoch >= self.metric_gan.start_epoch
             self.adversary = self.metric_gan if started else None

@@ -1,6 +1,7 @@
 """``dbtransform info`` and the help of every command."""
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import torch
 from dbtransform_lobes import __version__
 from dbtransform_lobes.cli.main import COMMANDS, build_parser, main
 from dbtransform_lobes.inference.source import BUNDLED
+from tests.signals import speech_like, write_wav
 
 
 def test_info_of_the_bundled_model(capsys):
@@ -41,6 +43,30 @@ def test_info_without_a_card_and_of_nothing(tmp_path, capsys):
     assert "not stated" in out and "The card says nothing." in out
     assert main(["info", str(tmp_path / "no")]) == 1
     assert "there is no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"- 1", b"", b"\xff", b"a: 1"])
+def test_a_yaml_that_is_none_is_told_in_one_line(tmp_path, content, capsys):
+    folder, output = str(tmp_path / "model"), str(tmp_path / "o.wav")
+    write_wav(tmp_path / "a.wav", speech_like(0.1))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/hyperparams.yaml").write_bytes(content)
+    (tmp_path / "model/model.ckpt").write_bytes(b"no weights")
+    for argv in (
+        ["info", folder],
+        ["enhance", str(tmp_path / "a.wav"), output, "--model", folder],
+        ["stream", "--model", folder],
+        ["export-onnx", folder, str(tmp_path / "o.onnx")],
+        ["push", folder, "owner/name", "--dry-run"],
+    ):
+        assert main(argv) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"dbtransform {argv[0]}: ")
+        assert "expected" in error and error.count("\n") == 1
+    shutil.copytree(tmp_path / "model", tmp_path / "run/save/CKPT+1")
+    (tmp_path / "run/hyperparams.yaml").write_bytes(content)
+    assert main(["export", str(tmp_path / "run"), output]) == 1
+    assert "hyperparams.yaml: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])

@@ -376,6 +376,11 @@ def test_missing_packages_are_named(folders, tmp_path, monkeypatch):
 
 def test_files_that_are_no_such_graphs(folders, tmp_path):
     path = tmp_path / "model.onnx"
+    with pytest.raises(ValueError, match="path is None, expected"):
+        OnnxEnhancer(None)
+    for threads in (0, -1, 1.5, "2"):
+        with pytest.raises(ValueError, match=f"threads is {threads!r}, exp"):
+            OnnxEnhancer(path, threads)
     with pytest.raises(FileNotFoundError, match="export-onnx"):
         OnnxEnhancer(path)
     path.write_bytes(b"no graph")
@@ -395,6 +400,11 @@ def test_signals_that_are_none(folders, tmp_path):
     for wrong in (np.zeros(0), np.zeros((2, 9)), np.zeros(9, np.int16)):
         with pytest.raises(ValueError, match="expected floating point"):
             enhancer.enhance(wrong)
+    for wrong in (3, np.zeros(9, np.int16), np.zeros((9, 0))):
+        with pytest.raises(ValueError, match="expected floating point"):
+            enhancer.stream().feed(wrong)
+    with pytest.raises(ValueError, match="is no array of NumPy .*grad"):
+        enhancer.enhance(torch.zeros(9, requires_grad=True))
     with pytest.raises(ValueError, match="not finite"):
         enhancer.stream().feed(np.full(9, np.nan))
     assert enhancer.stream().flush().shape == (0,)

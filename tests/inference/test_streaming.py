@@ -126,6 +126,7 @@ def test_reset_flush_and_errors_leave_no_trace(model):
         (noisy[:0].T, r"shape \(3200, 0\), expected"),
         (noisy, r"shape \(1, 3200\), more channels .* give samples.T"),
         ("noisy", "samples are str, expected an array or a tensor"),
+        (torch.ones(9).to_sparse(), "samples are Tensor, expected an array"),
     ):
         with pytest.raises(ValueError, match=message):
             enhancer.feed(samples)
@@ -152,6 +153,8 @@ def test_a_model_that_sees_the_future_is_refused():
         StreamingEnhancer(model_of(torch.nn.Identity()))
     with pytest.raises(ValueError, match="or enhance whole files"):
         StreamingEnhancer(EnhanceModel.from_hparams(run_opts=CPU))
+    with pytest.raises(ValueError, match="is str, expected an EnhanceModel"):
+        StreamingEnhancer("db_transform_streaming")
 
 
 # PCM

@@ -94,7 +94,7 @@ def test_recipe_trains_the_full_model(recipe, tmp_path):
 )
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_misspelt_key_is_refused(recipe, text, wrong):
-    with pytest.raises(KeyError, match=wrong):
+    with pytest.raises(ValueError, match=wrong):
         check_overrides(HPARAMS / f"{recipe}.yaml", text)
 
 

@@ -301,6 +301,39 @@ def test_a_batch_whose_loss_is_not_finite_makes_no_step(
     assert {int(each["step"]) for each in optimizer.values()} == {5}
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_run_that_bad_batches_stop_goes_on_after_them(
+    tree, tmp_path, monkeypatch, accumulation
+):
+    """The second and third step of six are bad, the last of an epoch is one."""
+    forward, crops = EnhancementLoss.forward, []
+    bad = (2, 3) if accumulation == 1 else (3, 6)
+
+    def sometimes(loss, clean, *others):
+        losses, terms = forward(loss, clean, *others)
+        if losses.requires_grad:
+            crops.append(float(clean.sum()))
+            losses = losses * (math.nan if len(crops) in bad else 1)
+        return losses, terms
+
+    monkeypatch.setattr(EnhancementLoss, "forward", sometimes)
+    options = {
+        "nonfinite_patience": 0,
+        "grad_accumulation_factor": accumulation,
+    }
+    for stopped in (2, 3):
+        with pytest.raises(ValueError, match="for 1 batches.*goes on after"):
+            train(tree, tmp_path, **options)
+        assert len(crops) == stopped * accumulation
+        states = checkpoint(tmp_path, "optimizer")["state"].values()
+        assert {int(each["step"]) for each in states} == {1}
+    brain = train(tree, tmp_path, **options)["brain"]
+    assert brain.optimizer_step == 6
+    assert len(set(crops)) == len(crops) == 6 * accumulation
+    states = brain.optimizer.state_dict()["state"].values()
+    assert {int(each["step"]) for each in states} == {4}
+
+
 # Options
 
 

@@ -94,7 +94,7 @@ def open_yaml(path):
 
     Example
     -------
-    >>> with open_yaml(__file__) as file:
+    >>> with open_yaml(__file__) as file:  # doctest: +ELLIPSIS
     ...     ruamel.yaml.YAML().load(file)
     Traceback (most recent call last):
     ...

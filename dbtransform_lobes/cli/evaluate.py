@@ -1,5 +1,6 @@
 """``dbtransform evaluate``: score enhanced files, compare systems."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -75,6 +76,10 @@ def add_arguments(parser):
 
 def run(args):
     """Score the files, print the means; 1 if a file failed, else 0."""
+    if args.output is not None and os.path.isfile(args.output):
+        raise ValueError(
+            f"--output {args.output} is a file, expected a folder to write to"
+        )
     if args.systems is None:
         return _run_one(args)
     return _run_comparison(args)

@@ -491,6 +491,7 @@ def test_command_compares_and_lists_what_is_left_out(folders, tmp_path, capsys):
         (["--systems", "=b"], "expected NAME=FOLDER"),
         (["--systems", "x/a", "y/a"], "two of the name a"),
         (["--systems", "a", "--plot", "png"], "without --output"),
+        (["noisy", "--output", __file__], "is a file, expected a folder"),
     ],
 )
 def test_command_refuses(arguments, message, capsys):

@@ -12,10 +12,10 @@ VERSION = re.search(
 ).group(1)
 
 # speechmos names no version of what it imports.
-DNSMOS = ["speechmos>=0.0.1.1", "onnxruntime>=1.17", "librosa>=0.10"]
+DNSMOS = ["speechmos>=0.0.1.1", "librosa>=0.10"]
 # The site runs a notebook that draws.
 DOCS = ["sphinx>=8.1", "myst-nb>=1.2", "furo>=2024.8.6", "matplotlib>=3.8"]
-ONNX = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"]
+ONNX = ["onnx>=1.19", "onnxscript>=0.5"]
 
 setup(
     name="dbtransform",
@@ -40,6 +40,7 @@ setup(
         "scipy>=1.11.4",
         "soundfile>=0.13.0",
         "soxr>=0.5.0",
+        "onnxruntime>=1.23",
         "pesq>=0.0.4",
         "pystoi>=0.4.1",
         "sentencepiece>=0.2",

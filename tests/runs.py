@@ -79,17 +79,18 @@ def tiny_run(folder, **overrides):
     return best
 
 
-def model_of(network):
+def model_of(network, pad_mode="constant", **changes):
     """An EnhanceModel of 16 kHz around any network, on the CPU."""
     options = {
         "win_length": 32,
         "hop_length": 8,
         "n_fft": 512,
         "window_fn": torch.hann_window,
+        **changes,
     }
     transforms = {
         "sample_rate": 16000,
-        "compute_stft": STFT(16000, **options),
+        "compute_stft": STFT(16000, pad_mode=pad_mode, **options),
         "compute_istft": ISTFT(16000, **options),
     }
     return EnhanceModel({"model": network}, transforms, {"device": "cpu"})

@@ -136,3 +136,20 @@ def voicebank_tree(
                         sample_rate,
                     )
     return folder
+
+
+def noisy_signal(seconds, sample_rate=16000, channels=1):
+    """Noisy "speech", (L, channels), float32, another voice in each."""
+    rows = [
+        speech_like(seconds, n, sample_rate)
+        + noise_like(seconds, n, sample_rate)
+        for n in range(channels)
+    ]
+    return np.stack(rows, axis=1).astype(np.float32)
+
+
+def snr_db(reference, estimate):
+    """Power of a signal over that of an estimate's error, in dB."""
+    reference, estimate = np.asarray(reference), np.asarray(estimate)
+    error = np.square(reference - estimate).sum() + 1e-20
+    return 10 * np.log10(np.square(reference).sum() / error)

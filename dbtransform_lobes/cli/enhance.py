@@ -21,8 +21,7 @@ EXAMPLES = """\
   dbtransform enhance a.wav b.flac --output . --suffix _enhanced
   dbtransform enhance noisy.wav enhanced.wav --attenuation-limit 12
   dbtransform enhance noisy.wav enhanced.wav --model my_model --device cuda
-  dbtransform enhance noisy.wav enhanced.wav --backend onnx \
-      --model my_model.onnx
+  dbtransform enhance noisy.wav enhanced.wav --model my_model.onnx
 """
 
 
@@ -279,7 +278,7 @@ def _split_unreadable(pairs):
 
 
 def sound_options(args):
-    """What ``enhance_long_file`` gets of the arguments."""
+    """What ``Enhancer.enhance_long_file`` gets of the arguments."""
     return {
         "strength": args.strength,
         "attenuation_limit_db": args.attenuation_limit,

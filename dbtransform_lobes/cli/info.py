@@ -1,6 +1,8 @@
 """``dbtransform info``: what a model is and what it learned from."""
 
-from dbtransform_lobes.cli.options import add_options, fetch_config
+import re
+
+from dbtransform_lobes.cli.options import add_options
 
 HELP = "Show what a model is: size, rate, training data, licence, scores."
 EXAMPLES = """\
@@ -25,23 +27,33 @@ def add_arguments(parser):
 
 def run(args):
     """Print the description; return the exit code."""
-    from dbtransform_lobes.inference.enhance_model import EnhanceModel
-    from dbtransform_lobes.inference.source import bundled_models, find_model
+    from pathlib import Path
+
+    from dbtransform_lobes.inference.backend import (
+        check_model,
+        choose_backend,
+        load_enhancer,
+        model_folder,
+    )
+    from dbtransform_lobes.inference.bundled import bundled_models
     from dbtransform_lobes.versions import package_versions
 
-    config = fetch_config(args.revision)
-    folder = find_model(args.model, fetch_config=config)
-    model = EnhanceModel.from_hparams(str(folder), run_opts={"device": "cpu"})
-    data, sections = _read_card(folder / "README.md")
+    check_model(args.model, choose_backend(args.model))
+    folder = model_folder(args.model, args.revision)
+    backend = choose_backend(folder)
+    facts, sections = _read_card(Path(folder, "README.md"))
+    model = load_enhancer(folder, backend, threads=1)
+    known = model.description
     facts = {
         "model": args.model or bundled_models()[0],
         "folder": folder,
-        "class": type(model.mods.model).__name__,
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "sample rate": f"{model.hparams.sample_rate} Hz",
-        "causal": _yes_or_no(getattr(model.mods.model, "causal", None)),
-        "licence": data.get("license", "not stated"),
-        "language": data.get("language", "not stated"),
+        "class": known.get("class", "not stated"),
+        "parameters": f"{known.get('parameters', 0):,}",
+        "sample rate": f"{model.sample_rate} Hz",
+        "causal": "yes" if model.causal else "no",
+        "licence": facts.get("license", "not stated"),
+        "language": facts.get("language", "not stated"),
+        "computed by": backend,
         "bundled models": ", ".join(bundled_models()) or "none",
         "running on": ", ".join(
             f"{name} {version}" for name, version in package_versions().items()
@@ -54,19 +66,12 @@ def run(args):
     return 0
 
 
-def _yes_or_no(value):
-    return {True: "yes", False: "no"}.get(value, "not stated")
-
-
 def _read_card(path):
-    """Front matter of a model card, and its sections by title."""
-    from huggingface_hub import ModelCard
-
+    """Plain values of a card's front matter, and its sections by title."""
     if not path.is_file():
         return {}, {}
-    card = ModelCard.load(path)
-    parts = card.text.split("\n## ")[1:]
+    head, *parts = path.read_text("utf-8").split("\n## ")
+    matter = head.partition("\n---\n")[0]
+    facts = dict(re.findall(r"^(\w+): (.+)$", matter, re.MULTILINE))
     titled = (part.partition("\n") for part in parts)
-    return card.data.to_dict(), {
-        title.strip(): text.strip() for title, _, text in titled
-    }
+    return facts, {title.strip(): body.strip() for title, _, body in titled}

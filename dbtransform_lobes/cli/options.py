@@ -1,20 +1,17 @@
 """Options that several commands have, each written once."""
 
-from pathlib import Path
-
 OPTIONS = {
     "--model": {
         "metavar": "MODEL",
         "help": "model folder written by `dbtransform export`, name of a "
-        "model of the package or of the Hugging Face hub (owner/name) "
-        "(default: one that comes with the package)",
+        "model of the package or of the Hugging Face hub (owner/name), or a "
+        "file of `dbtransform export-onnx` (default: one that comes with the "
+        "package)",
     },
     "--backend": {
-        "choices": ("torch", "onnx"),
-        "default": "torch",
-        "help": "what computes: PyTorch or ONNX Runtime; --model is then a "
-        "file of `dbtransform export-onnx`, for streams made with --streaming "
-        "--stft outside (default torch)",
+        "choices": ("onnx", "torch"),
+        "help": "what computes: ONNX Runtime or PyTorch (default: onnx on "
+        "the CPU for models that have a model.onnx, as those of the package)",
     },
     "--revision": {"help": "branch, tag or commit of a model of the hub"},
     "--trust-code": {
@@ -68,8 +65,7 @@ def add_options(parser, *names):
 
 def check_options(args):
     """Refuse values of ENHANCING that cannot be, before anything is loaded."""
-    from dbtransform_lobes.inference.device import check_device
-    from dbtransform_lobes.inference.source import resolve
+    from dbtransform_lobes.inference.backend import check_model
     from dbtransform_lobes.inference.strength import wet_share
 
     for name in ("threads", "jobs", "channels"):
@@ -77,44 +73,18 @@ def check_options(args):
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}, expected at least 1")
     wet_share(args.strength, args.attenuation_limit)
-    if args.backend == "onnx":
-        _check_onnx(args.model, args.device)
-        return
-    resolve(args.model)
-    check_device(args.device)
-
-
-def _check_onnx(model, device):
-    from dbtransform_lobes.inference.onnx_model import import_onnxruntime
-
-    import_onnxruntime()
-    if model is None or not Path(model).is_file():
-        raise FileNotFoundError(
-            f"--model is {model}, expected with --backend onnx a file that "
-            "`dbtransform export-onnx` wrote"
-        )
-    if device != "cpu":
-        raise ValueError(
-            f"--device is {device}, but --backend onnx computes on the CPU: "
-            "leave it out"
-        )
-
-
-def fetch_config(revision):
-    """How a model of the hub is looked for."""
-    from huggingface_hub import get_token
-    from speechbrain.utils.fetching import FetchConfig
-
-    return FetchConfig(revision=revision, token=get_token() is not None)
+    options = model_options(args)
+    check_model(options["source"], options["backend"], options["device"])
 
 
 def model_options(args):
-    """What ``EnhanceModel.from_hparams`` gets of the arguments."""
-    if getattr(args, "backend", None) == "onnx":
-        return {"onnx": args.model}
+    """What ``load_enhancer`` gets of the arguments."""
+    from dbtransform_lobes.inference.backend import choose_backend
+
     return {
         "source": args.model,
-        "run_opts": {"device": args.device},
+        "backend": args.backend or choose_backend(args.model, args.device),
+        "device": args.device,
+        "revision": args.revision,
         "trust_code": args.trust_code,
-        "fetch_config": fetch_config(args.revision),
     }

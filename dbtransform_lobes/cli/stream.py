@@ -21,11 +21,6 @@ EXAMPLES = """\
   ffmpeg -i noisy.mp3 -f f32le -ar 48000 -ac 2 - \\
       | dbtransform stream --rate 48000 --channels 2 --dtype f32 \\
       | ffplay -f f32le -ar 48000 -ac 2 -
-
-A fraction of the computing, by ONNX Runtime (pip install 'dbtransform[onnx]'):
-  dbtransform export-onnx db_transform_streaming stream.onnx --streaming \\
-      --stft outside
-  ... | dbtransform stream --backend onnx --model stream.onnx | ...
 """
 
 HEADERS = {  # what files begin with
@@ -80,7 +75,6 @@ def run(args):
         enhancer,
         stdin.read,
         lambda data: _write(stdout, data),
-        args.rate,
         args.channels,
         args.dtype,
     )
@@ -100,37 +94,28 @@ def _check(args):
                 f"raw samples would {what} the terminal, expected a pipe or "
                 "file; see dbtransform stream --help"
             )
-    from dbtransform_lobes.inference.any_rate import check_sample_rate
+    from dbtransform_lobes.inference.signal_path import check_sample_rate
 
     check_sample_rate(args.rate)
     check_options(args)
 
 
 def _load(args):
-    import torch
+    import numpy as np
 
-    from dbtransform_lobes.inference.streaming import StreamingEnhancer
+    from dbtransform_lobes.inference.backend import load_enhancer
 
-    torch.set_num_threads(args.threads)
-    enhancer = StreamingEnhancer(
-        _load_model(args),
+    model = load_enhancer(threads=args.threads, **model_options(args))
+    enhancer = model.stream(
         strength=args.strength,
         attenuation_limit_db=args.attenuation_limit,
+        sample_rate=args.rate,
     )
     # The first frames take longer: they are not to be of the stream.
     for _ in range(5):
-        enhancer.feed(torch.zeros(enhancer.hop_length, args.channels))
+        enhancer.feed(np.zeros((enhancer.hop_length, args.channels)))
     enhancer.reset()
     return enhancer
-
-
-def _load_model(args):
-    from dbtransform_lobes.inference import EnhanceModel
-    from dbtransform_lobes.inference.onnx_backend import OnnxStreamModel
-
-    if args.backend == "onnx":
-        return OnnxStreamModel(args.model, args.threads)
-    return EnhanceModel.from_hparams(**model_options(args))
 
 
 class _Interruptible:

@@ -133,7 +133,10 @@ def read_table(path, columns):
     no UTF-8. Other columns are read as well.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    given, rows = reader.fieldnames or [], list(reader)
+    try:
+        given, rows = reader.fieldnames or [], list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path}: expected a CSV ({error})") from error
     missing = [name for name in columns if name not in given]
     if missing or not rows:
         raise ValueError(

@@ -1,16 +1,18 @@
 """Enhancing with trained weights; imported only when asked for."""
 
-__all__ = ["EnhanceModel", "StreamingEnhancer"]
+import importlib
+
+_MODULES = {
+    "EnhanceModel": "enhance_model",
+    "OnnxEnhancer": "onnx_model",
+    "StreamingEnhancer": "streaming",
+}
+__all__ = list(_MODULES)
 
 
 def __getattr__(name):
-    """Import a class, and with it torch, on first use."""
-    if name == "EnhanceModel":
-        from dbtransform_lobes.inference.enhance_model import EnhanceModel
-
-        return EnhanceModel
-    if name == "StreamingEnhancer":
-        from dbtransform_lobes.inference.streaming import StreamingEnhancer
-
-        return StreamingEnhancer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a class, and what it needs, on first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    return getattr(module, name)

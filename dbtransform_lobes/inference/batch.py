@@ -4,11 +4,7 @@ import os
 import signal
 import warnings
 
-import torch
-
-from dbtransform_lobes.inference.enhance_model import EnhanceModel
-from dbtransform_lobes.inference.long_file import enhance_long_file
-from dbtransform_lobes.parallel import run_isolated
+from dbtransform_lobes.inference.backend import load_enhancer
 
 ATTEMPTS = 2  # for a file whose process dies
 # What a worker process has: its model, and whether a file is being made.
@@ -23,10 +19,9 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     pairs : list of tuple
         (input, output) paths; folders of outputs are made.
     model_options : dict
-        For ``EnhanceModel.from_hparams``; or {"onnx": file} for a graph of
-        ``export_onnx``.
+        For ``load_enhancer``.
     options : dict
-        For ``enhance_long_file``.
+        For ``Enhancer.enhance_long_file``.
     jobs : int
         Number of processes. Each has a model of its own, and none is left
         when this generator ends, be it by Ctrl-C.
@@ -47,16 +42,17 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     jobs = min(jobs, len(pairs))
     if threads is None and jobs > 1:
         threads = max(1, (os.cpu_count() or 1) // jobs)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    model = _load(model_options, threads)
+    model_options = {**model_options, "threads": threads}
+    model = load_enhancer(**model_options)
     if jobs == 1:
         for pair in pairs:
             yield enhance_pair(model, pair, options)
         return
     del model  # it could be loaded: so can the workers
+    from dbtransform_lobes.parallel import run_isolated
+
     tasks = [(pair, options) for pair in pairs]
-    start = _start_worker, (model_options, threads)
+    start = _start_worker, (model_options,)
     for task, result, reason in run_isolated(
         _work, tasks, jobs, ATTEMPTS, *start, on_crash=_remove_unfinished
     ):
@@ -69,25 +65,17 @@ def _remove_unfinished(task, process):
         path.unlink(missing_ok=True)
 
 
-def _load(model_options, threads):
-    if "onnx" not in model_options:
-        return EnhanceModel.from_hparams(**model_options)
-    from dbtransform_lobes.inference.onnx_backend import OnnxModel
-
-    return OnnxModel(model_options["onnx"], threads)
-
-
 def enhance_pair(model, pair, options):
     """Enhance one file of many; its failure is a result, not an error.
 
     Arguments
     ---------
-    model : EnhanceModel
+    model : Enhancer
         The model.
     pair : tuple of pathlib.Path
         (input, output); the folder of the output is made.
     options : dict
-        For ``enhance_long_file``.
+        For ``Enhancer.enhance_long_file``.
 
     Returns
     -------
@@ -99,7 +87,7 @@ def enhance_pair(model, pair, options):
         warnings.simplefilter("always")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            enhance_long_file(model, source, target, **options)
+            model.enhance_long_file(source, target, **options)
             reason = None
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             # torch's errors, such as a lack of memory, are RuntimeErrors
@@ -108,10 +96,9 @@ def enhance_pair(model, pair, options):
     return source, reason, [n for n in notes if n.startswith(str(source))]
 
 
-def _start_worker(model_options, threads):
+def _start_worker(model_options):
     signal.signal(signal.SIGTERM, _stop_worker)
-    torch.set_num_threads(threads)
-    _WORKER["model"] = _load(model_options, threads)
+    _WORKER["model"] = load_enhancer(**model_options)
 
 
 def _stop_worker(*_):

@@ -1,87 +1,45 @@
-"""Signals that come in blocks of any length, time along the last axis."""
+"""Signals that come in blocks of any length: waiting, resampling, spectra.
+
+Stages have one method, ``push(block, last=False)``: it takes the next samples
+(channels, n) and returns those that are ready; all of them, put together, are
+what the whole signal at once would give.
+"""
 
 import numpy as np
 import soxr
 
 
-def align(*streams):
-    """Cut the blocks of several streams at the same samples.
-
-    Arguments
-    ---------
-    *streams : iterable of array
-        Blocks (..., n) of any length; all streams are equally long in total.
-
-    Yields
-    ------
-    tuple of array
-        A part of each stream, of one length.
+class Waiting:
+    """Samples that came and are not taken yet, first in, first out.
 
     Example
     -------
-    >>> one, two = np.split(np.arange(5), [3]), np.split(10 * np.arange(5), [1])
-    >>> for a, b in align(one, two):
-    ...     print(a, b)
-    [0] [0]
-    [1 2] [10 20]
-    [3 4] [30 40]
+    >>> waiting = Waiting()
+    >>> waiting.put(np.ones((1, 2)))
+    >>> waiting.size, waiting.take(1), waiting.take(2)
+    (2, array([[1.]]), array([[1., 0.]]))
     """
-    streams = [filter(_length, stream) for stream in streams]
-    waiting = [None] * len(streams)
-    while True:
-        for number, stream in enumerate(streams):
-            if waiting[number] is None:
-                waiting[number] = next(stream, None)
-        ended = [block is None for block in waiting]
-        if any(ended):
-            assert all(ended), "the streams differ in length"
-            return
-        size = min(map(_length, waiting))
-        yield tuple(block[..., :size] for block in waiting)
-        rests = [block[..., size:] for block in waiting]
-        waiting = [rest if _length(rest) else None for rest in rests]
 
+    def __init__(self):
+        self.size, self._parts = 0, []
 
-def regroup(blocks, size):
-    """Make all blocks but the last one ``size`` samples long.
+    def put(self, block):
+        """Add samples (channels, n)."""
+        self._parts.append(block)
+        self.size += block.shape[-1]
 
-    Arguments
-    ---------
-    blocks : iterable of numpy.ndarray
-        (..., n), of any length.
-    size : int
-        Samples of a block.
-
-    Yields
-    ------
-    numpy.ndarray
-        (..., size); the last one may be shorter.
-
-    Example
-    -------
-    >>> for block in regroup([np.arange(5), np.arange(2)], 3):
-    ...     print(block)
-    [0 1 2]
-    [3 4 0]
-    [1]
-    """
-    parts, waiting = [], 0
-    for block in blocks:
-        parts.append(block)
-        waiting += _length(block)
-        if waiting < size:
-            continue
-        joined = np.concatenate(parts, axis=-1)
-        stop = waiting - waiting % size
-        for start in range(0, stop, size):
-            yield joined[..., start : start + size]
-        parts, waiting = [joined[..., stop:]], waiting % size
-    if waiting:
-        yield np.concatenate(parts, axis=-1)
+    def take(self, size):
+        """Remove the first samples; those that there are not are zeros."""
+        block = np.concatenate(self._parts, axis=-1)
+        # A copy: a view would hold on to all of a long block.
+        self._parts = [block[..., size:].copy()]
+        missing = max(0, size - self.size)
+        self.size = self._parts[0].shape[-1]
+        return np.pad(block[..., :size], ((0, 0), (0, missing)))
 
 
 class Resampler:
-    """Resamples channels side by side, the same as the whole at once.
+    """Resamples channels side by side.
 
     Arguments
     ---------
@@ -93,14 +51,11 @@ class Resampler:
     Example
     -------
     >>> resampler = Resampler(8000, 16000, channels=2)
-    >>> parts = [resampler.push(np.zeros((2, 4000), np.float32))]
-    >>> parts.append(resampler.end())
-    >>> np.concatenate(parts, axis=-1).shape
+    >>> resampler.push(np.zeros((2, 4000), np.float32), last=True).shape
     (2, 8000)
     """
 
     def __init__(self, sample_rate, new_rate, channels):
-        self.channels = channels
         self.stream = None
         if sample_rate != new_rate:
             self.stream = soxr.ResampleStream(sample_rate, new_rate, channels)
@@ -112,51 +67,118 @@ class Resampler:
         block = np.ascontiguousarray(block.T, dtype=np.float32)
         return self.stream.resample_chunk(block, last).T
 
-    def end(self):
-        """Return the samples that are left."""
-        return self.push(np.zeros((self.channels, 0), np.float32), last=True)
 
+class BlockSTFT:
+    """X_t[f] = sum_n w[n] x[n + t hop - n_fft // 2] exp(-2 pi i f n / n_fft).
 
-def resample_blocks(blocks, sample_rate, new_rate, channels, length):
-    """Resample a signal that comes in blocks.
+    What SpeechBrain's STFT (torch.stft, centred frames, zeros around the
+    signal) gives for a signal padded by zeros to whole hops.
 
     Arguments
     ---------
-    blocks : iterable of numpy.ndarray
-        (channels, n), float32.
-    sample_rate, new_rate : float
-        In Hz.
+    window : numpy.ndarray
+        w, (n_fft,), n_fft even.
+    hop_length : int
+        Samples from frame to frame.
     channels : int
         Number of channels.
-    length : int
-        Samples to return in all: what is beyond them is cut off, what is
-        missing is zero.
-
-    Yields
-    ------
-    numpy.ndarray
-        (channels, n).
 
     Example
     -------
-    >>> blocks = np.ones((3, 1, 100), np.float32)
-    >>> halved = resample_blocks(blocks, 16000, 8000, 1, length=150)
-    >>> sum(block.shape[1] for block in halved)
-    150
+    >>> stft, signal = BlockSTFT(np.hanning(8), 4), np.ones((1, 21))
+    >>> [stft.push(part, last).shape for part, last in (
+    ...     (signal[:, :5], False), (signal[:, 5:], True))]  # 1 + ceil(21 / 4)
+    [(1, 5, 1), (1, 5, 6)]
     """
-    resampler = Resampler(sample_rate, new_rate, channels)
 
-    def resampled():
-        """Yield resampled blocks."""
-        for block in blocks:
-            yield resampler.push(block)
-        yield resampler.end()
+    def __init__(self, window, hop_length, channels=1):
+        self.window, self.hop_length = window, hop_length
+        # The first frame is centred on the first sample.
+        self._left = np.zeros((channels, len(window) // 2), window.dtype)
 
-    for block in resampled():
-        yield block[:, :length]
-        length -= min(length, block.shape[1])
-    yield np.zeros((channels, length), np.float32)
+    def push(self, samples, last=False):
+        """Take samples (B, n); return the frames that are whole, (B, F, T)."""
+        size, hop = len(self.window), self.hop_length
+        samples = np.concatenate((self._left, samples), axis=-1)
+        if last:
+            half = size // 2
+            missing = (half - samples.shape[-1]) % hop  # to whole hops
+            samples = np.pad(samples, ((0, 0), (0, half + missing)))
+        count = max(0, (samples.shape[-1] - size) // hop + 1)
+        # A copy: a view would hold on to all of a long block.
+        self._left = samples[:, count * hop :].copy()
+        if not count:
+            dtype = np.result_type(samples, np.complex64)
+            return np.zeros((len(samples), size // 2 + 1, 0), dtype)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, size, -1)
+        spec = np.fft.rfft(frames[:, ::hop] * self.window)  # (B, T, F)
+        dtype = np.result_type(samples, np.complex64)
+        return spec.astype(dtype, copy=False).swapaxes(1, 2)
 
 
-def _length(block):
-    return block.shape[-1]
+class BlockISTFT:
+    """y[m] = sum_t w[n] irfft(Y_t)[n] / sum_t w[n]^2.
+
+    n = m + n_fft // 2 - t hop; the sums go over 0 <= n < n_fft.
+
+    Arguments
+    ---------
+    window, hop_length, channels
+        As of ``BlockSTFT``.
+
+    Example
+    -------
+    >>> settings, signal = (np.hanning(9)[:8], 4), np.ones((1, 21))
+    >>> spec = BlockSTFT(*settings).push(signal, last=True)
+    >>> same = BlockISTFT(*settings).push(spec, last=True)
+    >>> same.shape, np.allclose(signal, same[:, :21])  # the rest is padding
+    ((1, 24), True)
+    """
+
+    def __init__(self, window, hop_length, channels=1):
+        self.window, self.hop_length = window, hop_length
+        self._before = len(window) // 2  # samples before the signal
+        kept = len(window) - hop_length
+        self._open = np.zeros((channels + 1, kept), window.dtype)
+
+    def push(self, spec, last=False):
+        """Take frames (B, F, T); return the samples that are whole, (B, n)."""
+        size, hop = len(self.window), self.hop_length
+        frames = np.fft.irfft(spec.swapaxes(1, 2), size) * self.window
+        # The last row of these sums is that of the squared windows.
+        square = np.broadcast_to(self.window**2, (1, *frames.shape[1:]))
+        sums = overlap_add(np.concatenate((frames, square)), hop)
+        sums = sums.astype(self.window.dtype, copy=False)
+        sums[:, : self._open.shape[1]] += self._open
+        whole = sums.shape[1] if last else spec.shape[-1] * hop
+        sums, self._open = sums[:, :whole], sums[:, whole:].copy()
+        before = min(self._before, whole)
+        self._before -= before
+        tiny = np.finfo(sums.dtype).tiny
+        end = whole - size // 2 if last else whole  # without the padding
+        return (sums[:-1] / np.maximum(sums[-1], tiny))[:, before:end]
+
+
+def overlap_add(frames, hop_length):
+    """Add frames (B, T, N), each a hop after the other.
+
+    Returns
+    -------
+    numpy.ndarray
+        (B, (T - 1) hop + N); T may be 0.
+
+    Example
+    -------
+    >>> overlap_add(np.ones((1, 3, 4)), hop_length=2)
+    array([[1., 1., 2., 2., 2., 2., 1., 1.]])
+    """
+    channels, count, size = frames.shape
+    out = np.zeros((channels, count * hop_length + size - hop_length))
+    for start in range(0, size, hop_length):
+        # One hop of every frame at once, into rows of a hop.
+        part = frames[..., start : start + hop_length]
+        rows = np.zeros((channels, count, hop_length))
+        rows[..., : part.shape[-1]] = part
+        rows = rows.reshape(channels, -1)[:, : out.shape[1] - start]
+        out[:, start : start + rows.shape[1]] += rows
+    return out

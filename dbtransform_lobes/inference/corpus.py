@@ -1,15 +1,13 @@
 """A manifest of files to enhance, and the state of a folder of results."""
 
-import csv
 import hashlib
-import io
-import json
 import os
 from pathlib import Path
 
 from dbtransform_lobes.data.audio import audio_info
-from dbtransform_lobes.data.files import read_text, write_text
-from dbtransform_lobes.inference.source import WEIGHTS, find_model
+from dbtransform_lobes.data.files import read_record, read_table, write_json
+from dbtransform_lobes.inference.backend import model_folder
+from dbtransform_lobes.inference.bundled import GRAPH, WEIGHTS
 
 
 def read_corpus(manifest):
@@ -43,9 +41,14 @@ def read_corpus(manifest):
     ...     [str(place) for _, place in read_corpus(path)]
     ['a/b.wav', 'data/c.wav']
     """
-    root = os.path.dirname(os.path.abspath(manifest))
-    files = []
-    for number, path in _paths(manifest):
+    root, files = os.path.dirname(os.path.abspath(manifest)), []
+    if not os.path.isfile(manifest):
+        raise FileNotFoundError(
+            f"{manifest}: there is no such file, expected a folder or a CSV "
+            "with a column path"
+        )
+    for number, row in enumerate(read_table(manifest, ["path"]), start=1):
+        path = (row["path"] or "").strip()
         if not path:
             raise ValueError(
                 f"{manifest}: row {number} has no path; fill it in or remove "
@@ -55,29 +58,7 @@ def read_corpus(manifest):
         inside = os.path.commonpath((root, file)) == root
         anchor = root if inside else Path(file).anchor
         files.append((Path(file), Path(file).relative_to(anchor)))
-    if not files:
-        raise ValueError(f"{manifest}: lists no files, expected one a row")
     return files
-
-
-def _paths(manifest):
-    """Number, from 1, and path of every row."""
-    if not os.path.isfile(manifest):
-        raise FileNotFoundError(
-            f"{manifest}: there is no such file, expected a folder or a CSV "
-            "with a column path"
-        )
-    try:
-        reader = csv.DictReader(io.StringIO(read_text(manifest), newline=""))
-        if "path" not in (reader.fieldnames or ()):
-            raise ValueError(
-                f"columns are {', '.join(reader.fieldnames or ()) or None}, "
-                "expected one named path"
-            )
-        for number, row in enumerate(reader, start=1):
-            yield number, (row["path"] or "").strip()
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{manifest}: expected a CSV ({error})") from error
 
 
 def claim_output(record, model_options, options, resume):
@@ -98,44 +79,36 @@ def claim_output(record, model_options, options, resume):
     ValueError
         If they are to be kept but are of another model or other settings.
     """
-    settings = {"model_sha256": _digest(model_options), **options}
-    text = json.dumps(settings, indent=2) + "\n"
-    if record.exists():
-        earlier = record.read_text("utf-8")
-        if earlier == text:
-            return
-        if resume:
-            differences = _differences(earlier, settings)
-            raise ValueError(
-                f"{record.parent}: has results of {differences}, so "
-                "that --resume would mix them; use --force to replace "
-                "them, or another --output"
-            )
-    record.parent.mkdir(parents=True, exist_ok=True)
-    write_text(record, text)
-
-
-def _digest(model_options):
-    """Digest of the files of a model."""
-    if "onnx" in model_options:
-        files = [Path(model_options["onnx"])]
-    else:
-        folder = find_model(
-            model_options["source"], fetch_config=model_options["fetch_config"]
+    settings = {"model_sha256": _digest(**model_options), **options}
+    earlier = read_record(record)
+    if earlier == settings:
+        return
+    if resume and record.exists():
+        raise ValueError(
+            f"{record.parent}: has results of {_differences(earlier, settings)}"
+            ", so that --resume would mix them; use --force to replace them, "
+            "or another --output"
         )
-        files = [folder / "hyperparams.yaml", folder / WEIGHTS]
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_json(record, settings)
+
+
+def _digest(source=None, revision=None, **_):
+    """Digest of the files of a model, whatever computes it."""
+    files = [source]
+    if source is None or not os.path.isfile(source):
+        folder = model_folder(source, revision)
+        names = ("hyperparams.yaml", WEIGHTS, GRAPH)
+        files = [os.path.join(folder, name) for name in names]
+        files = [file for file in files if os.path.isfile(file)][:2]
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.read_bytes())
+        digest.update(Path(file).read_bytes())
     return digest.hexdigest()
 
 
 def _differences(earlier, settings):
     """Say in words which settings an earlier run had."""
-    try:
-        earlier = json.loads(earlier)
-    except ValueError:
-        return "unknown settings"
     texts = [
         "another model"
         if key == "model_sha256"
@@ -143,7 +116,7 @@ def _differences(earlier, settings):
         for key in settings
         if earlier.get(key) != settings[key]
     ]
-    return " and ".join(texts) or "other settings"
+    return " and ".join(texts) if earlier else "unknown settings"
 
 
 def is_finished(source, target, record):

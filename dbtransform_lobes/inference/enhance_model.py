@@ -1,4 +1,4 @@
-"""Enhancement of batches, arrays and files with trained weights.
+"""Enhancement by PyTorch, with trained weights.
 
 A model folder holds ``hyperparams.yaml`` and ``model.ckpt``, as
 ``dbtransform export`` writes them. Signals keep their sample rate, channels,
@@ -10,34 +10,23 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from speechbrain.inference.interfaces import Pretrained
+from speechbrain.processing.features import ISTFT, STFT
 from speechbrain.utils.fetching import FetchFrom, FetchSource, LocalStrategy
 from speechbrain.utils.parameter_transfer import Pretrainer
 from speechbrain.utils.run_opts import RunOptions
 
-from dbtransform_lobes.inference.any_rate import (
-    SAMPLE_RATES,
-    check_sample_rate,
-    enhance_signal,
-    measure,
-)
-from dbtransform_lobes.inference.audio_file import (
-    check_output,
-    read_blocks,
-    read_format,
-    warn_if_cut_off,
-    with_room,
-    write_blocks,
-)
-from dbtransform_lobes.inference.device import check_device
-from dbtransform_lobes.inference.high_band import check_high_band
+from dbtransform_lobes.inference.backend import check_device
+from dbtransform_lobes.inference.enhancer import Enhancer
 from dbtransform_lobes.inference.restricted_yaml import load_restricted
+from dbtransform_lobes.inference.signal_path import SAMPLE_RATES
 from dbtransform_lobes.inference.source import find_model
 from dbtransform_lobes.inference.strength import blend, wet_share
 from dbtransform_lobes.inference.weights import load_strictly
+from dbtransform_lobes.models.db_transform import CHUNK_FRAMES
 from dbtransform_lobes.models.waveform import enhance_waveform
 
 
-class EnhanceModel(Pretrained):
+class EnhanceModel(Pretrained, Enhancer):
     """A trained enhancer; ``EnhanceModel.from_hparams()`` loads the bundled.
 
     Arguments
@@ -77,6 +66,7 @@ class EnhanceModel(Pretrained):
     (4410, 2)
     """
 
+    segment_seconds = 60  # the model itself goes through it in chunks
     MODULES_NEEDED = ["model"]
     HPARAMS_NEEDED = ["sample_rate", "compute_stft", "compute_istft"]
 
@@ -223,142 +213,82 @@ class EnhanceModel(Pretrained):
 
     forward = enhance_batch
 
-    def enhance_array(
-        self,
-        signal,
-        sample_rate,
-        strength=1.0,
-        attenuation_limit_db=None,
-        high_band="keep",
-    ):
-        """Enhance samples of any rate and number of channels.
-
-        Other sample rates are resampled to the model's and back. Channels are
-        enhanced each on its own. Signals of more than 20 s are enhanced in
-        blocks, with the same result as the whole at once; by models whose
-        frames all depend on each other in segments of 16 to 20 s, with a
-        linear cross-fade over 2 s. Memory grows with the samples alone.
-
-        Arguments
-        ---------
-        signal : numpy.ndarray or torch.Tensor
-            Floating point (L,) or (L, channels), as soundfile reads it.
-        sample_rate : int
-            In Hz, 2000 to 768000.
-        strength : float
-            0 returns the input, 1 the whole enhancement; see ``wet_share``.
-        attenuation_limit_db : float, optional
-            Reduce noise by at most this, in dB; speech keeps its level.
-        high_band : str
-            What lies above half the model's rate in the enhanced share of
-            the signal: "keep" it, scaled by ``top_band_gain``, or "drop" it.
-
-        Returns
-        -------
-        numpy.ndarray or torch.Tensor
-            Of the same kind and shape, float32; tensors are on the CPU.
-
-        Raises
-        ------
-        ValueError
-            If the signal or an option is wrong.
-        """
-        shape = tuple(np.shape(signal))
-        if len(shape) == 2 and shape[1] > shape[0] > 0:
-            raise ValueError(
-                f"the signal has shape {shape}, more channels than samples; "
-                "expected (samples, channels), as soundfile reads them: give "
-                "signal.T"
-            )
-        enhanced = self._enhance_array(
-            signal, sample_rate, strength, attenuation_limit_db, high_band
-        )
-        as_tensor = isinstance(signal, torch.Tensor)
-        return torch.from_numpy(enhanced) if as_tensor else enhanced
-
-    def _enhance_array(
-        self,
-        signal,
-        sample_rate,
-        strength=1.0,
-        attenuation_limit_db=None,
-        high_band="keep",
-    ):
-        wet = wet_share(strength, attenuation_limit_db)
-        check_high_band(high_band)
-        signal = _check_array(signal, sample_rate)
-        channels = signal.reshape(len(signal), -1).T
-        measured = measure(
-            [channels], len(channels), sample_rate, self.hparams.sample_rate
-        )
-        blocks = enhance_signal(
-            self, [channels], measured, sample_rate, wet, high_band
-        )
-        with torch.inference_mode(), self.inference_ctx:
-            enhanced = np.concatenate(list(blocks), axis=-1)
-        return enhanced.T.reshape(signal.shape)
-
     def enhance_file(self, filename, output_filename=None, **options):
-        """Enhance an audio file of any sample rate and number of channels.
+        """Enhance a file, as ``Enhancer`` does; return a torch.Tensor."""
+        enhanced = super().enhance_file(filename, output_filename, **options)
+        return torch.from_numpy(np.ascontiguousarray(enhanced))
 
-        All of it is returned, so that memory grows with its length. For
-        recordings of hours there are ``enhance_long_file`` of
-        ``dbtransform_lobes.inference.long_file``, which only writes, and
-        ``dbtransform enhance``.
+    @property
+    def sample_rate(self):
+        """Of the model, in Hz."""
+        return self.hparams.sample_rate
 
-        Arguments
-        ---------
-        filename : str
-            A file that soundfile can read.
-        output_filename : str, optional
-            Where to write the result; an existing file is replaced. The
-            suffix (.wav, .flac, .ogg, .mp3) gives the container; the sample
-            format is that of the input if the container has it, and tags
-            (title, artist ...) are kept. Samples beyond full scale are
-            clipped but in floating-point formats. The file is there whole or
-            not at all.
-        **options
-            ``strength``, ``attenuation_limit_db`` and ``high_band`` as in
-            ``enhance_array``.
+    @property
+    def causal(self):
+        """Whether the model can enhance streams."""
+        return getattr(self.mods.model, "causal", False)
 
-        Returns
-        -------
-        torch.Tensor
-            (L,), or (L, channels) for several channels; float32 on the CPU,
-            at the rate and with the length of the file.
+    @property
+    def description(self):
+        """Class and number of parameters of the network."""
+        network = self.mods.model
+        count = sum(weight.numel() for weight in network.parameters())
+        return {"class": type(network).__name__, "parameters": count}
 
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file, or no folder for the output.
-        ValueError
-            If the file is no audio, is empty or damaged or has samples that
-            are not finite; if the output is the input, has another suffix or
-            cannot be written; if an option is out of range.
-        """
-        if output_filename is not None:
-            check_output(filename, output_filename)
-        audio, frames = read_format(filename)
-        signal = np.concatenate(list(read_blocks(filename)))
-        warn_if_cut_off(filename, len(signal), frames)
-        try:
-            enhanced = self._enhance_array(signal, audio.sample_rate, **options)
-        except ValueError as error:
-            raise ValueError(f"{filename}: {error}") from error
-        if output_filename is not None:
-            audio = with_room(audio, len(enhanced))
-            write_blocks(output_filename, [enhanced], audio)
-        enhanced = torch.from_numpy(np.ascontiguousarray(enhanced))
-        return enhanced[:, 0] if enhanced.shape[1] == 1 else enhanced
+    @property
+    def reach(self):
+        """Frames before and after a frame that it depends on, if limited."""
+        limited = getattr(self.mods.model, "in_chunks", False)
+        if not limited or not _takes_blocks(*self._transforms()):
+            return None
+        return self.mods.model.reach()
+
+    @property
+    def hop_length(self):
+        """Samples from frame to frame."""
+        return self.hparams.compute_stft.hop_length
+
+    @property
+    def window(self):
+        """Of the STFT, (n_fft,), float32."""
+        stft, istft = self._transforms()
+        if not _takes_blocks(stft, istft):
+            raise ValueError(
+                "this model's STFT and ISTFT cannot take blocks, expected "
+                "those of SpeechBrain with the same settings, an even n_fft, "
+                "a hop of at most half of it, centred frames and zeros around "
+                "the signal"
+            )
+        window = np.zeros(stft.n_fft, np.float32)
+        left = (stft.n_fft - stft.win_length) // 2
+        window[left : left + stft.win_length] = stft.window.cpu()
+        return window
+
+    def enhance_segment(self, noisy):
+        """Map samples (n,), float32, to as many."""
+        noisy = torch.from_numpy(noisy.copy())[None].to(self.device)
+        with torch.inference_mode(), self.inference_ctx:
+            return self._enhance(noisy)[0].cpu().numpy()
+
+    def initial_state(self):
+        """Return the state of streams that have not begun."""
+        return self.mods.model.initial_state()
+
+    def step(self, spec, state):
+        """Enhance the next frames (channels, F, T); also the next state."""
+        parts, spec = [], torch.from_numpy(spec).to(self.device)
+        with torch.inference_mode(), self.inference_ctx:
+            for frames in spec.split(CHUNK_FRAMES, dim=-1):
+                estimate, state = self.mods.model.step(frames, state)
+                parts.append(estimate)
+            return torch.cat(parts, dim=-1).cpu().numpy(), state
+
+    def _transforms(self):
+        return self.hparams.compute_stft, self.hparams.compute_istft
 
     def _enhance(self, noisy):
         """Enhance (B, L)."""
-        return enhance_waveform(
-            self.mods.model,
-            self.hparams.compute_stft,
-            self.hparams.compute_istft,
-            noisy,
-        )
+        return enhance_waveform(self.mods.model, *self._transforms(), noisy)
 
 
 @contextmanager
@@ -479,33 +409,19 @@ def _valid_samples(noisy, lengths):
     return valid.long()
 
 
-def _check_array(signal, sample_rate):
-    """Return (L,) or (L, channels) as a float32 array."""
-    check_sample_rate(sample_rate)
-    try:
-        if isinstance(signal, torch.Tensor):
-            signal = signal.detach().cpu()
-            signal = signal.float() if signal.is_floating_point() else signal
-        signal = np.asarray(signal)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"the signal is no array of numbers ({error}), expected (samples,) "
-            "or (samples, channels)"
-        ) from error
-    if signal.dtype.kind != "f":
-        raise ValueError(
-            f"the samples are {signal.dtype}, expected floating point; divide "
-            "16-bit samples by 32768"
-        )
-    if signal.ndim not in (1, 2) or signal.size == 0:
-        raise ValueError(
-            f"the signal has shape {signal.shape}, expected (samples,) or "
-            "(samples, channels) with at least one of each"
-        )
-    signal = signal.astype(np.float32)
-    if not np.isfinite(signal).all():
-        raise ValueError(
-            "samples are not finite (NaN or infinity), expected audio; repair "
-            "or leave out this signal"
-        )
-    return signal
+def _takes_blocks(stft, istft):
+    """Whether transforms are those of ``BlockSTFT`` and ``BlockISTFT``."""
+    return (
+        isinstance(stft, STFT)
+        and isinstance(istft, ISTFT)
+        and istft.n_fft in (None, stft.n_fft)
+        and stft.hop_length == istft.hop_length
+        and torch.equal(stft.window, istft.window)
+        and stft.n_fft % 2 == 0
+        and 2 * stft.hop_length <= stft.n_fft
+        and stft.center
+        and istft.center
+        and stft.onesided
+        and not stft.normalized_stft
+        and stft.pad_mode == "constant"
+    )

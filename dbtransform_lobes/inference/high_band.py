@@ -7,9 +7,8 @@ fricatives reach over both. Signals come in blocks of any length.
 """
 
 import numpy as np
-import torch
 
-from dbtransform_lobes.inference.block_stft import BlockSTFT
+from dbtransform_lobes.inference.blocks import BlockSTFT
 
 HIGH_BANDS = ("keep", "drop")
 TOP = 0.75  # of the model's band: 6 to 8 kHz at 16 kHz
@@ -26,99 +25,62 @@ def check_high_band(high_band):
         )
 
 
-def top_band_gain(pairs, sample_rate):
-    """Gain of the top quarter of the band in each frame.
+class TopBandGain:
+    """Gain of the top quarter of a model's band, at samples of another rate.
 
     `g_t = min(1, sqrt(sum_f |E_tf|^2 / sum_f |N_tf|^2))`, f >= 0.75 of half the
-    rate, in Hann windows of 32 ms every 8 ms, the first one around sample 0.
+    model's rate, 1 where there is nothing, in Hann windows of 32 ms every
+    8 ms, the first one around sample 0; linear interpolation in between.
 
     Arguments
     ---------
-    pairs : iterable of tuple
-        Blocks (noisy, enhanced) of a signal of L samples in all, each
-        (channels, n), at the model's rate.
-    sample_rate : int
-        In Hz.
-
-    Yields
-    ------
-    numpy.ndarray
-        (channels, t), 0 to 1, 1 + ceil(L / hop) frames in all; 1 where there
-        is nothing.
+    rate, sample_rate : int
+        Of the model and of the signal, in Hz.
+    channels : int
+        Number of channels.
 
     Example
     -------
     >>> noisy = np.random.default_rng(0).standard_normal((1, 1600))
-    >>> blocks = list(top_band_gain([(noisy, 0.5 * noisy)], 16000))
-    >>> gain = np.concatenate(blocks, axis=-1)
-    >>> gain.shape, bool(np.allclose(gain, 0.5))
-    ((1, 14), True)
+    >>> gain = TopBandGain(16000, 48000).push(noisy, 0.5 * noisy, last=True)
+    >>> gain.shape[1] >= 4800, bool(np.allclose(gain, 0.5))
+    (True, True)
     """
-    size = 2 * round(WINDOW_SECONDS * sample_rate / 2)
-    hop = round(HOP_SECONDS * sample_rate)
-    window = torch.hann_window(size, dtype=torch.float64)
-    stft = BlockSTFT(size, hop, window)
-    first = round(TOP * size / 2)
 
-    def spectra():
-        """Yield spectra of both signals."""
-        for pair in pairs:
-            both = np.concatenate(pair).astype(np.float64)
-            yield stft.push(torch.from_numpy(both))
-        yield stft.end()
+    def __init__(self, rate, sample_rate, channels=1):
+        size = 2 * round(WINDOW_SECONDS * rate / 2)
+        hop = round(HOP_SECONDS * rate)
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+        self.stft = BlockSTFT(window, hop, 2 * channels)
+        self.first_bin = round(TOP * size / 2)
+        self.hop = hop * sample_rate / rate  # in samples of the signal
+        # Gains (channels, t) from a frame on, and the samples that have one.
+        self._gains, self._frame = np.zeros((channels, 0)), 0
+        self._done = 0
 
-    for spec in spectra():
-        energy = spec[:, first:].abs().square().sum(1).numpy()
+    def push(self, noisy, enhanced, last=False):
+        """Take samples (channels, n) at the model's rate.
+
+        Returns
+        -------
+        numpy.ndarray
+            (channels, m), gains of the next samples of the signal; in the
+            end of more than it has.
+        """
+        spec = self.stft.push(np.concatenate((noisy, enhanced)), last)
+        energy = np.square(np.abs(spec[:, self.first_bin :])).sum(1)
         before, after = np.split(energy, 2)
         ratio = np.divide(
             after, before, out=np.ones_like(after), where=before > 0
         )
-        yield np.sqrt(ratio).clip(max=1.0)
-
-
-def gain_at(gains, samples, sample_rate):
-    """Frame gains at every sample, by linear interpolation.
-
-    Arguments
-    ---------
-    gains : iterable of numpy.ndarray
-        Blocks (channels, t), a gain every 8 ms.
-    samples : int
-        Number of samples in all; the last gain holds beyond its frame.
-    sample_rate : int
-        Of these, in Hz.
-
-    Yields
-    ------
-    numpy.ndarray
-        (channels, n).
-
-    Example
-    -------
-    >>> (gain, rest) = gain_at([np.array([[0.0, 1.0]])], 12, 1000)
-    >>> gain
-    array([[0.   , 0.125, 0.25 , 0.375, 0.5  , 0.625, 0.75 , 0.875, 1.   ]])
-    >>> rest
-    array([[1., 1., 1.]])
-    """
-    hop = HOP_SECONDS * sample_rate
-    known, first, start = None, 0, 0  # gains from frame ``first`` on
-
-    def until(stop):
-        """Gains of the samples from ``start`` to ``stop``."""
-        position = np.arange(start, stop) / hop - first
-        frames = np.arange(known.shape[-1])
-        return np.stack([np.interp(position, frames, row) for row in known])
-
-    for gain in gains:
-        if known is not None:
-            gain = np.concatenate((known[:, -1:], gain), axis=-1)
-            first += known.shape[-1] - 1
-        known = gain
-        last = first + known.shape[-1] - 1
-        stop = min(samples, int(last * hop) + 1)
-        if stop > start:
-            yield until(stop)
-            start = stop
-    if start < samples:
-        yield until(samples)
+        gains = np.sqrt(ratio).clip(max=1.0)
+        gains = np.concatenate((self._gains, gains), axis=-1)
+        newest = self._frame + gains.shape[-1] - 1
+        stop = max(self._done, int(newest * self.hop) + 1)
+        position = np.arange(self._done, stop) / self.hop - self._frame
+        if not position.size:
+            self._gains = gains
+            return gains[:, :0]
+        frames = np.arange(gains.shape[-1])
+        self._done, self._frame, self._gains = stop, newest, gains[:, -1:]
+        return np.stack([np.interp(position, frames, row) for row in gains])

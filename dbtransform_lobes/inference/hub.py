@@ -7,9 +7,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
+from dbtransform_lobes.inference.bundled import HUB_NAME
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.export import FILES
-from dbtransform_lobes.inference.source import HUB_NAME
 
 CARD_KEYS = ("license", "library_name", "pipeline_tag", "tags")
 

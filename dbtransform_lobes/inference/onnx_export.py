@@ -80,12 +80,12 @@ def export_onnx(
     model = EnhanceModel.from_hparams(
         source, run_opts={"device": "cpu"}, **model_options
     )
-    transform = _transform(model)
+    transform = torch.from_numpy(model.window), model.hop_length
     with _quiet():
         proto = _proto(
             model.mods.model.eval(), streaming, stft, frames, transform
         )
-    _describe(proto, model, streaming, stft, frames, transform)
+    _describe(proto, model, streaming, stft, frames)
     return _write(proto, model, path, int8)
 
 
@@ -112,10 +112,11 @@ def compare(model, path):
     ]
     signals.append(np.zeros_like(signals[0]))
     for signal in signals:
-        noisy = signal.astype(np.float32)
-        expected = model.enhance_batch(torch.from_numpy(noisy)[None])[0]
-        difference = np.abs(enhancer.enhance(noisy) - expected.numpy()).max()
-        differences.append(float(difference))
+        found, expected = (
+            engine.enhance_array(signal, engine.sample_rate)
+            for engine in (enhancer, model)
+        )
+        differences.append(float(np.abs(found - expected).max()))
     return float(np.max(differences))
 
 
@@ -170,36 +171,17 @@ def _check_packages():
         ) from error
 
 
-def _transform(model):
-    """Window (n_fft,) and hop of the model's STFT."""
-    stft, istft = model.hparams.compute_stft, model.hparams.compute_istft
-    n_fft = stft.n_fft
-    plain = stft.center and stft.pad_mode == "constant" and stft.onesided
-    same = (istft.n_fft or n_fft, istft.hop_length) == (n_fft, stft.hop_length)
-    if not plain or not same or stft.normalized_stft or n_fft % 2:
-        raise ValueError(
-            "the STFT is centre "
-            f"{stft.center}, padding {stft.pad_mode}, onesided "
-            f"{stft.onesided}, normalised {stft.normalized_stft}, n_fft "
-            f"{n_fft}, expected a centred, zero-padded, one-sided one of an "
-            "even n_fft, and an inverse of the same"
-        )
-    window, left = stft.window, (n_fft - len(stft.window)) // 2
-    right = n_fft - len(window) - left
-    window = torch.nn.functional.pad(window.cpu(), (left, right))
-    return window, stft.hop_length
-
-
 def _proto(model, streaming, stft, frames, transform):
     """The graph of the form that is asked for."""
     _check_model(model)
+    from dbtransform_lobes.inference.onnx_graph import (
+        offline_model,
+        streaming_model,
+    )
+
     inside = transform if stft == "inside" else None
     if streaming:
-        from dbtransform_lobes.inference.onnx_streaming import streaming_model
-
         return streaming_model(model, frames, inside)
-    from dbtransform_lobes.inference.onnx_offline import offline_model
-
     return offline_model(model, inside)
 
 
@@ -219,16 +201,18 @@ def _check_model(model):
         )
 
 
-def _describe(proto, model, streaming, stft, frames, transform):
-    """Say in the metadata what the graph takes."""
-    window, hop_length = transform
+def _describe(proto, model, streaming, stft, frames):
+    """Say in the metadata what the graph takes and what it is of."""
     settings = {
         "form": "streaming" if streaming else "offline",
         "stft": stft,
         "frames": frames,
-        "sample_rate": model.hparams.sample_rate,
-        "hop_length": hop_length,
-        "window": window.tolist(),
+        "sample_rate": model.sample_rate,
+        "hop_length": model.hop_length,
+        "window": model.window.tolist(),
+        "reach": model.reach,
+        "causal": model.causal,
+        **model.description,
     }
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA, json.dumps(settings)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbtransform_lobes.inference.blocks import Resampler
-
 # Little-endian samples and what full scale is in them.
 DTYPES = {"s16": ("<i2", 2**15), "s32": ("<i4", 2**31), "f32": ("<f4", 1)}
 
@@ -106,23 +104,19 @@ def encode(samples, dtype):
     return samples.astype(kind).tobytes()
 
 
-def enhance_pcm(enhancer, read, write, sample_rate, channels=1, dtype="s16"):
+def enhance_pcm(enhancer, read, write, channels=1, dtype="s16"):
     """Enhance a stream of bytes until it ends.
 
     Samples are read a hop at a time and written as soon as they are ready.
-    Other sample rates than the model's are resampled to it and back, which
-    adds latency; bands above the model's are dropped.
 
     Arguments
     ---------
     enhancer : StreamingEnhancer
-        That has not begun.
+        That has not begun, of the rate of the stream.
     read : callable
         Given a number of bytes, returns up to as many, none at the end.
     write : callable
         Takes bytes; BrokenPipeError if nobody wants more.
-    sample_rate : int
-        Of the stream, in Hz.
     channels : int
         Interleaved channels, each enhanced on its own.
     dtype : str
@@ -132,22 +126,25 @@ def enhance_pcm(enhancer, read, write, sample_rate, channels=1, dtype="s16"):
     -------
     Report
     """
-    report, stream = Report(), _Resampled(enhancer, sample_rate, channels)
+    report, sent = Report(), 0
     width = channels * np.dtype(DTYPES[dtype][0]).itemsize
-    hop = enhancer.hop_length * sample_rate / enhancer.sample_rate
     try:
-        while data := _read_block(read, max(1, round(hop)) * width):
+        while data := _read_block(read, enhancer.hop_length * width):
             report.lost = len(data) % width
             noisy = decode(data[: len(data) - report.lost], dtype, channels)
             start = time.perf_counter()
             finite = np.isfinite(noisy)
             report.repaired += noisy.size - int(finite.sum())
-            enhanced = stream.feed(np.where(finite, noisy, np.float32(0)))
+            noisy = np.where(finite, noisy, np.float32(0))
+            enhanced = enhancer.feed(noisy.T).T
             seconds = time.perf_counter() - start
-            report.add(noisy.shape[-1], seconds, sample_rate)
-            report.latency = stream.longest / sample_rate
+            report.add(noisy.shape[-1], seconds, enhancer.sample_rate)
+            waited = (report.samples - sent) / enhancer.sample_rate
+            report.latency = max(report.latency, waited)
+            sent += enhanced.shape[-1]
             write(encode(enhanced, dtype))
-        write(encode(stream.flush(), dtype))
+        if report.samples:
+            write(encode(enhancer.flush().T, dtype))
     except BrokenPipeError:
         pass  # as when `head` has seen enough
     return report
@@ -159,38 +156,3 @@ def _read_block(read, size):
     while len(block) < size and (data := read(size - len(block))):
         block += data
     return block
-
-
-class _Resampled:
-    """A StreamingEnhancer for another sample rate."""
-
-    def __init__(self, enhancer, sample_rate, channels):
-        rates = sample_rate, enhancer.sample_rate
-        self.enhancer, self.channels = enhancer, channels
-        self.down = Resampler(*rates, channels)
-        self.up = Resampler(*rates[::-1], channels)
-        self.received = self.sent = self.longest = 0
-
-    def feed(self, noisy):
-        """Take samples and return those that are complete."""
-        self.received += noisy.shape[-1]
-        self.longest = max(self.longest, self.received - self.sent)
-        return self._send(self.up.push(self._enhance(self.down.push(noisy))))
-
-    def flush(self):
-        """The rest, so that as much is sent as was received."""
-        if not self.received:
-            return np.zeros((self.channels, 0), np.float32)
-        last = self._enhance(self.down.end())
-        last = np.concatenate((last, self.enhancer.flush().T), axis=-1)
-        last = np.concatenate((self.up.push(last), self.up.end()), axis=-1)
-        missing = self.received - self.sent
-        last = np.pad(last, ((0, 0), (0, missing)))
-        return self._send(last[:, :missing])
-
-    def _enhance(self, noisy):
-        return self.enhancer.feed(noisy.T).T
-
-    def _send(self, enhanced):
-        self.sent += enhanced.shape[-1]
-        return enhanced

@@ -7,10 +7,9 @@ was filled from, so that it is never taken for another model.
 
 import json
 import os
-import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import get_token, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
 from speechbrain.utils.fetching import (
     FetchConfig,
@@ -21,84 +20,10 @@ from speechbrain.utils.fetching import (
 )
 
 from dbtransform_lobes.data.files import write_text
+from dbtransform_lobes.inference.bundled import WEIGHTS, local_folder
 
-BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
-DEFAULT = "db_transform_small"
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-PATTERNS = ("*.yaml", "*.ckpt", "README.md", "custom.py")
-WEIGHTS = "model.ckpt"
+PATTERNS = ("*.yaml", "*.ckpt", "*.onnx", "README.md", "custom.py")
 RECORD = "source.json"
-
-
-def bundled_models():
-    """Names of the models that come with the package, the default first.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> "/" in "".join(bundled_models())
-    False
-    """
-    found = BUNDLED.glob("*/hyperparams.yaml")
-    names = sorted(path.parent.name for path in found)
-    return sorted(names, key=lambda name: name != DEFAULT)
-
-
-def resolve(source=None):
-    """Tell what a name stands for, without looking into it.
-
-    A bundled model goes before a folder of its name, which is meant by
-    ``./name``.
-
-    Arguments
-    ---------
-    source : str or FetchSource, optional
-        A folder, a bundled model or "owner/name" on the hub; the default
-        bundled model if not given.
-
-    Returns
-    -------
-    FetchSource
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is none of them.
-
-    Example
-    -------
-    >>> resolve("owner/name").FetchFrom
-    <FetchFrom.HUGGING_FACE: 2>
-    """
-    if isinstance(source, FetchSource):
-        return FetchSource(source.FetchFrom, str(source.path))
-    if not isinstance(source, str | os.PathLike | None):
-        raise ValueError(
-            f"source is {source!r}, expected a folder or the name of a model"
-        )
-    if source is None and not bundled_models():
-        raise FileNotFoundError(
-            "this package was built without weights: give a model folder or a "
-            "name on the hub, or make a model folder with `dbtransform export "
-            "RUN_FOLDER MODEL_FOLDER`"
-        )
-    source = bundled_models()[0] if source is None else source
-    source = os.fspath(source)
-    folder = os.path.expanduser(source)
-    if source in bundled_models():
-        return FetchSource(FetchFrom.LOCAL, str(BUNDLED / source))
-    if os.path.isdir(folder):
-        return FetchSource(FetchFrom.LOCAL, folder)
-    if HUB_NAME.fullmatch(str(source)):
-        return FetchSource(FetchFrom.HUGGING_FACE, source)
-    raise FileNotFoundError(
-        f"{source}: there is no such folder, expected a model folder, a "
-        f"bundled model ({', '.join(bundled_models()) or 'none'}) or a name "
-        "on the hub (owner/name)"
-    )
 
 
 def find_model(
@@ -113,7 +38,7 @@ def find_model(
     Arguments
     ---------
     source : str or FetchSource, optional
-        As in ``resolve``.
+        As in ``local_folder``.
     hparams_file : str
         Its YAML file.
     savedir : str, optional
@@ -149,7 +74,7 @@ def find_model(
         local_strategy=(local_strategy, LocalStrategy, "a LocalStrategy"),
         fetch_config=(config, FetchConfig, "a FetchConfig"),
     )
-    kind, path = resolve(source)
+    kind, path = _resolve(source)
     if kind == FetchFrom.LOCAL:
         path = str(Path(path).expanduser().resolve())
     folder, savedir = None, _used_savedir(savedir, path, local_strategy)
@@ -171,6 +96,27 @@ def _check_types(**arguments):
     for name, (value, kind, expected) in arguments.items():
         if not isinstance(value, kind) or value == "":
             raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def hub_config(revision=None):
+    """Return how to get a model of the hub, with the user's token if any.
+
+    Example
+    -------
+    >>> hub_config("v1").revision
+    'v1'
+    """
+    return FetchConfig(revision=revision, token=get_token() is not None)
+
+
+def _resolve(source):
+    """Kind and path of a source."""
+    if isinstance(source, FetchSource):
+        return source.FetchFrom, str(source.path)
+    folder = local_folder(source)
+    if folder is None:
+        return FetchFrom.HUGGING_FACE, source
+    return FetchFrom.LOCAL, folder
 
 
 def _used_savedir(savedir, path, local_strategy):

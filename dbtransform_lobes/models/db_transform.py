@@ -333,6 +333,17 @@ class DBTransform(nn.Module):
             complex_spectrum, self.run(Chunked(), map(real_parts, specs))
         )
 
+    def reach(self):
+        """Return how many frames before and after it a frame depends on.
+
+        Returns
+        -------
+        back, ahead : int
+        """
+        parts = [part for part in self.modules() if hasattr(part, "ahead")]
+        back = sum(getattr(part, "back", 0) for part in parts)
+        return back, sum(part.ahead for part in parts)
+
     def initial_state(self):
         """Return the state of streams that have not begun.
 

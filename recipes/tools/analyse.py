@@ -14,17 +14,18 @@ from dbtransform_lobes.analysis.graph import band_graph
 from dbtransform_lobes.analysis.missing import MissingPart
 from dbtransform_lobes.analysis.spectrograms import spectrograms
 from dbtransform_lobes.cli.evaluate import named_paths
-from dbtransform_lobes.cli.options import LOADING, add_options, model_options
+from dbtransform_lobes.cli.options import LOADING, add_options
 from dbtransform_lobes.data.files import (
     check_output_folder,
     replace_folder,
     temporary_beside,
     write_text,
 )
-from dbtransform_lobes.inference.device import check_device
+from dbtransform_lobes.inference.backend import check_device
+from dbtransform_lobes.inference.bundled import local_folder
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.model_card import configuration_rows
-from dbtransform_lobes.inference.source import find_model, resolve
+from dbtransform_lobes.inference.source import find_model, hub_config
 from dbtransform_lobes.models.waveform import noisy_spectrum
 from dbtransform_lobes.plotting import check_plot, save_figure
 from dbtransform_lobes.versions import package_versions
@@ -161,9 +162,10 @@ def run(args):
     systems = named_paths("systems", args.systems, "NAME=FILE_OR_MODEL")
     target = Path(args.output).absolute()
     part = _check(args, systems, target)
-    loading = model_options(args)
-    source = loading.pop("source")
-    folder = find_model(source, fetch_config=loading.pop("fetch_config"))
+    run_opts = {"device": args.device}
+    loading = {"run_opts": run_opts, "trust_code": args.trust_code}
+    source, config = args.model, hub_config(args.revision)
+    folder = find_model(source, fetch_config=config)
     model = EnhanceModel.from_hparams(str(folder), **loading)
     band = _choose_band(model.mods.model, args.band)
     signals = {"Noisy": part.read(args.audio)}
@@ -222,7 +224,7 @@ def _check(args, systems, target):
         if os.path.isfile(given):
             check_same_length(given, part)
         else:
-            resolve(given)
+            local_folder(given)
     return part
 
 

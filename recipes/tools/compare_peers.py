@@ -9,7 +9,7 @@ from dbtransform_lobes.cli.evaluate import named_paths
 from dbtransform_lobes.data.files import write_json, write_table, write_text
 from dbtransform_lobes.evaluation.compare import compare_systems
 from dbtransform_lobes.evaluation.dnsmos import check_installed
-from dbtransform_lobes.inference.source import bundled_models
+from dbtransform_lobes.inference.bundled import bundled_models
 from dbtransform_lobes.plotting import check_plot
 from peers.report import COLUMNS, peers_text, plot_peers, system_rows
 from peers.run import choose_systems, run_systems

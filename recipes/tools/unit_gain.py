@@ -16,7 +16,7 @@ from command import start
 from dbtransform_lobes.data.audio import find_audio, read_audio
 from dbtransform_lobes.data.files import temporary_beside
 from dbtransform_lobes.inference import EnhanceModel
-from dbtransform_lobes.inference.source import WEIGHTS
+from dbtransform_lobes.inference.bundled import WEIGHTS
 
 HELP = "Scale a model so that it passes clean speech at its level."
 EXAMPLES = """\

@@ -14,9 +14,7 @@ import soundfile as sf
 import torch
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference import EnhanceModel, batch
-from dbtransform_lobes.inference import source as model_source
-from dbtransform_lobes.inference.long_file import enhance_long_file
+from dbtransform_lobes.inference import EnhanceModel, bundled
 from tests.signals import noise_like, speech_like, write_wav
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +89,7 @@ def test_names_of_any_bytes_up_to_the_limit(enhance, tree, name):
 
 def test_bundled_weights_are_the_default(tree, model_folder, monkeypatch):
     monkeypatch.chdir(tree)
-    monkeypatch.setattr(model_source, "BUNDLED", model_folder.parent)
+    monkeypatch.setattr(bundled, "BUNDLED", model_folder.parent)
     assert main(["enhance", "noisy/a.wav", "enhanced.wav"]) == 0
     assert (tree / "enhanced.wav").is_file()
 
@@ -340,12 +338,14 @@ def test_what_is_left_out_of_a_folder_is_listed(enhance, tree, capsys):
 def test_a_lack_of_memory_is_a_failure_of_its_file(
     enhance, tree, capsys, monkeypatch
 ):
-    def fail(model, path, output, **options):
+    enhance_file = EnhanceModel.enhance_long_file
+
+    def fail(self, path, output, **options):
         if path.name == "a.wav":
             raise torch.OutOfMemoryError("out of memory")
-        return enhance_long_file(model, path, output, **options)
+        return enhance_file(self, path, output, **options)
 
-    monkeypatch.setattr(batch, "enhance_long_file", fail)
+    monkeypatch.setattr(EnhanceModel, "enhance_long_file", fail)
     assert enhance("noisy", "--output", "out") == 1
     assert "failed: noisy/a.wav: out of memory" in capsys.readouterr().err
     assert files(tree / "out") == ["b.wav", "deep/er/c.wav"]

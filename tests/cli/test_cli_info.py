@@ -10,7 +10,7 @@ import torch
 
 from dbtransform_lobes import __version__
 from dbtransform_lobes.cli.main import COMMANDS, build_parser, main
-from dbtransform_lobes.inference.source import BUNDLED
+from dbtransform_lobes.inference.bundled import BUNDLED
 from tests.signals import speech_like, write_wav
 
 

@@ -10,11 +10,11 @@ import soxr
 import torch
 
 from dbtransform_lobes.inference import EnhanceModel, StreamingEnhancer
-from dbtransform_lobes.inference.high_band import gain_at, top_band_gain
+from dbtransform_lobes.inference.high_band import TopBandGain
 from dbtransform_lobes.inference.mpeg import frames_of
 from dbtransform_lobes.inference.tags import id3_of
 from tests.runs import model_of as of
-from tests.signals import noise_like, speech_like
+from tests.signals import noise_like, noisy_signal, snr_db
 
 CPU = {"device": "cpu"}
 TAGS = {
@@ -53,27 +53,11 @@ def model():
     return EnhanceModel.from_hparams(run_opts=CPU)
 
 
-def noisy_signal(seconds, sample_rate, channels=1):
-    return np.stack(
-        [
-            speech_like(seconds, n, sample_rate)
-            + noise_like(seconds, n, sample_rate)
-            for n in range(channels)
-        ],
-        axis=1,
-    )
-
-
-def snr_db(reference, estimate):
-    error = np.sum(np.square(reference - estimate)) + 1e-20
-    return 10 * np.log10(np.sum(np.square(reference)) / error)
-
-
 # The band above the model's
 
 
 def literal_gain(noisy, enhanced, sample_rate):
-    """top_band_gain in loops: a direct Fourier sum, bin by bin."""
+    """TopBandGain in loops: a direct Fourier sum, bin by bin."""
     size, hop = int(0.032 * sample_rate), int(0.008 * sample_rate)
     gains = []
     for middle in range(0, len(noisy) + hop, hop):
@@ -98,18 +82,23 @@ def literal_gain(noisy, enhanced, sample_rate):
     return np.array(gains)
 
 
-def top_gain(noisy, enhanced, sample_rate, sizes=(10**9,)):
-    """top_band_gain of one channel, in blocks of these sizes."""
-    pairs = np.stack([noisy, enhanced])[:, None]
-    blocks = np.split(pairs, np.cumsum(sizes), axis=-1)
-    return np.concatenate(list(top_band_gain(blocks, sample_rate)), axis=-1)[0]
+def top_gain(noisy, enhanced, rate, sizes=(10**9,), sample_rate=None):
+    """TopBandGain of one channel, in blocks of these sizes."""
+    stage = TopBandGain(rate, sample_rate or rate)
+    cuts = [cut for cut in np.cumsum(sizes) if cut < len(noisy)]
+    pairs = zip(np.split(noisy, cuts), np.split(enhanced, cuts), strict=True)
+    gains = [
+        stage.push(*(each[None] for each in pair), number == len(cuts))
+        for number, pair in enumerate(pairs)
+    ]
+    return np.concatenate(gains, axis=-1)[0]
 
 
 def test_top_band_gain_equals_its_literal_twin():
     rng = np.random.default_rng(0)
     noisy = rng.standard_normal(85)
     enhanced = noisy * np.linspace(0, 1.3, 85) + 0.1 * rng.standard_normal(85)
-    gain = top_gain(noisy, enhanced, 1000)
+    gain = top_gain(noisy, enhanced, 1000)[::8]
     expected = literal_gain(noisy, enhanced, 1000)
     assert gain.shape == expected.shape == (1 + 88 // 8,)
     assert np.allclose(gain, expected, rtol=0, atol=1e-10)
@@ -122,20 +111,20 @@ def test_top_band_gain_equals_its_literal_twin():
     assert np.all(top_gain(0 * noisy, 0 * noisy, 1000) == 1)
     for sizes in ([1] * 85, [3, 70, 12], [84, 1]):
         blocks = top_gain(noisy, enhanced, 1000, sizes)
-        assert np.allclose(blocks, gain, rtol=0, atol=1e-12)
+        assert np.allclose(blocks[::8], gain, rtol=0, atol=1e-12)
 
 
-def test_gain_at_interpolates_over_time_not_samples():
-    gain = np.array([[0.2, 0.6, 0.4]])
-    length = 4800  # 100 ms
-    (at,) = np.concatenate(list(gain_at([gain], length, 48000)), axis=-1)
-    for parts in ([1, 2], [2], [1]):  # where the gains are cut
-        blocks = gain_at(np.split(gain, parts, axis=-1), length, 48000)
-        assert np.array_equal(np.concatenate(list(blocks), axis=-1)[0], at)
-    assert (
-        at[0] == 0.2 and np.isclose(at[384], 0.6) and np.isclose(at[768], 0.4)
-    )
-    assert np.isclose(at[192], 0.4) and np.all(at[768:] == 0.4)
+def test_gains_are_interpolated_over_time_not_samples():
+    rng = np.random.default_rng(0)
+    noisy = rng.standard_normal(85)
+    enhanced = noisy * np.linspace(0, 1.3, 85)
+    frames = literal_gain(noisy, enhanced, 1000)
+    for sizes in ([85], [1] * 85, [3, 70, 12]):
+        gain = top_gain(noisy, enhanced, 1000, sizes, sample_rate=2750)
+        # 22 samples from frame to frame, and at least those of the signal
+        expected = np.interp(np.arange(len(gain)) / 22, range(12), frames)
+        assert np.allclose(gain, expected, atol=1e-10)
+        assert len(gain) >= 85 * 2.75
 
 
 @pytest.mark.parametrize("sample_rate", [22050, 44100, 48000, 96000])

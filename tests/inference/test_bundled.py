@@ -1,15 +1,15 @@
 """What the bundled models do with levels, DC, silence and noise alone."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
-import torch
 
 import dbtransform_lobes
 from dbtransform_lobes.evaluation.metrics import si_sdr
-from dbtransform_lobes.inference import EnhanceModel, StreamingEnhancer
+from dbtransform_lobes.inference.backend import BACKENDS, load_enhancer
 from tests.signals import noise_like
 
 RATE = 16000
@@ -24,19 +24,18 @@ def noisy():
     return signal
 
 
-@pytest.fixture(scope="module", params=[*NAMES, "live"])
+@pytest.fixture(
+    scope="module", params=product([*NAMES, "live"], BACKENDS), ids="-".join
+)
 def enhance(request):
-    name = NAMES[1] if request.param == "live" else request.param
-    model = EnhanceModel.from_hparams(name)
-    stream = StreamingEnhancer(model) if request.param == "live" else None
-
-    def run(signal):
-        signal = np.float32(signal)
-        if stream is not None:
-            return np.concatenate([stream.feed(signal), stream.flush()])
-        return model.enhance_batch(torch.from_numpy(signal)[None])[0].numpy()
-
-    return run
+    name, backend = request.param
+    if name != "live":
+        model = load_enhancer(name, backend, threads=1)
+        return lambda signal: model.enhance_array(np.float32(signal), RATE)
+    stream = load_enhancer(NAMES[1], backend, threads=1).stream()
+    return lambda signal: np.concatenate(
+        [stream.feed(np.float32(signal)), stream.flush()]
+    )
 
 
 def likeness_db(expected, given):

@@ -17,11 +17,11 @@ from speechbrain.utils.fetching import (
     LocalStrategy,
 )
 
-from dbtransform_lobes.inference import EnhanceModel, audio_file
+from dbtransform_lobes.inference import EnhanceModel, audio_file, bundled
 from dbtransform_lobes.inference import source as model_source
 from dbtransform_lobes.inference.weights import read_state_dict
 from tests.runs import tiny_run
-from tests.signals import noise_like, speech_like
+from tests.signals import noise_like, snr_db, speech_like
 
 CPU = {"device": "cpu"}
 
@@ -132,13 +132,13 @@ def test_a_run_folder_is_to_be_exported_first(tmp_path):
 
 
 def test_without_weights_the_package_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_source, "BUNDLED", tmp_path)
+    monkeypatch.setattr(bundled, "BUNDLED", tmp_path)
     with pytest.raises(FileNotFoundError, match="built without weights"):
         EnhanceModel.from_hparams()
 
 
 def test_bundled_weights_are_the_default(model_folder, monkeypatch):
-    monkeypatch.setattr(model_source, "BUNDLED", model_folder.parent)
+    monkeypatch.setattr(bundled, "BUNDLED", model_folder.parent)
     loaded = EnhanceModel.from_hparams(run_opts=CPU)
     assert (
         loaded.mods.model.state_dict().keys()
@@ -341,11 +341,6 @@ def test_bad_batches(model, noisy, lengths, message):
 # Files
 
 
-def snr_db(reference, estimate):
-    error = (reference - estimate).square().sum()
-    return (10 * torch.log10(reference.square().sum() / error)).item()
-
-
 def test_file_equals_batch_and_is_written(model, tmp_path):
     signal = noisy_signal(0.5)
     sf.write(tmp_path / "a.wav", signal.numpy(), 16000, subtype="FLOAT")
@@ -397,34 +392,6 @@ def test_shortest_files(model, tmp_path, sample_rate, length):
     enhanced = model.enhance_file(tmp_path / "a.wav", tmp_path / "b.wav")
     assert enhanced.shape == (length,)
     assert sf.info(tmp_path / "b.wav").frames == length
-
-
-def test_segments_are_as_the_whole(model, tmp_path, monkeypatch):
-    signal = noisy_signal(37.3)
-    signal[: 5 * 16000] *= 0.03  # segments differ in level
-    sf.write(tmp_path / "a.wav", signal.numpy(), 16000, subtype="FLOAT")
-    # as models do whose frames all depend on each other
-    monkeypatch.setattr(model.mods.model, "in_chunks", False)
-    frames = []
-    hook = model.mods.model.register_forward_pre_hook(
-        lambda module, inputs: frames.append(inputs[0].shape[-1])
-    )
-    segmented = model.enhance_file(tmp_path / "a.wav")
-    hook.remove()
-    assert len(frames) == 3 and max(frames) <= 20 * 125 + 1
-    whole = model.enhance_batch(signal[None])[0]
-    assert segmented.shape == whole.shape
-    assert snr_db(whole, segmented) > 60  # 51 with a level a segment
-    assert not torch.equal(whole, segmented)
-
-
-def test_segments_reconstruct_exactly(tmp_path):
-    identity = EnhanceModel({"model": torch.nn.Identity()}, transforms(), CPU)
-    signal = noisy_signal(45.0)
-    signal[16 * 16000 : 31 * 16000] = 0  # one segment nearly silent
-    sf.write(tmp_path / "a.wav", signal.numpy(), 16000, subtype="FLOAT")
-    enhanced = identity.enhance_file(tmp_path / "a.wav")
-    assert torch.allclose(enhanced, signal, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -13,26 +13,21 @@ import pytest
 import soundfile as sf
 import soxr
 import torch
-from speechbrain.processing.features import ISTFT, STFT
 
-from dbtransform_lobes.inference import long_file, long_signal
-from dbtransform_lobes.inference.any_rate import enhance_signal, measure
-from dbtransform_lobes.inference.block_stft import (
+from dbtransform_lobes.inference import EnhanceModel, enhancer, segments
+from dbtransform_lobes.inference.blocks import (
     BlockISTFT,
     BlockSTFT,
-    block_transforms,
+    Resampler,
+    Waiting,
 )
-from dbtransform_lobes.inference.blocks import (
-    align,
-    regroup,
-    resample_blocks,
-)
-from dbtransform_lobes.inference.long_file import enhance_long_file
+from dbtransform_lobes.inference.segments import Segments
+from dbtransform_lobes.inference.signal_path import SignalPath
 from dbtransform_lobes.models.chunks import fork
 from dbtransform_lobes.models.db_transform import DBTransform
 from tests.composition import composed
 from tests.runs import model_of
-from tests.signals import noise_like, speech_like
+from tests.signals import noisy_signal, snr_db
 
 CPU = {"device": "cpu"}
 TINY = {
@@ -55,20 +50,6 @@ def tiny(**changes):
 @pytest.fixture(scope="module")
 def model():
     return tiny()
-
-
-def noisy_signal(seconds, sample_rate=16000, channels=1):
-    rows = [
-        speech_like(seconds, n, sample_rate)
-        + noise_like(seconds, n, sample_rate)
-        for n in range(channels)
-    ]
-    return np.stack(rows).astype(np.float32)
-
-
-def snr_db(reference, estimate):
-    error = np.square(reference - estimate).sum() + 1e-20
-    return 10 * np.log10(np.square(reference).sum() / error)
 
 
 def joined(blocks):
@@ -114,44 +95,48 @@ def literal_istft(frames, length, n_fft, hop, window):
     return signal
 
 
+def pushed(stage, parts):
+    """What a stage returns for these blocks, put together."""
+    lasts = [False] * (len(parts) - 1) + [True]
+    return joined(map(stage.push, parts, lasts))
+
+
 @pytest.mark.parametrize("hop", [3, 4, 8])
 @pytest.mark.parametrize("sizes", [[53], [1] * 53, [20, 1, 30, 2]])
 def test_transforms_equal_their_literal_twins(hop, sizes):
-    signal = torch.randn(1, 53, dtype=torch.float64)
-    window = torch.hamming_window(16, dtype=torch.float64)
-    settings = (16, hop, window)
-    stft, istft = BlockSTFT(*settings), BlockISTFT(*settings)
-    specs = [stft.push(block) for block in signal.split(sizes, dim=-1)]
-    specs.append(stft.end())
+    signal = np.random.default_rng(0).standard_normal((1, 53))
+    window = np.hamming(17)[:16]
+    blocks = np.split(signal, np.cumsum(sizes)[:-1], axis=-1)
+    found = pushed(BlockSTFT(window, hop), blocks)
     frames = literal_stft(signal[0].tolist(), 16, hop, window.tolist())
-    spec = torch.cat(specs, dim=-1)[0].T
-    assert np.allclose(spec, frames, rtol=0, atol=1e-10)
+    assert np.allclose(found[0].T, frames, rtol=0, atol=1e-10)
     # The model's changes, which no signal has for its spectrum.
-    changed = [each * (1 + torch.arange(9.0))[:, None] for each in specs]
-    literal = [[(1 + f) * x for f, x in enumerate(bins)] for bins in frames]
-    parts = [istft.push(each) for each in changed] + [istft.end(53)]
+    factor = np.arange(1.0, 10)
+    changed = np.split(found * factor[:, None], [2, 3], axis=-1)
+    literal = [list(factor * bins) for bins in frames]
+    back = pushed(BlockISTFT(window, hop), changed)
     expected = literal_istft(literal, 53, 16, hop, window.tolist())
-    found = torch.cat(parts, dim=-1)[0, :53]
-    assert np.allclose(found, expected, rtol=0, atol=1e-10)
-    assert not np.allclose(found, signal[0], atol=0.1)
+    assert np.allclose(back[0, :53], expected, rtol=0, atol=1e-10)
+    assert back.shape == (1, -(-53 // hop) * hop)
+    assert not np.allclose(back[0, :53], signal[0], atol=0.1)
 
 
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 511, 512, 5000])
 @pytest.mark.parametrize("win_length", [32, 25])
 def test_transforms_equal_those_of_speechbrain(length, win_length):
-    options = {"win_length": win_length, "hop_length": 8, "n_fft": 512}
-    whole = STFT(16000, **options), ISTFT(16000, **options)
-    stft, istft = block_transforms(*whole)
+    model = model_of(torch.nn.Identity(), win_length=win_length)
+    whole = model.hparams.compute_stft, model.hparams.compute_istft
+    transform = model.window, model.hop_length, 2
     signal = torch.randn(2, length)
-    spec = torch.cat((stft.push(signal), stft.end()), dim=-1)
+    spec = BlockSTFT(*transform).push(signal.numpy(), last=True)
+    assert spec.dtype == np.complex64
     padded = torch.nn.functional.pad(signal, (0, -length % 128))
-    expected = whole[0](padded)
-    found = torch.view_as_real(spec.transpose(1, 2))
-    assert torch.allclose(found, expected, atol=1e-4)
-    back = torch.cat((istft.push(spec), istft.end(length)), dim=-1)
-    back = back[:, :length]
-    expected = whole[1](expected, sig_length=length)
-    assert torch.allclose(back, expected, atol=1e-5)
+    expected = torch.view_as_complex(whole[0](padded)).transpose(1, 2)
+    assert np.allclose(spec, expected, atol=1e-4)
+    back = BlockISTFT(*transform).push(spec, last=True)[:, :length]
+    parts = torch.view_as_real(torch.from_numpy(spec).transpose(1, 2))
+    expected = whole[1](parts.contiguous(), sig_length=length)
+    assert back.dtype == np.float32 and np.allclose(back, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -159,46 +144,69 @@ def test_transforms_equal_those_of_speechbrain(length, win_length):
     [{"pad_mode": "reflect"}, {"center": False}, {"hop_length": 20}],
 )
 def test_transforms_of_the_whole_alone_are_refused(changes):
-    options = {"win_length": 32, "hop_length": 8, "n_fft": 512, **changes}
-    stft = STFT(16000, **options)
-    options.pop("pad_mode", None)
+    network = composed(**TINY)
+    model = model_of(network, **changes)
     with pytest.raises(ValueError, match="cannot take blocks, expected"):
-        block_transforms(stft, ISTFT(16000, **options))
-    with pytest.raises(ValueError, match="cannot take blocks"):
-        block_transforms(torch.nn.Identity(), torch.nn.Identity())
+        assert model.window
+    assert model.reach is None and model_of(network).reach is not None
 
 
 # Blocks
 
 
-def test_blocks_are_aligned_and_regrouped():
-    signal = np.arange(20).reshape(1, 20)
-    one, two = np.split(signal, [7, 7, 15], 1), np.split(-signal, [2, 8], 1)
-    pairs = list(align(one, two))
-    assert all(a.shape == b.shape and a.size for a, b in pairs)
-    assert np.array_equal(joined(a for a, _ in pairs), signal)
-    assert np.array_equal(joined(b for _, b in pairs), -signal)
-    with pytest.raises(AssertionError, match="differ in length"):
-        list(align(one, two[:-1]))
-    for size in (1, 3, 20, 30):
-        blocks = list(regroup(two, size))
-        assert all(block.shape[1] == size for block in blocks[:-1])
-        assert np.array_equal(joined(blocks), -signal)
+def test_what_waits_is_taken_in_order():
+    waiting, signal = Waiting(), np.arange(20.0).reshape(1, 20)
+    for block in np.split(signal, [7, 7, 15], axis=1):
+        waiting.put(block)
+    taken = [waiting.take(size) for size in (0, 3, 10, 9)]
+    assert [block.shape[1] for block in taken] == [0, 3, 10, 9]
+    expected = np.pad(signal, ((0, 0), (0, 2)))
+    assert np.array_equal(joined(taken), expected) and waiting.size == 0
 
 
 @pytest.mark.parametrize("rates", [(44100, 16000), (16000, 48000), (1, 1)])
-@pytest.mark.parametrize("extra", [-5, 0, 5])
-def test_resampling_blocks_equals_the_whole(rates, extra):
+def test_resampling_blocks_equals_the_whole(rates):
     signal = np.random.default_rng(0).standard_normal((2, 30011))
     signal = signal.astype(np.float32)
-    whole = soxr.resample(signal.T, *rates).T
-    length = whole.shape[1] + extra
     blocks = np.split(signal, [100, 15000, 15001], axis=-1)
-    found = joined(resample_blocks(blocks, *rates, 2, length))
-    shared = min(length, whole.shape[1])
-    assert found.shape == (2, length)
-    assert np.allclose(found[:, :shared], whole[:, :shared], atol=1e-6)
-    assert not found[:, shared:].any()
+    found = pushed(Resampler(*rates, channels=2), blocks)
+    assert np.allclose(found, soxr.resample(signal.T, *rates).T, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("length", [1, 2, 13, 30011])
+def test_a_path_returns_what_it_is_given(rate, length):
+    """As many samples, whatever the blocks; without a change the same."""
+    signal = noisy_signal(4.0, rate, 2)[:length].T
+    found = []
+    for size in (length, 4000, 7 if length < 100 else 997):
+        path = SignalPath(Resampler(1, 1, 2), 16000, rate, channels=2)
+        cuts = range(size, length, size)
+        found.append(pushed(path, np.split(signal, cuts, axis=-1)))
+        assert found[-1].shape == signal.shape
+        assert np.allclose(found[-1], found[0], atol=1e-6)
+    assert rate < 16000 or np.allclose(found[0], signal, atol=1e-6)
+
+
+@pytest.mark.parametrize("reach", [None, (9, 5)])
+def test_segments_are_as_the_whole(reach):
+    """A sample depends on 8 before and 4 after it, or on its segment."""
+    lengths = []
+
+    def smooth(samples):
+        lengths.append(len(samples))
+        return np.convolve(samples, np.arange(1, 14), "full")[4:-8]
+
+    signal = np.random.default_rng(0).standard_normal((2, 90))
+    expected = np.stack(list(map(smooth, signal)))
+    lengths.clear()
+    stage = Segments(smooth, 1, 16, reach, hop_length=3)
+    found = pushed(stage, np.split(signal, [1, 3, 40], axis=-1))
+    assert found.shape == signal.shape and len(lengths) > 4
+    assert max(lengths) <= 20 + sum(reach or (0, 0)) + 2
+    assert np.allclose(found, expected, atol=1e-10) == (reach is not None)
+    shorter = Segments(smooth, 1, 16, (6, 3), hop_length=3)
+    assert not np.allclose(pushed(shorter, [signal]), expected)
 
 
 def test_fork_holds_nothing_that_both_have():
@@ -220,12 +228,13 @@ def test_fork_holds_nothing_that_both_have():
 
 def test_sixty_seconds_in_blocks_and_segments(model):
     """The exact result, or one with seams that nobody hears."""
-    noisy = noisy_signal(60.0)[0]
+    noisy = noisy_signal(60.0)[:, 0]
     noisy[: 9 * 16000] *= 0.03
     whole = model.enhance_batch(torch.from_numpy(noisy)[None])[0].numpy()
     assert snr_db(whole, noisy) < 10
-    blocks = model.enhance_array(noisy, 16000)
-    assert snr_db(whole, blocks) > 100
+    blocks = tiny()
+    blocks.segment_seconds = 16
+    assert snr_db(whole, blocks.enhance_array(noisy, 16000)) > 100
     other = tiny()
     other.mods.model.in_chunks = False
     segments = other.enhance_array(noisy, 16000)
@@ -235,7 +244,7 @@ def test_sixty_seconds_in_blocks_and_segments(model):
 @pytest.mark.parametrize("causal", [False, True])
 def test_channels_do_not_meet(causal):
     enhancer = tiny(causal=causal)
-    noisy = noisy_signal(21.0, channels=3)
+    noisy = noisy_signal(21.0, channels=3).T
     noisy[1] *= 1e-3
     noisy[2] = 0
     both = enhancer.enhance_array(noisy.T, 16000).T
@@ -244,26 +253,15 @@ def test_channels_do_not_meet(causal):
     assert not both[2].any() and both[0].any()
 
 
-def test_blocks_are_asked_for_as_they_are_needed(model):
-    """So that memory does not grow; at most 4 s of 60 s lie around."""
-    block = noisy_signal(1.0, 44100)
-    blocks, asked = [block] * 60, [0]
-
-    def counted():
-        for each in blocks:
-            asked[0] += 1
-            yield each
-
-    measured = measure(blocks, 1, 44100, 16000)
-    found, most = 0, 0
-    with torch.inference_mode():
-        for part in enhance_signal(
-            model, counted(), measured, 44100, 0.5, "keep"
-        ):
-            most = max(most, asked[0] - found / 44100)
-            found += part.shape[-1]
-    assert found == 60 * 44100 and asked[0] == 60
-    assert most < 8  # with the one that is made
+def test_memory_does_not_grow(model, monkeypatch):
+    """Samples come out at most a segment after they went in."""
+    monkeypatch.setattr(EnhanceModel, "segment_seconds", 5)
+    path = SignalPath(model.open_signal(1), 16000, 44100, channels=1, wet=0.5)
+    block, waiting = noisy_signal(1.0, 44100).T, []
+    for number in range(1, 31):
+        found = path.push(block, last=number == 30).shape[-1] / 44100
+        waiting.append((waiting[-1] if waiting else 0) + 1 - found)
+    assert waiting[-1] == pytest.approx(0) and 5 < max(waiting) < 15
 
 
 # Files
@@ -271,14 +269,15 @@ def test_blocks_are_asked_for_as_they_are_needed(model):
 
 @pytest.fixture
 def long(monkeypatch):
-    """Make half a second long."""
-    monkeypatch.setattr(long_file, "LONG_SECONDS", 0.5)
-    monkeypatch.setattr(long_signal, "LONGEST_SECONDS", 0)
+    """Make half a second long, for files and for signals."""
+    monkeypatch.setattr(enhancer, "LONG_SECONDS", 0.5)
+    monkeypatch.setattr(segments, "SLACK_SECONDS", 0)
+    monkeypatch.setattr(EnhanceModel, "segment_seconds", 0)
 
 
 def write(path, sample_rate=16000, channels=1, seconds=1.0, **options):
     signal = noisy_signal(seconds, sample_rate, channels)
-    sf.write(path, signal.T, sample_rate, **options)
+    sf.write(path, signal, sample_rate, **options)
     return path
 
 
@@ -292,11 +291,11 @@ def test_a_long_file_is_as_a_short_one(
     expected = model.enhance_file(path, **options)
     request.getfixturevalue("long")
     output = tmp_path / "b.wav"
-    enhance_long_file(model, path, output, **options)
+    model.enhance_long_file(path, output, **options)
     found, rate = sf.read(output, dtype="float32")
     assert rate == sample_rate and found.shape == expected.shape
     assert snr_db(expected.numpy(), found) > 90
-    # All of it at once is the same enhancement, and of one type.
+    # All of it at once is the same enhancement.
     again = model.enhance_file(path, tmp_path / "c.wav", **options).numpy()
     assert np.array_equal(again, sf.read(tmp_path / "c.wav")[0])
     assert snr_db(again, found) > 120
@@ -309,12 +308,12 @@ def test_format_and_tags_of_a_long_file(long, model, tmp_path, suffix):
     tagged = tmp_path / "tagged.flac"
     with sf.SoundFile(tagged, "w", 44100, 2, "PCM_24") as file:
         file.title, file.artist = "Ä title", "Somebody"
-        file.write(noisy_signal(1.0, 44100, 2).T)
-    enhance_long_file(model, path, output)
+        file.write(noisy_signal(1.0, 44100, 2))
+    model.enhance_long_file(path, output)
     before, after = sf.info(path), sf.info(output)
     for key in ("format", "subtype", "samplerate", "channels", "frames"):
         assert getattr(after, key) == getattr(before, key), key
-    enhance_long_file(model, tagged, output)
+    model.enhance_long_file(tagged, output)
     with sf.SoundFile(output) as file:
         assert (file.title, file.artist) == ("Ä title", "Somebody")
     assert len(list(tmp_path.iterdir())) == 3
@@ -322,12 +321,12 @@ def test_format_and_tags_of_a_long_file(long, model, tmp_path, suffix):
 
 def test_what_wav_cannot_hold_is_rf64(long, model, tmp_path, monkeypatch):
     path = write(tmp_path / "a.wav", channels=2)
-    enhance_long_file(model, path, tmp_path / "b.wav")
+    model.enhance_long_file(path, tmp_path / "b.wav")
     monkeypatch.setattr(
         "dbtransform_lobes.inference.audio_file.WAV_BYTES", 4 * 16000
     )
-    enhance_long_file(model, path, tmp_path / "c.wav")
-    enhance_long_file(model, path, tmp_path / "c.flac")
+    model.enhance_long_file(path, tmp_path / "c.wav")
+    model.enhance_long_file(path, tmp_path / "c.flac")
     names = "b.wav c.wav c.flac".split()
     formats = [sf.info(tmp_path / name).format for name in names]
     assert formats == ["WAV", "RF64", "FLAC"]
@@ -349,27 +348,26 @@ def test_a_long_file_that_fails_leaves_nothing(
             raise error("in the middle")
 
         with monkeypatch.context() as patch:
-            patch.setattr(DBTransform, "stream", fail)
+            patch.setattr(DBTransform, "forward", fail)
             with pytest.raises(error, match="in the middle"):
-                enhance_long_file(model, path, output)
+                model.enhance_long_file(path, output)
         assert output.read_text() == "old"
     with pytest.raises(ValueError, match="strength is 2, expected"):
-        enhance_long_file(model, path, output, strength=2)
+        model.enhance_long_file(path, output, strength=2)
     with pytest.raises(ValueError, match="high_band is 'no', expected"):
-        enhance_long_file(model, path, output, high_band="no")
+        model.enhance_long_file(path, output, high_band="no")
 
     class Broken(torch.nn.Module):
         def forward(self, spec):
             return spec * float("nan")
 
-    monkeypatch.setattr(long_signal, "LONGEST_SECONDS", 20)
     with pytest.raises(ValueError, match="a.wav: the model returned samples"):
-        enhance_long_file(model_of(Broken()), path, output)
+        model_of(Broken()).enhance_long_file(path, output)
     signal = np.full(48000, 0.1)
     signal[-1] = math.nan
     sf.write(path, signal, 48000, subtype="FLOAT")
     with pytest.raises(ValueError, match="a.wav: samples are not finite"):
-        enhance_long_file(model, path, output)
+        model.enhance_long_file(path, output)
     assert len(list(tmp_path.iterdir())) == 2 and output.read_text() == "old"
 
 
@@ -379,7 +377,7 @@ def test_a_long_file_that_is_cut_off_is_told_once(long, model, tmp_path):
     path.write_bytes(data[: 44 + 2 * 20001])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        enhance_long_file(model, path, output)
+        model.enhance_long_file(path, output)
     told = [str(each.message) for each in caught if "ends after" in str(each)]
     assert len(told) == 1
     assert sf.info(output).frames == 20001
@@ -397,6 +395,6 @@ def test_the_progress_bar_is_for_terminals(long, model, tmp_path, monkeypatch):
         (io.StringIO(), True),
     ):
         monkeypatch.setattr(sys, "stderr", stream)
-        enhance_long_file(model, path, tmp_path / "b.wav", progress)
+        model.enhance_long_file(path, tmp_path / "b.wav", progress)
         shown = stream.isatty() and progress
         assert ("a.wav" in stream.getvalue()) == shown

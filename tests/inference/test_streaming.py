@@ -12,8 +12,9 @@ import soundfile as sf
 import torch
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer
 from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.inference.onnx_export import export_onnx
 from dbtransform_lobes.inference.pcm import decode, encode, enhance_pcm
 from dbtransform_lobes.inference.streaming import StreamingEnhancer
 from tests.runs import model_of, tiny_run
@@ -37,6 +38,14 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     return EnhanceModel.from_hparams(folder, run_opts=CPU)
+
+
+@pytest.fixture(scope="module")
+def graph(folder, tmp_path_factory):
+    """A streaming graph of the model."""
+    path = tmp_path_factory.mktemp("graph") / "stream.onnx"
+    export_onnx(folder, path, streaming=True, stft="outside")
+    return path
 
 
 def noisy_signal(seconds, *seeds, sample_rate=16000):
@@ -124,9 +133,9 @@ def test_reset_flush_and_errors_leave_no_trace(model):
         (noisy[None], r"shape \(1, 1, 3200\), expected"),
         (noisy.expand(2, -1).T, "2 channels given, expected 1 as before"),
         (noisy[:0].T, r"shape \(3200, 0\), expected"),
-        (noisy, r"shape \(1, 3200\), more channels .* give samples.T"),
-        ("noisy", "samples are str, expected an array or a tensor"),
-        (torch.ones(9).to_sparse(), "samples are Tensor, expected an array"),
+        (noisy, "3200 channels given, expected 1 as before"),
+        ("noisy", "samples are <U5, expected floating point"),
+        (torch.ones(9).to_sparse(), "Tensor, which is no array of numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             enhancer.feed(samples)
@@ -181,9 +190,8 @@ def pipe(model, data, rate=16000, channels=1, dtype="f32", most=10**9):
         done[0] += len(part)
         return bytes(part)
 
-    report = enhance_pcm(
-        StreamingEnhancer(model), read, out.extend, rate, channels, dtype
-    )
+    enhancer = StreamingEnhancer(model, sample_rate=rate)
+    report = enhance_pcm(enhancer, read, out.extend, channels, dtype)
     return bytes(out), report
 
 
@@ -376,36 +384,22 @@ def test_a_file_in_place_of_samples_is_named(
     assert out == "" and "expected raw samples" in err
 
 
-def test_onnx_stream_is_that_of_torch(folder, model, tmp_path):
-    from dbtransform_lobes.inference.onnx_backend import OnnxStreamModel
-    from dbtransform_lobes.inference.onnx_export import export_onnx
-
-    path = tmp_path / "stream.onnx"
-    export_onnx(folder, path, streaming=True, stft="outside")
+def test_onnx_stream_is_that_of_torch(model, graph):
     noisy = noisy_signal(0.4, 1, 2)
     expected = fed(StreamingEnhancer(model), noisy, [700])
-    enhancer = StreamingEnhancer(OnnxStreamModel(path))
+    enhancer = OnnxEnhancer(graph).stream()
     for sizes in ([700], [64, 1000]):  # flush has reset it in between
         assert torch.allclose(fed(enhancer, noisy, sizes), expected, atol=1e-4)
-    export_onnx(folder, tmp_path / "whole.onnx")
-    with pytest.raises(ValueError, match="--stft outside"):
-        OnnxStreamModel(tmp_path / "whole.onnx")
 
 
-def test_command_with_onnx(folder, tmp_path, capfdbinary, monkeypatch):
-    from dbtransform_lobes.inference.onnx_export import export_onnx
-
-    path = tmp_path / "stream.onnx"
-    export_onnx(folder, path, streaming=True, stft="outside")
+def test_command_with_onnx(folder, graph, tmp_path, capfdbinary, monkeypatch):
     data = encode(noisy_signal(0.4, 1).numpy(), "s16")
     (tmp_path / "noisy.raw").write_bytes(data)
     outs = []
-    for flags in (["--model", str(folder)], ["--model", str(path)]):
-        if flags[1] == str(path):
-            flags += ["--backend", "onnx"]
+    for source in (folder, graph):
         with open(tmp_path / "noisy.raw", "rb") as stdin:
             monkeypatch.setattr(sys, "stdin", stdin)
-            assert main(["stream", *flags]) == 0
+            assert main(["stream", "--model", str(source)]) == 0
         outs.append(np.frombuffer(capfdbinary.readouterr().out, "<i2"))
     assert len(outs[0]) == len(data) // 2
     assert abs(outs[0].astype(int) - outs[1]).max() <= 4  # of 32768

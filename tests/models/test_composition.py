@@ -8,12 +8,10 @@ from hyperpyyaml import load_hyperpyyaml
 from torch import nn
 
 from benchmark.counts import count_macs, count_parameters
-from dbtransform_lobes.inference.onnx_offline import (
+from dbtransform_lobes.inference.onnx_graph import (
     SpectrumGraph,
-    offline_model,
-)
-from dbtransform_lobes.inference.onnx_streaming import (
     SpectrumStream,
+    offline_model,
     streaming_model,
 )
 from dbtransform_lobes.models import db_transform

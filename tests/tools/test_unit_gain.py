@@ -8,7 +8,7 @@ import torch
 
 from command import run_tool
 from dbtransform_lobes.inference import EnhanceModel
-from dbtransform_lobes.inference.source import BUNDLED
+from dbtransform_lobes.inference.bundled import BUNDLED
 from tests.signals import speech_like, write_wav
 from unit_gain import measure_gain
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dbtransform_lobes.data.audio import audio_info, read_audio
-from dbtransform_lobes.inference.any_rate import check_sample_rate
+from dbtransform_lobes.inference.signal_path import check_sample_rate
 
 DEFAULT_SECONDS, MOST_SECONDS = 10, 30
 # Files of one recording may differ by what a codec adds.

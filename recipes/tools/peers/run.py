@@ -9,7 +9,7 @@ from pathlib import Path
 from dbtransform_lobes.data.audio import audio_info
 from dbtransform_lobes.data.files import raise_problems, read_record
 from dbtransform_lobes.evaluation.evaluate import pair_files
-from dbtransform_lobes.inference.source import BUNDLED
+from dbtransform_lobes.inference.bundled import BUNDLED
 from dbtransform_lobes.versions import package_versions
 from peers.adapters import PEERS, SAMPLE_RATE
 from peers.worker import TIMING

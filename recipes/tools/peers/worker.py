@@ -101,11 +101,9 @@ def _load_graph(path):
         raise ValueError(
             f"{path} takes {graph.sample_rate} Hz, expected {SAMPLE_RATE}"
         )
-    latency_ms = None
-    if graph.streaming:
-        samples = len(graph.window) + (graph.frames - 1) * graph.hop_length
-        latency_ms = 1000 * samples / SAMPLE_RATE
-    return lambda: graph.enhance, latency_ms
+    latency_ms = graph.stream().latency_ms if graph.causal else None
+    process = partial(graph.enhance_array, sample_rate=SAMPLE_RATE)
+    return lambda: process, latency_ms
 
 
 def _enhance(process, noisy, estimate):

@@ -1,0 +1,204 @@
+"""What computes: PyTorch or ONNX Runtime, and on which device."""
+
+import importlib.util
+import os
+
+from dbtransform_lobes.inference.bundled import find_onnx, local_folder
+
+BACKENDS = ("onnx", "torch")
+
+
+def choose_backend(source=None, device="cpu"):
+    """Choose the faster backend that a model and this environment have.
+
+    ONNX Runtime where the model has a graph: it starts in a fraction of the
+    time, and is faster on a CPU. PyTorch for others and for GPUs.
+
+    Arguments
+    ---------
+    source : str, optional
+        A model folder, a model of the package or of the hub, or a graph.
+    device : str
+        Such as "cpu" or "cuda".
+
+    Returns
+    -------
+    str
+        "onnx" or "torch".
+
+    Example
+    -------
+    >>> choose_backend(device="cuda")
+    'torch'
+    """
+    if _is_graph(source):
+        return "onnx"
+    installed = importlib.util.find_spec("onnxruntime") is not None
+    if device != "cpu" or not installed:
+        return "torch"
+    try:
+        find_onnx(source)
+    except FileNotFoundError:
+        return "torch"
+    return "onnx"
+
+
+def check_model(source, backend, device="cpu"):
+    """Refuse a model, backend or device before anything large is imported.
+
+    Arguments
+    ---------
+    source, device
+        As of ``choose_backend``.
+    backend : str
+        "onnx" or "torch".
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model.
+    ValueError
+        If the backend is not installed or does not have the device.
+    """
+    if backend == "onnx":
+        from dbtransform_lobes.inference.onnx_model import import_onnxruntime
+
+        import_onnxruntime()
+        find_onnx(source)
+        if device != "cpu":
+            raise ValueError(
+                f"the device is {device}, but --backend onnx computes on the "
+                "CPU: leave it out"
+            )
+        return
+    local_folder(source)
+    if importlib.util.find_spec("torch") is None:
+        raise ValueError(
+            "this needs PyTorch, which is not installed: pip install "
+            "dbtransform, or give a model that has a graph (model.onnx, "
+            "`dbtransform export-onnx`)"
+        )
+    check_device(device)
+
+
+def model_folder(source=None, revision=None):
+    """Return the folder of a model, getting it from the hub if need be.
+
+    Arguments
+    ---------
+    source, revision
+        As of ``load_enhancer``.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is none.
+
+    Example
+    -------
+    >>> os.path.basename(model_folder())
+    'db_transform_small'
+    """
+    folder = local_folder(source)
+    if folder is None:
+        from dbtransform_lobes.inference.source import find_model, hub_config
+
+        folder = str(find_model(source, fetch_config=hub_config(revision)))
+    return folder
+
+
+def check_device(device):
+    """Refuse a device that this machine or this torch does not have.
+
+    Arguments
+    ---------
+    device : str
+        Such as "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises
+    ------
+    ValueError
+        With the reason that torch gives.
+
+    Example
+    -------
+    >>> check_device("cpu")
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        # What is raised depends on the kind of device and the build.
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise ValueError(
+            f"the device {device!r} cannot be used ({reason}), expected one "
+            f"of this machine: cpu, or one of {torch.cuda.device_count()} "
+            "GPUs, cuda:N"
+        ) from error
+
+
+def load_enhancer(
+    source=None,
+    backend=None,
+    device="cpu",
+    threads=None,
+    revision=None,
+    trust_code=False,
+):
+    """Load a model.
+
+    Arguments
+    ---------
+    source, device
+        As of ``choose_backend``.
+    backend : str, optional
+        "onnx" or "torch"; see ``choose_backend`` if not given.
+    threads : int, optional
+        CPU threads; all if not given.
+    revision : str, optional
+        Branch, tag or commit of a model of the hub.
+    trust_code : bool
+        See ``EnhanceModel.from_hparams``.
+
+    Returns
+    -------
+    Enhancer
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If it cannot be loaded.
+
+    Example
+    -------
+    >>> load_enhancer("db_transform_streaming", threads=1).causal
+    True
+    """
+    backend = backend or choose_backend(source, device)
+    check_model(source, backend, device)
+    if backend == "onnx":
+        from dbtransform_lobes.inference.onnx_model import OnnxEnhancer
+
+        return OnnxEnhancer(source, threads)
+    import torch
+
+    from dbtransform_lobes.inference.enhance_model import EnhanceModel
+    from dbtransform_lobes.inference.source import hub_config
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return EnhanceModel.from_hparams(
+        source,
+        run_opts={"device": device},
+        trust_code=trust_code,
+        fetch_config=hub_config(revision),
+    )
+
+
+def _is_graph(source):
+    return source is not None and os.path.isfile(source)

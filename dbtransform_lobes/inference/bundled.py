@@ -1,0 +1,119 @@
+"""Models by name: those of the package, folders, and names on the hub."""
+
+import os
+import re
+from pathlib import Path
+
+BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
+DEFAULT = "db_transform_small"
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+WEIGHTS = "model.ckpt"
+GRAPH = "model.onnx"
+
+
+def bundled_models():
+    """Names of the models that come with the package, the default first.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> "/" in "".join(bundled_models())
+    False
+    """
+    found = BUNDLED.glob("*/hyperparams.yaml")
+    names = sorted(path.parent.name for path in found)
+    return sorted(names, key=lambda name: name != DEFAULT)
+
+
+def local_folder(source=None):
+    """Tell what a name stands for, without looking into it.
+
+    A bundled model goes before a folder of its name, which is meant by
+    ``./name``.
+
+    Arguments
+    ---------
+    source : str, optional
+        A folder, a bundled model or "owner/name" on the hub; the default
+        bundled model if not given.
+
+    Returns
+    -------
+    str | None
+        The folder; None for a name on the hub.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is none of them.
+
+    Example
+    -------
+    >>> local_folder("owner/name") is None
+    True
+    """
+    if not isinstance(source, str | os.PathLike | None):
+        raise ValueError(
+            f"source is {source!r}, expected a folder or the name of a model"
+        )
+    if source is None and not bundled_models():
+        raise FileNotFoundError(
+            "this package was built without weights: give a model folder or a "
+            "name on the hub, or make a model folder with `dbtransform export "
+            "RUN_FOLDER MODEL_FOLDER`"
+        )
+    source = os.fspath(bundled_models()[0] if source is None else source)
+    folder = os.path.expanduser(source)
+    if source in bundled_models():
+        return str(BUNDLED / source)
+    if os.path.isdir(folder):
+        return folder
+    if HUB_NAME.fullmatch(source):
+        return None
+    raise FileNotFoundError(
+        f"{source}: there is no such folder, expected a model folder, a "
+        f"bundled model ({', '.join(bundled_models()) or 'none'}) or a name "
+        "on the hub (owner/name)"
+    )
+
+
+def find_onnx(source=None):
+    """Find the graph of a model.
+
+    Arguments
+    ---------
+    source : str, optional
+        A file of ``dbtransform export-onnx``, or a folder or bundled model
+        that has one; the default bundled model if not given.
+
+    Returns
+    -------
+    str
+        Its path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+
+    Example
+    -------
+    >>> os.path.basename(find_onnx())
+    'model.onnx'
+    """
+    if isinstance(source, str | os.PathLike) and os.path.isfile(source):
+        return os.fspath(source)
+    try:
+        folder = local_folder(source)
+    except FileNotFoundError:
+        folder = None
+    path = source if folder is None else os.path.join(folder, GRAPH)
+    if folder is None or not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{path}: there is no such file; write one with `dbtransform "
+            f"export-onnx MODEL_FOLDER {path}`"
+        )
+    return path

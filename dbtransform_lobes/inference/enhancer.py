@@ -1,0 +1,300 @@
+"""Arrays, files and streams through any engine, in NumPy alone.
+
+An engine is a subclass that computes at the rate of its model: PyTorch
+(``EnhanceModel``) or ONNX Runtime (``OnnxEnhancer``).
+"""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dbtransform_lobes.inference.audio_file import (
+    check_output,
+    read_blocks,
+    read_format,
+    warn_if_cut_off,
+    with_room,
+    write_blocks,
+)
+from dbtransform_lobes.inference.high_band import check_high_band
+from dbtransform_lobes.inference.segments import Segments
+from dbtransform_lobes.inference.signal_path import (
+    SignalPath,
+    as_array,
+    check_sample_rate,
+)
+from dbtransform_lobes.inference.streaming import Frames, StreamingEnhancer
+from dbtransform_lobes.inference.strength import wet_share
+
+LONG_SECONDS = 60  # what takes long enough for a progress bar
+SAMPLES_AT_ONCE = 2**20
+FADED_SECONDS = 16  # of a segment where all frames depend on each other
+
+
+class Enhancer:
+    """What all engines have; subclasses give what follows.
+
+    Attributes
+    ----------
+    sample_rate : int
+        Of the model, in Hz.
+    hop_length : int
+        Samples from frame to frame.
+    window : numpy.ndarray
+        Of the STFT, (n_fft,), float32.
+    frames : int
+        Frames of a call of ``step``.
+    causal : bool
+        Whether streams can be enhanced.
+    reach : tuple of int | None
+        Frames before and after a frame that it depends on; None: all.
+    segment_seconds : int
+        Length of the segments of a long signal.
+    description : dict
+        "class" and number of "parameters" of the network, if known.
+    """
+
+    frames, segment_seconds = 1, 16
+
+    def enhance_segment(self, noisy):
+        """Map samples (n,), float32, to as many."""
+        raise NotImplementedError
+
+    def initial_state(self):
+        """Return the state of streams that have not begun."""
+        raise NotImplementedError
+
+    def step(self, spec, state):
+        """Enhance the next frames (channels, F, T); also the next state."""
+        raise NotImplementedError
+
+    def open_stream(self, channels):
+        """Return a stage for live streams, see ``SignalPath``.
+
+        Raises
+        ------
+        ValueError
+            If the model sees the future.
+        """
+        if not self.causal:
+            raise ValueError(
+                "this model sees the future, so it cannot enhance a stream: "
+                "give one that was trained with causal: True, such as "
+                "hparams/models/db_transform_streaming.yaml, or enhance whole "
+                "files by enhance_file (dbtransform enhance)"
+            )
+        return Frames(self, channels)
+
+    def open_signal(self, channels):
+        """Return a stage for a whole signal."""
+        start = self.enhance_segment, self.sample_rate
+        if self.reach is None:
+            return Segments(*start, FADED_SECONDS)
+        hop, size = self.hop_length, len(self.window)
+        reach = [frames * hop + size for frames in self.reach]
+        return Segments(*start, self.segment_seconds, reach, hop)
+
+    def stream(self, **options):
+        """Begin a live stream; options as of ``StreamingEnhancer``."""
+        return StreamingEnhancer(self, **options)
+
+    def enhance_array(
+        self,
+        signal,
+        sample_rate,
+        strength=1.0,
+        attenuation_limit_db=None,
+        high_band="keep",
+    ):
+        """Enhance samples of any rate and number of channels.
+
+        Other sample rates are resampled to the model's and back. Channels are
+        enhanced each on its own. Long signals are enhanced in segments, with
+        the same result as the whole at once; by models whose frames all
+        depend on each other in segments of 16 to 20 s, with a linear
+        cross-fade over 2 s. Memory grows with the samples alone.
+
+        Arguments
+        ---------
+        signal : numpy.ndarray or torch.Tensor
+            Floating point (L,) or (L, channels), as soundfile reads it.
+        sample_rate : int
+            In Hz, 2000 to 768000.
+        strength : float
+            0 returns the input, 1 the whole enhancement; see ``wet_share``.
+        attenuation_limit_db : float, optional
+            Reduce noise by at most this, in dB; speech keeps its level.
+        high_band : str
+            What lies above half the model's rate in the enhanced share of
+            the signal: "keep" it, scaled by ``TopBandGain``, or "drop" it.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            Of the same kind and shape, float32; tensors are on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the signal or an option is wrong.
+
+        Example
+        -------
+        >>> from dbtransform_lobes.inference import OnnxEnhancer
+        >>> model = OnnxEnhancer("db_transform_small")
+        >>> model.enhance_array(np.zeros((4410, 2)), 44100).shape
+        (4410, 2)
+        """
+        noisy, given_as = as_array(signal)
+        _check_signal(noisy, sample_rate)
+        options = strength, attenuation_limit_db, high_band
+        blocks = noisy.reshape(len(noisy), -1)
+        stage = self._open(sample_rate, blocks.shape[1], *options)
+        enhanced = np.concatenate(list(_pushed(stage, [blocks])))
+        return given_as(enhanced.reshape(noisy.shape))
+
+    def enhance_file(self, filename, output_filename=None, **options):
+        """Enhance an audio file of any sample rate and number of channels.
+
+        All of it is returned, so that memory grows with its length. For
+        recordings of hours there are ``enhance_long_file``, which only
+        writes, and ``dbtransform enhance``.
+
+        Arguments
+        ---------
+        filename : str
+            A file that soundfile can read.
+        output_filename : str, optional
+            Where to write the result; an existing file is replaced. The
+            suffix (.wav, .flac, .ogg, .mp3) gives the container; the sample
+            format is that of the input if the container has it, and tags
+            (title, artist ...) are kept. Samples beyond full scale are
+            clipped but in floating-point formats. The file is there whole or
+            not at all.
+        **options
+            ``strength``, ``attenuation_limit_db`` and ``high_band`` as in
+            ``enhance_array``.
+
+        Returns
+        -------
+        numpy.ndarray
+            (L,), or (L, channels) for several channels; float32, at the rate
+            and with the length of the file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file, or no folder for the output.
+        ValueError
+            If the file is no audio, is empty or damaged or has samples that
+            are not finite; if the output is the input, has another suffix or
+            cannot be written; if an option is out of range.
+        """
+        if output_filename is not None:
+            check_output(filename, output_filename)
+        audio, blocks = self._open_file(filename, progress=False, **options)
+        enhanced = np.concatenate(list(blocks))
+        if output_filename is not None:
+            write_blocks(output_filename, [enhanced], audio)
+        return enhanced[:, 0] if enhanced.shape[1] == 1 else enhanced
+
+    def enhance_long_file(
+        self, filename, output_filename, progress=True, **options
+    ):
+        """Enhance a file into another one, in memory that does not grow.
+
+        Arguments
+        ---------
+        filename, output_filename, **options
+            As of ``enhance_file``, and so are errors.
+        progress : bool
+            Whether more than a minute shows a progress bar, on a terminal.
+
+        Example
+        -------
+        >>> import tempfile
+        >>> import soundfile as sf
+        >>> from dbtransform_lobes.inference import OnnxEnhancer
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path, output = f"{folder}/noisy.wav", f"{folder}/enhanced.wav"
+        ...     sf.write(path, [0.1] * 8000, 16000)
+        ...     model = OnnxEnhancer("db_transform_small")
+        ...     model.enhance_long_file(path, output)
+        ...     sf.info(output).frames
+        8000
+        """
+        check_output(filename, output_filename)
+        audio, blocks = self._open_file(filename, progress, **options)
+        write_blocks(output_filename, blocks, audio)
+
+    def _open(
+        self,
+        sample_rate,
+        channels,
+        strength=1.0,
+        attenuation_limit_db=None,
+        high_band="keep",
+    ):
+        """Return a stage for a whole signal of any rate."""
+        wet = wet_share(strength, attenuation_limit_db)
+        check_high_band(high_band)
+        check_sample_rate(sample_rate)
+        rates = self.sample_rate, sample_rate
+        inner = self.open_signal(channels)
+        return SignalPath(inner, *rates, channels, wet, high_band)
+
+    def _open_file(self, filename, progress, **options):
+        """Return the format of what is written, and a generator of it."""
+        audio, frames = read_format(filename)
+        blocks = self._file_blocks(filename, audio, frames, progress, options)
+        return with_room(audio, frames), blocks
+
+    def _file_blocks(self, filename, audio, frames, progress, options):
+        """Yield the enhanced blocks of a file; show how far they are."""
+        rate, length = audio.sample_rate, 0
+        long = frames > LONG_SECONDS * rate
+        bar = tqdm(
+            total=frames // rate,
+            unit="s",
+            desc=Path(filename).name,
+            leave=False,
+            disable=None if progress and long else True,
+        )
+        try:
+            stage = self._open(rate, audio.channels, **options)
+            with bar:
+                for block in _pushed(stage, read_blocks(filename)):
+                    length += len(block)
+                    bar.update(length // rate - bar.n)
+                    yield block
+        except ValueError as error:
+            known = str(error).startswith(f"{filename}:")
+            raise (
+                error if known else ValueError(f"{filename}: {error}")
+            ) from error
+        warn_if_cut_off(filename, length, frames)
+
+
+def _pushed(stage, blocks):
+    """Yield what blocks (n, channels) become."""
+    for block in blocks:
+        for start in range(0, len(block), SAMPLES_AT_ONCE):
+            yield stage.push(block[start : start + SAMPLES_AT_ONCE].T).T
+    nothing = np.zeros((stage.channels, 0), np.float32)
+    yield stage.push(nothing, last=True).T
+
+
+def _check_signal(noisy, sample_rate):
+    check_sample_rate(sample_rate)
+    if noisy.ndim not in (1, 2) or noisy.size == 0:
+        raise ValueError(
+            f"the signal has shape {noisy.shape}, expected (samples,) or "
+            "(samples, channels) with at least one of each"
+        )
+    if noisy.ndim == 2 and noisy.shape[1] > noisy.shape[0]:
+        raise ValueError(
+            f"the signal has shape {noisy.shape}, more channels than samples; "
+            "expected (samples, channels), as soundfile reads them: give "
+            "signal.T"
+        )

@@ -1,0 +1,149 @@
+"""The way of a signal of any rate through a model, in blocks.
+
+noisy -> resample -> model -> resample (-> plus the band above it) -> blend
+"""
+
+import sys
+from numbers import Real
+
+import numpy as np
+
+from dbtransform_lobes.inference.blocks import Resampler, Waiting
+from dbtransform_lobes.inference.high_band import TopBandGain
+from dbtransform_lobes.inference.strength import blend
+
+# In Hz; beyond them is no speech, but headers that would fill the memory.
+SAMPLE_RATES = (2000, 768000)
+
+
+def check_sample_rate(sample_rate):
+    """Refuse a rate that is not in SAMPLE_RATES by a ValueError."""
+    low, high = SAMPLE_RATES
+    if (
+        not isinstance(sample_rate, Real)
+        or not low <= sample_rate <= high
+        or sample_rate % 1
+    ):
+        raise ValueError(
+            f"the sample rate is {sample_rate} Hz, expected {low} to {high}, "
+            "a whole number"
+        )
+
+
+def as_array(signal):
+    """Return samples as float32, and what makes the given kind of an array.
+
+    Arguments
+    ---------
+    signal : numpy.ndarray or torch.Tensor
+        Floating point of any shape.
+
+    Returns
+    -------
+    numpy.ndarray
+    callable
+
+    Raises
+    ------
+    ValueError
+        If it is not of floating point, or a sample is not finite.
+
+    Example
+    -------
+    >>> as_array(np.ones(2))[0]
+    array([1., 1.], dtype=float32)
+    """
+    given_as, torch = np.asarray, sys.modules.get("torch")
+    try:
+        if torch is not None and isinstance(signal, torch.Tensor):
+            given_as = torch.from_numpy
+            signal = signal.detach().cpu()
+            signal = signal.float() if signal.is_floating_point() else signal
+        array = np.asarray(signal)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the signal is {type(signal).__name__}, which is no array of "
+            f"numbers ({error}), expected (samples,) or (samples, channels)"
+        ) from error
+    if array.dtype.kind != "f":
+        raise ValueError(
+            f"the samples are {array.dtype}, expected floating point; divide "
+            "16-bit samples by 32768"
+        )
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(
+            "samples are not finite (NaN or infinity), expected audio; put "
+            "zeros in their place or leave out this signal"
+        )
+    return array, given_as
+
+
+class SignalPath:
+    """A stage at the rate of a signal around one at the rate of a model.
+
+    Arguments
+    ---------
+    stage : object
+        ``push(block, last=False)`` enhances (channels, n) at ``rate``; in all
+        it returns as many samples as it is given.
+    rate, sample_rate : int
+        Of the model and of the signal, in Hz.
+    channels : int
+        Number of channels.
+    wet : float
+        Share of the enhanced signal, see ``wet_share``.
+    high_band : str
+        "keep" or "drop", see ``Enhancer.enhance_array``.
+
+    Example
+    -------
+    >>> path = SignalPath(Resampler(1, 1, 1), 16000, 48000, channels=1)
+    >>> noisy = np.ones((1, 1000), np.float32)
+    >>> path.push(noisy).shape[1] + path.push(noisy, last=True).shape[1]
+    2000
+    """
+
+    def __init__(
+        self, stage, rate, sample_rate, channels, wet=1.0, high_band="keep"
+    ):
+        self.stage, self.wet, self.channels = stage, wet, channels
+        self._down = Resampler(sample_rate, rate, channels)
+        self._gain, rows = None, channels
+        if high_band == "keep" and sample_rate > rate:
+            self._gain = TopBandGain(rate, sample_rate, channels)
+            rows = 2 * channels
+        self._up = Resampler(rate, sample_rate, rows)
+        self._low = Waiting()
+        self._noisy, self._made, self._gains = Waiting(), Waiting(), Waiting()
+
+    def push(self, noisy, last=False):
+        """Take samples (channels, n), float32; return those that are ready.
+
+        Raises
+        ------
+        ValueError
+            If the model returns samples that are not finite.
+        """
+        self._noisy.put(noisy)
+        low = self._down.push(noisy, last)
+        made, waiting = self.stage.push(low, last), [self._noisy, self._made]
+        if self._gain is not None:
+            self._low.put(low)
+            low = self._low.take(made.shape[-1])
+            self._gains.put(self._gain.push(low, made, last))
+            made = np.concatenate((made, low))
+            waiting.append(self._gains)
+        self._made.put(self._up.push(made, last))
+        # In the end what the resampler has not made is silence.
+        size = self._noisy.size if last else min(each.size for each in waiting)
+        noisy, made = self._noisy.take(size), self._made.take(size)
+        enhanced, low = made[: self.channels], made[self.channels :]
+        if self._gain is not None:
+            enhanced = enhanced + (noisy - low) * self._gains.take(size)
+        if not np.isfinite(enhanced).all():
+            raise ValueError(
+                "the model returned samples that are not finite; use fp32 "
+                "(run_opts precision) or another model"
+            )
+        return blend(noisy, enhanced, self.wet).astype(np.float32, copy=False)

@@ -1,0 +1,151 @@
+"""The light installation: files, folders and streams as with PyTorch."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer
+from dbtransform_lobes.inference.bundled import find_onnx
+from tests.signals import noisy_signal
+
+ROOT = Path(__file__).parents[2]
+CPU = {"device": "cpu"}
+NAMES = ("db_transform_small", "db_transform_streaming")
+INSTALL = (
+    "pip install --no-deps . && "
+    "pip install --no-compile -r requirements-onnx.txt"
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Run a program of a new environment, made as the README says."""
+    assert INSTALL in (ROOT / "README.md").read_text()
+    root = tmp_path_factory.mktemp("bare")
+    source, bare = root / "source", root / "venv"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(
+        ROOT / "dbtransform_lobes",
+        source / "dbtransform_lobes",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    venv = [sys.executable, "-m", "venv", "--without-pip", str(bare)]
+    subprocess.run(venv, check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(bare / "bin/python")]
+    for arguments in (
+        ["--no-compile", "-r", str(ROOT / "requirements-onnx.txt")],
+        ["--no-deps", str(source)],
+    ):
+        made = subprocess.run(
+            [*pip, "install", "--quiet", *arguments],
+            capture_output=True,
+            text=True,
+        )
+        if made.returncode:
+            pytest.skip(f"packages cannot be installed: {made.stderr[-300:]}")
+    environment = {"PATH": str(bare / "bin"), "OMP_NUM_THREADS": "1"}
+
+    def run(program, *arguments, **options):
+        return subprocess.run(
+            [str(bare / "bin" / program), *map(str, arguments)],
+            capture_output=True,
+            env=environment,
+            cwd=root,
+            **options,
+        )
+
+    return run
+
+
+def close(found, expected):
+    """Within 1e-4, and not of silence."""
+    assert found.shape == expected.shape and np.abs(expected).max() > 0.01
+    return np.abs(found - expected).max() < 1e-4
+
+
+def test_there_is_no_torch(run):
+    code = (
+        "import importlib.util as u, sys\n"
+        "names = 'torch speechbrain scipy pandas huggingface_hub'.split()\n"
+        "sys.exit(any(map(u.find_spec, names)))"
+    )
+    assert run("python", "-c", code).returncode == 0
+
+
+def test_a_folder_is_enhanced(run, tmp_path):
+    """Of other rates, channels and containers, in two processes."""
+    files = {"a.wav": (16000, 1), "deep/b.wav": (44100, 2)}
+    for name, (rate, channels) in files.items():
+        path = tmp_path / "noisy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        signal = noisy_signal(1.0, rate, channels)
+        sf.write(path, signal, rate, subtype="FLOAT")
+    result = run(
+        *("dbtransform", "enhance", tmp_path / "noisy"),
+        *("--output", tmp_path / "out", "--jobs", 2, "--strength", 0.9),
+    )
+    assert result.returncode == 0, result.stderr
+    model = EnhanceModel.from_hparams(run_opts=CPU)
+    for name in files:
+        noisy, rate = sf.read(tmp_path / "noisy" / name, dtype="float32")
+        found, _ = sf.read(tmp_path / "out" / name, dtype="float32")
+        assert close(found, model.enhance_array(noisy, rate, strength=0.9))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_and_a_stream(run, tmp_path, name):
+    noisy = noisy_signal(1.0)
+    model = EnhanceModel.from_hparams(name, run_opts=CPU)
+    expected = model.enhance_array(noisy, 16000)
+    path, output = tmp_path / "noisy.wav", tmp_path / "enhanced.wav"
+    sf.write(path, noisy, 16000, subtype="FLOAT")
+    result = run("dbtransform", "enhance", path, output, "--model", name)
+    assert result.returncode == 0, result.stderr
+    assert close(sf.read(output, dtype="float32")[0], expected[:, 0])
+    command = "dbtransform", "stream", "--dtype", "f32", "--model", name
+    result = run(*command, input=noisy.tobytes())
+    if not model.causal:
+        assert result.returncode == 1 and b"sees the future" in result.stderr
+        return
+    assert result.returncode == 0, result.stderr
+    found = np.frombuffer(result.stdout, np.float32)
+    assert close(found, expected[:, 0])
+
+
+def test_info_and_what_needs_torch(run, tmp_path):
+    result = run("dbtransform", "info")
+    assert result.returncode == 0, result.stderr
+    for text in ("DBTransform", "apache-2.0", "torch not installed"):
+        assert text in result.stdout.decode()
+    path = tmp_path / "noisy.wav"
+    sf.write(path, noisy_signal(0.1), 16000)
+    for model in (["--backend", "torch"], ["--model", "owner/name"]):
+        result = run("dbtransform", "enhance", path, tmp_path / "b.wav", *model)
+        assert result.returncode == 1
+        assert b"needs PyTorch, which is not installed" in result.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bundled_graphs_are_those_of_the_weights(name):
+    """To 1e-4, over the seam of segments, and small enough to come along."""
+    graph = OnnxEnhancer(name, threads=1)
+    model = EnhanceModel.from_hparams(name, run_opts=CPU)
+    assert os.path.getsize(find_onnx(name)) < 4e6
+    assert graph.description["parameters"] == model.description["parameters"]
+    graph.segment_seconds = 2
+    noisy = noisy_signal(12.0)[:, 0]
+    noisy[: 3 * 16000] *= 0.03
+    expected = model.enhance_array(noisy, 16000)
+    assert close(graph.enhance_array(noisy, 16000), expected)
+    assert not graph.enhance_array(np.zeros(5000), 16000).any()
+    for gain in (1e-3, 1e-5):
+        quiet = graph.enhance_array(gain * noisy, 16000)
+        assert close(quiet / gain, expected)

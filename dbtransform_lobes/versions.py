@@ -13,6 +13,7 @@ PACKAGES = (
     "scipy",
     "soundfile",
     "soxr",
+    "onnxruntime",
     "pesq",
     "pystoi",
 )

@@ -21,7 +21,7 @@ def test_site_builds_without_a_warning_and_its_notebook_runs(tmp_path):
     assert (tmp_path / "api/dbtransform_lobes.models.html").is_file()
 
 
-@pytest.mark.parametrize("page", ["enhance", "stream"])
+@pytest.mark.parametrize("page", ["enhance", "stream", "onnx"])
 def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(make_clone(tmp_path))
     exec(python(f"docs/{page}.md"), {})

@@ -3,7 +3,11 @@
 import importlib.util
 import os
 
-from dbtransform_lobes.inference.bundled import find_onnx, local_folder
+from dbtransform_lobes.inference.bundled import (
+    check_folder,
+    find_onnx,
+    local_folder,
+)
 
 BACKENDS = ("onnx", "torch")
 
@@ -71,7 +75,9 @@ def check_model(source, backend, device="cpu"):
                 "CPU: leave it out"
             )
         return
-    local_folder(source)
+    folder = local_folder(source)
+    if folder is not None:
+        check_folder(folder)
     if importlib.util.find_spec("torch") is None:
         raise ValueError(
             "this needs PyTorch, which is not installed: pip install "

@@ -80,6 +80,26 @@ def local_folder(source=None):
     )
 
 
+def check_folder(folder, hparams_file="hyperparams.yaml"):
+    """Refuse a folder that is no model folder by a FileNotFoundError."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: there is no such folder, expected a model folder"
+        )
+    if (folder / "save").is_dir() and not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"{folder}: this is the output folder of a training, expected a "
+            f"model folder: write one with `dbtransform export {folder} "
+            "MODEL_FOLDER`"
+        )
+    if not (folder / hparams_file).is_file():
+        raise FileNotFoundError(
+            f"{folder}: there is no {hparams_file}, expected a model folder "
+            "as `dbtransform export` writes it"
+        )
+
+
 def find_onnx(source=None):
     """Find the graph of a model.
 

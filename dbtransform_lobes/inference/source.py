@@ -20,7 +20,11 @@ from speechbrain.utils.fetching import (
 )
 
 from dbtransform_lobes.data.files import write_text
-from dbtransform_lobes.inference.bundled import WEIGHTS, local_folder
+from dbtransform_lobes.inference.bundled import (
+    WEIGHTS,
+    check_folder,
+    local_folder,
+)
 
 PATTERNS = ("*.yaml", "*.ckpt", "*.onnx", "README.md", "custom.py")
 RECORD = "source.json"
@@ -86,7 +90,7 @@ def find_model(
             folder = _download_hub(
                 path, hparams_file, savedir, local_strategy, config
             )
-        _check_folder(folder, hparams_file)
+        check_folder(folder, hparams_file)
         if savedir not in (None, folder):
             folder = _collect(folder, savedir, hparams_file, local_strategy)
     return folder
@@ -193,24 +197,6 @@ def _download_hub(name, hparams_file, savedir, local_strategy, config):
             "FetchConfig(token=True) and a token (HF_TOKEN or `hf auth login`)"
         ) from error
     return savedir if direct and savedir else Path(folder)
-
-
-def _check_folder(folder, hparams_file):
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: there is no such folder, expected a model folder"
-        )
-    if (folder / "save").is_dir() and not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(
-            f"{folder}: this is the output folder of a training, expected a "
-            f"model folder: write one with `dbtransform export {folder} "
-            "MODEL_FOLDER`"
-        )
-    if not (folder / hparams_file).is_file():
-        raise FileNotFoundError(
-            f"{folder}: there is no {hparams_file}, expected a model folder "
-            "as `dbtransform export` writes it"
-        )
 
 
 def _collect(folder, savedir, hparams_file, local_strategy):

@@ -25,7 +25,7 @@ LAUNCH = {
     "--rdzv_backend",
     "--rdzv_endpoint",
 }
-OTHER_PROGRAMS = "cd sox arecord aplay pytest sphinx-build for done".split()
+OTHER_PROGRAMS = "cd hf sox arecord aplay pytest sphinx-build for done".split()
 OWN_SCRIPTS = ("my_corpus_prepare.py",)  # stand on a page themselves
 # With these takes seconds what a page makes or trains in hours.
 TINY_DATA = "--hours=0.002 --valid_hours=0.001 --test_hours=0.001".split()

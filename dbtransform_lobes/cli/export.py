@@ -9,7 +9,7 @@ HELP = (
 EXAMPLES = """\
   dbtransform export results/db_transform_small/1 my_model
   dbtransform export results/db_transform_small/1 my_model --force \\
-      --card limits.md
+      --card limits.md --example noisy.wav
   dbtransform enhance noisy.wav enhanced.wav --model my_model
 """
 
@@ -36,6 +36,11 @@ def add_arguments(parser):
         default="en",
         help="language of the speech, for the model card (default en)",
     )
+    parser.add_argument(
+        "--example",
+        metavar="FILE",
+        help="noisy recording, to be heard in the model card before and after",
+    )
 
 
 def run(args):
@@ -48,6 +53,7 @@ def run(args):
         args.force,
         args.card,
         args.language,
+        args.example,
     )
     scores = ", ".join(
         f"{name} {checkpoint.meta[name]:.3f}"

@@ -8,6 +8,7 @@
     save/CKPT+*/CKPT.yaml, scores.json, the data's dataset.json
                                 ->      README.md         (model card)
                                         custom.py         (for foreign_class)
+  a noisy file                ->      example_noisy.flac, example_enhanced.flac
 """
 
 import io
@@ -35,6 +36,8 @@ from dbtransform_lobes.models.waveform import enhance_waveform
 
 KEPT_KEYS = ("sample_rate", "compute_stft", "compute_istft", "model")
 FILES = ("hyperparams.yaml", "model.ckpt", "README.md", "custom.py")
+# The strengths at which an example is enhanced.
+EXAMPLES = {"example_noisy.flac": 0, "example_enhanced.flac": 1}
 TOLERANCE = 1e-6
 HEADER = """\
 # An enhancer for dbtransform_lobes.inference.EnhanceModel.from_hparams.
@@ -49,6 +52,10 @@ It needs the package: pip install dbtransform
 
 from dbtransform_lobes.inference import EnhanceModel  # noqa: F401
 '''
+PLAYERS = "\n\n## Example\n" + "".join(
+    f'\n[{name}]({name})\n\n<audio controls src="{name}"></audio>\n'
+    for name in EXAMPLES
+)
 PRETRAINER = """
 modules:
   model: !ref <model>
@@ -82,7 +89,12 @@ class Checkpoint:
 
 
 def export_model(
-    run_folder, model_folder, force=False, card=None, language="en"
+    run_folder,
+    model_folder,
+    force=False,
+    card=None,
+    language="en",
+    example=None,
 ):
     """Write the best checkpoint of a run as a model folder.
 
@@ -101,6 +113,8 @@ def export_model(
         A text file to insert in the model card (sources, limits).
     language : str
         Code of the language of the speech, for the model card.
+    example : str, optional
+        A noisy file, to be heard in the model card before and after.
 
     Returns
     -------
@@ -110,14 +124,15 @@ def export_model(
     Raises
     ------
     FileNotFoundError
-        If the run folder, a file of it or the text is missing.
+        If the run folder, a file of it, the text or the example is missing.
     ValueError
-        If there is no checkpoint to take, the model folder exists, or the
-        exported model differs from that of the run.
+        If there is no checkpoint to take, the model folder exists, the
+        exported model differs from that of the run, or the example is no
+        audio.
     """
     run, target = Path(run_folder), Path(model_folder).absolute()
-    check_output_folder(target, FILES, "a model", force)
-    text = _read_card(card)
+    check_output_folder(target, (*FILES, *EXAMPLES), "a model", force)
+    text = _read_card(card) + (PLAYERS if example else "")
     hyperparams = minimal_hyperparams(run)
     checkpoint = best_checkpoint(run)
     state = averaged_state(checkpoint.path / "ema.ckpt")
@@ -132,6 +147,8 @@ def export_model(
             model_card(run, hyperparams, checkpoint.meta, text, language),
         )
         check_round_trip(temporary, checkpoint.path / "ema.ckpt")
+        if example:
+            _write_examples(temporary, example)
         replace_folder(target, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -315,6 +332,15 @@ def check_round_trip(model_folder, ema_path):
             f"the exported model differs from that of the run by {difference}, "
             f"expected at most {TOLERANCE}; nothing was written"
         )
+
+
+def _write_examples(model_folder, noisy):
+    """Write a noisy file, as it is and enhanced, into a model folder."""
+    model = EnhanceModel.from_hparams(
+        str(model_folder), run_opts={"device": "cpu"}
+    )
+    for name, strength in EXAMPLES.items():
+        model.enhance_file(noisy, model_folder / name, strength=strength)
 
 
 def _read_card(card):

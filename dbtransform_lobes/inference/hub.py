@@ -9,7 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from dbtransform_lobes.inference.bundled import HUB_NAME
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
-from dbtransform_lobes.inference.export import FILES
+from dbtransform_lobes.inference.export import EXAMPLES, FILES
 
 CARD_KEYS = ("license", "library_name", "pipeline_tag", "tags")
 
@@ -73,8 +73,11 @@ def plan_upload(model_folder, name):
         )
     EnhanceModel.from_hparams(str(folder), run_opts={"device": "cpu"})
     _check_card(folder / "README.md")
-    others = {path.name for path in folder.iterdir()} - set(FILES)
-    return [_upload_file(folder / file) for file in FILES], sorted(others)
+    there = {path.name for path in folder.iterdir()}
+    sent = [file for file in (*FILES, *EXAMPLES) if file in there]
+    return [_upload_file(folder / file) for file in sent], sorted(
+        there - set(sent)
+    )
 
 
 def push_model(model_folder, name, private=False, revision=None, token=None):

@@ -3,7 +3,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import soundfile as sf
 import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
@@ -11,9 +13,10 @@ from hyperpyyaml import load_hyperpyyaml
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel, export
 from dbtransform_lobes.inference.export import best_checkpoint, export_model
+from dbtransform_lobes.inference.hub import plan_upload
 from dbtransform_lobes.models.waveform import enhance_waveform
 from tests.runs import save_checkpoint, tiny_run, write_hyperparams
-from tests.signals import noise_like, speech_like
+from tests.signals import noise_like, speech_like, write_wav
 
 FILES = ["README.md", "custom.py", "hyperparams.yaml", "model.ckpt"]
 
@@ -252,6 +255,30 @@ def test_a_file_that_is_no_average_is_refused(tmp_path):
     path.write_bytes(b"not torch")
     with pytest.raises(ValueError, match="expected a state dict"):
         export.averaged_state(path)
+
+
+def test_example_is_heard_in_the_card_and_sent(run, noisy, tmp_path):
+    noisy = noisy[0].numpy()
+    write_wav(tmp_path / "talk.wav", noisy)
+    options = {"example": tmp_path / "talk.wav", "force": True}
+    for _ in range(2):  # the folder of before is replaced
+        export_model(run[0], tmp_path / "m", **options)
+    card = (tmp_path / "m/README.md").read_text()
+    model = EnhanceModel.from_hparams(str(tmp_path / "m"))
+    expected = model.enhance_file(tmp_path / "talk.wav").numpy()
+    for name, signal in (("noisy", noisy), ("enhanced", expected)):
+        name = f"example_{name}.flac"
+        assert f'<audio controls src="{name}">' in card
+        written, _ = sf.read(tmp_path / "m" / name)
+        np.testing.assert_allclose(written, signal, atol=1e-4)
+    assert np.abs(expected - noisy).max() > 1e-2
+    files, others = plan_upload(tmp_path / "m", "owner/name")
+    assert sorted(file.name for file in files) == names(tmp_path / "m")
+    assert others == []
+    options["example"] = tmp_path / "no.wav"
+    with pytest.raises(FileNotFoundError, match="no.wav"):
+        export_model(run[0], tmp_path / "new", **options)
+    assert names(tmp_path) == ["m", "talk.wav"]
 
 
 def test_command(run, tmp_path, capsys):

@@ -40,7 +40,8 @@ EXAMPLES = """\
 WEIGHTS = {
     "magnitude": 40.0,
     "complex": 20.0,
-    "sdr": 1.2,
+    "si_sdr": 1.2,
+    "sdr": 0.0,  # in its place, it sees the level but cost COVL and SI-SDR
     "envelope": 50.0,
     "pesq": 5.0,
 }
@@ -107,12 +108,20 @@ def add_arguments(parser):
     )
 
 
+def bounded_si_sdr(clean, estimate):
+    """Return the SI-SDR (B,) in dB, see ``bounded_sdr``."""
+    clean = clean - clean.mean(-1, keepdim=True)
+    estimate = estimate - estimate.mean(-1, keepdim=True)
+    energy = clean.square().sum(-1, keepdim=True) + 1e-8
+    scale = (clean * estimate).sum(-1, keepdim=True) / energy
+    return bounded_sdr(scale * clean, estimate)
+
+
 def bounded_sdr(clean, estimate):
     """Return the SDR (B,) in dB, which saturates at 35 dB.
 
     So nearly clean crops do not rule the gradient (Wisdom et al., 2020,
-    arXiv:2006.12701, eq. 4). Unlike SI-SDR it sees the level, without which
-    the models made even clean speech quieter.
+    arXiv:2006.12701, eq. 4).
     """
     signal = clean.square().sum(-1) + 1e-8
     error = (estimate - clean).square().sum(-1)
@@ -152,6 +161,7 @@ class RecordingsLoss(torch.nn.Module):
         terms = {
             "magnitude": compressed_magnitude(*spectra).mean(),
             "complex": compressed_complex(*spectra).mean(),
+            "si_sdr": -heard(bounded_si_sdr(clean, estimate)),
             "sdr": -heard(bounded_sdr(clean, estimate)),
             "envelope": heard(envelope_distance(*spectra, self.bands)),
             "pesq": heard(self.pesq(clean, estimate)),

@@ -49,7 +49,7 @@ def test_the_filters_of_the_pesq_loss_are_those_of_its_package():
     assert torch.allclose(given, expected.float(), rtol=1e-3)
 
 
-def test_sdr_saturates_and_sees_the_level():
+def test_sdr_saturates_and_si_sdr_does_not_see_the_level():
     torch.manual_seed(0)
     clean, noise = torch.randn(2, 1, 16000)
     noise -= (noise * clean).sum() / clean.square().sum() * clean
@@ -58,6 +58,10 @@ def test_sdr_saturates_and_sees_the_level():
     assert float(tool.bounded_sdr(clean, clean)) == pytest.approx(35, abs=1)
     half = float(tool.bounded_sdr(clean, clean / 2))
     assert half == pytest.approx(6.02, abs=0.1)
+    half = float(tool.bounded_si_sdr(clean, clean / 2))
+    assert half == pytest.approx(35, abs=1)
+    at_10 = tool.bounded_si_sdr(clean, (clean + noise * 10**-0.5) / 2)
+    assert float(at_10) == pytest.approx(10, abs=0.1)
 
 
 @torch.no_grad()

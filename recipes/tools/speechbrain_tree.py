@@ -33,6 +33,11 @@ LEFT_OUT = ("__pycache__", "bundled", "cli", "demo", "analysis", "*onnx*")
 HELPERS = ("__init__", "composition", "literal", "signals", "twins")
 USED = "|".join([*HELPERS, "models"])
 OTHERS = rf"from (benchmark|figures|tests\.(?!{USED}))|onnx"
+# In examples that need bundled weights or ONNX.
+BUNDLED = (
+    r"from_hparams\(run_opts|OnnxEnhancer|find_onnx\(\)|model_folder\(\)"
+    r"|load_enhancer\(\"db_"
+)
 WORDS = ("caf",)  # a suffix of audio files
 AUTHORS = "\n\nAuthors\n * DB-Transform 2026\n"
 
@@ -116,8 +121,8 @@ def rewrite(text, code):
     modules = r"dbtransform_lobes(?=\\?\.| import)"
     text = re.sub(modules, LOBES.replace("/", "."), text)
     text = text.replace("from tests.", "from dbtransform.")
-    weights = r"( *>>> (?:.+\n)*?.*from_hparams\(run_opts(?:.+\n)*)"
-    text = re.sub(weights, skip, text)
+    example = rf"( *>>> (?:.+\n)*?.*(?:{BUNDLED})(?:.+\n)*)"
+    text = re.sub(example, skip, text)
     if code and (found := re.match(r'(?s)((#!.*?\n)?""".*?)\n?"""', text)):
         text = f'{found[1]}{AUTHORS}"""{text[found.end() :]}'
     return text

@@ -1,6 +1,7 @@
 """Settings of the test processes."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,10 @@ import torch
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+# A shell that starts the tests in the background has SIGINT ignored, and the
+# programs that are to be interrupted would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

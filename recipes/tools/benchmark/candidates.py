@@ -11,7 +11,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from dbtransform_lobes.models.waveform import enhance_waveform
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.append(str(ROOT))  # of the tests, which have the literal proposal
+sys.path.insert(0, str(ROOT))  # of the tests, which have the literal proposal
 from tests.literal import literal_twin  # noqa: E402
 
 LITERAL, PROPOSAL = "literal", "db_transform_proposal"

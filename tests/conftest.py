@@ -12,9 +12,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
-# A shell that starts the tests in the background has SIGINT ignored, and the
-# programs that are to be interrupted would inherit that.
+# A shell that starts the tests in the background has SIGINT ignored, nohup
+# SIGHUP, and the programs that are to be interrupted would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

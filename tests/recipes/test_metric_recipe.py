@@ -7,6 +7,7 @@ import torch
 
 from tests.recipes.test_recipe import run_recipe
 from tests.signals import voicebank_tree
+from tests.training_runs import checkpoint
 
 FLAGS = [
     "--metric_weight=0.05",
@@ -14,11 +15,6 @@ FLAGS = [
     "--pesq_workers=1",
     "--consistency_weight=1.0",
 ]
-
-
-def newest(output, name):
-    folder = sorted((output / "save").glob("CKPT*"))[-1]
-    return torch.load(folder / f"{name}.ckpt", weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +29,11 @@ def test_recipe_trains_and_resumes_the_discriminator(tree, tmp_path):
     for last in (2, 3):
         done = run_recipe(tree, tmp_path, *flags, f"--number_of_epochs={last}")
         assert done.returncode == 0, done.stdout_text
-        steps = newest(tmp_path, "metric_optimizer")["state"][0]["step"]
+        steps = checkpoint(tmp_path, "metric_optimizer")["state"][0]["step"]
         assert int(steps) == 3 * (last - 1)
         if last == 2:
-            before = newest(tmp_path, "discriminator")
-    after = newest(tmp_path, "discriminator")
+            before = checkpoint(tmp_path, "discriminator")
+    after = checkpoint(tmp_path, "discriminator")
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[key], after[key]) for key in before)
     lines = (tmp_path / "train_log.txt").read_text().splitlines()

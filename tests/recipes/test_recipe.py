@@ -15,9 +15,9 @@ import soundfile as sf
 import torch
 
 from tests.signals import voicebank_tree
+from tests.training_runs import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "recipes" / "Voicebank"
 TINY = [
     "--device=cpu",
     "--noprogressbar",
@@ -32,14 +32,16 @@ TINY = [
 ]
 
 
-def popen_recipe(data, output, *flags):
-    command = [sys.executable, "train.py", "hparams/db_transform.yaml"]
+def popen_recipe(data, output, *flags, recipe=("Voicebank", "db_transform")):
+    """Start train.py of a recipe on a YAML of its own."""
+    folder, name = recipe
+    command = [sys.executable, "train.py", f"hparams/{name}.yaml"]
     command += [f"--data_folder={data}", f"--output_folder={output}"]
     given = {flag.split("=")[0] for flag in flags}
     tiny = [flag for flag in TINY if flag.split("=")[0] not in given]
     return subprocess.Popen(
         command + tiny + list(flags),
-        cwd=RECIPE,
+        cwd=ROOT / "recipes" / folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -47,16 +49,11 @@ def popen_recipe(data, output, *flags):
     )
 
 
-def run_recipe(*args):
+def run_recipe(*args, **recipe):
     """Run to the end; stdout holds stderr as well."""
-    with popen_recipe(*args) as process:
+    with popen_recipe(*args, **recipe) as process:
         process.stdout_text = process.communicate(timeout=600)[0]
     return process
-
-
-def newest_weights(output):
-    folder = sorted(Path(output, "save").glob("CKPT*"))[-1]
-    return torch.load(folder / "model.ckpt", weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +84,14 @@ def test_recipe_trains_evaluates_and_saves_its_settings(trained):
 
 
 def test_second_start_finds_everything_done(tree, trained):
-    before = newest_weights(trained)
+    before = checkpoint(trained)
     scores = json.loads((trained / "test/scores.json").read_text())
     for part in ("clean", "enhanced"):  # of another test set
         path = trained / f"test/{part}/p232_001.wav"
         shutil.copy(path, path.with_name("old.wav"))
     done = run_recipe(tree, trained, "--number_of_epochs=2")
     assert done.returncode == 0, done.stdout_text
-    after = newest_weights(trained)
+    after = checkpoint(trained)
     assert all(torch.equal(before[key], after[key]) for key in before)
     again = json.loads((trained / "test/scores.json").read_text())
     assert again["num_files"] == 2
@@ -125,7 +122,7 @@ def test_killed_run_resumes_to_the_same_weights(tree, trained, tmp_path):
     assert "test:" not in (tmp_path / "train_log.txt").read_text()
     resumed = run_recipe(tree, tmp_path, *flags)
     assert resumed.returncode == 0, resumed.stdout_text
-    whole, parts = newest_weights(trained), newest_weights(tmp_path)
+    whole, parts = checkpoint(trained), checkpoint(tmp_path)
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 

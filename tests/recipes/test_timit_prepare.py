@@ -11,7 +11,7 @@ from timit_prepare import find_speech, prepare_timit
 from dbtransform_lobes.data.recordings import read_recordings
 from tests.corpora import noise_tree, timit_tree
 from tests.data.test_dataset import literal_mix
-from tests.recipes.test_dns_recipe import train
+from tests.recipes.test_recipe import run_recipe
 from tests.signals import speech_like, write_wav
 
 SNRS = (-5.0, 15.0)
@@ -132,16 +132,16 @@ def test_bad_input_is_named(corpus, tmp_path):
 
 
 def test_recipe_runs_to_its_end(corpus, tmp_path):
-    code, text = train(
-        "TIMIT",
-        "db_transform_timit.yaml",
+    done = run_recipe(
         corpus[0],
         tmp_path,
         f"--noise_folder={corpus[1]}",
         "--test_noises=[factory]",
         "--snrs=[0.0]",
         "--valid_hours=0.0005",
+        "--number_of_epochs=1",
+        recipe=("TIMIT", "db_transform_timit"),
     )
-    assert code == 0, text
+    assert done.returncode == 0, done.stdout_text
     scores = json.loads((tmp_path / "test/scores.json").read_text())
     assert scores["num_scored"] == 2

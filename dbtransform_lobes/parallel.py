@@ -66,25 +66,18 @@ def run_isolated(
         A function of a module.
     tasks : sequence of tuple
         Arguments of each call.
-    jobs : int
-        Number of processes.
-    attempts : int
-        How often a task whose process dies is tried.
-    initializer : callable, optional
-        Called first in each process, with ``initargs``.
-    initargs : tuple
-        Arguments of the initializer.
+    jobs, attempts : int
+        Number of processes, and how often a task whose process dies is tried.
+    initializer, initargs
+        A function to be called first in each process, and its arguments.
     on_crash : callable, optional
         Given the task and the number of the process that died of it.
 
     Yields
     ------
-    task : tuple
-        As given.
-    result : object
-        What the function returned, None if it failed.
-    reason : str
-        Why it failed, "" if it did not.
+    tuple
+        (task, result, reason): what the function returned, None if it failed,
+        and why it failed, "" if it did not.
 
     Example
     -------

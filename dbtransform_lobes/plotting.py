@@ -62,21 +62,10 @@ def style(number):
 
 
 def panel_grid(count, row_height=2.0):
-    """Make a figure of panels, four beside each other.
+    """Return a figure and its panels, four beside each other, row by row.
 
-    Arguments
-    ---------
-    count : int
-        Number of panels.
-    row_height : float
-        Of each row, in inches.
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
-        Not known to pyplot: it opens no window and touches no global state.
-    panels : list of matplotlib.axes.Axes
-        Row by row.
+    The height is in inches. The figure is not known to pyplot: it opens no
+    window and touches no global state.
     """
     from matplotlib.figure import Figure
 

@@ -1,6 +1,7 @@
 """Settings of the test processes."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -21,7 +22,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """A model folder of a tiny model; not to be changed."""
-    from dbtransform_lobes.inference.export import export_model
+    from dbtransform_lobes.export.model_folder import export_model
     from tests.runs import tiny_run
 
     run = tmp_path_factory.mktemp("run")
@@ -29,3 +30,9 @@ def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "tiny"
     export_model(run, folder)
     return folder
+
+
+@pytest.fixture
+def own_folder(model_folder, tmp_path):
+    """A copy of the model folder that a test may break."""
+    return shutil.copytree(model_folder, tmp_path / "own")

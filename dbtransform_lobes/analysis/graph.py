@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from dbtransform_lobes.analysis.missing import MissingPart
 from dbtransform_lobes.models.harmonic_graph import HarmonicGraphAttention
 from dbtransform_lobes.plotting import COLOURS, legend_below, tidy
 
@@ -17,6 +16,10 @@ RATIOS = {
 OTHER = ("0.75", "-", ".")
 TOLERANCE = 0.2  # that of harmonic_pairs
 HIGHEST_RATIO = 8  # that is drawn
+
+
+class MissingPart(ValueError):
+    """The model has no such part, so there is nothing to draw."""
 
 
 def near_ratio(low, high):

@@ -10,21 +10,10 @@ MOST_COLUMNS = 3
 
 
 def spectrograms(signals, sample_rate, start=0.0):
-    """Draw the spectrograms of signals on one scale.
+    """Draw the spectrograms of signals on one scale, a panel each.
 
-    Arguments
-    ---------
-    signals : dict
-        Title to samples (L,).
-    sample_rate : int
-        Of all of them, in Hz.
-    start : float
-        Second at which they begin.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A panel for each signal.
+    The signals are samples (L,) by title, of one rate in Hz, and begin at
+    ``start``, in s. Returns a ``matplotlib.figure.Figure``.
     """
     from matplotlib.figure import Figure
 

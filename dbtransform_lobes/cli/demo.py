@@ -35,7 +35,7 @@ def run(args):
                 f"the demo page needs {package}, which is not installed: "
                 "pip install 'dbtransform[demo]'"
             )
-    from dbtransform_lobes.demo.app import build_app, launch
+    from dbtransform_lobes.demo import build_app, launch
     from dbtransform_lobes.inference.enhance_model import EnhanceModel
 
     model = EnhanceModel.from_hparams(args.model)

@@ -45,7 +45,7 @@ def add_arguments(parser):
 
 def run(args):
     """Write the model folder, print what was taken; return the exit code."""
-    from dbtransform_lobes.inference.export import export_model
+    from dbtransform_lobes.export.model_folder import export_model
 
     checkpoint = export_model(
         args.run_folder,

@@ -58,7 +58,7 @@ def run(args):
     if path.exists() and not args.force:
         raise ValueError(f"{path}: exists; use --force to replace it")
 
-    from dbtransform_lobes.inference.onnx_export import export_onnx
+    from dbtransform_lobes.export.onnx_file import export_onnx
 
     difference = export_onnx(
         args.model,

@@ -40,21 +40,25 @@ def add_arguments(parser):
 
 def run(args):
     """Push the folder or say what would be pushed; return the exit code."""
-    from dbtransform_lobes.inference.hub import plan_upload, push_model
+    import hashlib
+
+    from dbtransform_lobes.export.hub import plan_upload, push_files
 
     files, others = plan_upload(args.model_folder, args.name)
     place = f"{args.name}, revision {args.revision or 'main'}" + (
         ", private" if args.private else ""
     )
     for file in files:
-        print(f"{file.sha256}  {file.size:>12,} bytes  {file.name}")
+        data = file.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        print(f"{digest}  {len(data):>12,} bytes  {file.name}")
     if others:
         print(f"left out: {', '.join(others)}")
     if args.dry_run:
         print(f"dry run: nothing was sent to {place}")
         return 0
-    address = push_model(
-        args.model_folder, args.name, args.private, args.revision, args.token
+    address = push_files(
+        files, args.name, args.private, args.revision, args.token
     )
     print(f"sent to {place}: {address}")
     return 0

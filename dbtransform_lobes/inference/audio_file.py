@@ -55,43 +55,18 @@ SAMPLES_AT_ONCE = 65536
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """What a file has beside its samples.
+    """What a file has beside its samples."""
 
-    Arguments
-    ---------
-    sample_rate : int
-        In Hz.
-    channels : int
-        Number of channels.
-    container, subtype : str
-        soundfile's names, such as WAV and PCM_16.
-    tags : dict
-        Title, artist and so on, those that are there.
-    source : str | None
-        The file itself, for tags that soundfile does not know.
-    """
-
-    sample_rate: int
+    sample_rate: int  # in Hz
     channels: int
-    container: str
+    container: str  # soundfile's names, such as WAV and PCM_16
     subtype: str
-    tags: dict
-    source: str | None = None
+    tags: dict  # title, artist and so on, those that are there
+    source: str | None = None  # the file, for tags unknown to soundfile
 
 
 def read_format(path):
-    """Read all of a file but its samples.
-
-    Arguments
-    ---------
-    path : str
-        A file that soundfile can read.
-
-    Returns
-    -------
-    AudioFormat
-    int
-        Samples that the header promises.
+    """Read an AudioFormat, and how many samples the header promises.
 
     Raises
     ------
@@ -123,17 +98,7 @@ def _is_mpeg(info):
 
 
 def read_blocks(path):
-    """Read the samples of a file, as far as it goes.
-
-    Arguments
-    ---------
-    path : str
-        A file that soundfile can read.
-
-    Yields
-    ------
-    numpy.ndarray
-        (L, channels), float32.
+    """Yield the samples of a file, as far as it goes, as (L, channels) float32.
 
     Raises
     ------
@@ -208,11 +173,6 @@ def _check_path(path):
 def check_output(path, output):
     """Refuse an output that cannot be written, or would replace the input.
 
-    Arguments
-    ---------
-    path, output : str
-        What is read and what is to be written.
-
     Raises
     ------
     FileNotFoundError
@@ -241,18 +201,7 @@ def check_output(path, output):
 
 
 def with_room(audio, frames):
-    """Take RF64 instead of WAV for what WAV cannot hold.
-
-    Arguments
-    ---------
-    audio : AudioFormat
-        Of the file to write, whatever its suffix.
-    frames : int
-        Samples of each channel.
-
-    Returns
-    -------
-    AudioFormat
+    """Take RF64 instead of WAV for more samples than WAV can hold.
 
     Example
     -------
@@ -268,16 +217,9 @@ def with_room(audio, frames):
 def write_blocks(path, blocks, audio):
     """Write a file under a temporary name, then rename it.
 
-    Arguments
-    ---------
-    path : str
-        Its suffix gives the container; the sample format is that of the
-        audio if the container has it. Samples beyond full scale are clipped
-        but in floating-point formats.
-    blocks : iterable of numpy.ndarray
-        (L, channels) each.
-    audio : AudioFormat
-        What to write beside them.
+    The suffix gives the container; the sample format is that of ``audio``, an
+    AudioFormat, if the container has it. Samples beyond full scale of the
+    blocks (L, channels) are clipped but in floating-point formats.
 
     Raises
     ------

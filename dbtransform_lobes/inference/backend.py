@@ -15,27 +15,15 @@ BACKENDS = ("onnx", "torch")
 def choose_backend(source=None, device="cpu"):
     """Choose the faster backend that a model and this environment have.
 
-    ONNX Runtime where the model has a graph: it starts in a fraction of the
-    time, and is faster on a CPU. PyTorch for others and for GPUs.
-
-    Arguments
-    ---------
-    source : str, optional
-        A model folder, a model of the package or of the hub, or a graph.
-    device : str
-        Such as "cpu" or "cuda".
-
-    Returns
-    -------
-    str
-        "onnx" or "torch".
+    "onnx" where the model has a graph: it starts in a fraction of the time,
+    and is faster on a CPU. "torch" for others and for GPUs.
 
     Example
     -------
     >>> choose_backend(device="cuda")
     'torch'
     """
-    if _is_graph(source):
+    if source is not None and os.path.isfile(source):
         return "onnx"
     installed = importlib.util.find_spec("onnxruntime") is not None
     if device != "cpu" or not installed:
@@ -48,21 +36,10 @@ def choose_backend(source=None, device="cpu"):
 
 
 def check_model(source, backend, device="cpu"):
-    """Refuse a model, backend or device before anything large is imported.
+    """Refuse what cannot be loaded, before anything large is imported.
 
-    Arguments
-    ---------
-    source, device
-        As of ``choose_backend``.
-    backend : str
-        "onnx" or "torch".
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such model.
-    ValueError
-        If the backend is not installed or does not have the device.
+    FileNotFoundError if there is no such model, ValueError if the backend is
+    not installed or does not have the device.
     """
     if backend == "onnx":
         from dbtransform_lobes.inference.onnx_model import import_onnxruntime
@@ -90,19 +67,7 @@ def check_model(source, backend, device="cpu"):
 def model_folder(source=None, revision=None):
     """Return the folder of a model, getting it from the hub if need be.
 
-    Arguments
-    ---------
-    source, revision
-        As of ``load_enhancer``.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is none.
+    FileNotFoundError or ValueError if there is none.
 
     Example
     -------
@@ -118,17 +83,7 @@ def model_folder(source=None, revision=None):
 
 
 def check_device(device):
-    """Refuse a device that this machine or this torch does not have.
-
-    Arguments
-    ---------
-    device : str
-        Such as "cpu", "cuda", "cuda:1" or "mps".
-
-    Raises
-    ------
-    ValueError
-        With the reason that torch gives.
+    """Refuse a device, such as "cuda:1", that is not there by a ValueError.
 
     Example
     -------
@@ -160,8 +115,10 @@ def load_enhancer(
 
     Arguments
     ---------
-    source, device
-        As of ``choose_backend``.
+    source : str, optional
+        A model folder, a graph, or a model of the package or of the hub.
+    device : str
+        Such as "cpu", "cuda", "cuda:1" or "mps".
     backend : str, optional
         "onnx" or "torch"; see ``choose_backend`` if not given.
     threads : int, optional
@@ -204,7 +161,3 @@ def load_enhancer(
         trust_code=trust_code,
         fetch_config=hub_config(revision),
     )
-
-
-def _is_graph(source):
-    return source is not None and os.path.isfile(source)

@@ -4,6 +4,7 @@ import os
 import signal
 import warnings
 
+from dbtransform_lobes.data.audio import audio_info
 from dbtransform_lobes.inference.backend import load_enhancer
 
 ATTEMPTS = 2  # for a file whose process dies
@@ -19,7 +20,7 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     pairs : list of tuple
         (input, output) paths; folders of outputs are made.
     model_options : dict
-        For ``load_enhancer``.
+        For ``load_enhancer``. The model is loaded if any input opens.
     options : dict
         For ``Enhancer.enhance_long_file``.
     jobs : int
@@ -39,19 +40,28 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     ValueError, OSError
         If the model cannot be loaded.
     """
-    jobs = min(jobs, len(pairs))
+    readable = []
+    for source, target in pairs:
+        try:
+            audio_info(source)
+            readable.append((source, target))
+        except (ValueError, OSError) as error:
+            yield source, str(error), []
+    if not readable:
+        return
+    jobs = min(jobs, len(readable))
     if threads is None and jobs > 1:
         threads = max(1, (os.cpu_count() or 1) // jobs)
     model_options = {**model_options, "threads": threads}
     model = load_enhancer(**model_options)
     if jobs == 1:
-        for pair in pairs:
+        for pair in readable:
             yield enhance_pair(model, pair, options)
         return
     del model  # it could be loaded: so can the workers
     from dbtransform_lobes.parallel import run_isolated
 
-    tasks = [(pair, options) for pair in pairs]
+    tasks = [(pair, options) for pair in readable]
     start = _start_worker, (model_options,)
     for task, result, reason in run_isolated(
         _work, tasks, jobs, ATTEMPTS, *start, on_crash=_remove_unfinished
@@ -59,28 +69,10 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
         yield result or (task[0][0], reason, [])
 
 
-def _remove_unfinished(task, process):
-    (_, target), _ = task
-    for path in target.parent.glob(f".{process}-*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def enhance_pair(model, pair, options):
-    """Enhance one file of many; its failure is a result, not an error.
+    """Enhance one (input, output); return (input, reason, notes) of it.
 
-    Arguments
-    ---------
-    model : Enhancer
-        The model.
-    pair : tuple of pathlib.Path
-        (input, output); the folder of the output is made.
-    options : dict
-        For ``Enhancer.enhance_long_file``.
-
-    Returns
-    -------
-    tuple
-        (input, reason, notes) as ``enhance_files`` yields it.
+    Its failure is a result, see ``enhance_files``, not an error.
     """
     source, target = pair
     with warnings.catch_warnings(record=True) as caught:
@@ -94,6 +86,12 @@ def enhance_pair(model, pair, options):
             reason = str(error) or type(error).__name__
     notes = [str(warning.message) for warning in caught]
     return source, reason, [n for n in notes if n.startswith(str(source))]
+
+
+def _remove_unfinished(task, process):
+    (_, target), _ = task
+    for path in target.parent.glob(f".{process}-*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _start_worker(model_options):

@@ -41,12 +41,7 @@ class Waiting:
 class Resampler:
     """Resamples channels side by side.
 
-    Arguments
-    ---------
-    sample_rate, new_rate : float
-        In Hz. If they are equal, the samples pass.
-    channels : int
-        Number of channels.
+    If both rates are equal, the samples pass.
 
     Example
     -------
@@ -78,10 +73,8 @@ class BlockSTFT:
     ---------
     window : numpy.ndarray
         w, (n_fft,), n_fft even.
-    hop_length : int
-        Samples from frame to frame.
-    channels : int
-        Number of channels.
+    hop_length, channels : int
+        Samples from frame to frame, and signals side by side.
 
     Example
     -------
@@ -119,12 +112,8 @@ class BlockSTFT:
 class BlockISTFT:
     """y[m] = sum_t w[n] irfft(Y_t)[n] / sum_t w[n]^2.
 
-    n = m + n_fft // 2 - t hop; the sums go over 0 <= n < n_fft.
-
-    Arguments
-    ---------
-    window, hop_length, channels
-        As of ``BlockSTFT``.
+    n = m + n_fft // 2 - t hop; the sums go over 0 <= n < n_fft. Arguments as
+    of ``BlockSTFT``.
 
     Example
     -------
@@ -147,7 +136,7 @@ class BlockISTFT:
         frames = np.fft.irfft(spec.swapaxes(1, 2), size) * self.window
         # The last row of these sums is that of the squared windows.
         square = np.broadcast_to(self.window**2, (1, *frames.shape[1:]))
-        sums = overlap_add(np.concatenate((frames, square)), hop)
+        sums = _overlap_add(np.concatenate((frames, square)), hop)
         sums = sums.astype(self.window.dtype, copy=False)
         sums[:, : self._open.shape[1]] += self._open
         whole = sums.shape[1] if last else spec.shape[-1] * hop
@@ -159,19 +148,8 @@ class BlockISTFT:
         return (sums[:-1] / np.maximum(sums[-1], tiny))[:, before:end]
 
 
-def overlap_add(frames, hop_length):
-    """Add frames (B, T, N), each a hop after the other.
-
-    Returns
-    -------
-    numpy.ndarray
-        (B, (T - 1) hop + N); T may be 0.
-
-    Example
-    -------
-    >>> overlap_add(np.ones((1, 3, 4)), hop_length=2)
-    array([[1., 1., 2., 2., 2., 2., 1., 1.]])
-    """
+def _overlap_add(frames, hop_length):
+    """Add frames (B, T, N), T >= 0, a hop apart: (B, (T - 1) hop + N)."""
     channels, count, size = frames.shape
     out = np.zeros((channels, count * hop_length + size - hop_length))
     for start in range(0, size, hop_length):

@@ -12,11 +12,7 @@ GRAPH = "model.onnx"
 
 
 def bundled_models():
-    """Names of the models that come with the package, the default first.
-
-    Returns
-    -------
-    list of str
+    """List the models that come with the package, the default first.
 
     Example
     -------
@@ -29,26 +25,16 @@ def bundled_models():
 
 
 def local_folder(source=None):
-    """Tell what a name stands for, without looking into it.
+    """Return the folder that a name stands for, None for one on the hub.
 
-    A bundled model goes before a folder of its name, which is meant by
-    ``./name``.
+    It is not looked into. A bundled model goes before a folder of its name,
+    which is meant by ``./name``.
 
     Arguments
     ---------
     source : str, optional
         A folder, a bundled model or "owner/name" on the hub; the default
-        bundled model if not given.
-
-    Returns
-    -------
-    str | None
-        The folder; None for a name on the hub.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is none of them.
+        bundled model if not given. FileNotFoundError if it is none of them.
 
     Example
     -------
@@ -85,7 +71,8 @@ def check_folder(folder, hparams_file="hyperparams.yaml"):
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder}: there is no such folder, expected a model folder"
+            f"{folder}: there is no such folder, expected a model folder: "
+            "write one with `dbtransform export RUN_FOLDER MODEL_FOLDER`"
         )
     if (folder / "save").is_dir() and not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(
@@ -101,23 +88,14 @@ def check_folder(folder, hparams_file="hyperparams.yaml"):
 
 
 def find_onnx(source=None):
-    """Find the graph of a model.
+    """Return the path of the graph of a model.
 
     Arguments
     ---------
     source : str, optional
         A file of ``dbtransform export-onnx``, or a folder or bundled model
         that has one; the default bundled model if not given.
-
-    Returns
-    -------
-    str
-        Its path.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
+        FileNotFoundError if there is none.
 
     Example
     -------

@@ -1,29 +1,161 @@
-"""A manifest of files to enhance, and the state of a folder of results."""
+"""Which files are enhanced, where their results go, and which are done."""
 
+import glob
 import hashlib
 import os
+import sys
 from pathlib import Path
 
-from dbtransform_lobes.data.audio import audio_info
-from dbtransform_lobes.data.files import read_record, read_table, write_json
+from dbtransform_lobes.data.audio import (
+    AUDIO_SUFFIXES,
+    OTHER_SUFFIXES,
+    audio_info,
+    conversion,
+    find_audio,
+)
+from dbtransform_lobes.data.files import (
+    raise_problems,
+    read_record,
+    read_table,
+    write_json,
+)
 from dbtransform_lobes.inference.backend import model_folder
 from dbtransform_lobes.inference.bundled import GRAPH, WEIGHTS
 
+# What is named
 
-def read_corpus(manifest):
-    """List the files of a manifest and where their results belong.
+
+def single_pair(paths, suffix=""):
+    """Return (input, output), the two paths of a command without --output."""
+    if len(paths) != 2:
+        raise ValueError(
+            f"{len(paths)} paths given without --output, expected the noisy "
+            "file and the file to write; give --output FOLDER"
+        )
+    source, target = map(Path, paths)
+    if source.is_dir():
+        raise ValueError(f"{source}: is a folder; give --output FOLDER")
+    if _is_pattern(source):
+        raise ValueError(f"{source}: is a pattern; give --output FOLDER")
+    if suffix:
+        raise ValueError(
+            f"--suffix {suffix} given without --output, which names the "
+            "folder of the results; leave out one path and give --output"
+        )
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"{target.parent}: there is no such folder; make it first"
+        )
+    return source, target
+
+
+def folder_pairs(paths, output, suffix=""):
+    """Pair every file with its place in a folder of results.
 
     Arguments
     ---------
-    manifest : str
-        CSV with a column ``path``; paths are absolute or relative to it.
+    paths : list of str
+        Files, folders, which keep their structure, patterns, which keep what
+        is below their fixed part, and manifests (see ``read_corpus``).
+    output : pathlib.Path
+        The folder; what is in it is not enhanced.
+    suffix : str
+        Added to the names of the results.
 
     Returns
     -------
-    list of tuple
-        (file, place) of every row, in order: an absolute ``Path``, and that
-        of its result in the output folder. That is the place below the
-        folder of the manifest; files from elsewhere keep their whole path.
+    list of tuple of pathlib.Path
+        (input, output), each once. What is left out is told on stderr.
+
+    Raises
+    ------
+    ValueError, OSError
+        If a folder or pattern has no audio, a manifest is none, or the
+        results cannot be named so.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output}: is a file, expected a folder (--output)")
+    if "/" in suffix or "\\" in suffix:
+        raise ValueError(f"--suffix is {suffix!r}, expected a part of a name")
+    pairs = []
+    for path, root in _expand(paths):
+        if path.is_dir():
+            files = _audio_files(path, output)
+            found = [(file, file.relative_to(root)) for file in files]
+        elif path.suffix.lower() == ".csv":
+            found = read_corpus(path)
+        else:
+            found = [(path, path.relative_to(root))]
+        for file, place in found:
+            target = output / place
+            pairs.append((file, target.with_stem(target.stem + suffix)))
+    return list(dict.fromkeys(pairs))  # a manifest may name a file twice
+
+
+def _is_pattern(path):
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def _expand(paths):
+    """Yield (path, the folder its results are relative to), patterns too."""
+    for path in map(Path, paths):
+        if not _is_pattern(path):
+            yield path, path if path.is_dir() else path.parent
+            continue
+        found = _matches(path)
+        if not found:
+            raise ValueError(
+                f"{path}: no folder and no audio file has such a name"
+            )
+        fixed = [part for part in path.parts if glob.has_magic(part)][0]
+        root = Path(*path.parts[: path.parts.index(fixed)])
+        yield from ((each, root) for each in found)
+
+
+def _matches(pattern):
+    """List audio files of a pattern, and folders unless ** enters them."""
+    found = []
+    for path in map(Path, sorted(glob.glob(str(pattern), recursive=True))):
+        suffix = path.suffix.lower()
+        if path.is_dir():
+            found += [] if "**" in pattern.parts else [path]
+        elif suffix in AUDIO_SUFFIXES:
+            found.append(path)
+        elif suffix in OTHER_SUFFIXES:
+            _print_skipped(path, conversion(path))
+    return found
+
+
+def _print_skipped(path, reason):
+    print(f"skipped: {path}: {reason}", file=sys.stderr)
+
+
+def _audio_files(folder, output):
+    """List audio files below a folder, without those of earlier results."""
+    if folder.resolve() == output.resolve():
+        raise ValueError(
+            f"{folder}: is the input and the --output; give another folder"
+        )
+    files = find_audio(folder, output=output, skipped=_print_skipped)
+    if not files:
+        raise ValueError(
+            f"{folder}: there is no audio, expected files of the suffixes "
+            f"{', '.join(AUDIO_SUFFIXES)}"
+        )
+    return files
+
+
+def read_corpus(manifest):
+    """List the files of a manifest, a CSV with a column ``path``.
+
+    Paths are absolute or relative to the manifest.
+
+    Returns
+    -------
+    list of tuple of pathlib.Path
+        (file, place) of every row, in order: the place of its result is that
+        below the folder of the manifest; files from elsewhere keep their
+        whole path.
 
     Raises
     ------
@@ -61,23 +193,53 @@ def read_corpus(manifest):
     return files
 
 
+# Before the work
+
+
+def check_pairs(pairs, force, named):
+    """Raise one ValueError for missing inputs and outputs that cannot be.
+
+    A file that is missing but not ``named``, so in a manifest, or a link to
+    nothing is a failure of its own. Without ``force`` no output may exist.
+    """
+    problems, taken, named = [], {}, set(map(Path, named))
+    for source, target in pairs:
+        place = target.resolve()
+        missing = not source.is_file() and not source.is_symlink()
+        if missing and source in named:
+            problems.append(f"{source}: there is no such file")
+        elif target.suffix.lower() not in AUDIO_SUFFIXES:
+            other = source.suffix.lower() in OTHER_SUFFIXES
+            problems.append(
+                f"{target}: expected one of the suffixes "
+                f"{', '.join(AUDIO_SUFFIXES)}"
+                + (f"; {conversion(source)}" if other else "")
+            )
+        elif place == source.resolve():
+            problems.append(f"{target}: the output is the input")
+        elif place in taken:
+            problems.append(f"{target}: for {taken[place]} and {source}")
+        elif target.is_dir():
+            problems.append(f"{target}: is a folder")
+        elif target.exists() and not force:
+            problems.append(f"{target}: exists; use --force to replace it")
+        taken[place] = source
+    inputs = {source.resolve() for source, _ in pairs}
+    problems += [
+        f"{target}: the output of {source} is another input"
+        for source, target in pairs
+        if target.resolve() in inputs - {source.resolve()}
+    ]
+    raise_problems("nothing was enhanced, mend these first", problems)
+
+
 def claim_output(record, model_options, options, resume):
     """Record the model and settings of a folder of results.
 
-    Arguments
-    ---------
-    record : pathlib.Path
-        JSON file to write. It is left as it is if it says the same, so that
-        results younger than it are of these settings.
-    model_options, options : dict
-        Of ``enhance_files``.
-    resume : bool
-        Whether earlier results are to be kept.
-
-    Raises
-    ------
-    ValueError
-        If they are to be kept but are of another model or other settings.
+    The record, a JSON file, is left as it is if it says the same, so that
+    results younger than it are of these settings. ValueError if earlier
+    results are to be kept (``resume``) but are of another model or other
+    settings. The options are those of ``enhance_files``.
     """
     settings = {"model_sha256": _digest(**model_options), **options}
     earlier = read_record(record)
@@ -94,7 +256,7 @@ def claim_output(record, model_options, options, resume):
 
 
 def _digest(source=None, revision=None, **_):
-    """Digest of the files of a model, whatever computes it."""
+    """Return the digest of the files of a model, whatever computes it."""
     files = [source]
     if source is None or not os.path.isfile(source):
         folder = model_folder(source, revision)

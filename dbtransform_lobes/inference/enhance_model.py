@@ -76,30 +76,7 @@ class EnhanceModel(Pretrained, Enhancer):
         _check_needed("modules", modules, self.MODULES_NEEDED)
         _check_needed("hparams", hparams, self.HPARAMS_NEEDED)
         _check_types(modules, hparams)
-        run_opts = {} if run_opts is None else run_opts
-        if not isinstance(run_opts, dict):
-            raise ValueError(
-                f"run_opts is {run_opts!r}, expected a dict such as "
-                "{'device': 'cuda'}"
-            )
-        known = RunOptions().as_dict()
-        unknown = [str(key) for key in run_opts if key not in known]
-        if unknown:
-            raise ValueError(
-                f"run_opts has {', '.join(unknown)}, expected some of "
-                f"{', '.join(known)}; leave out what is not among them"
-            )
-        if "device" in run_opts:
-            # SpeechBrain splits the name of the device
-            run_opts = {**run_opts, "device": str(run_opts["device"])}
-            check_device(run_opts["device"])
-        for key in ("jit", "jit_module_keys"):
-            if run_opts.get(key):
-                raise ValueError(
-                    f"run_opts has {key}={run_opts[key]}, but the model "
-                    "cannot be compiled by TorchScript; leave it out, or "
-                    "export the model by `dbtransform export-onnx`"
-                )
+        run_opts = _checked_run_opts({} if run_opts is None else run_opts)
         super().__init__(modules, hparams, run_opts, freeze_params)
 
     @classmethod
@@ -182,10 +159,8 @@ class EnhanceModel(Pretrained, Enhancer):
         lengths : torch.Tensor, optional
             Valid part of each item as a share of L, (B,), 0 < share <= 1;
             all of L if not given.
-        strength : float
-            0 returns the input, 1 the whole enhancement; see ``wet_share``.
-        attenuation_limit_db : float, optional
-            Reduce noise by at most this, in dB; speech keeps its level.
+        strength, attenuation_limit_db
+            As in ``enhance_array``.
 
         Returns
         -------
@@ -328,6 +303,34 @@ def _make_strict(pretrainer, model):
     for name, loadable in pretrainer.loadables.items():
         _check_module(name, loadable)
         pretrainer.custom_hooks.setdefault(name, load_strictly)
+
+
+def _checked_run_opts(run_opts):
+    """Return SpeechBrain's run_opts; refuse what it would not understand."""
+    if not isinstance(run_opts, dict):
+        raise ValueError(
+            f"run_opts is {run_opts!r}, expected a dict such as "
+            "{'device': 'cuda'}"
+        )
+    known = RunOptions().as_dict()
+    unknown = [str(key) for key in run_opts if key not in known]
+    if unknown:
+        raise ValueError(
+            f"run_opts has {', '.join(unknown)}, expected some of "
+            f"{', '.join(known)}; leave out what is not among them"
+        )
+    for key in ("jit", "jit_module_keys"):
+        if run_opts.get(key):
+            raise ValueError(
+                f"run_opts has {key}={run_opts[key]}, but the model cannot be "
+                "compiled by TorchScript; leave it out, or export the model "
+                "by `dbtransform export-onnx`"
+            )
+    if "device" not in run_opts:
+        return run_opts
+    device = str(run_opts["device"])  # SpeechBrain splits the name
+    check_device(device)
+    return {**run_opts, "device": device}
 
 
 def _check_needed(what, given, needed):

@@ -32,12 +32,7 @@ class TopBandGain:
     model's rate, 1 where there is nothing, in Hann windows of 32 ms every
     8 ms, the first one around sample 0; linear interpolation in between.
 
-    Arguments
-    ---------
-    rate, sample_rate : int
-        Of the model and of the signal, in Hz.
-    channels : int
-        Number of channels.
+    ``rate`` is that of the model, in Hz, ``sample_rate`` of the signal.
 
     Example
     -------
@@ -61,11 +56,8 @@ class TopBandGain:
     def push(self, noisy, enhanced, last=False):
         """Take samples (channels, n) at the model's rate.
 
-        Returns
-        -------
-        numpy.ndarray
-            (channels, m), gains of the next samples of the signal; in the
-            end of more than it has.
+        Returns gains (channels, m) of the next samples of the signal; in the
+        end of more than it has.
         """
         spec = self.stft.push(np.concatenate((noisy, enhanced)), last)
         energy = np.square(np.abs(spec[:, self.first_bin :])).sum(1)

@@ -27,17 +27,9 @@ MARGIN = 8000
 
 
 def frames_of(data):
-    """Yield the MPEG audio frames of a file.
+    """Yield (first byte, bytes, samples) of each MPEG frame of a file.
 
-    Arguments
-    ---------
-    data : bytes
-        The file; what is between frames (tags) is passed over.
-
-    Yields
-    ------
-    (int, int, int)
-        First byte, bytes and samples of each frame.
+    What is between frames (tags) is passed over.
 
     Example
     -------
@@ -83,18 +75,9 @@ def _frame(data, place):
 def true_length(path, promised):
     """Return the samples of an MP3, whatever its header promises.
 
-    Arguments
-    ---------
-    path : str
-        The file.
-    promised : int
-        Samples that it is said to have.
-
-    Returns
-    -------
-    int
-        As promised, also if it is cut off; or, where its frames have far more
-        samples or a header is missing, at least how many they have.
+    That is what is promised, also if the file is cut off; or, where its
+    frames have far more samples or a header is missing, at least how many
+    they have.
     """
     with open(path, "rb") as file:
         data = file.read()
@@ -118,17 +101,7 @@ def _begin(data):
 def without_header(path):
     """Open an MP3 as a pipe that begins after the frame that is its header.
 
-    Then the decoder has no length to stop at.
-
-    Arguments
-    ---------
-    path : str
-        The file.
-
-    Yields
-    ------
-    int
-        A file descriptor to read from.
+    Then the decoder has no length to stop at. Yields a file descriptor.
     """
     with open(path, "rb") as file:
         data = file.read()

@@ -11,35 +11,18 @@ DTYPES = {"s16": ("<i2", 2**15), "s32": ("<i4", 2**31), "f32": ("<f4", 1)}
 
 @dataclass
 class Report:
-    """What happened to a stream.
+    """What happened to a stream."""
 
-    Arguments
-    ---------
-    samples : int
-        Samples of each channel.
-    blocks : int
-        Blocks that were read.
-    underruns : int
-        Blocks that took longer to compute than they last.
-    seconds, worst : float
-        Time of computing in all, and of the slowest block.
-    latency : float
-        The longest that a sample waited for others, in seconds, without the
-        time of computing.
-    repaired : int
-        Samples that were not finite, taken as zero.
-    lost : int
-        Bytes at the end that make no whole sample.
-    """
-
-    samples: int = 0
-    blocks: int = 0
-    underruns: int = 0
-    seconds: float = 0.0
-    worst: float = 0.0
+    samples: int = 0  # of each channel
+    blocks: int = 0  # that were read
+    underruns: int = 0  # blocks that took longer to compute than they last
+    seconds: float = 0.0  # of computing in all
+    worst: float = 0.0  # seconds of the slowest block
+    # The longest that a sample waited for others, in seconds, without the
+    # time of computing.
     latency: float = 0.0
-    repaired: int = 0
-    lost: int = 0
+    repaired: int = 0  # samples that were not finite, taken as zero
+    lost: int = 0  # bytes at the end that make no whole sample
 
     def add(self, samples, seconds, sample_rate):
         """Count a block."""
@@ -52,19 +35,6 @@ class Report:
 
 def decode(data, dtype, channels):
     """Turn bytes of interleaved samples into (channels, n), float32.
-
-    Arguments
-    ---------
-    data : bytes
-        Whole samples of all channels.
-    dtype : str
-        "s16", "s32" or "f32", little-endian.
-    channels : int
-        Number of channels.
-
-    Returns
-    -------
-    numpy.ndarray
 
     Example
     -------
@@ -79,17 +49,6 @@ def decode(data, dtype, channels):
 
 def encode(samples, dtype):
     """Turn (channels, n) into bytes; beyond full scale integers are clipped.
-
-    Arguments
-    ---------
-    samples : numpy.ndarray
-        Floating point (channels, n).
-    dtype : str
-        As in ``decode``.
-
-    Returns
-    -------
-    bytes
 
     Example
     -------

@@ -37,18 +37,10 @@ def load_restricted(
 
     Arguments
     ---------
-    path : str
-        The file.
-    overrides : dict, optional
-        Changes to it.
-    overrides_must_match : bool
-        Whether each must be a key of the file.
+    path, overrides, overrides_must_match
+        The file, changes to it, and whether each must be a key of it.
     trust_code : bool
         Load it without restrictions.
-
-    Returns
-    -------
-    dict
 
     Raises
     ------
@@ -90,16 +82,7 @@ def load_restricted(
 
 @contextmanager
 def open_yaml(path):
-    """Open a HyperPyYAML file; what cannot be parsed of it is one line.
-
-    Example
-    -------
-    >>> with open_yaml(__file__) as file:  # doctest: +ELLIPSIS
-    ...     ruamel.yaml.YAML().load(file)
-    Traceback (most recent call last):
-    ...
-    ValueError: ...restricted_yaml.py: expected HyperPyYAML (...)
-    """
+    """Open a HyperPyYAML file; what cannot be parsed of it is one line."""
     try:
         with open(path, encoding="utf-8") as file:
             yield file

@@ -17,15 +17,12 @@ class Segments:
     ---------
     enhance : callable
         Maps samples (n,) to as many.
-    sample_rate : int
-        In Hz.
-    seconds : int
-        Length of a segment.
+    sample_rate, seconds : int
+        In Hz, and the length of a segment.
     reach : tuple of int, optional
-        Samples before and after a sample that it depends on; None: all. With
-        a segment that begins at a multiple of the hop.
+        Samples before and after a sample that it depends on; None: all.
     hop_length : int
-        Samples from frame to frame.
+        Samples from frame to frame: segments begin at a multiple of it.
 
     Example
     -------

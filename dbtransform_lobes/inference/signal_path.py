@@ -33,20 +33,8 @@ def check_sample_rate(sample_rate):
 def as_array(signal):
     """Return samples as float32, and what makes the given kind of an array.
 
-    Arguments
-    ---------
-    signal : numpy.ndarray or torch.Tensor
-        Floating point of any shape.
-
-    Returns
-    -------
-    numpy.ndarray
-    callable
-
-    Raises
-    ------
-    ValueError
-        If it is not of floating point, or a sample is not finite.
+    The signal is an array or tensor of any shape; ValueError if it is not of
+    floating point, or a sample is not finite.
 
     Example
     -------
@@ -85,16 +73,12 @@ class SignalPath:
     Arguments
     ---------
     stage : object
-        ``push(block, last=False)`` enhances (channels, n) at ``rate``; in all
-        it returns as many samples as it is given.
-    rate, sample_rate : int
-        Of the model and of the signal, in Hz.
-    channels : int
-        Number of channels.
-    wet : float
-        Share of the enhanced signal, see ``wet_share``.
-    high_band : str
-        "keep" or "drop", see ``Enhancer.enhance_array``.
+        Enhances (channels, n) at ``rate``, see ``blocks.py``; in all it
+        returns as many samples as it is given.
+    rate, sample_rate, channels : int
+        Rates of the model and of the signal, in Hz.
+    wet, high_band
+        See ``wet_share`` and ``Enhancer.enhance_array``.
 
     Example
     -------
@@ -120,10 +104,7 @@ class SignalPath:
     def push(self, noisy, last=False):
         """Take samples (channels, n), float32; return those that are ready.
 
-        Raises
-        ------
-        ValueError
-            If the model returns samples that are not finite.
+        ValueError if the model returns samples that are not finite.
         """
         self._noisy.put(noisy)
         low = self._down.push(noisy, last)

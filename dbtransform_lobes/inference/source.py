@@ -5,7 +5,6 @@ SpeechBrain's FetchConfig and LocalStrategy. A ``savedir`` remembers what it
 was filled from, so that it is never taken for another model.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from speechbrain.utils.fetching import (
     link_with_strategy,
 )
 
-from dbtransform_lobes.data.files import write_text
+from dbtransform_lobes.data.files import read_record, write_json
 from dbtransform_lobes.inference.bundled import (
     WEIGHTS,
     check_folder,
@@ -79,21 +78,16 @@ def find_model(
         fetch_config=(config, FetchConfig, "a FetchConfig"),
     )
     kind, path = _resolve(source)
-    if kind == FetchFrom.LOCAL:
-        path = str(Path(path).expanduser().resolve())
-    folder, savedir = None, _used_savedir(savedir, path, local_strategy)
-    if savedir is not None:
-        folder = _claim(savedir, kind, path, hparams_file, config)
-    if folder is None:
-        folder = Path(path)
-        if kind == FetchFrom.HUGGING_FACE:
-            folder = _download_hub(
-                path, hparams_file, savedir, local_strategy, config
-            )
-        check_folder(folder, hparams_file)
-        if savedir not in (None, folder):
-            folder = _collect(folder, savedir, hparams_file, local_strategy)
-    return folder
+    savedir = _used_savedir(savedir, path, local_strategy)
+    if savedir and _is_filled(savedir, kind, path, hparams_file, config):
+        return savedir
+    folder = Path(path)
+    if kind == FetchFrom.HUGGING_FACE:
+        folder = _download(path, hparams_file, savedir, local_strategy, config)
+    check_folder(folder, hparams_file)
+    if savedir in (None, folder):
+        return folder
+    return _collect(folder, savedir, hparams_file, local_strategy)
 
 
 def _check_types(**arguments):
@@ -114,17 +108,20 @@ def hub_config(revision=None):
 
 
 def _resolve(source):
-    """Kind and path of a source."""
+    """Return the kind of a source, and its name on the hub or whole path."""
     if isinstance(source, FetchSource):
-        return source.FetchFrom, str(source.path)
-    folder = local_folder(source)
-    if folder is None:
-        return FetchFrom.HUGGING_FACE, source
-    return FetchFrom.LOCAL, folder
+        kind, path = source.FetchFrom, str(source.path)
+    else:
+        folder = local_folder(source)
+        kind = FetchFrom.HUGGING_FACE if folder is None else FetchFrom.LOCAL
+        path = source if folder is None else folder
+    if kind == FetchFrom.LOCAL:
+        path = str(Path(path).expanduser().resolve())
+    return kind, path
 
 
 def _used_savedir(savedir, path, local_strategy):
-    """The savedir, None if the files are taken from where they are."""
+    """Return None if the files are taken from where they are."""
     if savedir is None or Path(savedir).resolve() == Path(path):
         return None
     if local_strategy == LocalStrategy.NO_LINK:
@@ -132,13 +129,13 @@ def _used_savedir(savedir, path, local_strategy):
     return Path(savedir)
 
 
-def _claim(savedir, kind, path, hparams_file, config):
-    """Refuse a savedir of another model; return it if nothing is to do."""
+def _is_filled(savedir, kind, path, hparams_file, config):
+    """Tell if nothing is to do; refuse a savedir of another model."""
     record = {"source": path, "revision": config.revision}
     place = savedir / RECORD
     filled = [savedir / name for name in (hparams_file, WEIGHTS)]
     filled = [file for file in filled if os.path.lexists(file)]
-    given = _read_record(place) if filled else record
+    given = read_record(place) if filled else record
     if given != record and not config.overwrite:
         moved = given.get("source") == path and config.allow_updates
         if not moved:
@@ -150,20 +147,12 @@ def _claim(savedir, kind, path, hparams_file, config):
     whole = len(filled) == 2 and all(file.is_file() for file in filled)
     if whole and given == record and kind != FetchFrom.LOCAL:
         if not config.overwrite and not config.allow_updates:
-            return savedir
+            return True
     savedir.mkdir(parents=True, exist_ok=True)
     for file in filled if given != record else ():
         file.unlink()  # or a failing download would pass for a good one
-    write_text(place, json.dumps(record) + "\n")
-    return None
-
-
-def _read_record(place):
-    try:
-        record = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    write_json(place, record)
+    return False
 
 
 def _shown(record):
@@ -173,7 +162,7 @@ def _shown(record):
     )
 
 
-def _download_hub(name, hparams_file, savedir, local_strategy, config):
+def _download(name, hparams_file, savedir, local_strategy, config):
     """Download the files of a model of one commit; return their folder."""
     direct = local_strategy == LocalStrategy.COPY_SKIP_CACHE
     local_dir = savedir if direct else None

@@ -13,7 +13,7 @@ from numbers import Real
 
 
 def wet_share(strength=1.0, attenuation_limit_db=None):
-    """Share of the enhanced signal in the result.
+    """Return the share of the enhanced signal, the smaller of both demands.
 
     Arguments
     ---------
@@ -21,11 +21,6 @@ def wet_share(strength=1.0, attenuation_limit_db=None):
         0 leaves the noisy signal, 1 is the whole enhancement.
     attenuation_limit_db : float, optional
         Noise is reduced by at most this, in dB; no limit if not given.
-
-    Returns
-    -------
-    float
-        The smaller one of both demands, 0 to 1.
 
     Raises
     ------
@@ -52,18 +47,7 @@ def wet_share(strength=1.0, attenuation_limit_db=None):
 
 
 def blend(noisy, enhanced, wet):
-    """Blend two signals; exact at both ends.
-
-    Arguments
-    ---------
-    noisy, enhanced : numpy.ndarray or torch.Tensor
-        Of one shape.
-    wet : float
-        Share of the enhanced one.
-
-    Returns
-    -------
-    numpy.ndarray or torch.Tensor
+    """Blend two arrays or tensors of one shape; exact at both ends.
 
     Example
     -------

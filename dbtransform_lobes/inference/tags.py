@@ -41,17 +41,9 @@ def copy_tags(source, target, container, tags):
     """Give a file the tags of another.
 
     Between files of one kind all are copied, pictures as well. Otherwise the
-    target has what soundfile wrote into it, and an MP3, into which it writes
-    Latin-1 only, gets ``tags``.
-
-    Arguments
-    ---------
-    source, target : str
-        Audio files.
-    container : str
-        That of the target, soundfile's name.
-    tags : dict
-        What soundfile could read of the source.
+    target, a file of this container, has what soundfile wrote into it, and an
+    MP3, into which it writes Latin-1 only, gets ``tags``, those that it could
+    read of the source.
     """
     # Of a name without suffix mutagen does not know an MP3.
     reader = MP3 if container == "MP3" else mutagen.File

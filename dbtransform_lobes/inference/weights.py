@@ -8,23 +8,15 @@ from dbtransform_lobes.data.files import is_lfs_pointer
 
 
 def load_strictly(model, path):
-    """Load a state dict into a model if keys and shapes are the same.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        Its weights are replaced.
-    path : str
-        A file of tensors; anything else in it is refused.
+    """Load a file of tensors into a model if keys and shapes are the same.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it holds no state dict or that of another model; lists the keys
-        that are missing, unexpected and of another shape. If a weight is not
-        finite.
+        If it holds no state dict or that of another model (see
+        ``check_weights``), or a weight is not finite.
 
     Example
     -------
@@ -55,19 +47,10 @@ def load_strictly(model, path):
 
 
 def check_weights(given, expected, title):
-    """Raise a ValueError with all keys by which two state dicts differ.
+    """Raise a ValueError if two state dicts differ.
 
-    Arguments
-    ---------
-    given, expected : dict
-        Tensor by name.
-    title : str
-        What is wrong if they differ and what to do about it.
-
-    Raises
-    ------
-    ValueError
-        Lists the keys that are missing, unexpected and of another shape.
+    It lists the keys that are missing, unexpected and of another shape, below
+    a title, which says what is wrong and what to do about it.
 
     Example
     -------
@@ -89,24 +72,10 @@ def check_weights(given, expected, title):
 
 
 def read_state_dict(path):
-    """Read a file of named tensors to the CPU, and nothing but tensors.
+    """Read what ``torch.save`` wrote as tensors by name, on the CPU.
 
-    Arguments
-    ---------
-    path : str
-        What ``torch.save`` wrote.
-
-    Returns
-    -------
-    dict
-        Tensor by name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it holds anything else.
+    FileNotFoundError if there is no such file, ValueError if it holds
+    anything but tensors.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(

@@ -1,6 +1,6 @@
 """The demo page as a Hugging Face Space, which runs this file."""
 
-from dbtransform_lobes.demo.app import build_app, launch
+from dbtransform_lobes.demo import build_app, launch
 from dbtransform_lobes.inference import EnhanceModel
 
 MODEL = "db_transform_small"  # or "owner/name" of the hub

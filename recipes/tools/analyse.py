@@ -10,8 +10,7 @@ import soxr
 import torch
 
 from command import start
-from dbtransform_lobes.analysis.graph import band_graph
-from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.analysis.graph import MissingPart, band_graph
 from dbtransform_lobes.analysis.spectrograms import spectrograms
 from dbtransform_lobes.cli.evaluate import named_paths
 from dbtransform_lobes.cli.options import LOADING, add_options
@@ -21,10 +20,10 @@ from dbtransform_lobes.data.files import (
     temporary_beside,
     write_text,
 )
+from dbtransform_lobes.export.model_card import configuration_rows
 from dbtransform_lobes.inference.backend import check_device
 from dbtransform_lobes.inference.bundled import local_folder
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
-from dbtransform_lobes.inference.model_card import configuration_rows
 from dbtransform_lobes.inference.source import find_model, hub_config
 from dbtransform_lobes.models.waveform import noisy_spectrum
 from dbtransform_lobes.plotting import check_plot, save_figure

@@ -14,7 +14,7 @@ import soundfile as sf
 import torch
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference import EnhanceModel, bundled
+from dbtransform_lobes.inference import EnhanceModel
 from tests.signals import noise_like, speech_like, write_wav
 
 ROOT = Path(__file__).parents[2]
@@ -85,13 +85,6 @@ def test_names_of_any_bytes_up_to_the_limit(enhance, tree, name):
     written = sorted(os.listdir(b"out"))
     assert written == [b".dbtransform.json", name]
     assert os.path.getsize(b"out/" + name) > 1000
-
-
-def test_bundled_weights_are_the_default(tree, model_folder, monkeypatch):
-    monkeypatch.chdir(tree)
-    monkeypatch.setattr(bundled, "BUNDLED", model_folder.parent)
-    assert main(["enhance", "noisy/a.wav", "enhanced.wav"]) == 0
-    assert (tree / "enhanced.wav").is_file()
 
 
 def test_files_and_folders_with_a_suffix(enhance, tree):

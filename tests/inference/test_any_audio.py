@@ -411,19 +411,24 @@ def test_tags_of_a_flac_reach_an_mp3(tmp_path):
     assert mutagen.File(output).tags["TIT2"].text == ["Hören"]
 
 
-@pytest.mark.parametrize("before", [".wav", ".flac", ".ogg", ".mp3"])
-@pytest.mark.parametrize("after", [".wav", ".flac", ".ogg", ".mp3"])
-def test_every_container_to_every_other(tmp_path, before, after):
+@pytest.mark.parametrize(
+    ("before", "subtype", "kept"),
+    [
+        *((suffix, None, ()) for suffix in (".wav", ".flac", ".ogg", ".mp3")),
+        (".wav", "PCM_24", (".wav", ".FLAC")),
+        (".wav", "DOUBLE", (".wav",)),
+        (".wav", "FLOAT", (".wav",)),
+    ],
+)
+@pytest.mark.parametrize("after", [".wav", ".FLAC", ".ogg", ".mp3"])
+def test_every_container_to_every_other(tmp_path, before, subtype, kept, after):
     path, output = tmp_path / f"a{before}", tmp_path / f"b{after}"
-    sf.write(path, noisy_signal(0.2, 16000), 16000)
+    sf.write(path, noisy_signal(0.2, 16000), 16000, subtype=subtype)
     of(torch.nn.Identity()).enhance_file(path, output)
     info = sf.info(output)
     assert info.frames == 3200 and info.format == after[1:].upper()
-    if before != after:
-        assert info.subtype in (
-            sf.default_subtype(info.format),
-            sf.info(path).subtype,
-        )
+    default = sf.default_subtype(info.format)
+    assert info.subtype == (subtype if after in kept else default)
 
 
 def test_software_tag_does_not_grow(model, tmp_path):

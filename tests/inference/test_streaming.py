@@ -12,9 +12,9 @@ import soundfile as sf
 import torch
 
 from dbtransform_lobes.cli.main import main
+from dbtransform_lobes.export.model_folder import export_model
+from dbtransform_lobes.export.onnx_file import export_onnx
 from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer
-from dbtransform_lobes.inference.export import export_model
-from dbtransform_lobes.inference.onnx_export import export_onnx
 from dbtransform_lobes.inference.pcm import decode, encode, enhance_pcm
 from dbtransform_lobes.inference.streaming import StreamingEnhancer
 from tests.runs import model_of, tiny_run

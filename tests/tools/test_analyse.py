@@ -16,8 +16,7 @@ from matplotlib.patches import Arc
 import analyse
 from analyse import FIGURES
 from command import run_tool
-from dbtransform_lobes.analysis.graph import band_graph, near_ratio
-from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.analysis.graph import MissingPart, band_graph, near_ratio
 from dbtransform_lobes.analysis.spectrograms import spectrograms
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.models.bsrnn import BSRNN

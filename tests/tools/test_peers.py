@@ -10,7 +10,7 @@ import soundfile
 
 from command import run_tool
 from dbtransform_lobes.data.audio import read_audio, write_audio
-from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.export.model_folder import export_model
 from peers import adapters, report
 from peers.adapters import PEERS
 from peers.run import _model_files, choose_systems, run_systems

@@ -23,7 +23,7 @@ from torch.utils.data import get_worker_info
 
 from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.sources import Pairs
-from dbtransform_lobes.inference.export import export_model
+from dbtransform_lobes.export.model_folder import export_model
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.checkpoints import AtomicCheckpointer

@@ -15,7 +15,7 @@ from dbtransform_lobes.evaluation.evaluate import SCORED
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.statistics import intervals, without_nan
 from dbtransform_lobes.evaluation.tables import limits, markdown_table
-from dbtransform_lobes.inference.export import minimal_hyperparams
+from dbtransform_lobes.export.model_folder import minimal_hyperparams
 from dbtransform_lobes.plotting import COLOURS, panel_grid, save_figure
 from dbtransform_lobes.versions import package_versions
 from runs import read_train_log

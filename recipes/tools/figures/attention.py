@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.analysis.graph import MissingPart
 from dbtransform_lobes.models.db_transform import DBTransform
 from dbtransform_lobes.models.differential_attention import (
     DifferentialBandAttention,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.analysis.graph import MissingPart
 from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
 from dbtransform_lobes.plotting import COLOURS, legend_below, tidy
 

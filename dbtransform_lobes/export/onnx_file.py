@@ -80,65 +80,25 @@ def export_onnx(
     model = EnhanceModel.from_hparams(
         source, run_opts={"device": "cpu"}, **model_options
     )
-    transform = torch.from_numpy(model.window), model.hop_length
+    network = model.mods.model.eval()
+    inside = None
+    if stft == "inside":
+        inside = torch.from_numpy(model.window), model.hop_length
+    _check_model(network)
+    if streaming:
+        _check_stream(network, frames, inside)
+    from dbtransform_lobes.export.onnx_graph import (
+        offline_model,
+        streaming_model,
+    )
+
     with _quiet():
-        proto = _proto(
-            model.mods.model.eval(), streaming, stft, frames, transform
-        )
+        if streaming:
+            proto = streaming_model(network, frames, inside)
+        else:
+            proto = offline_model(network, inside)
     _describe(proto, model, streaming, stft, frames)
     return _write(proto, model, path, int8)
-
-
-def compare(model, path):
-    """Enhance noise of an RMS of 1 and silence, by PyTorch and ONNX Runtime.
-
-    Arguments
-    ---------
-    model : EnhanceModel
-        The model.
-    path : str
-        What was exported from it.
-
-    Returns
-    -------
-    float
-        Largest difference of a sample.
-    """
-    enhancer = OnnxEnhancer(path, threads=1)
-    rng, differences = np.random.default_rng(0), []
-    signals = [
-        rng.standard_normal(int(seconds * enhancer.sample_rate))
-        for seconds in CHECKED_SECONDS
-    ]
-    signals.append(np.zeros_like(signals[0]))
-    for signal in signals:
-        found, expected = (
-            engine.enhance_array(signal, engine.sample_rate)
-            for engine in (enhancer, model)
-        )
-        differences.append(float(np.abs(found - expected).max()))
-    return float(np.max(differences))
-
-
-def _write(proto, model, path, int8):
-    """Write the file if it computes what the model does."""
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=f".{path.name}."
-    ) as folder:
-        temporary = Path(folder) / path.name
-        temporary.write_bytes(proto.SerializeToString())
-        difference = compare(model, temporary)
-        if not difference <= TOLERANCE:
-            raise ValueError(
-                f"{path}: not written: samples of ONNX Runtime and PyTorch "
-                f"differ by {difference:.2g}, expected at most "
-                f"{TOLERANCE:g}; try other versions of both"
-            )
-        if int8:
-            temporary = _quantise(temporary)
-            difference = compare(model, temporary)
-        os.replace(temporary, path)
-    return difference
 
 
 def _check_options(path, streaming, stft, frames):
@@ -146,6 +106,8 @@ def _check_options(path, streaming, stft, frames):
         raise ValueError(
             f"stft is {stft!r}, expected one of {', '.join(STFTS)}"
         )
+    if frames < 1:
+        raise ValueError(f"frames is {frames}, expected at least 1")
     if frames != 1 and not streaming:
         raise ValueError(
             f"frames is {frames}, but only a streaming graph has calls of so "
@@ -171,33 +133,34 @@ def _check_packages():
         ) from error
 
 
-def _proto(model, streaming, stft, frames, transform):
-    """The graph of the form that is asked for."""
-    _check_model(model)
-    from dbtransform_lobes.inference.onnx_graph import (
-        offline_model,
-        streaming_model,
-    )
-
-    inside = transform if stft == "inside" else None
-    if streaming:
-        return streaming_model(model, frames, inside)
-    return offline_model(model, inside)
-
-
-def _check_model(model):
-    if not isinstance(model, DBTransform):
+def _check_model(network):
+    if not isinstance(network, DBTransform):
         raise ValueError(
-            f"the model is {type(model).__name__}, expected DBTransform: "
+            f"the model is {type(network).__name__}, expected DBTransform: "
             "others have no ONNX form here"
         )
     if any(
         getattr(residual.block, "statistics", None) is not None
-        for residual in model.blocks
+        for residual in network.blocks
     ):
         raise ValueError(
             "lambda_form is 'statistics', expected 'token' or 'vector': the "
             "maps of whole signals do not go into an ONNX graph"
+        )
+
+
+def _check_stream(network, frames, stft):
+    """Refuse what a call of a stream cannot be; ``stft`` is inside or None."""
+    if not network.causal:
+        raise ValueError(
+            "this model sees the future, so it has no streaming form: leave "
+            "out --streaming, or export a model made with causal: True"
+        )
+    if stft and (2 * stft[1] != len(stft[0]) or frames > 1):
+        raise ValueError(
+            f"the hop is {stft[1]} samples, n_fft {len(stft[0])} and a call "
+            f"{frames} frames, expected half of n_fft and one frame for a "
+            "STFT inside a stream: export with --stft outside"
         )
 
 
@@ -218,8 +181,47 @@ def _describe(proto, model, streaming, stft, frames):
     entry.key, entry.value = METADATA, json.dumps(settings)
 
 
+def _write(proto, model, path, int8):
+    """Write the file if it computes what the model does."""
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=f".{path.name}."
+    ) as folder:
+        temporary = Path(folder) / path.name
+        temporary.write_bytes(proto.SerializeToString())
+        difference = _difference(model, temporary)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"{path}: not written: samples of ONNX Runtime and PyTorch "
+                f"differ by {difference:.2g}, expected at most "
+                f"{TOLERANCE:g}; try other versions of both"
+            )
+        if int8:
+            temporary = _quantise(temporary)
+            difference = _difference(model, temporary)
+        os.replace(temporary, path)
+    return difference
+
+
+def _difference(model, path):
+    """Return how far PyTorch and a graph differ on noise and on silence."""
+    enhancer = OnnxEnhancer(path, threads=1)
+    rng, differences = np.random.default_rng(0), []
+    signals = [
+        rng.standard_normal(int(seconds * enhancer.sample_rate))
+        for seconds in CHECKED_SECONDS
+    ]
+    signals.append(np.zeros_like(signals[0]))
+    for signal in signals:
+        found, expected = (
+            engine.enhance_array(signal, engine.sample_rate)
+            for engine in (enhancer, model)
+        )
+        differences.append(float(np.abs(found - expected).max()))
+    return float(np.max(differences))
+
+
 def _quantise(path):
-    """Weights of eight bits, but those of the STFT; returns the new file."""
+    """Round the weights to eight bits, but those of the STFT; a new file."""
     import onnx
     from onnxruntime.quantization import quantize_dynamic
 
@@ -236,7 +238,7 @@ def _quantise(path):
 
 
 def _stft_nodes(graph):
-    """Names of the products that are nearest to waveforms."""
+    """Return the names of the products that are nearest to waveforms."""
     ends = {"past_noisy", "past_overlap"}
     if not ends & {value.name for value in graph.input}:
         return []
@@ -246,7 +248,7 @@ def _stft_nodes(graph):
 
 @contextmanager
 def _quiet():
-    """Without notes on torchvision, folding and pre-processing."""
+    """Silence notes on torchvision, folding and pre-processing."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

@@ -1,7 +1,6 @@
 """The README.md of a model folder, with SpeechBrain's front matter."""
 
 import csv
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import ruamel.yaml
 from huggingface_hub import EvalResult, ModelCardData
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
+from dbtransform_lobes.data.files import read_record
 from dbtransform_lobes.versions import package_versions
 
 TAGS = ("speech-enhancement", "audio-to-audio", "speechbrain", "dbtransform")
@@ -65,27 +65,38 @@ def model_card(run_folder, hyperparams, meta, text="", language="en"):
         run = ruamel.yaml.YAML().load(resolve_references(file))
     name = tree["model"].tag.value.rpartition(".")[2]
     rate = tree["sample_rate"]
-    front_matter = _front_matter(name, language, _best_scores(run_folder, meta))
-    return "\n".join(
-        part.strip() + "\n"
-        for part in (
-            TITLE.format(
-                front_matter=front_matter, name=name, sample_rate=rate
-            ),
-            USAGE.format(top=rate // 2),
-            text,
-            _data(run),
-            _scores(Path(run_folder), run, meta),
-            _configuration(tree, hyperparams),
-            _versions(),
-        )
-        if part.strip()
+    report = read_record(Path(run_folder) / "scores.json")
+    valid = {
+        metric: value
+        for metric, value in meta.items()
+        if isinstance(value, float) and metric != "unixtime"
+    }
+    test = {
+        metric: value
+        for metric, value in (report.get("means") or {}).items()
+        if value is not None
+    }
+    scores = {
+        f"Validation ({run.get('valid_files') or 'all'} files)": valid,
+        f"Test ({report.get('num_scored')} files scored)": test,
+    }
+    front_matter = _front_matter(
+        name, language, "test" if test else "validation", test or valid
     )
+    parts = (
+        TITLE.format(front_matter=front_matter, name=name, sample_rate=rate),
+        USAGE.format(top=rate // 2),
+        text,
+        _data(run),
+        _scores(scores),
+        _configuration(tree, hyperparams),
+        _versions(),
+    )
+    return "\n".join(part.strip() + "\n" for part in parts if part.strip())
 
 
-def _front_matter(name, language, scores):
-    """What the hub reads, with the scores as its model-index."""
-    kind, values = scores
+def _front_matter(name, language, kind, scores):
+    """Return what the hub reads, with the scores as its model-index."""
     results = [
         EvalResult(
             task_type="audio-to-audio",
@@ -95,7 +106,7 @@ def _front_matter(name, language, scores):
             metric_type=metric,
             metric_value=round(value, 3),
         )
-        for metric, value in values.items()
+        for metric, value in scores.items()
     ]
     data = ModelCardData(
         language=language,
@@ -103,28 +114,11 @@ def _front_matter(name, language, scores):
         library_name="speechbrain",
         pipeline_tag="audio-to-audio",
         tags=list(TAGS),
-        metrics=list(values) or None,
+        metrics=list(scores) or None,
         model_name=name,
         eval_results=results or None,
     )
     return data.to_yaml()
-
-
-def _best_scores(run_folder, meta):
-    """Scores of the test, else of the validation."""
-    report = _read_json(Path(run_folder) / "scores.json") or {}
-    kind, means = "validation", _validation_scores(meta)
-    if report.get("means"):
-        kind, means = "test", report["means"]
-    return kind, {name: v for name, v in means.items() if v is not None}
-
-
-def _validation_scores(meta):
-    return {
-        name: value
-        for name, value in meta.items()
-        if isinstance(value, float) and name != "unixtime"
-    }
 
 
 def _table(columns, rows):
@@ -140,7 +134,7 @@ def _configuration(tree, hyperparams):
 
 
 def configuration_rows(tree):
-    """What a model folder says of its front end and its network.
+    """Return what a model folder says of its front end and its network.
 
     Arguments
     ---------
@@ -168,7 +162,7 @@ def configuration_rows(tree):
 
 
 def _flat(tree, above=""):
-    """Pairs of a nested mapping, such as ("blocks.graph.form", "learned")."""
+    """Yield the pairs of a nested mapping, as ("graph.form", "learned")."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{above}{key}.")
@@ -177,15 +171,15 @@ def _flat(tree, above=""):
 
 
 def _name_of(value):
-    """The object that a ``!name:`` without arguments names."""
+    """Return the object that a ``!name:`` without arguments names."""
     tag = getattr(getattr(value, "tag", None), "value", None) or ""
     return tag.removeprefix("!name:")
 
 
 def _data(run):
-    """What is known of the training data, without the paths of it."""
-    record = _read_json(Path(str(run.get("data_folder"))) / "dataset.json")
-    splits = dict((record or {}).get("splits", {}))
+    """Return what is known of the training data, without the paths of it."""
+    record = read_record(Path(str(run.get("data_folder"))) / "dataset.json")
+    splits = dict(record.get("splits", {}))
     if run.get("recordings"):
         splits.pop("train", None)  # these pairs were not trained on
         parts = [
@@ -207,7 +201,7 @@ def _data(run):
 
 
 def _recordings(manifest):
-    """Sources of the recordings that training took, from their csv."""
+    """Return the sources of the recordings that training took."""
     if not Path(str(manifest)).is_file():
         return ""
     with open(manifest, newline="", encoding="utf-8") as file:
@@ -234,33 +228,17 @@ def _sources(entries):
     return _table(columns, rows) if rows else ""
 
 
-def _scores(run_folder, run, meta):
-    parts = []
-    valid = _validation_scores(meta)
-    if valid:
-        count = run.get("valid_files") or "all"
-        parts.append(f"Validation ({count} files):")
-        parts.append(_score_table(valid))
-    report = _read_json(run_folder / "scores.json") or {}
-    if report.get("means"):
-        parts.append(f"Test ({report.get('num_scored')} files scored):")
-        parts.append(_score_table(report["means"]))
-    return "## Scores\n\n" + "\n\n".join(parts) if parts else ""
-
-
-def _score_table(scores):
-    scored = {key: value for key, value in scores.items() if value is not None}
-    return _table(list(scored), [[f"{v:.3f}" for v in scored.values()]])
+def _scores(scores):
+    """Return a table of the scores of each set that was scored."""
+    tables = [
+        f"{title}:\n\n"
+        + _table(list(means), [[f"{v:.3f}" for v in means.values()]])
+        for title, means in scores.items()
+        if means
+    ]
+    return "## Scores\n\n" + "\n\n".join(tables) if tables else ""
 
 
 def _versions():
     versions = (f"{name} {v}" for name, v in package_versions().items())
     return f"## Versions\n\nExported with {', '.join(versions)}."
-
-
-def _read_json(path):
-    """Contents of a JSON file, None if it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

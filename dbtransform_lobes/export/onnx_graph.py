@@ -35,34 +35,19 @@ RULES = (
 LARGE = 2**24  # numbers of a constant, more than any weight has
 
 
-class SpectrumGraph(nn.Module):
-    """DBTransform on real and imaginary parts.
-
-    Arguments
-    ---------
-    model : DBTransform
-        The model; ``torch.export`` follows its own forward passes.
-
-    Example
-    -------
-    >>> from dbtransform_lobes.models.bands import BandLayout
-    >>> from dbtransform_lobes.models.db_transform import DBTransform
-    >>> graph = SpectrumGraph(DBTransform(BandLayout(), 8, {}))
-    >>> graph(torch.randn(1, 5, 257, 2)).shape
-    torch.Size([1, 5, 257, 2])
-    """
+class _Spectra(nn.Module):
+    """DBTransform on real and imaginary parts, (B, T, F, 2) to the same."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
     def forward(self, spec):
-        """Map (B, T, F, 2) to (B, T, F, 2)."""
         return self.model.run(Whole(), spec)
 
 
 def fourier_rows(window, n_fft):
-    """Cosines and sines of the windowed DFT and of its inverse.
+    """Return cosines and sines of the windowed DFT and of its inverse.
 
     Arguments
     ---------
@@ -96,31 +81,12 @@ def fourier_rows(window, n_fft):
     return rows.float(), inverse.float()
 
 
-class WaveformGraph(nn.Module):
-    """SpectrumGraph between STFT and inverse STFT.
-
-    Arguments
-    ---------
-    model : DBTransform
-        The model.
-    window : torch.Tensor
-        (n_fft,).
-    hop_length : int
-        In samples, at most n_fft / 2.
-
-    Example
-    -------
-    >>> from dbtransform_lobes.models.bands import BandLayout
-    >>> from dbtransform_lobes.models.db_transform import DBTransform
-    >>> model = DBTransform(BandLayout(), 8, {})
-    >>> graph = WaveformGraph(model, torch.hann_window(512), 128)
-    >>> graph(torch.randn(2, 1000)).shape
-    torch.Size([2, 1000])
-    """
+class _Waveforms(nn.Module):
+    """DBTransform between STFT and inverse STFT, (B, L) to the same."""
 
     def __init__(self, model, window, hop_length):
         super().__init__()
-        self.spectral, self.hop_length = SpectrumGraph(model), hop_length
+        self.spectra, self.hop_length = _Spectra(model), hop_length
         forward, inverse = fourier_rows(window, len(window))
         square = window.square()[None, None]
         self.register_buffer("forward_rows", forward.unsqueeze(1))
@@ -128,7 +94,6 @@ class WaveformGraph(nn.Module):
         self.register_buffer("window_square", square)
 
     def forward(self, noisy):
-        """Map (B, L) to (B, L)."""
         half, hop = self.window_square.shape[-1] // 2, self.hop_length
         samples = noisy.shape[-1]
         # To whole hops, so that the end is not louder.
@@ -136,7 +101,7 @@ class WaveformGraph(nn.Module):
         x = F.pad(noisy, (half, half + end)).unsqueeze(1)
         spec = F.conv1d(x, self.forward_rows, stride=hop)  # (B, 2 F, T)
         spec = spec.unflatten(1, (2, -1)).permute(0, 3, 2, 1)  # (B, T, F, 2)
-        spec = self.spectral(spec)
+        spec = self.spectra(spec)
         spec = spec.permute(0, 3, 2, 1).flatten(1, 2)  # (B, 2 F, T)
         x = F.conv_transpose1d(spec, self.inverse_rows, stride=hop)
         weight = F.conv_transpose1d(
@@ -164,41 +129,16 @@ def offline_model(model, stft=None):
         to ``estimate``.
     """
     if stft is None:
-        graph, names, output = SpectrumGraph(model), ("spec",), "estimate"
-        inputs = (torch.randn(2, 20, model.layout.num_bins, 2),)
-        sizes = ({0: "batch", 1: "frames"},)
+        graph, axis = _Spectra(model), "frames"
+        block = torch.randn(2, 20, model.layout.num_bins, 2)
     else:
-        graph, names, output = (
-            WaveformGraph(model, *stft),
-            ("noisy",),
-            "enhanced",
-        )
-        inputs = (torch.randn(2, 20 * stft[1]),)
-        sizes = ({0: "batch", 1: "samples"},)
-    return to_onnx(graph, inputs, names, (output,), sizes)
+        graph, axis = _Waveforms(model, *stft), "samples"
+        block = torch.randn(2, 20 * stft[1])
+    return _to_onnx(graph, stft, [block], [], ({0: "batch", 1: axis},))
 
 
-class SpectrumStream(nn.Module):
-    """One call of a stream, on real and imaginary parts.
-
-    Arguments
-    ---------
-    model : DBTransform
-        A causal one.
-    frames : int
-        N, frames of a call.
-
-    Example
-    -------
-    >>> from dbtransform_lobes.models.bands import BandLayout
-    >>> from dbtransform_lobes.models.db_transform import DBTransform
-    >>> model = DBTransform(BandLayout(), 8, {}, causal=True)
-    >>> stream = SpectrumStream(model)
-    >>> spec, states = torch.randn(1, 1, 257, 2), stream.initial_states()
-    >>> estimate, *states = stream(spec, *states)
-    >>> estimate.shape, len(states)
-    (torch.Size([1, 1, 257, 2]), 3)
-    """
+class _SpectrumStream(nn.Module):
+    """One call of a stream, on real and imaginary parts (1, N, F, 2)."""
 
     names = ("frames",)
 
@@ -213,12 +153,11 @@ class SpectrumStream(nn.Module):
         return torch.zeros(1, dtype=torch.int64)
 
     def initial_states(self):
-        """Zeros: the count of frames and all caches."""
+        """Return zeros: the count of frames and all caches."""
         flat = [torch.zeros_like(x) for part in self.caches for x in part]
         return [self._count(), *flat]
 
     def forward(self, spec, frames, *caches):
-        """Map (1, N, F, 2) and the states to (1, N, F, 2) and the next."""
         flat = iter(caches)
         nested = [tuple(next(flat) for _ in part) for part in self.caches]
         estimate, nested = self.model.advance(spec, nested, frames)
@@ -226,24 +165,14 @@ class SpectrumStream(nn.Module):
         return estimate, frames + spec.shape[1], *following
 
 
-class WaveformStream(nn.Module):
-    """SpectrumStream between STFT and inverse STFT, a hop a call.
+class _WaveformStream(nn.Module):
+    """One call of a stream, (1, hop) to the hop before; n_fft is two hops."""
 
-    Arguments
-    ---------
-    model : DBTransform
-        A causal one.
-    window : torch.Tensor
-        (n_fft,).
-    hop_length : int
-        In samples, half of n_fft.
-    """
-
-    names = ("past_noisy", "past_overlap", *SpectrumStream.names)
+    names = ("past_noisy", "past_overlap", *_SpectrumStream.names)
 
     def __init__(self, model, window, hop_length):
         super().__init__()
-        self.spectral, self.hop_length = SpectrumStream(model), hop_length
+        self.spectra, self.hop_length = _SpectrumStream(model), hop_length
         # (2 F, n_fft), real and imaginary parts of a bin side by side
         rows, inverse = (
             rows.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
@@ -254,15 +183,13 @@ class WaveformStream(nn.Module):
         self.register_buffer("inverse_rows", inverse / weight.repeat(2))
 
     def initial_states(self):
-        """Zeros: the last samples, the open half, the states within."""
+        """Return zeros: the last samples, the open half, the states within."""
         hop = torch.zeros(1, self.hop_length)
-        return [hop, hop.clone(), *self.spectral.initial_states()]
+        return [hop, hop.clone(), *self.spectra.initial_states()]
 
     def forward(self, noisy, past, overlap, *states):
-        """Map (1, hop) to the hop before, which is now complete."""
         spec = torch.cat((past, noisy), dim=1) @ self.rows
-        spec = spec.view(1, 1, -1, 2)
-        spec, *states = self.spectral(spec, *states)
+        spec, *states = self.spectra(spec.view(1, 1, -1, 2), *states)
         both = spec.flatten(1) @ self.inverse_rows
         first, second = both.split(self.hop_length, dim=1)
         return first + overlap, noisy.clone(), second, *states
@@ -288,55 +215,28 @@ def streaming_model(model, frames=1, stft=None):
         int64, how many the stream had; the caches of the model. Outputs:
         ``estimate`` or ``enhanced``, and all states with ``next_`` before
         their names.
-
-    Raises
-    ------
-    ValueError
-        If the model is not causal, N < 1, or a STFT inside has other hops
-        than n_fft / 2 or more than one frame a call.
     """
-    _check(model, frames, stft)
     if stft is None:
-        graph, names = SpectrumStream(model, frames), ("spec", "estimate")
+        graph = _SpectrumStream(model, frames)
         block = torch.randn(1, frames, model.layout.num_bins, 2)
     else:
-        graph, names = WaveformStream(model, *stft), ("noisy", "enhanced")
+        graph = _WaveformStream(model, *stft)
         block = torch.randn(1, stft[1])
     states = graph.initial_states()
     caches = range(len(states) - len(graph.names))
     places = [*graph.names, *(f"cache_{number}" for number in caches)]
-    return to_onnx(
-        graph,
-        (block, *states),
-        (names[0], *places),
-        (names[1], *(f"next_{place}" for place in places)),
-    )
-
-
-def _check(model, frames, stft):
-    if not model.causal:
-        raise ValueError(
-            "this model sees the future, so it has no streaming form: leave "
-            "out --streaming, or export a model made with causal: True"
-        )
-    if frames < 1:
-        raise ValueError(f"frames is {frames}, expected at least 1")
-    if stft is not None and (2 * stft[1] != len(stft[0]) or frames > 1):
-        raise ValueError(
-            f"the hop is {stft[1]} samples, n_fft {len(stft[0])} and a call "
-            f"{frames} frames, expected half of n_fft and one frame for a "
-            "STFT inside a stream: export with --stft outside"
-        )
+    return _to_onnx(graph, stft, [block, *states], places)
 
 
 @torch.no_grad()
-def to_onnx(module, inputs, input_names, output_names, dynamic_shapes=None):
-    """Export a module; the arguments are those of ``torch.onnx.export``."""
+def _to_onnx(module, stft, inputs, states, dynamic_shapes=None):
+    """Export a module of a spectrum or waveform and of states, by name."""
+    names = ("spec", "estimate") if stft is None else ("noisy", "enhanced")
     program = torch.onnx.export(
         module.eval(),
-        inputs,
-        input_names=input_names,
-        output_names=output_names,
+        tuple(inputs),
+        input_names=[names[0], *states],
+        output_names=[names[1], *(f"next_{state}" for state in states)],
         dynamic_shapes=dynamic_shapes,
         opset_version=OPSET,
         optimize=False,

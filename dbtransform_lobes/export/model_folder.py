@@ -14,12 +14,12 @@
 import io
 import math
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import ruamel.yaml
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.utils.checkpoints import Checkpointer
 from torch.optim.swa_utils import AveragedModel
 
 from dbtransform_lobes.data.files import (
@@ -28,8 +28,8 @@ from dbtransform_lobes.data.files import (
     temporary_beside,
     write_text,
 )
+from dbtransform_lobes.export.model_card import model_card
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
-from dbtransform_lobes.inference.model_card import model_card
 from dbtransform_lobes.inference.restricted_yaml import open_yaml
 from dbtransform_lobes.inference.weights import read_state_dict
 from dbtransform_lobes.models.waveform import enhance_waveform
@@ -66,28 +66,6 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 """
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint of a run.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-        Its folder.
-    meta : dict
-        What stands in its CKPT.yaml: scores, unixtime, end-of-epoch.
-    """
-
-    path: Path
-    meta: dict
-
-    @property
-    def pesq(self):
-        """Validation score, -inf if the checkpoint has none."""
-        value = float(self.meta.get("pesq", -math.inf))
-        return value if math.isfinite(value) else -math.inf
-
-
 def export_model(
     run_folder,
     model_folder,
@@ -98,8 +76,10 @@ def export_model(
 ):
     """Write the best checkpoint of a run as a model folder.
 
-    The folder is loaded again and compared with the averaged model of the
-    run before it gets its name; on any error there is nothing new.
+    That is the one of the highest validation PESQ, or without any scores the
+    newest one from the end of an epoch. The folder is loaded again and
+    compared with the averaged model of the run before it gets its name; on
+    any error there is nothing new.
 
     Arguments
     ---------
@@ -118,7 +98,7 @@ def export_model(
 
     Returns
     -------
-    Checkpoint
+    speechbrain.utils.checkpoints.Checkpoint
         The one that was taken.
 
     Raises
@@ -134,8 +114,9 @@ def export_model(
     check_output_folder(target, (*FILES, *EXAMPLES), "a model", force)
     text = _read_card(card) + (PLAYERS if example else "")
     hyperparams = minimal_hyperparams(run)
-    checkpoint = best_checkpoint(run)
-    state = averaged_state(checkpoint.path / "ema.ckpt")
+    checkpoint = _best_checkpoint(run / "save")
+    ema = checkpoint.paramfiles["ema"]
+    state = _averaged_state(ema)
     temporary = temporary_beside(target)
     try:
         temporary.mkdir()
@@ -146,52 +127,28 @@ def export_model(
             temporary / "README.md",
             model_card(run, hyperparams, checkpoint.meta, text, language),
         )
-        check_round_trip(temporary, checkpoint.path / "ema.ckpt")
-        if example:
-            _write_examples(temporary, example)
+        model = _check_round_trip(temporary, hyperparams, ema)
+        for name, strength in EXAMPLES.items() if example else ():
+            model.enhance_file(example, temporary / name, strength=strength)
         replace_folder(target, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return checkpoint
 
 
-def best_checkpoint(run_folder):
-    """Find the checkpoint of the highest validation PESQ.
-
-    Without any scores it is the newest one from the end of an epoch.
-
-    Arguments
-    ---------
-    run_folder : str
-        ``output_folder`` of the training.
-
-    Returns
-    -------
-    Checkpoint
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no folder of checkpoints.
-    ValueError
-        If no checkpoint has averaged weights and the end of an epoch.
-    """
-    save = Path(run_folder) / "save"
+def _best_checkpoint(save):
+    """Find the checkpoint of the highest PESQ, else of the last epoch."""
     if not save.is_dir():
         raise FileNotFoundError(
             f"{save}: there is no such folder, expected the checkpoints of a "
             "run; give the output_folder of a training"
         )
-    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     found = [
-        Checkpoint(path.parent, yaml.load(path) or {})
-        for path in sorted(save.glob("CKPT*/CKPT.yaml"))
-        if (path.parent / "ema.ckpt").is_file()
-    ]
-    found = [
-        checkpoint
-        for checkpoint in found
-        if checkpoint.pesq > -math.inf or checkpoint.meta.get("end-of-epoch")
+        each
+        for each in Checkpointer(save).list_checkpoints()
+        if each.meta
+        and "ema" in each.paramfiles
+        and (_pesq(each) > -math.inf or each.meta.get("end-of-epoch"))
     ]
     if not found:
         raise ValueError(
@@ -199,38 +156,18 @@ def best_checkpoint(run_folder):
             "end of an epoch; train until the first validation is done"
         )
     return max(
-        found, key=lambda each: (each.pesq, each.meta.get("unixtime", 0))
+        found, key=lambda each: (_pesq(each), each.meta.get("unixtime", 0))
     )
 
 
-def averaged_state(path):
-    """Return the averaged weights of a checkpoint as a plain state dict.
+def _pesq(checkpoint):
+    """Return the validation score, -inf if the checkpoint has none."""
+    value = float(checkpoint.meta.get("pesq", -math.inf))
+    return value if math.isfinite(value) else -math.inf
 
-    Arguments
-    ---------
-    path : str
-        State of a ``torch.optim.swa_utils.AveragedModel``.
 
-    Returns
-    -------
-    dict
-        Contiguous tensors on the CPU, fp32 if floating.
-
-    Raises
-    ------
-    ValueError
-        If the file is something else.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     ema = AveragedModel(torch.nn.Linear(1, 1))
-    ...     torch.save(ema.state_dict(), f"{folder}/ema.ckpt")
-    ...     state = averaged_state(f"{folder}/ema.ckpt")
-    >>> list(state)
-    ['weight', 'bias']
-    """
+def _averaged_state(path):
+    """Return the weights of an AveragedModel, contiguous and in fp32."""
     state = read_state_dict(path)
     count = state.pop("n_averaged", None)
     others = [key for key in state if not key.startswith("module.")]
@@ -293,23 +230,9 @@ def minimal_hyperparams(run_folder):
     return HEADER + stream.getvalue().rstrip() + "\n" + PRETRAINER
 
 
-def check_round_trip(model_folder, ema_path):
-    """Compare a model folder with the averaged model of a checkpoint.
-
-    Arguments
-    ---------
-    model_folder : str
-        What is to be checked.
-    ema_path : str
-        ema.ckpt of the checkpoint.
-
-    Raises
-    ------
-    ValueError
-        If their outputs differ by more than 1e-6.
-    """
-    path = Path(model_folder) / "hyperparams.yaml"
-    hparams = load_hyperpyyaml(path.read_text(encoding="utf-8"))
+def _check_round_trip(folder, hyperparams, ema_path):
+    """Load a model folder; refuse it if it is not the averaged model."""
+    hparams = load_hyperpyyaml(hyperparams)
     ema = AveragedModel(hparams["model"]).eval()
     try:
         ema.load_state_dict(read_state_dict(ema_path))
@@ -318,9 +241,7 @@ def check_round_trip(model_folder, ema_path):
             f"{ema_path}: the weights do not fit the hyperparams.yaml of the "
             f"run ({error})"
         ) from error
-    exported = EnhanceModel.from_hparams(
-        str(model_folder), run_opts={"device": "cpu"}
-    )
+    exported = EnhanceModel.from_hparams(folder, run_opts={"device": "cpu"})
     noisy = _test_signal(hparams["sample_rate"])
     with torch.inference_mode():
         expected = enhance_waveform(
@@ -332,19 +253,11 @@ def check_round_trip(model_folder, ema_path):
             f"the exported model differs from that of the run by {difference}, "
             f"expected at most {TOLERANCE}; nothing was written"
         )
-
-
-def _write_examples(model_folder, noisy):
-    """Write a noisy file, as it is and enhanced, into a model folder."""
-    model = EnhanceModel.from_hparams(
-        str(model_folder), run_opts={"device": "cpu"}
-    )
-    for name, strength in EXAMPLES.items():
-        model.enhance_file(noisy, model_folder / name, strength=strength)
+    return exported
 
 
 def _read_card(card):
-    """Text of a file, empty if there is none to read."""
+    """Return the text of a file, empty if there is none to read."""
     if card is None:
         return ""
     if not Path(card).is_file():
@@ -356,7 +269,7 @@ def _read_card(card):
 
 
 def _test_signal(sample_rate):
-    """One second of a harmonic tone in noise, (1, L)."""
+    """Return one second of a harmonic tone in noise, (1, L)."""
     time = torch.arange(sample_rate) / sample_rate
     tone = sum(torch.sin(2 * torch.pi * 150 * k * time) / k for k in (1, 2, 3))
     noise = torch.randn(sample_rate, generator=torch.Generator().manual_seed(0))

@@ -1,5 +1,6 @@
 """Export of a run: which weights, what YAML, and nothing left on errors."""
 
+import copy
 import json
 import shutil
 
@@ -11,9 +12,9 @@ import yaml
 from hyperpyyaml import load_hyperpyyaml
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference import EnhanceModel, export
-from dbtransform_lobes.inference.export import best_checkpoint, export_model
-from dbtransform_lobes.inference.hub import plan_upload
+from dbtransform_lobes.export.hub import plan_upload
+from dbtransform_lobes.export.model_folder import export_model
+from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.models.waveform import enhance_waveform
 from tests.runs import save_checkpoint, tiny_run, write_hyperparams
 from tests.signals import noise_like, speech_like, write_wav
@@ -49,29 +50,25 @@ def test_round_trip_is_the_averaged_model_of_the_best(run, noisy, tmp_path):
     enhanced = model.enhance_batch(noisy).cpu()
     assert (enhanced - expected).abs().max() <= 1e-6
     # The weights that were not averaged would have been told apart.
-    raw = torch.load(folder / "save/CKPT+second/model.ckpt")
-    best_weights = {k: v.clone() for k, v in best.state_dict().items()}
-    best.load_state_dict(raw)
+    other = copy.deepcopy(best)
+    other.load_state_dict(torch.load(folder / "save/CKPT+second/model.ckpt"))
     with torch.inference_mode():
-        other = enhance_waveform(best, *transforms, noisy)
-    best.load_state_dict(best_weights)
-    assert (enhanced - other).abs().max() > 1e-4
+        raw = enhance_waveform(other, *transforms, noisy)
+    assert (enhanced - raw).abs().max() > 1e-4
 
 
-def test_checkpoint_is_plain_fp32_tensors(run, tmp_path):
-    export_model(run[0], tmp_path / "m")
-    state = torch.load(tmp_path / "m/model.ckpt", weights_only=True)
+def test_weights_are_plain_and_the_yaml_is_minimal(run, model_folder):
+    state = torch.load(model_folder / "model.ckpt", weights_only=True)
     assert state.keys() == run[1].state_dict().keys()
     assert all(type(value) is torch.Tensor for value in state.values())
     assert {
         value.dtype for value in state.values() if value.is_floating_point()
     } == {torch.float32}
-
-
-def test_yaml_is_minimal_and_has_no_path(run, tmp_path):
-    export_model(run[0], tmp_path / "m")
-    text = (tmp_path / "m/hyperparams.yaml").read_text()
-    hparams = load_hyperpyyaml(text)
+    texts = [
+        (model_folder / name).read_text()
+        for name in ("hyperparams.yaml", "README.md")
+    ]
+    hparams = load_hyperpyyaml(texts[0])
     assert set(hparams) == {
         "sample_rate",
         "compute_stft",
@@ -83,18 +80,17 @@ def test_yaml_is_minimal_and_has_no_path(run, tmp_path):
     assert hparams["modules"]["model"] is hparams["model"]
     assert hparams["pretrainer"].loadables["model"] is hparams["model"]
     assert hparams["pretrainer"].paths == {}
-    for file in ("hyperparams.yaml", "README.md"):
-        text = (tmp_path / "m" / file).read_text()
-        assert str(run[0]) not in text and str(tmp_path) not in text
+    root = str(model_folder.parents[1])  # of all folders of the tests
+    assert not any(root in text for text in texts)
 
 
-@pytest.mark.parametrize("value", [None, float("nan")])
-def test_without_scores_the_newest_epoch_is_taken(tmp_path, value):
-    meta = {} if value is None else {"pesq": value}
+@pytest.mark.parametrize("meta", [{}, {"pesq": float("nan")}])
+def test_without_scores_the_newest_epoch_is_taken(tmp_path, meta):
+    run = write_hyperparams(tmp_path / "run")
     for number, name in enumerate(("b", "c", "a")):
-        save_checkpoint(tmp_path, name, unixtime=float(number), **meta)
-    save_checkpoint(tmp_path, "d", end_of_epoch=False, unixtime=9.0)
-    assert best_checkpoint(tmp_path).path.name == "CKPT+a"
+        save_checkpoint(run, name, unixtime=float(number), **meta)
+    save_checkpoint(run, "d", end_of_epoch=False, unixtime=9.0)
+    assert export_model(run, tmp_path / "m").path.name == "CKPT+a"
 
 
 def card_of(run, tmp_path, **overrides):
@@ -160,18 +156,6 @@ def test_card_names_recordings_mixed_on_the_fly(run, tmp_path):
     assert "`valid`: 7 files, 0.25 hours" in card
 
 
-def test_existing_folder_needs_force(run, tmp_path):
-    target = tmp_path / "m"
-    export_model(run[0], target)
-    (target / "README.md").write_text("old")
-    with pytest.raises(ValueError, match="exists; use --force"):
-        export_model(run[0], target)
-    assert (target / "README.md").read_text() == "old"
-    export_model(run[0], target, force=True)
-    assert (target / "README.md").read_text() != "old"
-    assert names(tmp_path) == ["m"]
-
-
 def test_force_spares_a_folder_of_other_things(run, tmp_path):
     target = tmp_path / "home"
     target.mkdir()
@@ -200,24 +184,23 @@ def test_mismatch_leaves_nothing(run, tmp_path, monkeypatch, force):
     assert names(tmp_path) == (["m"] if force else [])
 
 
-def test_nan_weights_are_refused(tmp_path):
-    write_hyperparams(tmp_path / "run")
-    save_checkpoint(tmp_path / "run", "a")
-    path = tmp_path / "run/save/CKPT+a/ema.ckpt"
+def test_weights_that_are_not_those_of_the_run(run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    path = folder / "save/CKPT+second/ema.ckpt"
     state = torch.load(path)
-    state = {
+    nan = {
         key: value * float("nan") if key.endswith("bias") else value
         for key, value in state.items()
     }
+    for broken, message in (
+        (nan, "are nan or infinite"),
+        ({"weight": torch.ones(1)}, "n_averaged .* given weight"),
+        ([torch.ones(1)], "expected a state dict of tensors"),
+    ):
+        torch.save(broken, path)
+        with pytest.raises(ValueError, match=message):
+            export_model(folder, tmp_path / "m")
     torch.save(state, path)
-    with pytest.raises(ValueError, match="are nan or infinite"):
-        export_model(tmp_path / "run", tmp_path / "m")
-    assert names(tmp_path) == ["run"]
-
-
-def test_weights_of_another_model_are_refused(run, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(run[0], folder)
     write_hyperparams(folder, num_channels=16)
     with pytest.raises(ValueError, match="do not fit"):
         export_model(folder, tmp_path / "m")
@@ -247,16 +230,6 @@ def test_what_is_missing_is_named(tmp_path):
     assert names(tmp_path) == ["run"]
 
 
-def test_a_file_that_is_no_average_is_refused(tmp_path):
-    path = tmp_path / "ema.ckpt"
-    torch.save({"weight": torch.ones(1)}, path)
-    with pytest.raises(ValueError, match="n_averaged .* given weight"):
-        export.averaged_state(path)
-    path.write_bytes(b"not torch")
-    with pytest.raises(ValueError, match="expected a state dict"):
-        export.averaged_state(path)
-
-
 def test_example_is_heard_in_the_card_and_sent(run, noisy, tmp_path):
     noisy = noisy[0].numpy()
     write_wav(tmp_path / "talk.wav", noisy)
@@ -281,14 +254,18 @@ def test_example_is_heard_in_the_card_and_sent(run, noisy, tmp_path):
     assert names(tmp_path) == ["m", "talk.wav"]
 
 
-def test_command(run, tmp_path, capsys):
+def test_command_replaces_a_folder_by_force_alone(run, tmp_path, capsys):
+    card = tmp_path / "m/README.md"
     arguments = ["export", str(run[0]), str(tmp_path / "m")]
     assert main([*arguments[:2], str(tmp_path / "no/m")]) == 1
     assert "make it first" in capsys.readouterr().err
     assert main(arguments) == 0
     assert "CKPT+second (pesq 2.500" in capsys.readouterr().out
+    card.write_text("old")
     assert main(arguments) == 1
-    assert "use --force" in capsys.readouterr().err
+    assert "exists; use --force" in capsys.readouterr().err
+    assert card.read_text() == "old"
     assert main([*arguments, "--force"]) == 0
+    assert card.read_text() != "old" and names(tmp_path) == ["m"]
     assert main(["export", str(tmp_path / "no"), str(tmp_path / "n")]) == 1
     assert "output_folder" in capsys.readouterr().err

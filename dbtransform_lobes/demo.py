@@ -8,13 +8,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from dbtransform_lobes.analysis.graph import band_graph
-from dbtransform_lobes.analysis.missing import MissingPart
+from dbtransform_lobes.analysis.graph import MissingPart, band_graph
 from dbtransform_lobes.analysis.spectrograms import spectrograms
 from dbtransform_lobes.data.audio import AUDIO_SUFFIXES, audio_info, read_audio
 from dbtransform_lobes.inference.batch import enhance_pair
+from dbtransform_lobes.inference.bundled import BUNDLED
 
-EXAMPLE = Path(__file__).parents[1] / "bundled" / "example_noisy.flac"
+EXAMPLE = BUNDLED / "example_noisy.flac"
 MAX_FILE_SIZE = "200mb"
 SHOWN_SECONDS = 30  # of the spectrograms
 # Uploads and results are removed after an hour.
@@ -37,18 +37,7 @@ are. Last the fixed graph, which joins bands by that alone.
 
 
 def build_app(model):
-    """Make the page.
-
-    Arguments
-    ---------
-    model : EnhanceModel
-        What enhances.
-
-    Returns
-    -------
-    gradio.Blocks
-        For ``launch``.
-    """
+    """Make the page of an EnhanceModel, a ``gradio.Blocks``."""
     # Read when Gradio is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
@@ -101,21 +90,9 @@ def build_app(model):
 
 
 def launch(app, host="127.0.0.1", port=7860):
-    """Serve the page until Ctrl-C.
+    """Serve the page at an address of this machine until Ctrl-C.
 
-    Arguments
-    ---------
-    app : gradio.Blocks
-        Of ``build_app``.
-    host : str
-        Address to listen at; "0.0.0.0" for all of this machine's.
-    port : int
-        Port to listen at.
-
-    Raises
-    ------
-    OSError
-        If the port is taken.
+    OSError if the port is taken.
     """
     import gradio as gr
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference.export import FILES
-from dbtransform_lobes.inference.hub import plan_upload
+from dbtransform_lobes.export.hub import plan_upload
+from dbtransform_lobes.export.model_folder import FILES
 from tests.hub_stand_in import TOKEN, olah, olah_command, stand_in
 from tests.signals import speech_like, write_wav
 
@@ -174,10 +174,9 @@ def push(*arguments):
 )
 
 
-def test_push_sends_what_the_dry_run_lists_and_it_loads(model_folder, tmp_path):
-    own = shutil.copytree(model_folder, tmp_path / "own")
-    (own / "secret.txt").write_text("not to be sent")
-    planned, left_out = plan_upload(own, NAME)
+def test_push_sends_what_the_dry_run_lists_and_it_loads(own_folder, tmp_path):
+    (own_folder / "secret.txt").write_text("not to be sent")
+    planned, left_out = plan_upload(own_folder, NAME)
     assert left_out == ["secret.txt"]
     first = PUSH + (
         "print(json.dumps([push('--private', '--revision', 'v2'), load(),"
@@ -200,11 +199,14 @@ def test_push_sends_what_the_dry_run_lists_and_it_loads(model_folder, tmp_path):
         name: hashlib.sha256(data).hexdigest()
         for name, data in repo["files"].items()
     }
-    assert sent == {file.name: file.sha256 for file in planned}
-    assert all(file.sha256 in out for file in planned)
+    assert sent == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in planned
+    }
+    assert all(digest in out for digest in sent.values())
     # Private: with the token it loads, without it does not.
     assert "a private model needs FetchConfig(token=True)" in without
-    assert loaded == pytest.approx(total(model_folder))
+    assert loaded == pytest.approx(total(own_folder))
     # Never without the right token, and what is private not into the public.
     assert refused[0] == public[0] == 1
     assert "pushing failed" in refused[2] and "is public" in public[2]
@@ -242,10 +244,8 @@ def test_dry_run_lists_and_sends_nothing(model_folder, capsys, monkeypatch):
         ("no folder", NAME, "there is no such folder"),
     ],
 )
-def test_dry_run_finds_what_is_wrong(
-    model_folder, tmp_path, capsys, change, name, message
-):
-    own = shutil.copytree(model_folder, tmp_path / "own")
+def test_dry_run_finds_what_is_wrong(own_folder, capsys, change, name, message):
+    own = own_folder
     if (change or "").startswith("no "):
         path = own / change.removeprefix("no ")
         shutil.rmtree(own) if change == "no folder" else path.unlink()

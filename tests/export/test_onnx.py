@@ -18,14 +18,15 @@ import torch
 import benchmark_onnx
 from command import run_tool
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference import EnhanceModel, onnx_export
-from dbtransform_lobes.inference.export import PRETRAINER
-from dbtransform_lobes.inference.onnx_export import export_onnx
-from dbtransform_lobes.inference.onnx_graph import (
+from dbtransform_lobes.export import onnx_file
+from dbtransform_lobes.export.model_folder import PRETRAINER
+from dbtransform_lobes.export.onnx_file import export_onnx
+from dbtransform_lobes.export.onnx_graph import (
     fourier_rows,
     offline_model,
     streaming_model,
 )
+from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.onnx_model import METADATA, OnnxEnhancer
 from dbtransform_lobes.models.block_attention import attend_in_blocks
 from tests.composition import composed, model_yaml
@@ -319,7 +320,7 @@ def test_int8_is_near_and_says_how_far(folders, tmp_path):
 def test_nothing_is_written_that_differs(folders, tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     path.write_text("old")
-    monkeypatch.setattr(onnx_export, "TOLERANCE", 0.0)
+    monkeypatch.setattr(onnx_file, "TOLERANCE", 0.0)
     with pytest.raises(ValueError, match="differ by .* expected at most"):
         export_onnx(folders / "causal", path, streaming=True)
     assert path.read_text() == "old"

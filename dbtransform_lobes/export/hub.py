@@ -1,36 +1,15 @@
 """Sending a model folder to the Hugging Face hub."""
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
-from dbtransform_lobes.inference.bundled import HUB_NAME
+from dbtransform_lobes.export.model_folder import EXAMPLES, FILES
+from dbtransform_lobes.inference.bundled import HUB_NAME, check_folder
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
-from dbtransform_lobes.inference.export import EXAMPLES, FILES
 
 CARD_KEYS = ("license", "library_name", "pipeline_tag", "tags")
-
-
-@dataclass(frozen=True)
-class UploadFile:
-    """A file to send.
-
-    Arguments
-    ---------
-    name : str
-        In the folder and on the hub.
-    size : int
-        In bytes.
-    sha256 : str
-        Of its content.
-    """
-
-    name: str
-    size: int
-    sha256: str
 
 
 def plan_upload(model_folder, name):
@@ -45,8 +24,10 @@ def plan_upload(model_folder, name):
 
     Returns
     -------
-    tuple
-        A list of UploadFile, and the names of what is left out.
+    list of pathlib.Path
+        The files to send.
+    list of str
+        Names of what is left out.
 
     Raises
     ------
@@ -60,33 +41,29 @@ def plan_upload(model_folder, name):
     if not HUB_NAME.fullmatch(name):
         raise ValueError(f"the name is {name!r}, expected owner/name")
     folder = Path(model_folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: there is no such folder, expected a model folder; "
-            "make one with `dbtransform export RUN_FOLDER MODEL_FOLDER`"
-        )
+    check_folder(folder)
     missing = [file for file in FILES if not (folder / file).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{folder}: {', '.join(missing)} missing, expected "
             f"{', '.join(FILES)}; export the run again"
         )
-    EnhanceModel.from_hparams(str(folder), run_opts={"device": "cpu"})
+    EnhanceModel.from_hparams(folder, run_opts={"device": "cpu"})
     _check_card(folder / "README.md")
     there = {path.name for path in folder.iterdir()}
     sent = [file for file in (*FILES, *EXAMPLES) if file in there]
-    return [_upload_file(folder / file) for file in sent], sorted(
-        there - set(sent)
-    )
+    return [folder / file for file in sent], sorted(there - set(sent))
 
 
-def push_model(model_folder, name, private=False, revision=None, token=None):
-    """Send a model folder to the hub in one commit.
+def push_files(files, name, private=False, revision=None, token=None):
+    """Send the files of a model folder to the hub in one commit.
 
     Arguments
     ---------
-    model_folder, name : str
-        As in ``plan_upload``.
+    files : list of pathlib.Path
+        Of ``plan_upload``.
+    name : str
+        "owner/name" on the hub.
     private : bool
         Make a private repository; one that is there must be private.
     revision : str, optional
@@ -101,13 +78,10 @@ def push_model(model_folder, name, private=False, revision=None, token=None):
 
     Raises
     ------
-    FileNotFoundError
-        If the folder or a file of it is missing.
     ValueError
-        If the folder or name is wrong (see ``plan_upload``), the repository
-        is public against what was asked, or the hub refuses.
+        If the repository is public against what was asked, or the hub
+        refuses.
     """
-    files, _ = plan_upload(model_folder, name)
     api = HfApi(token=token)
     try:
         api.create_repo(name, private=private or None, exist_ok=True)
@@ -117,7 +91,7 @@ def push_model(model_folder, name, private=False, revision=None, token=None):
         if not public:
             commit = api.upload_folder(
                 repo_id=name,
-                folder_path=model_folder,
+                folder_path=files[0].parent,
                 revision=revision,
                 allow_patterns=[file.name for file in files],
                 commit_message="Model folder of dbtransform",
@@ -151,9 +125,3 @@ def _check_card(path):
             f"{path}: the front matter lacks {', '.join(missing)}, expected "
             f"{', '.join(CARD_KEYS)}; export again"
         )
-
-
-def _upload_file(path):
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    return UploadFile(path.name, len(content), digest)

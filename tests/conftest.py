@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 
 import pytest
 import torch
@@ -36,3 +37,13 @@ def model_folder(tmp_path_factory):
 def own_folder(model_folder, tmp_path):
     """A copy of the model folder that a test may break."""
     return shutil.copytree(model_folder, tmp_path / "own")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Fail when anything connects."""
+
+    def refuse(*_):
+        raise AssertionError("network access")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)

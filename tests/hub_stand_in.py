@@ -128,26 +128,17 @@ class StandIn(BaseHTTPRequestHandler):
         elif "/resolve/" in path:
             self.send_file(repo["files"].get(path.rpartition("/")[2]))
         elif "/tree/" in path:
+            sizes = {name: len(data) for name, data in repo["files"].items()}
             self.answer(
                 [
-                    {
-                        "type": "file",
-                        "path": name,
-                        "size": len(data),
-                        "oid": COMMIT,
-                    }
-                    for name, data in repo["files"].items()
+                    {"type": "file", "path": name, "size": n, "oid": COMMIT}
+                    for name, n in sizes.items()
                 ]
             )
         else:
-            self.answer(
-                {
-                    "id": "owner/name",
-                    "sha": COMMIT,
-                    "private": repo["private"],
-                    "siblings": [{"rfilename": name} for name in repo["files"]],
-                }
-            )
+            names = [{"rfilename": name} for name in repo["files"]]
+            about = {"id": "owner/name", "sha": COMMIT, "siblings": names}
+            self.answer({**about, "private": repo["private"]})
 
     def send_file(self, data):
         if data is None:
@@ -161,13 +152,6 @@ class StandIn(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(data)
-
-    def do_PUT(self):
-        content = self.body()
-        digest = self.path.rpartition("/")[2]
-        assert hashlib.sha256(content).hexdigest() == digest
-        self.server.blobs[digest] = content
-        self.answer()
 
     def do_POST(self):
         content = self.body()
@@ -200,29 +184,10 @@ class StandIn(BaseHTTPRequestHandler):
         self.answer({}, 200 if new else 409)
 
     def preupload(self, content):
+        """Take all files within the commit, large ones as well."""
+        modes = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
         files = json.loads(content)["files"]
-        self.answer(
-            {
-                "files": [
-                    {
-                        "path": file["path"],
-                        "uploadMode": "lfs"
-                        if file["path"].endswith(".ckpt")
-                        else "regular",
-                        "shouldIgnore": False,
-                        "oid": None,
-                    }
-                    for file in files
-                ]
-            }
-        )
-
-    def batch(self, content):
-        objects = json.loads(content)["objects"]
-        for each in objects:
-            href = f"{self.server.address}/upload/{each['oid']}"
-            each["actions"] = {"upload": {"href": href}}
-        self.answer({"transfer": "basic", "objects": objects})
+        self.answer({"files": [{"path": f["path"], **modes} for f in files]})
 
     def commit(self, content):
         repo, lines = self.repo(), content.decode().splitlines()
@@ -235,37 +200,27 @@ class StandIn(BaseHTTPRequestHandler):
             if line["key"] == "file":
                 data = base64.b64decode(value["content"])
                 repo["files"][value["path"]] = data
-            elif line["key"] == "lfsFile":
-                data = self.server.blobs[value["oid"]]
-                repo["files"][value["path"]] = data
         repo["commits"].append(branch)
         oid = hashlib.sha1(content).hexdigest()
         url = f"{self.server.address}{self.path.split('/api/models')[-1]}"
-        self.answer(
-            {
-                "success": True,
-                "commitOid": oid,
-                "commitUrl": url,
-                "hookOutput": "",
-            }
-        )
+        made = {"success": True, "commitOid": oid, "commitUrl": url}
+        self.answer({**made, "hookOutput": ""})
 
 
 ACTIONS = {
     "/repos/create": StandIn.create,
     "/branch/": StandIn.branch,
     "/preupload/": StandIn.preupload,
-    "/info/lfs/objects/batch": StandIn.batch,
     "/commit/": StandIn.commit,
 }
 
 
 @contextlib.contextmanager
 def stand_in():
-    """Run the stand-in; yields the server with address, repos and blobs."""
+    """Run the stand-in; yields the server with address and repos."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
     server.address = f"http://127.0.0.1:{server.server_port}"
-    server.repos, server.blobs = {}, {}
+    server.repos = {}
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

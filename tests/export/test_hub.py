@@ -212,13 +212,7 @@ def test_push_sends_what_the_dry_run_lists_and_it_loads(own_folder, tmp_path):
     assert "pushing failed" in refused[2] and "is public" in public[2]
 
 
-def test_dry_run_lists_and_sends_nothing(model_folder, capsys, monkeypatch):
-    import socket
-
-    def refuse(*_):
-        raise AssertionError("network access")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+def test_dry_run_lists_and_sends_nothing(model_folder, capsys, no_network):
     assert main(["push", str(model_folder), NAME, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert f"nothing was sent to {NAME}, revision main" in out

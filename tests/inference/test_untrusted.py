@@ -137,13 +137,6 @@ def test_a_stranger_model_asks_for_trust(own_folder):
     assert trusted.hparams.extra is os.getcwd
 
 
-def test_a_pretrainer_with_paths_is_refused(own_folder):
-    path = own_folder / "hyperparams.yaml"
-    path.write_text(path.read_text() + "  paths: {model: other/model.ckpt}\n")
-    with pytest.raises(ValueError, match="has paths of its own"):
-        EnhanceModel.from_hparams(own_folder, run_opts=CPU)
-
-
 # Code in the weights
 
 

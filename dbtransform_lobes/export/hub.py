@@ -13,21 +13,9 @@ CARD_KEYS = ("license", "library_name", "pipeline_tag", "tags")
 
 
 def plan_upload(model_folder, name):
-    """Check a model folder and list what of it goes to the hub.
+    """Check a model folder and list what of it goes to "owner/name" on the hub.
 
-    Arguments
-    ---------
-    model_folder : str
-        As ``dbtransform export`` writes it.
-    name : str
-        "owner/name" on the hub.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The files to send.
-    list of str
-        Names of what is left out.
+    Returns the paths of the files to send and the names of what is left out.
 
     Raises
     ------
@@ -56,25 +44,16 @@ def plan_upload(model_folder, name):
 
 
 def push_files(files, name, private=False, revision=None, token=None):
-    """Send the files of a model folder to the hub in one commit.
+    """Send the files of ``plan_upload`` in one commit; return its address.
 
     Arguments
     ---------
-    files : list of pathlib.Path
-        Of ``plan_upload``.
-    name : str
-        "owner/name" on the hub.
     private : bool
         Make a private repository; one that is there must be private.
     revision : str, optional
         Branch, which is made if need be; "main" if not given.
     token : str, optional
         The one of HF_TOKEN or `hf auth login` if not given.
-
-    Returns
-    -------
-    str
-        Address of the commit.
 
     Raises
     ------

@@ -38,27 +38,22 @@ but scaled as the top of the band below (or dropped: `--high-band drop`).
 
 
 def model_card(run_folder, hyperparams, meta, text="", language="en"):
-    """Write down what a model is, what it learned from and how it scores.
+    """Return, as Markdown, what a model is, learned from and scores.
+
+    The run's hyperparams.yaml leads to the data's ``dataset.json`` and to the
+    manifest of recordings; its ``scores.json`` is that of the test. What is
+    not there is left out.
 
     Arguments
     ---------
     run_folder : str
-        Its hyperparams.yaml leads to the data's ``dataset.json`` and to the
-        manifest of recordings; ``scores.json`` is that of the test. What is
-        not there is left out.
+        ``output_folder`` of the training.
     hyperparams : str
         HyperPyYAML of the model folder.
     meta : dict
         Of the checkpoint: its validation scores.
-    text : str
-        Inserted before the training data.
-    language : str
-        Code of the language of the speech.
-
-    Returns
-    -------
-    str
-        Markdown.
+    text, language : str
+        Inserted before the training data; code of the language of the speech.
     """
     tree = ruamel.yaml.YAML().load(hyperparams)
     with open(Path(run_folder) / "hyperparams.yaml", encoding="utf-8") as file:
@@ -134,16 +129,9 @@ def _configuration(tree, hyperparams):
 
 
 def configuration_rows(tree):
-    """Return what a model folder says of its front end and its network.
+    """List what a model folder says of its front end and its network.
 
-    Arguments
-    ---------
-    tree : dict
-        Its hyperparams.yaml, read without building anything.
-
-    Returns
-    -------
-    list of (str, object)
+    The tree is its hyperparams.yaml, read without building anything.
 
     Example
     -------

@@ -187,16 +187,9 @@ def _averaged_state(path):
 def minimal_hyperparams(run_folder):
     """Return the YAML of a run's model and front end alone.
 
-    Arguments
-    ---------
-    run_folder : str
-        Has the hyperparams.yaml that SpeechBrain wrote.
-
-    Returns
-    -------
-    str
-        HyperPyYAML with ``sample_rate``, ``compute_stft``,
-        ``compute_istft``, ``model``, ``modules`` and ``pretrainer``.
+    That is what ``EnhanceModel`` needs of the hyperparams.yaml that
+    SpeechBrain wrote into the run folder: ``KEPT_KEYS``, ``modules`` and
+    ``pretrainer``.
 
     Raises
     ------

@@ -112,21 +112,11 @@ class _Waveforms(nn.Module):
 
 
 def offline_model(model, stft=None):
-    """Export a model for signals of any length.
+    """Export a DBTransform for signals of any length, to a ModelProto.
 
-    Arguments
-    ---------
-    model : DBTransform
-        In evaluation mode.
-    stft : tuple, optional
-        Window (n_fft,) and hop length for a graph of waveforms; without it
-        the graph is one of spectra.
-
-    Returns
-    -------
-    onnx.ModelProto
-        From ``noisy`` (B, L) to ``enhanced``; or from ``spec`` (B, T, F, 2)
-        to ``estimate``.
+    With ``stft``, a window (n_fft,) and a hop length, it is a graph from
+    ``noisy`` (B, L) to ``enhanced``; without it from ``spec`` (B, T, F, 2) to
+    ``estimate``.
     """
     if stft is None:
         graph, axis = _Spectra(model), "frames"
@@ -196,25 +186,13 @@ class _WaveformStream(nn.Module):
 
 
 def streaming_model(model, frames=1, stft=None):
-    """Export one call of a stream.
+    """Export one call of a stream of a causal DBTransform, to a ModelProto.
 
-    Arguments
-    ---------
-    model : DBTransform
-        A causal one.
-    frames : int
-        N, frames of a call.
-    stft : tuple, optional
-        Window (n_fft,) and hop length, half of n_fft, for a graph of
-        samples, one hop a call; without it the graph is one of spectra.
-
-    Returns
-    -------
-    onnx.ModelProto
-        Inputs: ``spec`` (1, N, F, 2), or ``noisy`` (1, hop); ``frames``,
-        int64, how many the stream had; the caches of the model. Outputs:
-        ``estimate`` or ``enhanced``, and all states with ``next_`` before
-        their names.
+    Inputs are ``spec`` (1, N, F, 2) of N frames, or with ``stft``, a window
+    (n_fft,) and a hop length of half of it, ``noisy`` (1, hop); ``frames``,
+    int64, how many the stream had; the caches of the model. Outputs are
+    ``estimate`` or ``enhanced``, and all states with ``next_`` before their
+    names.
     """
     if stft is None:
         graph = _SpectrumStream(model, frames)

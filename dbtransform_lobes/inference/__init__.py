@@ -1,4 +1,12 @@
-"""Enhancing with trained weights; imported only when asked for."""
+"""Enhancing with trained weights; imported only when asked for.
+
+Engines          enhance_model (PyTorch), onnx_model (ONNX Runtime); enhancer
+                 and streaming, which both have; backend chooses
+Models           bundled (by name), source (of the hub), restricted_yaml and
+                 weights (read without running code)
+Signals          signal_path: blocks, segments, high_band, strength
+Files and pipes  audio_file: mpeg, tags; many files: corpus, batch; pcm
+"""
 
 import importlib
 

@@ -33,12 +33,8 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     ------
     tuple
         (input, reason, notes): why it failed, None if it did not, and a list
-        of warnings; in any order if ``jobs`` > 1.
-
-    Raises
-    ------
-    ValueError, OSError
-        If the model cannot be loaded.
+        of warnings; in any order if ``jobs`` > 1. ValueError or OSError if
+        the model cannot be loaded.
     """
     readable = []
     for source, target in pairs:

@@ -50,28 +50,12 @@ def single_pair(paths, suffix=""):
 
 
 def folder_pairs(paths, output, suffix=""):
-    """Pair every file with its place in a folder of results.
+    """Pair every file with its place in a folder of results, each once.
 
-    Arguments
-    ---------
-    paths : list of str
-        Files, folders, which keep their structure, patterns, which keep what
-        is below their fixed part, and manifests (see ``read_corpus``).
-    output : pathlib.Path
-        The folder; what is in it is not enhanced.
-    suffix : str
-        Added to the names of the results.
-
-    Returns
-    -------
-    list of tuple of pathlib.Path
-        (input, output), each once. What is left out is told on stderr.
-
-    Raises
-    ------
-    ValueError, OSError
-        If a folder or pattern has no audio, a manifest is none, or the
-        results cannot be named so.
+    Paths are files, folders, which keep their structure, patterns, which keep
+    what is below their fixed part, and manifests (see ``read_corpus``). What
+    is left out is told on stderr; ValueError or OSError if nothing is found,
+    or the results cannot be named so.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output}: is a file, expected a folder (--output)")
@@ -146,23 +130,11 @@ def _audio_files(folder, output):
 
 
 def read_corpus(manifest):
-    """List the files of a manifest, a CSV with a column ``path``.
+    """List (file, place of its result) of a CSV with a column ``path``.
 
-    Paths are absolute or relative to the manifest.
-
-    Returns
-    -------
-    list of tuple of pathlib.Path
-        (file, place) of every row, in order: the place of its result is that
-        below the folder of the manifest; files from elsewhere keep their
-        whole path.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no such CSV, or a row has no path.
+    Paths are absolute or relative to the manifest. The place is that below
+    the folder of the manifest; files from elsewhere keep their whole path.
+    FileNotFoundError or ValueError if it is no such CSV, or a row has no path.
 
     Example
     -------

@@ -479,7 +479,10 @@ def test_no_torch_at_run_time(folders, tmp_path):
     export_onnx(folders / "causal", path, streaming=True, stft="outside")
     write_wav(noisy, speech_like(0.3))
     code = f"""
-import sys, numpy
+import sys
+from dbtransform_lobes import inference
+assert inference.__all__ and "numpy" not in sys.modules
+import numpy
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import OnnxEnhancer
 out = OnnxEnhancer({str(path)!r}).enhance_array(numpy.ones(500), 16000)

@@ -1,8 +1,6 @@
 """EnhanceModel: strict and offline loading, batches, files."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -444,12 +442,7 @@ def test_bad_outputs(model, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_the_package_imports_no_torch():
-    code = (
-        "import sys, dbtransform_lobes.inference as i; "
-        "assert 'torch' not in sys.modules and i.__all__"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_a_name_that_the_package_does_not_have():
     with pytest.raises(AttributeError, match="no attribute 'Other'"):
         _ = inference.Other
 

@@ -1,10 +1,12 @@
 """Live streams: any blocks, the offline result, PCM through pipes."""
 
+import io
 import math
 import os
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -330,6 +332,20 @@ def test_command_ends_with_a_closed_pipe(start):
     assert b"underruns" in errors and b"Traceback" not in errors
 
 
+@pytest.fixture
+def stream(tmp_path, monkeypatch):
+    """Run the command on these bytes; return the exit code."""
+
+    def run(data, *options):
+        path = tmp_path / "stdin"
+        path.write_bytes(data)
+        with open(path, "rb") as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            return main(["stream", *map(str, options)])
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -337,51 +353,42 @@ def test_command_ends_with_a_closed_pipe(start):
         (["--channels", "0"], "--channels is 0, expected at least 1"),
         (["--strength", "2"], "strength is 2.0, expected 0"),
         (["--device", "abacus"], "device 'abacus' cannot be used"),
+        (["--model", "db_transform_small"], "causal: True"),
     ],
 )
-def test_bad_options(folder, options, message, capsys, monkeypatch):
-    with open(os.devnull) as null:
-        monkeypatch.setattr(sys, "stdin", null)
-        code = main(["stream", "--model", str(folder), *options])
-    assert code == 1 and message in capsys.readouterr().err
+def test_bad_options(folder, options, message, capsys, stream):
+    assert stream(b"", "--model", folder, *options) == 1
+    assert message in capsys.readouterr().err
 
 
-def test_bundled_model_and_terminals_are_refused(capsys, monkeypatch):
-    with open(os.devnull) as null:
-        monkeypatch.setattr(sys, "stdin", null)
-        assert main(["stream", "--model", "db_transform_small"]) == 1
-        assert "causal: True" in capsys.readouterr().err
-        monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-        assert main(["stream", "--model", "db_transform_small"]) == 1
-        assert "come from the terminal" in capsys.readouterr().err
-
-
-def test_bundled_model_is_the_default(tmp_path, capfdbinary, monkeypatch):
-    data = encode(noisy_signal(0.3, 1).numpy(), "s16")
-    (tmp_path / "noisy.raw").write_bytes(data)
-    with open(tmp_path / "noisy.raw", "rb") as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        assert main(["stream"]) == 0
-    out = np.frombuffer(capfdbinary.readouterr().out, "<i2")
-    model = EnhanceModel.from_hparams("db_transform_streaming", run_opts=CPU)
-    noisy = torch.from_numpy(decode(data, "s16", 1)[0])
-    expected = fed(StreamingEnhancer(model), noisy, [4000])
-    assert abs(out - 32768 * expected.numpy()).max() < 2
+def test_terminals_and_closed_streams_are_refused(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["stream"]) == 1
+    assert "would come from a closed stream" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", Mock(isatty=lambda: True))
+    assert main(["stream"]) == 1
+    assert "come from the terminal" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "container", "WAV RF64 W64 FLAC OGG MP3 AIFF AU CAF".split()
 )
-def test_a_file_in_place_of_samples_is_named(
-    container, tmp_path, monkeypatch, capfd
-):
-    path = tmp_path / "file"
-    sf.write(path, np.zeros(4000), 16000, format=container)
-    with open(path, "rb") as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        assert main(["stream"]) == 1
+def test_a_file_in_place_of_samples_is_named(container, stream, capfd):
+    file = io.BytesIO()
+    sf.write(file, np.zeros(4000), 16000, format=container)
+    assert stream(file.getvalue()) == 1
     out, err = capfd.readouterr()
     assert out == "" and "expected raw samples" in err
+
+
+def test_bundled_model_is_the_default(stream, capfdbinary):
+    data = encode(noisy_signal(0.3, 1).numpy(), "s16")
+    assert stream(data) == 0
+    out = np.frombuffer(capfdbinary.readouterr().out, "<i2")
+    model = EnhanceModel.from_hparams("db_transform_streaming", run_opts=CPU)
+    noisy = torch.from_numpy(decode(data, "s16", 1)[0])
+    expected = fed(StreamingEnhancer(model), noisy, [4000])
+    assert abs(out - 32768 * expected.numpy()).max() < 2
 
 
 def test_onnx_stream_is_that_of_torch(model, graph):
@@ -392,20 +399,10 @@ def test_onnx_stream_is_that_of_torch(model, graph):
         assert torch.allclose(fed(enhancer, noisy, sizes), expected, atol=1e-4)
 
 
-def test_command_with_onnx(folder, graph, tmp_path, capfdbinary, monkeypatch):
-    data = encode(noisy_signal(0.4, 1).numpy(), "s16")
-    (tmp_path / "noisy.raw").write_bytes(data)
-    outs = []
+def test_command_with_onnx(folder, graph, stream, capfdbinary):
+    data, outs = encode(noisy_signal(0.4, 1).numpy(), "s16"), []
     for source in (folder, graph):
-        with open(tmp_path / "noisy.raw", "rb") as stdin:
-            monkeypatch.setattr(sys, "stdin", stdin)
-            assert main(["stream", "--model", str(source)]) == 0
+        assert stream(data, "--model", source) == 0
         outs.append(np.frombuffer(capfdbinary.readouterr().out, "<i2"))
     assert len(outs[0]) == len(data) // 2
     assert abs(outs[0].astype(int) - outs[1]).max() <= 4  # of 32768
-
-
-def test_closed_streams(folder, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", None)
-    assert main(["stream", "--model", str(folder)]) == 1
-    assert "would come from a closed stream" in capsys.readouterr().err

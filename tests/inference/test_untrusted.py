@@ -11,7 +11,6 @@ import pytest
 import soundfile as sf
 import torch
 
-from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.restricted_yaml import load_restricted
 from tests.runs import model_of
@@ -231,24 +230,6 @@ def test_fuzzed_audio(tmp_path, suffix, subtype, first):
                 refused += 1
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert 5 <= refused <= 60
-
-
-def test_fuzzed_command(own_folder, tmp_path, capsys, monkeypatch):
-    """The command names what failed, enhances the rest and ends with 1."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "noisy").mkdir()
-    good = tmp_path / "noisy/good.wav"
-    sf.write(good, speech_like(0.2), 16000)
-    content = good.read_bytes()
-    for number, data in enumerate(mutations(content, 40, 4, first=44)):
-        (tmp_path / f"noisy/{number}.wav").write_bytes(data)
-    arguments = ["enhance", "noisy", "--output", "out", "--model"]
-    assert main([*arguments, str(own_folder)]) == 1
-    out, error = capsys.readouterr()
-    made = {path.name for path in (tmp_path / "out").glob("*.wav")}
-    assert "good.wav" in made and f"{len(made)} of 41 files" in out
-    named = [x for x in error.splitlines() if x.startswith("failed: noisy/")]
-    assert len(made) + len(named) == 41 and len(named) > 5
 
 
 # Files that are wrong in one way each

@@ -1,13 +1,11 @@
-"""Manifests of files to enhance, and what makes a result finished."""
+"""Manifests of files to enhance."""
 
-import os
 import re
 
 import pytest
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference.corpus import is_finished, read_corpus
-from tests.signals import noise_like, write_wav
+from dbtransform_lobes.inference.corpus import read_corpus
 
 
 def test_every_row_has_a_place(tmp_path):
@@ -40,23 +38,3 @@ def test_bad_manifests(tmp_path, content, message, capsys):
     assert main(["enhance", str(manifest), "--output", str(out)]) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not out.exists()
-
-
-def test_finished_results(tmp_path):
-    paths = [tmp_path / name for name in ("in.wav", "out.wav", "record.json")]
-    source, target, record = paths
-    for path in (source, target):
-        write_wav(path, noise_like(0.1))
-    record.write_text("{}")
-    for path, time in zip(paths, (1, 3, 2), strict=True):
-        os.utime(path, (time, time))
-    assert is_finished(*paths)
-    os.utime(record, (4, 4))  # made by other settings
-    assert not is_finished(*paths)
-    os.utime(target, (5, 5))
-    assert is_finished(*paths)
-    os.utime(source, (6, 6))  # recorded anew
-    assert not is_finished(*paths)
-    os.truncate(target, target.stat().st_size - 100)
-    os.utime(target, (7, 7))
-    assert not is_finished(*paths)

@@ -33,9 +33,8 @@ def run(args):
         check_model,
         choose_backend,
         load_enhancer,
-        model_folder,
     )
-    from dbtransform_lobes.inference.bundled import bundled_models
+    from dbtransform_lobes.inference.bundled import bundled_models, model_folder
     from dbtransform_lobes.versions import package_versions
 
     check_model(args.model, choose_backend(args.model))

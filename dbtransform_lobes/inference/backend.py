@@ -64,24 +64,6 @@ def check_model(source, backend, device="cpu"):
     check_device(device)
 
 
-def model_folder(source=None, revision=None):
-    """Return the folder of a model, getting it from the hub if need be.
-
-    FileNotFoundError or ValueError if there is none.
-
-    Example
-    -------
-    >>> os.path.basename(model_folder())
-    'db_transform_small'
-    """
-    folder = local_folder(source)
-    if folder is None:
-        from dbtransform_lobes.inference.source import find_model, hub_config
-
-        folder = str(find_model(source, fetch_config=hub_config(revision)))
-    return folder
-
-
 def check_device(device):
     """Refuse a device, such as "cuda:1", that is not there by a ValueError.
 

@@ -87,6 +87,24 @@ def check_folder(folder, hparams_file="hyperparams.yaml"):
         )
 
 
+def model_folder(source=None, revision=None):
+    """Return the folder of a model, getting it from the hub if need be.
+
+    FileNotFoundError or ValueError if there is none.
+
+    Example
+    -------
+    >>> os.path.basename(model_folder())
+    'db_transform_small'
+    """
+    folder = local_folder(source)
+    if folder is None:
+        from dbtransform_lobes.inference.source import find_model, hub_config
+
+        folder = str(find_model(source, fetch_config=hub_config(revision)))
+    return folder
+
+
 def find_onnx(source=None):
     """Return the path of the graph of a model.
 

@@ -19,8 +19,11 @@ from dbtransform_lobes.data.files import (
     read_table,
     write_json,
 )
-from dbtransform_lobes.inference.backend import model_folder
-from dbtransform_lobes.inference.bundled import GRAPH, WEIGHTS
+from dbtransform_lobes.inference.bundled import (
+    GRAPH,
+    WEIGHTS,
+    model_folder,
+)
 
 # What is named
 

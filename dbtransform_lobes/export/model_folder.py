@@ -31,7 +31,7 @@ from dbtransform_lobes.data.files import (
 from dbtransform_lobes.export.model_card import model_card
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.restricted_yaml import open_yaml
-from dbtransform_lobes.inference.weights import read_state_dict
+from dbtransform_lobes.inference.weights import fit_weights, read_state_dict
 from dbtransform_lobes.models.waveform import enhance_waveform
 
 KEPT_KEYS = ("sample_rate", "compute_stft", "compute_istft", "model")
@@ -227,13 +227,8 @@ def _check_round_trip(folder, hyperparams, ema_path):
     """Load a model folder; refuse it if it is not the averaged model."""
     hparams = load_hyperpyyaml(hyperparams)
     ema = AveragedModel(hparams["model"]).eval()
-    try:
-        ema.load_state_dict(read_state_dict(ema_path))
-    except RuntimeError as error:
-        raise ValueError(
-            f"{ema_path}: the weights do not fit the hyperparams.yaml of the "
-            f"run ({error})"
-        ) from error
+    title = f"{ema_path}: the weights do not fit the YAML of the run"
+    fit_weights(ema, read_state_dict(ema_path), title)
     exported = EnhanceModel.from_hparams(folder, run_opts={"device": "cpu"})
     noisy = _test_signal(hparams["sample_rate"])
     with torch.inference_mode():

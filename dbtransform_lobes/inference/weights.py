@@ -16,7 +16,7 @@ def load_strictly(model, path):
         If there is no such file.
     ValueError
         If it holds no state dict or that of another model (see
-        ``check_weights``), or a weight is not finite.
+        ``fit_weights``), or a weight is not finite.
 
     Example
     -------
@@ -30,12 +30,6 @@ def load_strictly(model, path):
     1.0
     """
     given = read_state_dict(path)
-    check_weights(
-        given,
-        model.state_dict(),
-        f"{path}: the weights are not those of the model that the YAML file "
-        "describes; export the run again",
-    )
     damaged = [key for key in given if not given[key].isfinite().all()]
     if damaged:
         raise ValueError(
@@ -43,32 +37,24 @@ def load_strictly(model, path):
             f"({', '.join(damaged[:3])} ...), expected numbers; export or "
             "download it again"
         )
-    model.load_state_dict(given)
+    fit_weights(
+        model,
+        given,
+        f"{path}: the weights are not those of the model that the YAML file "
+        "describes; export the run again",
+    )
 
 
-def check_weights(given, expected, title):
-    """Raise a ValueError if two state dicts differ.
+def fit_weights(model, state, title):
+    """Load a state dict; if it does not fit, a ValueError lists why.
 
-    It lists the keys that are missing, unexpected and of another shape, below
-    a title, which says what is wrong and what to do about it.
-
-    Example
-    -------
-    >>> check_weights({"a": torch.ones(1)}, {"a": torch.zeros(1)}, "differ")
+    The title, which says what is wrong and what to do about it, goes before
+    torch's list of keys that are missing, unexpected or of another size.
     """
-    problems = {
-        "missing": [key for key in expected if key not in given],
-        "unexpected": [str(key) for key in given if key not in expected],
-        "of another shape": [
-            f"{key} {tuple(given[key].shape)}, expected "
-            f"{tuple(expected[key].shape)}"
-            for key in expected
-            if key in given and given[key].shape != expected[key].shape
-        ],
-    }
-    lines = [f"  {kind}: {', '.join(k)}" for kind, k in problems.items() if k]
-    if lines:
-        raise ValueError("\n".join([title, *lines]))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{title}: {error}") from error
 
 
 def read_state_dict(path):
@@ -97,10 +83,11 @@ def read_state_dict(path):
             "export or download it again"
         ) from error
     if not isinstance(state, dict) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
+        isinstance(key, str) and isinstance(value, torch.Tensor)
+        for key, value in state.items()
     ):
         raise ValueError(
-            f"{path}: expected a state dict of tensors, given "
+            f"{path}: expected a state dict of named tensors, given "
             f"{type(state).__name__}; export the run again"
         )
     return state

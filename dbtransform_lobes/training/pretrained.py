@@ -7,9 +7,13 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
-from dbtransform_lobes.inference.weights import check_weights
+from dbtransform_lobes.inference.weights import fit_weights
 
 logger = get_logger(__name__)
+REMEDY = (
+    "train with the YAML of that model (its settings are in the "
+    "hyperparams.yaml beside the weights), or leave out pretrained"
+)
 
 
 def load_pretrained(hparams):
@@ -46,13 +50,18 @@ def load_pretrained(hparams):
             source,
         )
         return
-    hparams["model"].load_state_dict(_read_on_main(source, hparams))
+    fit_weights(
+        hparams["model"],
+        _read_on_main(source, hparams),
+        f"the weights of pretrained={source} do not fit the recipe's model: "
+        + REMEDY,
+    )
     logger.info("starts from the weights of %s", source)
 
 
 @main_process_only
 def _read_on_main(source, hparams):
-    """Read weights that fit the recipe's model; every rank gets them."""
+    """Read weights of the recipe's front end; every rank gets them."""
     if Path(source, "save").is_dir():
         raise ValueError(
             f"pretrained={source} is the folder of a run, expected a model "
@@ -60,10 +69,6 @@ def _read_on_main(source, hparams):
             "MODEL_FOLDER`"
         )
     given = EnhanceModel.from_hparams(source, run_opts={"device": "cpu"})
-    remedy = (
-        "train with the YAML of that model (its settings are in the "
-        "hyperparams.yaml beside the weights), or leave out pretrained"
-    )
     problems = [
         f"{name} is {theirs}, expected {ours}"
         for name, theirs, ours in _front_ends(given.hparams, hparams)
@@ -72,12 +77,9 @@ def _read_on_main(source, hparams):
     if problems:
         raise ValueError(
             f"pretrained={source} has another front end than the recipe "
-            f"({'; '.join(problems)}): {remedy}"
+            f"({'; '.join(problems)}): {REMEDY}"
         )
-    state = given.mods.model.state_dict()
-    title = f"the weights of pretrained={source} do not fit the recipe's model"
-    check_weights(state, hparams["model"].state_dict(), f"{title}: {remedy}")
-    return state
+    return given.mods.model.state_dict()
 
 
 def _front_ends(given, hparams):

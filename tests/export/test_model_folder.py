@@ -195,7 +195,7 @@ def test_weights_that_are_not_those_of_the_run(run, tmp_path):
     for broken, message in (
         (nan, "are nan or infinite"),
         ({"weight": torch.ones(1)}, "n_averaged .* given weight"),
-        ([torch.ones(1)], "expected a state dict of tensors"),
+        ([torch.ones(1)], "expected a state dict of named tensors"),
     ):
         torch.save(broken, path)
         with pytest.raises(ValueError, match=message):

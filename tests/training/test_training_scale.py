@@ -427,9 +427,9 @@ def test_a_run_goes_on_from_its_checkpoint_not_from_pretrained(
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"num_channels": 16}, r"(?s)do not fit.*YAML.*of another shape: .*16"),
-        ({"feed_forward": 1}, r"(?s)do not fit.*\n  missing: "),
-        ({"graph": "none"}, r"(?s)do not fit.*\n  unexpected: "),
+        ({"num_channels": 16}, r"(?s)do not fit.*YAML.*size mismatch for .*16"),
+        ({"feed_forward": 1}, r"(?s)do not fit.*\n\tMissing key"),
+        ({"graph": "none"}, r"(?s)do not fit.*\n\tUnexpected key"),
         ({"hop_length": 16}, "hop_length is 128, expected 256.*YAML"),
         (
             {"window_fn": "!name:torch.hamming_window"},

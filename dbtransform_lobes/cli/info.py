@@ -30,14 +30,13 @@ def run(args):
     from pathlib import Path
 
     from dbtransform_lobes.inference.backend import (
-        check_model,
         choose_backend,
         load_enhancer,
     )
     from dbtransform_lobes.inference.bundled import bundled_models, model_folder
     from dbtransform_lobes.versions import package_versions
 
-    check_model(args.model, choose_backend(args.model))
+    choose_backend(args.model)  # refuses what cannot be loaded
     folder = model_folder(args.model, args.revision)
     backend = choose_backend(folder)
     facts, sections = _read_card(Path(folder, "README.md"))

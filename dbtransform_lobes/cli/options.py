@@ -65,7 +65,7 @@ def add_options(parser, *names):
 
 def check_options(args):
     """Refuse values of ENHANCING that cannot be, before anything is loaded."""
-    from dbtransform_lobes.inference.backend import check_model
+    from dbtransform_lobes.inference.backend import choose_backend
     from dbtransform_lobes.inference.strength import wet_share
 
     for name in ("threads", "jobs", "channels"):
@@ -73,17 +73,14 @@ def check_options(args):
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}, expected at least 1")
     wet_share(args.strength, args.attenuation_limit)
-    options = model_options(args)
-    check_model(options["source"], options["backend"], options["device"])
+    choose_backend(args.model, args.device, args.backend)
 
 
 def model_options(args):
-    """What ``load_enhancer`` gets of the arguments."""
-    from dbtransform_lobes.inference.backend import choose_backend
-
+    """Return what ``load_enhancer`` gets of the arguments."""
     return {
         "source": args.model,
-        "backend": args.backend or choose_backend(args.model, args.device),
+        "backend": args.backend,
         "device": args.device,
         "revision": args.revision,
         "trust_code": args.trust_code,

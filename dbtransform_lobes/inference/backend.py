@@ -9,20 +9,33 @@ from dbtransform_lobes.inference.bundled import (
     local_folder,
 )
 
-BACKENDS = ("onnx", "torch")
 
+def choose_backend(source=None, device="cpu", backend=None):
+    """Return what computes a model, "onnx" or "torch", and check that it can.
 
-def choose_backend(source=None, device="cpu"):
-    """Choose the faster backend that a model and this environment have.
-
-    "onnx" where the model has a graph: it starts in a fraction of the time,
-    and is faster on a CPU. "torch" for others and for GPUs.
-
-    Example
-    -------
-    >>> choose_backend(device="cuda")
-    'torch'
+    If it is not given, that is ONNX Runtime where the model has a graph: it
+    starts in a fraction of the time, and is faster on a CPU. PyTorch for
+    others and for GPUs. Nothing large is imported before the checks:
+    FileNotFoundError if there is no such model, ValueError if the backend is
+    not installed or does not have the device.
     """
+    backend = backend or _faster(source, device)
+    if backend != "onnx":
+        _check_torch(source, device)
+        return backend
+    from dbtransform_lobes.inference.onnx_model import import_onnxruntime
+
+    import_onnxruntime()
+    find_onnx(source)
+    if device != "cpu":
+        raise ValueError(
+            f"the device is {device}, but --backend onnx computes on the "
+            "CPU: leave it out"
+        )
+    return backend
+
+
+def _faster(source, device):
     if source is not None and os.path.isfile(source):
         return "onnx"
     installed = importlib.util.find_spec("onnxruntime") is not None
@@ -35,23 +48,7 @@ def choose_backend(source=None, device="cpu"):
     return "onnx"
 
 
-def check_model(source, backend, device="cpu"):
-    """Refuse what cannot be loaded, before anything large is imported.
-
-    FileNotFoundError if there is no such model, ValueError if the backend is
-    not installed or does not have the device.
-    """
-    if backend == "onnx":
-        from dbtransform_lobes.inference.onnx_model import import_onnxruntime
-
-        import_onnxruntime()
-        find_onnx(source)
-        if device != "cpu":
-            raise ValueError(
-                f"the device is {device}, but --backend onnx computes on the "
-                "CPU: leave it out"
-            )
-        return
+def _check_torch(source, device):
     folder = local_folder(source)
     if folder is not None:
         check_folder(folder)
@@ -124,9 +121,7 @@ def load_enhancer(
     >>> load_enhancer("db_transform_streaming", threads=1).causal
     True
     """
-    backend = backend or choose_backend(source, device)
-    check_model(source, backend, device)
-    if backend == "onnx":
+    if choose_backend(source, device, backend) == "onnx":
         from dbtransform_lobes.inference.onnx_model import OnnxEnhancer
 
         return OnnxEnhancer(source, threads)

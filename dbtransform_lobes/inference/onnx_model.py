@@ -126,21 +126,11 @@ class OnnxEnhancer(Enhancer):
         return _complex(estimate), following
 
     def call(self, block, state):
-        """Call a streaming graph once.
+        """Call a streaming graph once; return the result and the next state.
 
-        Arguments
-        ---------
-        block : numpy.ndarray
-            Frames (1, N, F, 2), or samples (1, hop).
-        state : dict
-            Of ``initial_state`` or of the call before; it is not changed.
-
-        Returns
-        -------
-        numpy.ndarray
-            Of the shape of the block.
-        dict
-            The next state.
+        The block is frames (1, N, F, 2), or samples (1, hop), and so is the
+        result; the state is that of ``initial_state`` or of the call before
+        and is not changed.
         """
         named = dict(zip(self._outputs, self._run(block, state), strict=True))
         following = {name: named.pop(f"next_{name}") for name in state}

@@ -64,7 +64,7 @@ def encode(samples, dtype):
 
 
 def enhance_pcm(enhancer, read, write, channels=1, dtype="s16"):
-    """Enhance a stream of bytes until it ends.
+    """Enhance a stream of bytes until it ends; return a Report.
 
     Samples are read a hop at a time and written as soon as they are ready.
 
@@ -72,18 +72,11 @@ def enhance_pcm(enhancer, read, write, channels=1, dtype="s16"):
     ---------
     enhancer : StreamingEnhancer
         That has not begun, of the rate of the stream.
-    read : callable
-        Given a number of bytes, returns up to as many, none at the end.
-    write : callable
-        Takes bytes; BrokenPipeError if nobody wants more.
-    channels : int
-        Interleaved channels, each enhanced on its own.
-    dtype : str
-        "s16", "s32" or "f32", little-endian.
-
-    Returns
-    -------
-    Report
+    read, write : callable
+        Given a number of bytes, returns up to as many, none at the end; takes
+        bytes, BrokenPipeError if nobody wants more.
+    channels, dtype
+        Interleaved channels, each enhanced on its own; a key of DTYPES.
     """
     report, sent = Report(), 0
     width = channels * np.dtype(DTYPES[dtype][0]).itemsize

@@ -17,15 +17,7 @@ MOST_CHANNELS = 32  # of blocks of fewer samples
 
 
 class Frames:
-    """A stage that steps a causal model frame by frame.
-
-    Arguments
-    ---------
-    model : Enhancer
-        Of a causal network.
-    channels : int
-        Streams side by side.
-    """
+    """A stage that steps a causal model (an Enhancer) frame by frame."""
 
     def __init__(self, model, channels):
         transform = model.window, model.hop_length, channels
@@ -162,12 +154,9 @@ class StreamingEnhancer:
         return self._push(noisy.T)
 
     def flush(self):
-        """End the streams: return the samples that are left, and reset.
+        """End the streams: return what is left, as ``feed``, and reset.
 
-        Returns
-        -------
-        torch.Tensor or numpy.ndarray
-            (m,) or (m, channels), as ``feed``; (0,) if nothing was fed.
+        If nothing was fed, that is of shape (0,).
         """
         if self._path is None:
             return np.zeros(0, dtype=np.float32)

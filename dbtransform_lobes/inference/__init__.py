@@ -1,11 +1,13 @@
 """Enhancing with trained weights; imported only when asked for.
 
-Engines          enhance_model (PyTorch), onnx_model (ONNX Runtime); enhancer
-                 and streaming, which both have; backend chooses
-Models           bundled (by name), source (of the hub), restricted_yaml and
-                 weights (read without running code)
-Signals          signal_path: blocks, segments, high_band, strength
-Files and pipes  audio_file: mpeg, tags; many files: corpus, batch; pcm
+::
+
+  engines          enhance_model (PyTorch), onnx_model (ONNX Runtime);
+                   enhancer and streaming, which both have; backend chooses
+  models           bundled (by name), source (of the hub), restricted_yaml and
+                   weights (read without running code)
+  signals          signal_path: blocks, segments, high_band, strength
+  files and pipes  audio_file: mpeg, tags; many files: corpus, batch; pcm
 """
 
 import importlib

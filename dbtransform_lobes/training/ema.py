@@ -5,24 +5,13 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def weight_ema(model, decay=0.999):
-    """Return an averaged copy of a model.
+    """Return an averaged copy of a model, torch's AveragedModel.
 
-    The decay starts low, min(decay, (1 + n) / (10 + n)) after n updates, so
-    that the random start is soon forgotten.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The model in training.
-    decay : float
-        Share of the average that an update keeps, in [0, 1).
-
-    Returns
-    -------
-    torch.optim.swa_utils.AveragedModel
-        Call ``update_parameters(model)`` after every step; ``.module`` is
-        the averaged model, in evaluation mode: validation shall see neither
-        dropout nor batch statistics.
+    Call ``update_parameters(model)`` after every step. An update keeps a
+    share ``decay`` of the average, in [0, 1), which starts low: it is
+    min(decay, (1 + n) / (10 + n)) after n updates, so that the random start
+    is soon forgotten. ``.module`` is the averaged model, in evaluation mode:
+    validation shall see neither dropout nor batch statistics.
 
     Example
     -------

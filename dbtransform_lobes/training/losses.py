@@ -1,4 +1,8 @@
-"""Loss terms on waveforms; their weights stand in the YAML."""
+"""Loss terms on waveforms; their weights stand in the YAML.
+
+A term compares ``clean`` and ``estimate``, waveforms (B, L), or their spectra
+(B, T, F, 2) in fp32, and returns one value for each item, (B,).
+"""
 
 import inspect
 
@@ -11,21 +15,10 @@ from dbtransform_lobes.models.compose import build
 
 
 def unit_rms_gain(noisy, eps=1e-8):
-    """Gain that brings every waveform of a batch to an RMS of 1.
+    """Return the gains (B, 1) that bring waveforms (B, L) to an RMS of 1.
 
     At that level losses are computed, whatever the level of the recordings.
-
-    Arguments
-    ---------
-    noisy : torch.Tensor
-        (B, L).
-    eps : float
-        Waveforms below this RMS count as silent and get a gain of 1.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, 1).
+    Waveforms below an RMS of ``eps`` count as silent and get a gain of 1.
 
     Example
     -------
@@ -38,19 +31,9 @@ def unit_rms_gain(noisy, eps=1e-8):
 
 
 def compressed_magnitude(clean_spec, estimate_spec, exponent=0.3):
-    """Mean of `(|S|^c - |Y|^c)^2` (Braun & Tashev, 2021, eq. 5, left term).
+    """Average `(|S|^c - |Y|^c)^2` (Braun & Tashev, 2021, eq. 5, left term).
 
-    Arguments
-    ---------
-    clean_spec, estimate_spec : torch.Tensor
-        Spectra (B, T, F, 2), fp32.
-    exponent : float
-        c.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,), one value for each item.
+    ``exponent`` is c.
 
     Example
     -------
@@ -68,19 +51,9 @@ def compressed_magnitude(clean_spec, estimate_spec, exponent=0.3):
 
 
 def compressed_complex(clean_spec, estimate_spec, exponent=0.3):
-    """Mean of `|S |S|^(c-1) - Y |Y|^(c-1)|^2` (ibid., eq. 5, right term).
+    """Average `|S |S|^(c-1) - Y |Y|^(c-1)|^2` (ibid., eq. 5, right term).
 
-    Arguments
-    ---------
-    clean_spec, estimate_spec : torch.Tensor
-        Spectra (B, T, F, 2), fp32.
-    exponent : float
-        c.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,), one value for each item.
+    ``exponent`` is c.
 
     Example
     -------
@@ -92,18 +65,28 @@ def compressed_complex(clean_spec, estimate_spec, exponent=0.3):
     return error.square().sum(-1).flatten(1).mean(-1)
 
 
-def negative_si_sdr(clean, estimate):
-    """Minus the scale-invariant SDR in dB (Le Roux et al., 2019).
+def consistency(estimate, spec, front_end, exponent=0.3):
+    """Compare a spectrum with the STFT of its iSTFT by ``compressed_complex``.
 
-    Arguments
-    ---------
-    clean, estimate : torch.Tensor
-        Waveforms (B, L).
+    0 if there is a signal of that spectrum (MP-SENet, Lu et al., 2023,
+    arXiv:2308.08926). ``estimate`` is the iSTFT of ``spec``, which is what the
+    model made, complex (B, F, T); ``front_end`` is the STFT of the model.
 
-    Returns
+    Example
     -------
-    torch.Tensor
-        (B,), one value for each item.
+    >>> from speechbrain.processing.features import STFT
+    >>> stft = STFT(16000, win_length=32, hop_length=8, n_fft=512)
+    >>> wave = torch.randn(2, 4000)
+    >>> spec = torch.view_as_complex(stft(wave)).transpose(1, 2)
+    >>> consistency(wave, spec, stft)
+    tensor([0., 0.])
+    """
+    spec = torch.view_as_real(spec.transpose(1, 2))
+    return compressed_complex(front_end(estimate), spec, exponent)
+
+
+def negative_si_sdr(clean, estimate):
+    """Return minus the scale-invariant SDR in dB (Le Roux et al., 2019).
 
     Example
     -------
@@ -112,36 +95,74 @@ def negative_si_sdr(clean, estimate):
     >>> negative_si_sdr(clean, 2 * (clean + error))
     tensor([-20.0000])
     """
-    clean, estimate = clean.float(), estimate.float()
-    # cal_si_snr multiplies its inputs in place, hence the clones.
-    return cal_si_snr(
-        clean.T.unsqueeze(-1).clone(), estimate.T.unsqueeze(-1).clone()
-    ).flatten()
+    # cal_si_snr takes (L, B, 1) and multiplies its inputs in place.
+    pair = (x.float().T.unsqueeze(-1).clone() for x in (clean, estimate))
+    return cal_si_snr(*pair).flatten()
 
 
-def third_octave_bands(n_fft, sample_rate, lowest_hz=150.0):
-    """Third-octave bands as sums of bins, the lowest one centred at 150 Hz.
+def time_l1(clean, estimate):
+    """Average `|s - y|`.
+
+    Example
+    -------
+    >>> time_l1(torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, -2.0]]))
+    tensor([1.])
+    """
+    return (clean - estimate).abs().mean(-1)
+
+
+class EnvelopeDistance(nn.Module):
+    """One minus the correlation of third-octave envelopes, 0 for equal ones.
+
+    Envelopes of short segments are brought to zero mean and unit norm over
+    time for each band, then over the bands for each frame; the mean product
+    of the two is the correlation (ESTOI; Jensen & Taal, 2016, eq. 3-6).
 
     Arguments
     ---------
     n_fft : int
-        FFT length.
+        FFT length of the spectra.
     sample_rate : int
         In Hz.
-    lowest_hz : float
-        Centre of the lowest band.
-
-    Returns
-    -------
-    torch.Tensor
-        (bins, bands) of zeros and ones, all bands below half the rate.
+    frames, step : int
+        Length of a segment and distance to the next one, in frames; 48 of
+        8 ms are ESTOI's 384 ms. Shorter spectra are one segment.
+    floor : float
+        Added to the norm over time: what is far below the speech counts as
+        uncorrelated and gives no gradient.
 
     Example
     -------
-    >>> bands = third_octave_bands(512, 16000)
-    >>> bands.shape, bands[:, 0].nonzero().tolist()
-    (torch.Size([257, 17]), [[4]])
+    >>> clean = 10 * torch.randn(2, 60, 257, 2)
+    >>> bool((EnvelopeDistance(512, 16000)(clean, 3 * clean) < 0.01).all())
+    True
     """
+
+    def __init__(self, n_fft, sample_rate, frames=48, step=8, floor=0.1):
+        super().__init__()
+        self.frames, self.step, self.floor = frames, step, floor
+        bands = _third_octave_bands(n_fft, sample_rate)
+        self.register_buffer("bands", bands, persistent=False)
+
+    def forward(self, clean_spec, estimate_spec):
+        """Map spectra (B, T, F, 2) to (B,)."""
+        pair = map(self._segments, (clean_spec, estimate_spec))
+        return 1 - torch.mul(*pair).sum(-2).flatten(1).mean(-1)
+
+    def _segments(self, spec):
+        """Cut envelopes into normalised segments."""
+        power = spec.square().sum(-1) @ self.bands
+        envelope = (power + 1e-8).sqrt()  # (B, T, J)
+        size = min(self.frames, envelope.shape[1])
+        cut = envelope.unfold(1, size, self.step)  # (B, M, J, N)
+        for dim, floor in ((-1, self.floor), (-2, 1e-3)):
+            cut = cut - cut.mean(dim, keepdim=True)
+            cut = cut / (cut.norm(dim=dim, keepdim=True) + floor)
+        return cut
+
+
+def _third_octave_bands(n_fft, sample_rate, lowest_hz=150.0):
+    """Return (bins, bands) of zeros and ones; centres go up from 150 Hz."""
     bin_hz, columns, centre = sample_rate / n_fft, [], lowest_hz
     while centre * 2 ** (1 / 6) < sample_rate / 2:
         first = round(centre * 2 ** (-1 / 6) / bin_hz)
@@ -153,139 +174,13 @@ def third_octave_bands(n_fft, sample_rate, lowest_hz=150.0):
     return torch.stack(columns, dim=-1)
 
 
-def envelope_distance(clean, estimate, bands, frames=48, step=8, floor=0.1):
-    """One minus the correlation of third-octave envelopes.
-
-    Envelopes of short segments are brought to zero mean and unit norm over
-    time for each band, then over the bands for each frame; the mean product
-    of the two is the correlation (ESTOI; Jensen & Taal, 2016, eq. 3-6).
-
-    Arguments
-    ---------
-    clean, estimate : torch.Tensor
-        Spectra (B, T, F, 2), fp32; T >= frames, else one segment of T.
-    bands : torch.Tensor
-        (F, J), see ``third_octave_bands``.
-    frames : int
-        Frames of a segment; 48 of 8 ms are ESTOI's 384 ms.
-    step : int
-        Frames from a segment to the next.
-    floor : float
-        Added to the norm over time: what is far below the speech counts as
-        uncorrelated and gives no gradient.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,), 0 for equal envelopes.
-
-    Example
-    -------
-    >>> bands = third_octave_bands(512, 16000)
-    >>> clean = 10 * torch.randn(1, 60, 257, 2)
-    >>> same = envelope_distance(clean, 3 * clean, bands)
-    >>> bool(same < 0.01)
-    True
-    """
-
-    def normalise(x, dim, floor):
-        """Remove the mean and divide by the norm."""
-        x = x - x.mean(dim, keepdim=True)
-        return x / (x.norm(dim=dim, keepdim=True) + floor)
-
-    def segments(spec):
-        """Cut third-octave envelopes into segments."""
-        envelope = (spec.square().sum(-1) @ bands + 1e-8).sqrt()  # (B, T, J)
-        size = min(frames, envelope.shape[1])
-        cut = envelope.unfold(1, size, step)  # (B, M, J, N)
-        return normalise(normalise(cut, -1, floor), -2, 1e-3)
-
-    product = (segments(clean) * segments(estimate)).sum(-2)
-    return 1 - product.flatten(1).mean(-1)
-
-
-def time_l1(clean, estimate):
-    """Mean of `|s - y|`.
-
-    Arguments
-    ---------
-    clean, estimate : torch.Tensor
-        Waveforms (B, L).
-
-    Returns
-    -------
-    torch.Tensor
-        (B,), one value for each item.
-
-    Example
-    -------
-    >>> time_l1(torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, -2.0]]))
-    tensor([1.])
-    """
-    return (clean - estimate).abs().mean(-1)
-
-
-class EnvelopeDistance(nn.Module):
-    """``envelope_distance`` with the bands of an STFT.
-
-    Arguments
-    ---------
-    n_fft : int
-        FFT length.
-    sample_rate : int
-        In Hz.
-
-    Example
-    -------
-    >>> clean = torch.randn(2, 60, 257, 2)
-    >>> EnvelopeDistance(512, 16000)(clean, -clean).shape
-    torch.Size([2])
-    """
-
-    def __init__(self, n_fft, sample_rate):
-        super().__init__()
-        bands = third_octave_bands(n_fft, sample_rate)
-        self.register_buffer("bands", bands, persistent=False)
-
-    def forward(self, clean_spec, estimate_spec):
-        """Map spectra (B, T, F, 2) to (B,)."""
-        return envelope_distance(clean_spec, estimate_spec, self.bands)
-
-
-def consistency(estimate, spec, front_end, exponent=0.3):
-    """Compressed complex error of a spectrum against the STFT of its iSTFT.
-
-    0 if there is a signal of that spectrum (MP-SENet, Lu et al., 2023,
-    arXiv:2308.08926).
-
-    Arguments
-    ---------
-    estimate : torch.Tensor
-        Waveforms (B, L), the iSTFT of ``spec``.
-    spec : torch.Tensor
-        Complex (B, F, T), what the model made.
-    front_end : torch.nn.Module
-        STFT of the model.
-    exponent : float
-        As in ``compressed_complex``.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,), one value for each item.
-    """
-    spec = torch.view_as_real(spec.transpose(1, 2))
-    return compressed_complex(front_end(estimate), spec, exponent)
-
-
 class EnhancementLoss(nn.Module):
-    """Weighted sum of terms, in fp32.
+    """Add weighted terms, in fp32.
 
-    A term is a function, or a class whose objects are called, of one value
-    for each item, (B,). It is called with those of these that its signature
-    names: ``clean`` and ``estimate``, waveforms (B, L); ``clean_spec`` and
-    ``estimate_spec``, their STFT (B, T, F, 2); ``spec``, what the model made
-    and the estimate is the iSTFT of, complex (B, F, T). A class is made with
+    A term is a function, or a class whose objects are called. It is called
+    with those of these that its signature names: ``clean``, ``estimate``,
+    ``clean_spec``, ``estimate_spec`` and ``spec``, what the model made and the
+    estimate is the iSTFT of, complex (B, F, T). A class is made with
     ``n_fft`` and ``sample_rate`` if it asks for them.
 
     The caller brings the waveforms to an RMS that does not depend on the
@@ -335,21 +230,10 @@ class EnhancementLoss(nn.Module):
         return build(term, n_fft=self.compute_stft.n_fft, sample_rate=rate)
 
     def forward(self, clean, estimate, spec=None):
-        """Loss of every item and its terms.
+        """Map waveforms (B, L) to the loss (B,) and its terms.
 
-        Arguments
-        ---------
-        clean, estimate : torch.Tensor
-            Waveforms (B, L).
-        spec : torch.Tensor, optional
-            Complex (B, F, T), for terms that ask for it.
-
-        Returns
-        -------
-        total : torch.Tensor
-            (B,).
-        terms : dict of torch.Tensor
-            Each (B,), without their weights.
+        ``spec`` is needed by terms that ask for it. The terms are a dict of
+        (B,), without their weights.
         """
         with torch.autocast(clean.device.type, enabled=False):
             clean, estimate = clean.float(), estimate.float()

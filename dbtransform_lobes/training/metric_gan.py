@@ -117,19 +117,10 @@ class MetricGAN:
         return (score - 1).square()
 
     def on_batch_end(self, clean, estimate, should_step):
-        """Have a batch scored; at a step learn from what has its score.
+        """Have waveforms (B, L) scored; at a step learn from those scored.
 
-        Arguments
-        ---------
-        clean, estimate : torch.Tensor
-            Waveforms (B, L).
-        should_step : bool
-            False for all but the last of accumulated batches.
-
-        Returns
-        -------
-        torch.Tensor | None
-            Loss of the discriminator, if it has learned.
+        ``should_step`` is False for all but the last of accumulated batches.
+        It returns the loss of the discriminator, None if it has not learned.
         """
         self.workers.submit(clean, estimate)
         return self.step(clean, self.workers.ready()) if should_step else None
@@ -144,20 +135,11 @@ class MetricGAN:
         }
 
     def step(self, clean, items):
-        """Train the discriminator for one step.
+        """Train the discriminator for one step; return its loss, detached.
 
-        Arguments
-        ---------
-        clean : torch.Tensor
-            Waveforms (B, L), a pair of each with itself has the target 1.
-        items : list of tuple
-            (clean, estimate, target) from ``PesqWorkers.ready``; without any
-            nothing is learned, but other ranks are kept company.
-
-        Returns
-        -------
-        torch.Tensor | None
-            The loss, detached; None without items.
+        A pair of each waveform of ``clean`` (B, L) with itself has the target
+        1. ``items`` are those of ``PesqWorkers.ready``; without any, nothing
+        is learned and None returned, but other ranks are kept company.
         """
         refs, estimates, targets = [clean], [clean], [torch.ones(len(clean))]
         for reference, estimate, target in items:

@@ -14,18 +14,10 @@ MAX_DEATHS = 5
 
 
 def pesq_target(clean, estimate):
-    """Return the target of the discriminator, (PESQ - 1) / 3.5.
+    """Return the target of the discriminator, (PESQ - 1) / 3.5, 0 to 1.04.
 
-    Arguments
-    ---------
-    clean, estimate : numpy.ndarray
-        At 16 kHz, (L,).
-
-    Returns
-    -------
-    float
-        From 0 to 1.04; NaN if PESQ cannot score the pair: silence, no
-        utterance, or less than 0.25 s.
+    Signals are (L,) at 16 kHz. It is NaN if PESQ cannot score the pair:
+    silence, no utterance, or less than 0.25 s.
 
     Example
     -------
@@ -91,13 +83,7 @@ class PesqWorkers:
         self.counts = Counter()
 
     def submit(self, clean, estimate):
-        """Have the items of a batch scored.
-
-        Arguments
-        ---------
-        clean, estimate : torch.Tensor
-            Waveforms (B, L) at 16 kHz.
-        """
+        """Have the items of waveforms (B, L) at 16 kHz scored."""
         if len(self.waiting) > len(clean):
             self.counts["skipped"] += len(clean)
             return
@@ -138,10 +124,8 @@ class PesqWorkers:
     def ready(self):
         """Take what has been scored; what could not be is left out.
 
-        Returns
-        -------
-        list of tuple
-            (clean, estimate, target): waveforms (L,) on the CPU and a float.
+        Items are (clean, estimate, target): waveforms (L,) on the CPU and a
+        float.
         """
         done = [item for item in self.waiting if item[0].done()]
         self.waiting = deque(i for i in self.waiting if not i[0].done())

@@ -17,32 +17,15 @@ REMEDY = (
 
 
 def load_pretrained(hparams):
-    """Load the weights that ``pretrained`` names into the model, if any.
+    """Load the weights that ``pretrained`` names into the model.
 
     Called before the Brain is made, so that the average starts from them as
-    well. A run that has a checkpoint goes on from it instead.
-
-    Arguments
-    ---------
-    hparams : dict
-        Of the recipe: ``pretrained`` (a model folder as ``dbtransform
-        export`` writes it, a Hugging Face id or None), ``checkpointer``,
-        ``model``, ``sample_rate`` and ``compute_stft``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If the front ends differ or the weights do not fit; lists their keys.
-
-    Example
-    -------
-    >>> load_pretrained({"pretrained": None})
+    well. ``pretrained`` is a model folder as ``dbtransform export`` writes
+    it, or a Hugging Face id. A run that has a checkpoint goes on from it
+    instead. FileNotFoundError if there is no such folder, ValueError if the
+    front ends differ or the weights do not fit, with their keys.
     """
     source = hparams["pretrained"]
-    if not source:
-        return
     if hparams["checkpointer"].find_checkpoint() is not None:
         logger.warning(
             "the run goes on from its own checkpoint, pretrained=%s is not "

@@ -9,11 +9,6 @@ from speechbrain.utils.distributed import is_distributed_initialized
 def rank_and_count():
     """Return the rank of this process and the number of ranks.
 
-    Returns
-    -------
-    tuple of int
-        (0, 1) without a distributed run.
-
     Example
     -------
     >>> rank_and_count()
@@ -24,20 +19,31 @@ def rank_and_count():
     return dist.get_rank(), dist.get_world_size()
 
 
-def gather_lists(values):
-    """Join the lists of all ranks, in the order of the ranks.
+def rank_batch_size(batch_size, accumulation=1):
+    """Return the crops of one batch of one rank; ValueError if they differ.
 
-    Every rank must call this.
+    ``batch_size`` are the crops of a step, on all ranks, in ``accumulation``
+    batches.
 
-    Arguments
-    ---------
-    values : list
-        Items of this rank, of any kind that can be pickled; may be empty.
-
-    Returns
+    Example
     -------
-    list
-        The same on every rank.
+    >>> rank_batch_size(8, accumulation=2)
+    4
+    """
+    ranks = rank_and_count()[1]
+    if min(batch_size, accumulation) < 1 or batch_size % (ranks * accumulation):
+        raise ValueError(
+            f"batch_size is {batch_size}, the crops of one step, expected a "
+            f"multiple of ranks x grad_accumulation_factor = {ranks} x "
+            f"{accumulation}, so that all ranks and batches have as many"
+        )
+    return batch_size // (ranks * accumulation)
+
+
+def gather_lists(values):
+    """Join the lists of all ranks, in the order of the ranks, on every rank.
+
+    Every rank must call this. Items are of any kind that can be pickled.
 
     Example
     -------
@@ -53,19 +59,10 @@ def gather_lists(values):
 
 
 def mean_over_ranks(means, weight=1):
-    """Average the numbers of all ranks, weighted.
+    """Average numbers by name over all ranks, which all must call this.
 
-    Arguments
-    ---------
-    means : dict of float
-        Numbers of this rank; a rank may lack some or all.
-    weight : float
-        How much they count, such as the files that they come from.
-
-    Returns
-    -------
-    dict of float
-        The same on every rank.
+    A rank may lack some or all. ``weight`` is how much those of this rank
+    count, such as the files that they come from.
 
     Example
     -------
@@ -86,11 +83,6 @@ def prepare_on_main(function):
     """Call a function on the main process; the others wait as long as it takes.
 
     At SpeechBrain's barriers they wait for two hours at most.
-
-    Arguments
-    ---------
-    function : callable
-        Prepares data; what it returns is not kept.
 
     Example
     -------

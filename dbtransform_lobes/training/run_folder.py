@@ -1,64 +1,34 @@
 """The folder of a training run: what may begin or go on in it."""
 
-import json
 from pathlib import Path
 
 import ruamel.yaml
 from hyperpyyaml import resolve_references
 
-from dbtransform_lobes.data.files import write_text
+from dbtransform_lobes.data.files import write_json
 from dbtransform_lobes.versions import package_versions
 
 DEBUG_MARK = "made_by_debug"
 # Keys that a run that goes on may have otherwise: where things are, how long
 # and how fast it trains, what it shows.
-MAY_CHANGE = {
-    "output_folder",
-    "save_folder",
-    "data_folder",
-    "noise_folder",
-    "recordings",
-    "train_annotation",
-    "valid_annotation",
-    "test_annotation",
-    "prepare",
-    "skip_prep",
-    "number_of_epochs",
-    "decay_steps",
-    "epoch_counter",
-    "lr_schedule",
-    "num_workers",
-    "pesq_workers",
-    "metric_gan",
-    "train_loader",
-    "valid_loader",
-    "ckpt_interval_minutes",
-    "use_tensorboard",
-    "tensorboard_logger",
-    "train_logger",
-    "checkpointer",
-    "pretrained",
-}
+MAY_CHANGE = set(
+    "output_folder save_folder data_folder noise_folder recordings "
+    "train_annotation valid_annotation test_annotation prepare skip_prep "
+    "number_of_epochs decay_steps epoch_counter lr_schedule num_workers "
+    "pesq_workers metric_gan train_loader valid_loader ckpt_interval_minutes "
+    "use_tensorboard tensorboard_logger train_logger checkpointer "
+    "pretrained".split()
+)
 
 
 def check_overrides(hparams_file, overrides):
     """Refuse overrides that HyperPyYAML would not use.
 
     It takes misspelt keys of an included file, and drops the file that an
-    override names if that has keys as well; neither changes anything.
-
-    Arguments
-    ---------
-    hparams_file : str
-        YAML of a recipe.
-    overrides : str
-        YAML of the overrides, as of ``speechbrain.parse_arguments``.
-
-    Raises
-    ------
-    ValueError
-        If a key is not in the recipe or in the file that it includes, or an
-        included file is to be replaced and changed at once.
+    override names if that has keys as well; neither changes anything. The
+    arguments are those of ``speechbrain.parse_arguments``. ValueError if a
+    key is not in the recipe or in the file that it includes, or an included
+    file is to be replaced and changed at once.
 
     Example
     -------
@@ -107,21 +77,9 @@ def _tag(node):
 def check_same_run(folder, hparams_file, overrides, debug=False):
     """Refuse to go on with checkpoints of another configuration or of --debug.
 
-    A run of ``--debug`` leaves a mark in its folder.
-
-    Arguments
-    ---------
-    folder : str
-        Output folder of the run; may not exist yet.
-    hparams_file, overrides : str
-        Of ``speechbrain.parse_arguments``.
-    debug : bool
-        Whether the run is one of ``--debug``, which may not touch another.
-
-    Raises
-    ------
-    ValueError
-        If the folder has checkpoints that this run may not go on from.
+    A run of ``--debug`` leaves a mark in its output folder, which may not
+    exist yet, and may not touch another run. ValueError if the folder has
+    checkpoints that this run may not go on from.
 
     Example
     -------
@@ -177,5 +135,4 @@ def save_versions(folder):
     SpeechBrain's env.log asks the pip on the PATH, which need not be that of
     the running Python.
     """
-    text = json.dumps(package_versions(), indent=2) + "\n"
-    write_text(Path(folder, "versions.json"), text)
+    write_json(Path(folder, "versions.json"), package_versions())

@@ -35,15 +35,16 @@ from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import pesq_wide_band, si_sdr, stoi
 from dbtransform_lobes.models.waveform import enhance_waveform
+from dbtransform_lobes.training.brain import ResumableBrain
 from dbtransform_lobes.training.ema import weight_ema
 from dbtransform_lobes.training.losses import unit_rms_gain
-from dbtransform_lobes.training.means import RunningMeans
 from dbtransform_lobes.training.pretrained import load_pretrained
 from dbtransform_lobes.training.ranks import (
     gather_lists,
     mean_over_ranks,
     prepare_on_main,
     rank_and_count,
+    rank_batch_size,
 )
 from dbtransform_lobes.training.run_folder import (
     check_overrides,
@@ -59,7 +60,7 @@ logger = get_logger(__name__)
 VALIDATION_METRICS = {"pesq": pesq_wide_band, "stoi": stoi, "si_sdr": si_sdr}
 
 
-class EnhanceBrain(sb.Brain):
+class EnhanceBrain(ResumableBrain):
     """Train a spectral enhancement model on noisy and clean waveforms.
 
     Validation and test use the moving average of the weights. Every rank does
@@ -68,38 +69,15 @@ class EnhanceBrain(sb.Brain):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._check_clipping()
         self.ema = weight_ema(self.modules.model, self.hparams.ema_decay)
-        self.terms = RunningMeans()
-        if self.checkpointer is not None:
-            self.checkpointer.add_recoverable("ema", self.ema)
-            self.checkpointer.add_recoverable(
-                "terms", self.terms, optional_load=True
-            )
+        self.checkpointer.add_recoverable("ema", self.ema)
         self.metric_gan = self.adversary = None
         if getattr(self.hparams, "metric_weight", 0):
             self.metric_gan = self.hparams.metric_gan(device=self.device)
-            if self.checkpointer is not None:
-                self.metric_gan.add_to(self.checkpointer)
-        self.loggers = []
-        if if_main_process():
-            self.loggers.append(self.hparams.train_logger)
-            if self.hparams.use_tensorboard:
-                self.loggers.append(self.hparams.tensorboard_logger())
-
-    def _check_clipping(self):
-        """Refuse what SpeechBrain would take and clip wrongly."""
-        if not self.max_grad_norm > 0:
-            raise ValueError(
-                f"max_grad_norm is {self.max_grad_norm}, expected a number "
-                "above 0 (a negative one turns gradients around); give 1e9 "
-                "for no clipping"
-            )
-        if self.remove_vector_weight_decay:
-            raise ValueError(
-                "remove_vector_weight_decay is set, but SpeechBrain clips the "
-                "first of its two groups of weights alone; leave it out"
-            )
+            self.metric_gan.add_to(self.checkpointer)
+        self.loggers = [self.hparams.train_logger]
+        if self.hparams.use_tensorboard and if_main_process():
+            self.loggers.append(self.hparams.tensorboard_logger())
 
     def compute_forward(self, batch, stage):
         """Return enhanced waveforms (B, L) and their spectrum, at unit RMS."""
@@ -122,20 +100,7 @@ class EnhanceBrain(sb.Brain):
         if stage == sb.Stage.TRAIN and self.adversary is not None:
             terms["metric"] = self.adversary.generator_term(clean, estimate)
             losses = losses + self.adversary.weight * terms["metric"]
-        if not torch.isfinite(losses).all():
-            bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-            bad = [batch.id[i] for i in bad]
-            if stage != sb.Stage.TRAIN:
-                raise ValueError(
-                    f"the loss is not finite for {bad}: check these files "
-                    "for NaN; the last checkpoint is intact"
-                )
-            logger.warning(
-                "the loss is not finite for %s, so there is no step: check "
-                "these files for NaN or lower the learning rate; after more "
-                "than nonfinite_patience such batches the run stops",
-                bad,
-            )
+        if not self.are_finite(losses, batch.id, stage):
             return losses.mean() * math.nan  # the gradient of every rank
         self.terms.add(terms)
         if stage == sb.Stage.VALID:
@@ -158,11 +123,6 @@ class EnhanceBrain(sb.Brain):
                 continue
             self.scores.append((name, scores, None))
 
-    def _empty_test_folder(self):
-        """Remove what another model or test set has left there."""
-        for part in ("clean", "enhanced"):
-            shutil.rmtree(self.test_folder / part, ignore_errors=True)
-
     def _write(self, batch, estimate):
         signals = {"clean": batch.clean.data, "enhanced": estimate}
         for part, waves in signals.items():
@@ -175,51 +135,10 @@ class EnhanceBrain(sb.Brain):
                     self.hparams.sample_rate,
                 )
 
-    def on_fit_start(self):
-        """Compile, wrap and resume; find the place in a broken epoch.
-
-        The steps done say where it is, so that the number of ranks, workers
-        and accumulated batches may have changed; a step that was not
-        complete is done again.
-        """
-        super().on_fit_start()
-        if self.step == 0:  # a new run, or the end of an epoch
-            return
-        finished = self.hparams.epoch_counter.current
-        done = self.optimizer_step - finished * self.hparams.steps_per_epoch
-        if not 0 <= done <= self.hparams.steps_per_epoch:
-            raise ValueError(
-                f"the checkpoint has {self.optimizer_step} steps and "
-                f"{finished} whole epochs, which are no epochs of "
-                f"{self.hparams.steps_per_epoch} steps: give the "
-                "steps_per_epoch that it was made with, or another "
-                "output_folder"
-            )
-        self.step = done * self.grad_accumulation_factor
-        self.train_sampler.skip(done * self.hparams.batch_size)
-
     def on_fit_batch_start(self, batch, should_step):
         """Set the learning rate of the coming step."""
         if should_step:
             self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
-
-    def check_loss_isfinite(self, loss):
-        """Notes a bad loss; all ranks count it together, at their step."""
-        self.bad_losses += int(not torch.isfinite(loss))
-
-    def optimizers_step(self):
-        """Make a step, unless a gradient is not finite."""
-        parameters = self.modules.parameters()
-        # No clipping: the norm, which is the same on every rank.
-        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf)
-        if not torch.isfinite(norm):
-            self.nonfinite_count += any(gather_lists([self.bad_losses]))
-        self.bad_losses = 0
-        if self.scaler.is_enabled() or torch.isfinite(norm):
-            super().optimizers_step()
-        else:
-            self.optimizer.zero_grad(set_to_none=True)
-            self.optimizer_step += 1  # which says where the data is
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Average the weights; train the metric discriminator, if any."""
@@ -231,30 +150,16 @@ class EnhanceBrain(sb.Brain):
             term = self.adversary.on_batch_end(clean, outputs[0], should_step)
             if term is not None:
                 self.terms.add({"discriminator": term})
-        if should_step and self.nonfinite_count > self.nonfinite_patience:
-            self._stop_after_bad_batches()
-
-    def _stop_after_bad_batches(self):
-        """Saves its place first: a run that goes on is past them."""
-        if self.checkpointer is not None:
-            self._save_intra_epoch_ckpt()
-        raise ValueError(
-            f"the loss was not finite for {self.nonfinite_count} batches of "
-            f"this epoch, expected at most {self.nonfinite_patience} "
-            "(nonfinite_patience): check the files named above; the same "
-            "command goes on after them"
-        )
+        super().on_fit_batch_end(batch, outputs, loss, should_step)
 
     def on_stage_start(self, stage, epoch=None):
-        """Begin the sums of a stage; a broken epoch goes on with its own."""
+        """Begin the scores and the clock of a stage."""
+        super().on_stage_start(stage, epoch)
         self.scores = []
-        if stage == sb.Stage.TEST:
-            run_on_main(self._empty_test_folder)
-        if stage != sb.Stage.TRAIN or self.step == 0:
-            self.terms.clear()
         if stage == sb.Stage.TRAIN:
             self.heard, self.started = 0, time.monotonic()
-            self.bad_losses = 0
+        if stage == sb.Stage.TEST:
+            run_on_main(self._empty_test_folder)
         if stage == sb.Stage.TRAIN and self.metric_gan is not None:
             started = epoch >= self.metric_gan.start_epoch
             self.adversary = self.metric_gan if started else None
@@ -318,6 +223,11 @@ class EnhanceBrain(sb.Brain):
         for log in self.loggers:
             log.log_stats(*args, **kwargs)
 
+    def _empty_test_folder(self):
+        """Remove what another model or test set has left there."""
+        for part in ("clean", "enhanced"):
+            shutil.rmtree(self.test_folder / part, ignore_errors=True)
+
     @main_process_only
     def _end_test(self):
         report = evaluate_folders(
@@ -338,13 +248,7 @@ def training_loader(hparams, accumulation=1):
     number of ranks: each takes an equal part of every step, in
     ``accumulation`` batches.
     """
-    batch_size, (rank, ranks) = hparams["batch_size"], rank_and_count()
-    if min(batch_size, accumulation) < 1 or batch_size % (ranks * accumulation):
-        raise ValueError(
-            f"batch_size is {batch_size}, the crops of one step, expected a "
-            f"multiple of ranks x grad_accumulation_factor = {ranks} x "
-            f"{accumulation}, so that all ranks and batches have as many"
-        )
+    batch_size = rank_batch_size(hparams["batch_size"], accumulation)
     if hparams["recordings"]:  # mixed on the fly
         source = hparams["recordings_source"](hparams["recordings"])
     else:
@@ -356,7 +260,7 @@ def training_loader(hparams, accumulation=1):
         )
     crops = TrainingCrops(
         source,
-        hparams["steps_per_epoch"] * batch_size,
+        hparams["steps_per_epoch"] * hparams["batch_size"],
         hparams["crop_seconds"],
         hparams["seed"],
         hparams["level_dbfs"],
@@ -364,8 +268,8 @@ def training_loader(hparams, accumulation=1):
     )
     return torch.utils.data.DataLoader(
         crops,
-        batch_size=batch_size // (ranks * accumulation),
-        sampler=EpochSampler(len(crops), rank, ranks),
+        batch_size,
+        sampler=EpochSampler(len(crops), *rank_and_count()),
         collate_fn=sb.dataio.batch.PaddedBatch,
         **hparams["train_loader"],
     )
@@ -384,20 +288,36 @@ def whole_files(hparams, manifest, count=None):
 
     @sb.utils.data_pipeline.takes("noisy_wav", "clean_wav")
     @sb.utils.data_pipeline.provides("noisy", "clean")
-    def read(noisy_wav, clean_wav):
-        for path in (noisy_wav, clean_wav):
+    def read(*paths):
+        for path in paths:
             path = path.replace("{data_root}", str(hparams["data_folder"]))
             signal = read_audio(path, sample_rate=hparams["sample_rate"])
             yield torch.from_numpy(signal).float()
 
     everything = sb.dataio.dataset.DynamicItemDataset(
-        {name: entries[name] for name in names},
-        dynamic_items=[read],
-        output_keys=["id", "noisy", "clean"],
+        entries, [read], ["id", "noisy", "clean"]
     )
     # With more ranks than files some get none, which only this class allows.
     return sb.dataio.dataset.FilteredSortedDynamicItemDataset(
         everything, names[rank::ranks]
+    )
+
+
+def dataio_prep(hparams, accumulation=1):
+    """Return a loader of training crops, validation files, and test sets.
+
+    They are this rank's. Test sets are a dict by the name of their manifest,
+    which is that of the folder of their enhanced files and scores.
+    """
+    tests = sorted(map(Path, glob(hparams["test_annotation"])))
+    if not tests:
+        logger.warning("no test set: no %s", hparams["test_annotation"])
+    return (
+        training_loader(hparams, accumulation),
+        whole_files(
+            hparams, hparams["valid_annotation"], hparams["valid_files"]
+        ),
+        {path.stem: whole_files(hparams, path) for path in tests},
     )
 
 
@@ -425,24 +345,18 @@ if __name__ == "__main__":
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    train_loader = training_loader(hparams, brain.grad_accumulation_factor)
-    brain.train_sampler = train_loader.sampler
+    train, valid, tests = dataio_prep(hparams, brain.grad_accumulation_factor)
+    brain.train_sampler = train.sampler
     brain.fit(
         hparams["epoch_counter"],
-        train_loader,
-        whole_files(
-            hparams, hparams["valid_annotation"], hparams["valid_files"]
-        ),
+        train,
+        valid,
         valid_loader_kwargs=hparams["valid_loader"],
     )
-    # Each test set has a folder of its own for enhanced files and scores.
-    manifests = sorted(glob(hparams["test_annotation"]))
-    if not manifests:
-        logger.warning("no test set: no %s", hparams["test_annotation"])
-    for manifest in manifests:
-        brain.test_folder = output / Path(manifest).stem
+    for name, files in tests.items():
+        brain.test_folder = output / name
         brain.evaluate(
-            whole_files(hparams, manifest),
+            files,
             max_key="pesq",
             test_loader_kwargs=hparams["valid_loader"],
         )

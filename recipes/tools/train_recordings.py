@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.processing.features import STFT
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -24,10 +25,11 @@ from dbtransform_lobes.data.sources import Recordings
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.ema import weight_ema
 from dbtransform_lobes.training.losses import (
+    EnhancementLoss,
+    EnvelopeDistance,
     compressed_complex,
     compressed_magnitude,
-    envelope_distance,
-    third_octave_bands,
+    unit_rms_gain,
 )
 from dbtransform_lobes.training.losses_pesq import PesqDisturbance
 from dbtransform_lobes.versions import package_versions
@@ -108,96 +110,75 @@ def add_arguments(parser):
     )
 
 
-def bounded_si_sdr(clean, estimate):
-    """Return the SI-SDR (B,) in dB, see ``bounded_sdr``."""
-    clean = clean - clean.mean(-1, keepdim=True)
-    estimate = estimate - estimate.mean(-1, keepdim=True)
-    energy = clean.square().sum(-1, keepdim=True) + 1e-8
-    scale = (clean * estimate).sum(-1, keepdim=True) / energy
-    return bounded_sdr(scale * clean, estimate)
-
-
-def bounded_sdr(clean, estimate):
-    """Return the SDR (B,) in dB, which saturates at 35 dB.
+def negative_bounded_sdr(clean, estimate):
+    """Return minus the SDR (B,) in dB, which saturates at 35 dB.
 
     So nearly clean crops do not rule the gradient (Wisdom et al., 2020,
     arXiv:2006.12701, eq. 4).
     """
     signal = clean.square().sum(-1) + 1e-8
     error = (estimate - clean).square().sum(-1)
-    return 10 * torch.log10(
-        signal / (error + 10 ** (-MAX_SDR_DB / 10) * signal)
-    )
+    ratio = signal / (error + 10 ** (-MAX_SDR_DB / 10) * signal)
+    return -10 * torch.log10(ratio)
 
 
-class RecordingsLoss(torch.nn.Module):
-    """Weighted sum of the terms at a noisy RMS of 1.
+def negative_bounded_si_sdr(clean, estimate):
+    """Return minus the SI-SDR (B,) in dB, bounded in the same way."""
+    clean = clean - clean.mean(-1, keepdim=True)
+    estimate = estimate - estimate.mean(-1, keepdim=True)
+    energy = clean.square().sum(-1, keepdim=True) + 1e-8
+    scale = (clean * estimate).sum(-1, keepdim=True) / energy
+    return negative_bounded_sdr(scale * clean, estimate)
 
-    Crops without speech count in the two spectral terms alone.
-    """
+
+# Crops without speech count in the terms of SPECTRAL alone.
+SPECTRAL = {"magnitude": compressed_magnitude, "complex": compressed_complex}
+TERMS = {
+    **SPECTRAL,
+    "si_sdr": negative_bounded_si_sdr,
+    "sdr": negative_bounded_sdr,
+    "envelope": EnvelopeDistance,
+    "pesq": PesqDisturbance,
+}
+
+
+class RecordingsLoss(EnhancementLoss):
+    """Weighted sum of the terms at a noisy RMS of 1."""
 
     def __init__(self, weights):
-        super().__init__()
         if unknown := set(weights) - set(WEIGHTS):
             raise ValueError(
                 f"loss terms {sorted(unknown)} are unknown, expected some of "
                 f"{sorted(WEIGHTS)}"
             )
-        self.weights = {**WEIGHTS, **weights}
-        self.pesq = PesqDisturbance()
-        self.register_buffer("bands", third_octave_bands(512, 16000))
-        self.register_buffer("window", torch.hann_window(512))
+        weights = {**WEIGHTS, **weights}
+        stft = STFT(
+            16000,
+            win_length=32,
+            hop_length=8,
+            n_fft=512,
+            window_fn=torch.hann_window,
+        )
+        super().__init__(stft, {n: [weights[n], TERMS[n]] for n in TERMS})
 
     def forward(self, noisy, clean, estimate):
         """Map waveforms (B, L) to (loss, dict of mean terms)."""
-        gain = 1 / noisy.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-6)
-        clean, estimate = clean * gain, estimate.float() * gain
+        gain = unit_rms_gain(noisy, eps=1e-6)
+        _, terms = super().forward(clean * gain, estimate.float() * gain)
         speech = clean.abs().amax(-1) > 0
-        spectra = self._stft(clean), self._stft(estimate)
-
-        def heard(term):
-            return (term * speech).sum() / speech.sum().clamp_min(1)
-
-        terms = {
-            "magnitude": compressed_magnitude(*spectra).mean(),
-            "complex": compressed_complex(*spectra).mean(),
-            "si_sdr": -heard(bounded_si_sdr(clean, estimate)),
-            "sdr": -heard(bounded_sdr(clean, estimate)),
-            "envelope": heard(envelope_distance(*spectra, self.bands)),
-            "pesq": heard(self.pesq(clean, estimate)),
-        }
-        total = sum(self.weights[name] * terms[name] for name in terms)
-        return total, terms
-
-    def _stft(self, signal):
-        spec = torch.stft(
-            signal,
-            512,
-            128,
-            window=self.window,
-            pad_mode="constant",
-            return_complex=True,
-        )
-        return torch.view_as_real(spec).transpose(1, 2)
+        everything = torch.ones_like(speech)
+        for name, term in terms.items():
+            heard = everything if name in SPECTRAL else speech
+            terms[name] = (term * heard).sum() / heard.sum().clamp_min(1)
+        return sum(self.weights[name] * terms[name] for name in terms), terms
 
 
 def load_and_grow(model, state):
-    """Load the weights of a model of as many layers or fewer.
+    """Load the state dict of a model of as many layers or fewer.
 
-    The last map of each further block begins with zeros, so that the model
-    begins as the same function.
-
-    Arguments
-    ---------
-    model : DBTransform
-        Of pre-norm blocks, ``norm_order: pre``.
-    state : dict
-        A state dict.
-
-    Raises
-    ------
-    RuntimeError
-        If the weights do not fit otherwise.
+    The last map of each further block begins with zeros, so that the model, a
+    ``DBTransform`` of pre-norm blocks, begins as the same function. A
+    RuntimeError tells of weights that do not fit otherwise.
     """
     given = model.state_dict()
     layers = {name.split(".")[1] for name in state if name[:7] == "blocks."}

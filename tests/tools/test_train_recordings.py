@@ -53,15 +53,33 @@ def test_sdr_saturates_and_si_sdr_does_not_see_the_level():
     torch.manual_seed(0)
     clean, noise = torch.randn(2, 1, 16000)
     noise -= (noise * clean).sum() / clean.square().sum() * clean
-    at_10 = tool.bounded_sdr(clean, clean + noise * 10**-0.5)
-    assert float(at_10) == pytest.approx(10, abs=0.1)
-    assert float(tool.bounded_sdr(clean, clean)) == pytest.approx(35, abs=1)
-    half = float(tool.bounded_sdr(clean, clean / 2))
-    assert half == pytest.approx(6.02, abs=0.1)
-    half = float(tool.bounded_si_sdr(clean, clean / 2))
-    assert half == pytest.approx(35, abs=1)
-    at_10 = tool.bounded_si_sdr(clean, (clean + noise * 10**-0.5) / 2)
-    assert float(at_10) == pytest.approx(10, abs=0.1)
+    noisy = clean + noise * 10**-0.5
+    for term, estimate, expected in (
+        (tool.negative_bounded_sdr, noisy, pytest.approx(-10, abs=0.1)),
+        (tool.negative_bounded_sdr, clean, pytest.approx(-35, abs=1)),
+        (tool.negative_bounded_sdr, clean / 2, pytest.approx(-6.02, abs=0.1)),
+        (tool.negative_bounded_si_sdr, clean / 2, pytest.approx(-35, abs=1)),
+        (tool.negative_bounded_si_sdr, noisy / 2, pytest.approx(-10, abs=0.1)),
+    ):
+        assert float(term(clean, estimate)) == expected
+
+
+def test_crops_without_speech_count_in_the_spectral_terms_alone():
+    noisy = 0.1 * torch.randn(2, 16000)
+    clean = torch.stack((0.5 * noisy[0], torch.zeros(16000)))
+    loss = tool.RecordingsLoss({"si_sdr": 0.0, "sdr": 2.0})
+    total, terms = loss(noisy, clean, 0.9 * noisy)
+    assert set(terms) == {"magnitude", "complex", "sdr", "envelope", "pesq"}
+    weighted = sum(loss.weights[name] * terms[name] for name in terms)
+    assert torch.equal(total, weighted)
+    first = loss(noisy[:1], clean[:1], 0.9 * noisy[:1])[1]
+    second = loss(noisy[1:], clean[1:], 0.9 * noisy[1:])[1]
+    for name, term in terms.items():
+        both = (first[name] + second[name]) / 2
+        expected = both if name in tool.SPECTRAL else first[name]
+        torch.testing.assert_close(term, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="'loudness'.*expected some of"):
+        tool.RecordingsLoss({"loudness": 1.0})
 
 
 @torch.no_grad()

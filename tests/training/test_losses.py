@@ -13,11 +13,10 @@ from dbtransform_lobes.models.waveform import (
 )
 from dbtransform_lobes.training.ema import weight_ema
 from dbtransform_lobes.training.losses import (
+    EnvelopeDistance,
     compressed_complex,
     compressed_magnitude,
-    envelope_distance,
     negative_si_sdr,
-    third_octave_bands,
     unit_rms_gain,
 )
 from tests.composition import composed
@@ -302,7 +301,9 @@ def test_envelope_distance_is_its_twin(frames):
     bands = torch.eye(9, 4, dtype=torch.float64)
     bands[5:, 3] = 1.0
     settings = {"frames": frames, "step": 3, "floor": 0.1}
-    got = envelope_distance(clean, estimate, bands, **settings)
+    term = EnvelopeDistance(16, 16000, **settings)
+    term.bands = bands
+    got = term(clean, estimate)
     twin = envelope_twin(*map(array, (clean, estimate, bands)), **settings)
     assert_twin(got, twin)
     other = {**settings, "floor": 0.2}
@@ -311,7 +312,7 @@ def test_envelope_distance_is_its_twin(frames):
 
 
 def test_third_octave_bands_follow_each_other_up_to_7_khz():
-    bands = third_octave_bands(512, 16000)
+    bands = EnvelopeDistance(512, 16000).bands
     assert bands.sum(1).max() == 1  # no bin is in two bands
     first = [int(column.nonzero()[0]) for column in bands.T]
     last = [int(column.nonzero()[-1]) for column in bands.T]
@@ -322,6 +323,5 @@ def test_third_octave_bands_follow_each_other_up_to_7_khz():
 def test_silence_gives_the_envelope_term_no_gradient():
     clean = torch.zeros(1, 60, 257, 2)
     estimate = (1e-3 * torch.randn(1, 60, 257, 2)).requires_grad_()
-    bands = third_octave_bands(512, 16000)
-    envelope_distance(clean, estimate, bands).sum().backward()
+    EnvelopeDistance(512, 16000)(clean, estimate).sum().backward()
     assert estimate.grad.abs().max() == 0

@@ -1,0 +1,129 @@
+"""A Brain whose runs go on exactly where they stopped."""
+
+import math
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.logger import get_logger
+
+from dbtransform_lobes.training.means import RunningMeans
+from dbtransform_lobes.training.ranks import gather_lists
+
+logger = get_logger(__name__)
+
+
+class ResumableBrain(sb.Brain):
+    """Resume amid an epoch, and leave out batches of a loss not finite.
+
+    A run that was stopped goes on with the next step, from the same data. A
+    bad batch makes no step; more than ``nonfinite_patience`` of them in an
+    epoch stop the run, which goes on after them. What is added to ``terms``,
+    see ``RunningMeans``, is of a whole epoch also after an interruption.
+
+    It needs a checkpointer, the hparams ``epoch_counter``, ``steps_per_epoch``
+    and ``batch_size`` (the crops of a step on all ranks), and before ``fit``
+    as ``train_sampler`` the ``EpochSampler`` of the training data.
+
+    Raises
+    ------
+    ValueError
+        If gradients would be clipped wrongly, or a run has to stop.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not self.max_grad_norm > 0:
+            raise ValueError(
+                f"max_grad_norm is {self.max_grad_norm}, expected a number "
+                "above 0 (a negative one turns gradients around); give 1e9 "
+                "for no clipping"
+            )
+        if self.remove_vector_weight_decay:
+            raise ValueError(
+                "remove_vector_weight_decay is set, but SpeechBrain clips the "
+                "first of its two groups of weights alone; leave it out"
+            )
+        self.bad_losses, self.train_sampler = 0, None
+        self.terms = RunningMeans()
+        self.checkpointer.add_recoverable(
+            "terms", self.terms, optional_load=True
+        )
+
+    def on_fit_start(self):
+        """Compile, wrap and resume; find the place in a broken epoch.
+
+        The steps done say where it is, so that the number of ranks, workers
+        and accumulated batches may have changed; a step that was not
+        complete is done again.
+        """
+        super().on_fit_start()
+        if self.step == 0:  # a new run, or the end of an epoch
+            return
+        finished = self.hparams.epoch_counter.current
+        done = self.optimizer_step - finished * self.hparams.steps_per_epoch
+        if not 0 <= done <= self.hparams.steps_per_epoch:
+            raise ValueError(
+                f"the checkpoint has {self.optimizer_step} steps and "
+                f"{finished} whole epochs, which are no epochs of "
+                f"{self.hparams.steps_per_epoch} steps: give the "
+                "steps_per_epoch that it was made with, or another "
+                "output_folder"
+            )
+        self.step = done * self.grad_accumulation_factor
+        self.train_sampler.skip(done * self.hparams.batch_size)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Begin the means of a stage; a broken epoch goes on with its own."""
+        if stage != sb.Stage.TRAIN or self.step == 0:
+            self.terms.clear()
+        self.bad_losses = 0
+
+    def are_finite(self, losses, names, stage):
+        """Tell whether losses (B,) are finite; name the files that have not.
+
+        Off training these are a ValueError.
+        """
+        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        bad = [names[i] for i in bad]
+        if bad and stage != sb.Stage.TRAIN:
+            raise ValueError(
+                f"the loss is not finite for {bad}: check these files "
+                "for NaN; the last checkpoint is intact"
+            )
+        if bad:
+            logger.warning(
+                "the loss is not finite for %s, so there is no step: check "
+                "these files for NaN or lower the learning rate; after more "
+                "than nonfinite_patience such batches the run stops",
+                bad,
+            )
+        return not bad
+
+    def check_loss_isfinite(self, loss):
+        """Note a bad loss; all ranks count it together, at their step."""
+        self.bad_losses += int(not torch.isfinite(loss))
+
+    def optimizers_step(self):
+        """Make a step, unless a gradient is not finite."""
+        parameters = self.modules.parameters()
+        # No clipping: the norm, which is the same on every rank.
+        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf)
+        if not torch.isfinite(norm):
+            self.nonfinite_count += any(gather_lists([self.bad_losses]))
+        self.bad_losses = 0
+        if self.scaler.is_enabled() or torch.isfinite(norm):
+            super().optimizers_step()
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer_step += 1  # which says where the data is
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Stop after too many bad batches."""
+        if should_step and self.nonfinite_count > self.nonfinite_patience:
+            self._save_intra_epoch_ckpt()  # its place is past them
+            raise ValueError(
+                f"the loss was not finite for {self.nonfinite_count} batches "
+                f"of this epoch, expected at most {self.nonfinite_patience} "
+                "(nonfinite_patience): check the files named above; the same "
+                "command goes on after them"
+            )

@@ -41,7 +41,6 @@ def compare_systems(
     conditions=None,
     plots=(),
     jobs=1,
-    progress=True,
     with_dnsmos=False,
 ):
     """Score folders of enhanced files and compare them with one of them.
@@ -50,9 +49,9 @@ def compare_systems(
     ---------
     clean : str or Path
         Folder of clean speech, searched to any depth; or a manifest, see
-        ``read_conditions``, with paths of clean files (relative to it), and
-        with SNR and noise if known. Where it has paths of noisy files, too,
-        enhanced files may have their names in place of the id.
+        ``read_conditions``, with paths of clean files (relative to it).
+        Where it has paths of noisy files, too, enhanced files may have their
+        names in place of the id.
     systems : dict
         Folder of enhanced (or noisy) files by the name of the system.
     output_folder : str or Path, optional
@@ -64,12 +63,8 @@ def compare_systems(
         SNR and noise of every file, see ``read_conditions``.
     plots : sequence of str
         Formats of the plots, of "png" and "pdf".
-    jobs : int
-        Number of processes.
-    progress : bool
-        Whether to show a progress bar on the standard error output.
-    with_dnsmos : bool
-        Whether to predict DNSMOS as well.
+    jobs, with_dnsmos
+        See ``evaluate_folders``.
 
     Returns
     -------
@@ -101,35 +96,40 @@ def compare_systems(
             f"the reference is {reference}, expected one of the systems "
             f"{', '.join(systems)}"
         )
+    configuration = {
+        "clean": str(clean),
+        "systems": {name: str(path) for name, path in systems.items()},
+        "reference": reference,
+        "conditions": None if conditions is None else str(conditions),
+    }
+    score = partial(score_files, jobs=jobs, with_dnsmos=with_dnsmos)
+    report, rows = _compare(clean, systems, reference, conditions, score)
+    report |= {"versions": package_versions(), "configuration": configuration}
+    if output_folder is not None:
+        _write(report, rows, Path(output_folder), plots)
+    return {**report, "rows": rows}
+
+
+def _compare(clean, systems, reference, conditions, score):
+    """Return what was found and the rows of all files."""
     clean_files, known, aliases = _read_clean(clean, conditions)
     estimates = _read_estimates(systems, clean_files, aliases)
-    score = partial(
-        score_files, jobs=jobs, progress=progress, with_dnsmos=with_dnsmos
-    )
     rows = _score_systems(clean_files, estimates, known, score)
-    report = {
-        **summarise_systems(rows, reference),
-        "without_clean": {
-            system: [name for name in files if name not in clean_files]
-            for system, files in estimates.items()
-        },
-        "versions": package_versions(),
-        "configuration": {
-            "clean": str(clean),
-            "systems": {name: str(path) for name, path in systems.items()},
-            "reference": reference,
-            "conditions": None if conditions is None else str(conditions),
-        },
+    without_clean = {
+        system: [name for name in files if name not in clean_files]
+        for system, files in estimates.items()
     }
-    if output_folder is not None:
-        folder = Path(output_folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "scores.csv", scores_text(rows))
-        write_json(folder / "comparison.json", report)
-        write_text(folder / "comparison.md", comparison_text(report))
-        for suffix in plots:
-            plot_comparison(report, folder, suffix)
-    return {**report, "rows": rows}
+    summary = summarise_systems(rows, reference)
+    return {**summary, "without_clean": without_clean}, rows
+
+
+def _write(report, rows, folder, plots):
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "scores.csv", scores_text(rows))
+    write_json(folder / "comparison.json", report)
+    write_text(folder / "comparison.md", comparison_text(report))
+    for suffix in plots:
+        plot_comparison(report, folder, suffix)
 
 
 def _read_clean(clean, conditions):
@@ -202,7 +202,7 @@ def _score_systems(clean_files, estimates, known, score):
 def summarise_systems(rows, reference):
     """Compare systems over the files that all of them have scored.
 
-    Rows are those of ``score_file`` with ``system`` and, if known,
+    Rows are those of ``score_files`` with ``system`` and, if known,
     ``snr_db`` and ``noise``; each system has the same files.
 
     Returns
@@ -215,15 +215,6 @@ def summarise_systems(rows, reference):
         ``snr_db`` or ``noise`` and the last three; whether the SNRs are the
         centres of ``snr_ranges``; ``silent`` (names) and ``left_out`` (by
         name and system, the reason).
-
-    Example
-    -------
-    >>> rows = [
-    ...     {"system": "a", "file": "x", "status": "silent", "reason": ""}
-    ... ]
-    >>> summary = summarise_systems(rows, "a")
-    >>> summary["num_compared"], summary["silent"]
-    (0, ['x'])
     """
     import pandas as pd
 

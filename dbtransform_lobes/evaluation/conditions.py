@@ -38,7 +38,9 @@ def read_conditions(path):
     conditions : dict
         By the name of the file (without an audio suffix), a dict of those
         of ``clean``, ``noisy`` (paths as given), ``snr_db`` (float) and
-        ``noise`` (see ``noise_type``) that are known.
+        ``noise`` that are known. The noise is a type: of the path of a file
+        its name up to the first underscore, or without one the folder it
+        lies in; "babble" of several paths with | between them.
 
     Raises
     ------
@@ -114,11 +116,11 @@ def _condition(row):
         value = next((row[name] for name in names if name in row), None)
         if value not in (None, ""):
             known[key] = str(value).strip()
-    name = without_suffix(known.pop("file", ""))
+    name = _without_suffix(known.pop("file", ""))
     if not name:
         raise ValueError("the name of the file is empty")
     if "noise" in known:
-        known["noise"] = noise_type(known["noise"])
+        known["noise"] = _noise_type(known["noise"])
     if "snr_db" in known:
         known["snr_db"] = float(known["snr_db"])
         if not math.isfinite(known["snr_db"]):
@@ -126,43 +128,19 @@ def _condition(row):
     return name, known
 
 
-def without_suffix(name):
-    """Return the name of an audio file without its suffix.
-
-    Example
-    -------
-    >>> without_suffix("a/b.wav"), without_suffix("snr_2.5")
-    ('a/b', 'snr_2.5')
-    """
+def _without_suffix(name):
+    """Return the name of an audio file without its suffix."""
     suffix = PurePosixPath(name).suffix
-    return name.removesuffix(suffix) if _is_audio(suffix) else name
+    is_audio = suffix.lower() in AUDIO_SUFFIXES
+    return name.removesuffix(suffix) if is_audio else name
 
 
-def _is_audio(suffix):
-    return suffix.lower() in AUDIO_SUFFIXES
-
-
-def noise_type(noise):
-    """Return the type of a noise by which files are grouped.
-
-    Arguments
-    ---------
-    noise : str
-        A type, which is returned as it is, or the path of a noise file:
-        its name up to the first underscore, or without one the folder it
-        lies in. Several paths with | between them are babble.
-
-    Example
-    -------
-    >>> noise_type("bus"), noise_type("DEMAND/bus/ch01.wav")
-    ('bus', 'bus')
-    >>> noise_type("noise/cafe_00.flac"), noise_type("a.wav|b.wav")
-    ('cafe', 'babble')
-    """
+def _noise_type(noise):
+    """Return the type of a noise, given itself or by paths of files."""
     if SEPARATOR in noise:
         return "babble"
     path = PurePosixPath(noise)
-    if not _is_audio(path.suffix):
+    if path.suffix.lower() not in AUDIO_SUFFIXES:
         return noise
     label, underscore, _ = path.stem.partition("_")
     if underscore and label:

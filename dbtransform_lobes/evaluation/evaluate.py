@@ -12,7 +12,11 @@ import soundfile
 from tqdm import tqdm
 
 from dbtransform_lobes.data.audio import find_audio
-from dbtransform_lobes.data.files import write_json, write_text
+from dbtransform_lobes.data.files import (
+    raise_problems,
+    write_json,
+    write_text,
+)
 from dbtransform_lobes.evaluation.dnsmos import check_installed, dnsmos
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,
@@ -30,16 +34,9 @@ SCORED, SILENT, FAILED = "scored", "silent", "failed"
 def list_audio(folder):
     """Return the .wav and .flac files of a folder, at any depth, by name.
 
-    A name is the path in the folder without suffix (``"a"``,
-    ``"speaker/a"``); the dict is sorted by it. A ValueError tells of a folder
-    that is missing, empty, or has two files of one name.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = (Path(folder) / "a.wav").write_bytes(b"")
-    ...     assert list(list_audio(folder)) == ["a"]
+    A name is the path in the folder without suffix (``"speaker/a"``); the
+    dict is sorted by it. A ValueError tells of a folder that is missing,
+    empty, or has two files of one name.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -65,31 +62,15 @@ def pair_files(clean_folder, estimate_folder):
     """Return (name, clean path, estimate path) of the files of two folders.
 
     They are paired by their names without suffix, and sorted by them; a
-    ValueError names all files without a partner.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = (Path(folder) / "a.wav").write_bytes(b"")
-    ...     assert pair_files(folder, folder)[0][0] == "a"
+    ValueError names files without a partner.
     """
     clean, estimate = list_audio(clean_folder), list_audio(estimate_folder)
-    problems = []
-    for folder, files, others in (
-        (clean_folder, clean, estimate),
-        (estimate_folder, estimate, clean),
-    ):
-        alone = [
-            path.name for name, path in files.items() if name not in others
-        ]
-        if alone:
-            problems.append(f"only in {folder}: {', '.join(alone)}")
-    if problems:
-        raise ValueError(
-            "every file needs a partner of the same name (the suffix may "
-            f"differ); {'; '.join(problems)}; add or remove these files"
-        )
+    alone = {**clean, **estimate}
+    raise_problems(
+        "every file needs a partner of the same name (the suffix may differ); "
+        "add or remove these files",
+        [str(alone[name]) for name in sorted(clean.keys() ^ estimate.keys())],
+    )
     return [(name, clean[name], estimate[name]) for name in clean]
 
 
@@ -104,19 +85,8 @@ def _read_mono(path):
     return signal[:, 0], sample_rate
 
 
-def score_file(name, clean_path, estimate_path, with_dnsmos=False):
-    """Score one file; whatever is wrong with it stands in the row.
-
-    The row is a dict of ``file`` (the name), ``status`` ("scored", "silent"
-    or "failed"), ``reason`` (empty if scored) and, if scored, one float for
-    each metric. Files have one channel at 16 kHz; without a clean path only
-    DNSMOS is predicted.
-
-    Example
-    -------
-    >>> row = score_file("a", Path("no_such.wav"), Path("no_such.wav"))
-    >>> assert row["status"] == "failed" and "no_such" in row["reason"]
-    """
+def _score_file(name, clean_path, estimate_path, with_dnsmos):
+    """Return the row of a file; whatever is wrong with it stands in it."""
     row = {"file": name, "status": SCORED, "reason": ""}
     try:
         estimate, rate = _read_mono(estimate_path)
@@ -139,48 +109,39 @@ def score_file(name, clean_path, estimate_path, with_dnsmos=False):
     return row
 
 
-def score_files(files, jobs=1, progress=True, with_dnsmos=False):
-    """Return the rows of ``score_file`` for a list of its arguments.
+def score_files(files, jobs=1, with_dnsmos=False):
+    """Score files in a number of worker processes; return a row for each.
 
-    Files are scored in a number of worker processes; one that crashes its
-    process has "failed" like any other. ``jobs`` below 1, or DNSMOS that is
+    Files are (name, clean path, path), of one channel at 16 kHz; without a
+    clean path only DNSMOS is predicted. A row is a dict of ``file`` (the
+    name), ``status`` ("scored", "silent" or "failed"), ``reason`` (empty if
+    scored) and, if scored, one float for each metric. A file that crashes its
+    process has failed like any other. ``jobs`` below 1, or DNSMOS that is
     wanted and not installed, is a ValueError.
 
     Example
     -------
-    >>> rows = score_files([("a", Path("a.wav"), Path("a.wav"))])
-    >>> assert rows[0]["status"] == "failed"
+    >>> [row] = score_files([("a", Path("no_such.wav"), Path("no_such.wav"))])
+    >>> assert row["status"] == "failed" and "no_such" in row["reason"]
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected a number of at least 1")
     if with_dnsmos:
         check_installed()
-    function = partial(score_file, with_dnsmos=with_dnsmos)
+    function = partial(_score_file, with_dnsmos=with_dnsmos)
     rows = {}
     for item, row, reason in tqdm(
         run_isolated(function, files, min(jobs, max(1, len(files)))),
         total=len(files),
         unit="file",
-        disable=not progress,
     ):
         failure = {"file": item[0], "status": FAILED, "reason": reason}
         rows[item] = failure if row is None else row
     return [rows[item] for item in files]
 
 
-def summarise(rows):
-    """Return the means over the scored files and the names of all others.
-
-    The dict has ``num_files``, ``num_scored``, ``means`` (metric to float;
-    None if no file was scored), ``silent`` (names) and ``failed`` (name to
-    reason).
-
-    Example
-    -------
-    >>> rows = [{"file": "a", "status": "silent", "reason": "no speech"}]
-    >>> summary = summarise(rows)
-    >>> assert summary["silent"] == ["a"] and summary["num_scored"] == 0
-    """
+def _summarise(rows):
+    """Return the means over the scored files and the names of all others."""
     of = {status: [] for status in (SCORED, SILENT, FAILED)}
     for row in rows:
         of[row["status"]].append(row)
@@ -197,25 +158,13 @@ def summarise(rows):
 
 
 def metric_names(rows):
-    """Return the metrics that rows hold, ``METRICS`` if none was scored.
-
-    Example
-    -------
-    >>> assert metric_names([{"file": "a", "status": "silent"}]) == METRICS
-    """
+    """Return the metrics that rows hold, ``METRICS`` if none was scored."""
     keys = dict.fromkeys(key for row in rows for key in row)
     return tuple(key for key in keys if key not in NO_METRICS) or METRICS
 
 
 def scores_text(rows):
-    """Return rows as csv, one a file, six decimals, with a header.
-
-    Example
-    -------
-    >>> row = {"file": "a", "status": "silent", "reason": "no speech"}
-    >>> scores_text([row]).splitlines()[1]
-    'a,silent,,,,,,,,,no speech'
-    """
+    """Return rows as csv, one a file, six decimals, with a header."""
     import pandas as pd
 
     metrics = list(metric_names(rows))
@@ -231,7 +180,6 @@ def evaluate_folders(
     estimate_folder,
     output_folder=None,
     jobs=1,
-    progress=True,
     with_dnsmos=False,
 ):
     """Score all files of a folder against their clean speech.
@@ -248,30 +196,29 @@ def evaluate_folders(
         written whole or not at all, older ones are replaced.
     jobs : int
         Number of processes.
-    progress : bool
-        Whether to show a progress bar on the standard error output.
     with_dnsmos : bool
         Whether to predict DNSMOS as well.
 
     Returns
     -------
     report : dict
-        All keys of ``scores.json``: those of ``summarise``, ``versions``
-        and the folders; besides them ``rows``.
+        All keys of ``scores.json``: ``num_files``, ``num_scored``, ``means``
+        (metric to float, None if no file was scored), ``silent`` (names),
+        ``failed`` (name to reason), ``versions`` and the folders; besides
+        them ``rows``, see ``score_files``.
 
     Raises
     ------
     ValueError
-        If a folder is missing or empty, a file has no partner, ``jobs`` is
-        below 1, or DNSMOS is wanted and not installed. A file that cannot be
-        scored does not raise.
+        If a folder is missing or empty, a file has no partner, or as
+        ``score_files``. A file that cannot be scored does not raise.
 
     Example
     -------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     soundfile.write(f"{folder}/a.wav", [0.0] * 16000, 16000)
-    ...     report = evaluate_folders(folder, folder, progress=False)
+    ...     report = evaluate_folders(folder, folder)
     >>> assert report["silent"] == ["a"] and report["failed"] == {}
     """
     folders = {"estimate_folder": str(estimate_folder)}
@@ -281,8 +228,8 @@ def evaluate_folders(
     else:
         folders = {"clean_folder": str(clean_folder), **folders}
         files = pair_files(clean_folder, estimate_folder)
-    rows = score_files(files, jobs, progress, with_dnsmos)
-    report = {**summarise(rows), "versions": package_versions(), **folders}
+    rows = score_files(files, jobs, with_dnsmos)
+    report = {**_summarise(rows), "versions": package_versions(), **folders}
     if output_folder is not None:
         folder = Path(output_folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,29 +12,19 @@ def intervals(table):
 
     The interval is mean +- t s / sqrt(n), with the standard deviation s
     (n - 1 in the denominator) and the 97.5 % quantile t of Student's
-    distribution of n - 1 degrees of freedom. Given differences of two
-    systems on the same files, it is the interval of the paired t-test.
+    distribution of n - 1 degrees of freedom (Student, "The probable error of
+    a mean", Biometrika 6(1), 1908). Given differences of two systems on the
+    same files, it is the interval of the paired t-test.
 
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        A row for each file, a column for each metric.
-
-    Returns
-    -------
-    estimates : dict
-        By column, ``mean``, ``low`` and ``high`` as floats; the limits are
-        None for one row, all three for none.
+    The table, of pandas, has a row for each file and a column for each
+    metric; returned are by column ``mean``, ``low`` and ``high`` as floats.
+    The limits are None for one row, all three for none.
 
     Example
     -------
     >>> import pandas as pd
-    >>> intervals(pd.DataFrame({"pesq": [1.0]}))
-    {'pesq': {'mean': 1.0, 'low': None, 'high': None}}
     >>> estimate = intervals(pd.DataFrame({"pesq": [1.0, 2.0, 3.0]}))["pesq"]
     >>> assert abs(estimate["high"] - 4.4841) < 1e-4
-
-    Reference: Student, "The probable error of a mean", Biometrika 6(1), 1908.
     """
     import pandas as pd
     from scipy.stats import t as student_t

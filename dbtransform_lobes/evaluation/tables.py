@@ -6,14 +6,10 @@ from dbtransform_lobes.evaluation.metrics import LABELS
 
 
 def markdown_table(header, rows):
-    """Return a Markdown table, with a line end after each line.
+    """Return a Markdown table of a title for each column and rows of cells.
 
-    Arguments
-    ---------
-    header : sequence of str
-        Titles of the columns; the first is aligned left, the others right.
-    rows : list of sequence
-        Cells, shown as text.
+    Cells are shown as text, those of the first column aligned left, others
+    right.
 
     Example
     -------
@@ -34,7 +30,7 @@ def markdown_table(header, rows):
 
 
 def comparison_text(report):
-    """Return a comparison, see ``compare_systems``, as Markdown.
+    """Return a report of ``compare_systems`` as Markdown.
 
     It has tables of means, of differences with their confidence intervals,
     by SNR and by noise, as far as there are any.
@@ -63,12 +59,6 @@ def group_labels(report, key):
     """Return the names of the groups of ``by_snr`` or ``by_noise``.
 
     An SNR may be the centre of a range of 5 dB.
-
-    Example
-    -------
-    >>> report = {"by_snr": [{"snr_db": 2.5}], "snr_ranges": True}
-    >>> group_labels(report, "by_snr")
-    ['0 to 5 dB']
     """
     if key == "by_noise":
         return [group["noise"] for group in report[key]]
@@ -116,13 +106,7 @@ def number(value, sign=""):
 
 
 def limits(estimate):
-    """Return the limits of an interval, "" where there is none.
-
-    Example
-    -------
-    >>> limits({"mean": 0.0, "low": -0.5, "high": 0.5})
-    '[-0.500, +0.500]'
-    """
+    """Return the limits of an interval as text, "" where there is none."""
     if estimate["low"] is None:
         return ""
     return f"[{estimate['low']:+.3f}, {estimate['high']:+.3f}]"

@@ -17,10 +17,7 @@ from dbtransform_lobes.evaluation.compare import (
     compare_systems,
     summarise_systems,
 )
-from dbtransform_lobes.evaluation.conditions import (
-    noise_type,
-    read_conditions,
-)
+from dbtransform_lobes.evaluation.conditions import read_conditions
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,
     pesq_wide_band,
@@ -72,7 +69,6 @@ def compared(folders, tmp_path_factory):
         {system: folders / system for system in GAINS},
         output,
         conditions=folders / "mixtures.csv",
-        progress=False,
     )
     return report, output
 
@@ -95,13 +91,6 @@ def test_interval_is_that_of_the_t_test(count):
     normal = 1.959964 * deviation / math.sqrt(count)
     assert abs(estimate["high"] - estimate["mean"] - normal) > 1e-3
     assert abs(deviation - np.std(values)) > 1e-3
-
-
-def test_intervals_cover_the_true_mean_as_often_as_they_say():
-    draws = pd.DataFrame(np.random.default_rng(0).standard_normal((8, 1000)))
-    estimates = intervals(draws).values()
-    covered = sum(e["low"] <= 0 <= e["high"] for e in estimates)
-    assert 930 <= covered <= 970
 
 
 @pytest.mark.parametrize(
@@ -159,19 +148,21 @@ def test_conditions_of_the_mix_command_and_of_voicebank(folders, tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("noise", "expected"),
-    [
-        ("living room", "living room"),
-        ("noise/cafe__coffee_00.flac", "cafe"),
-        ("DEMAND/TBUS/ch01.wav", "TBUS"),
-        ("youtube/_x.wav", "youtube"),
-        ("rain.wav", "rain"),
-        ("speech/a.wav|speech/b.wav", "babble"),
-    ],
-)
-def test_noise_types(noise, expected):
-    assert noise_type(noise) == expected
+def test_noises_go_by_their_type(tmp_path):
+    types = {
+        "living room": "living room",
+        "noise/cafe__coffee_00.flac": "cafe",
+        "DEMAND/TBUS/ch01.WAV": "TBUS",
+        "youtube/_x.wav": "youtube",
+        "rain.wav": "rain",
+        "speech/a.wav|speech/b.wav": "babble",
+    }
+    path = tmp_path / "conditions.csv"
+    lines = [f"snr_{n}.5,{noise}" for n, noise in enumerate(types)]
+    path.write_text("\n".join(["id,noise", *lines]))
+    assert read_conditions(path) == {
+        f"snr_{n}.5": {"noise": kind} for n, kind in enumerate(types.values())
+    }
 
 
 @pytest.mark.parametrize(
@@ -301,7 +292,6 @@ def test_files_that_one_system_lacks_are_left_out_of_all(folders, tmp_path):
     report = compare_systems(
         folders / "clean",
         {"noisy": folders / "noisy", "lacking": lacking},
-        progress=False,
     )
     assert report["num_compared"] == 2 and report["num_files"] == 4
     assert "no such file" in report["left_out"]["d"]["lacking"]
@@ -341,9 +331,7 @@ def test_a_manifest_names_clean_files_of_other_names(folders, tmp_path):
     manifest = tmp_path / "manifest.csv"
     clean = os.path.relpath(folders / "clean" / "c.wav", tmp_path)
     manifest.write_text(f"id,clean,snr\nnoisy_fileid_3,{clean},0\n")
-    report = compare_systems(
-        manifest, {"noisy": tmp_path / "out"}, progress=False
-    )
+    report = compare_systems(manifest, {"noisy": tmp_path / "out"})
     assert report["num_compared"] == 1 and report["by_snr"][0]["snr_db"] == 0
     assert report["differences"] == {}
     assert "Differences" not in comparison_text(report)
@@ -369,7 +357,7 @@ def test_a_manifest_of_a_recipe_knows_the_noisy_names(folders, tmp_path):
     manifest = tmp_path / "test.json"
     manifest.write_text(json.dumps({"3": entry}))
     systems = {name: tmp_path / name for name in ("noisy", "good")}
-    report = compare_systems(manifest, systems, progress=False)
+    report = compare_systems(manifest, systems)
     assert report["num_compared"] == 1 and report["left_out"] == {}
     assert report["by_snr"][0]["snr_db"] == 5.0
     assert report["without_clean"] == {"noisy": [], "good": []}
@@ -408,7 +396,7 @@ def test_a_failed_write_leaves_the_older_comparison(
     before = {path: path.read_bytes() for path in output.iterdir()}
     systems = {"poor": folders / "poor"}
     with full_disk:
-        compare_systems(folders / "clean", systems, output, progress=False)
+        compare_systems(folders / "clean", systems, output)
     assert {path: path.read_bytes() for path in output.iterdir()} == before
 
 

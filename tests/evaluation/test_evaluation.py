@@ -13,7 +13,6 @@ from dbtransform_lobes.evaluation import composite as measures
 from dbtransform_lobes.evaluation.evaluate import (
     evaluate_folders,
     pair_files,
-    summarise,
 )
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,
@@ -357,7 +356,7 @@ def spoil(folders):
 
 def test_folder_scores_are_those_of_the_files(folders, tmp_path):
     output = tmp_path / "new" / "scores"
-    report = evaluate_folders(*folders, output, progress=False)
+    report = evaluate_folders(*folders, output)
     assert report["num_scored"] == report["num_files"] == 3
     clean, _ = sf.read(folders[0] / "file_1.wav")
     noisy, _ = sf.read(folders[1] / "file_1.flac")
@@ -379,9 +378,9 @@ def test_folder_scores_are_those_of_the_files(folders, tmp_path):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_bad_files_are_named_and_the_rest_goes_on(folders, tmp_path, jobs):
-    good = evaluate_folders(*folders, progress=False)
+    good = evaluate_folders(*folders)
     spoil(folders)
-    report = evaluate_folders(*folders, tmp_path, jobs, progress=False)
+    report = evaluate_folders(*folders, tmp_path, jobs)
     assert report["silent"] == ["mute"]
     assert sorted(report["failed"]) == ["broken", "short", "stereo"]
     assert "equal lengths" in report["failed"]["short"]
@@ -395,18 +394,23 @@ def test_bad_files_are_named_and_the_rest_goes_on(folders, tmp_path, jobs):
     assert status["mute"] == "silent" and status["short"] == "failed"
 
 
-def test_nothing_is_written_without_an_output_folder(folders):
-    before = sorted(folders[0].parent.rglob("*"))
-    evaluate_folders(*folders, progress=False)
-    assert sorted(folders[0].parent.rglob("*")) == before
+def test_without_an_output_folder_nothing_is_written(folders, tmp_path):
+    """And without a scored file there are no means."""
+    for path in folders[1].iterdir():
+        path.write_bytes(b"no audio")
+    before = sorted(tmp_path.rglob("*"))
+    report = evaluate_folders(*folders)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert set(report["failed"]) == {"file_0", "file_1", "file_2"}
+    assert set(report["means"].values()) == {None}
 
 
 def test_a_failed_write_leaves_the_older_scores(folders, tmp_path, full_disk):
     output = tmp_path / "scores"
-    evaluate_folders(*folders, output, progress=False)
+    evaluate_folders(*folders, output)
     before = {path: path.read_bytes() for path in output.iterdir()}
     with full_disk:
-        evaluate_folders(*folders, output, progress=False)
+        evaluate_folders(*folders, output)
     assert {path: path.read_bytes() for path in output.iterdir()} == before
 
 
@@ -433,13 +437,6 @@ def test_impossible_folders_are_refused(folders, tmp_path):
     (folders[1] / "file_0.flac").touch()
     with pytest.raises(ValueError, match="file_0.flac and file_0.wav"):
         evaluate_folders(*folders)
-
-
-def test_summary_without_scored_files_has_no_means():
-    rows = [{"file": "a", "status": "failed", "reason": "why"}]
-    summary = summarise(rows)
-    assert summary["failed"] == {"a": "why"}
-    assert set(summary["means"].values()) == {None}
 
 
 def run_command(*arguments):

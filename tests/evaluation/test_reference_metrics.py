@@ -59,9 +59,7 @@ def test_noisy_metrics_equal_the_reference(tmp_path):
             sf.write(
                 tmp_path / name / f"{row['id']}.wav", signal, 16000, "PCM_16"
             )
-    report = evaluate_folders(
-        tmp_path / "clean", tmp_path / "noisy", progress=False
-    )
+    report = evaluate_folders(tmp_path / "clean", tmp_path / "noisy")
     rows = {row["file"]: row for row in report["rows"]}
     reference = read_table(folder / "test_mixtures_noisy_metrics.csv")
     assert len(reference) == report["num_scored"] == 60

@@ -34,24 +34,10 @@ def find_audio(
 ):
     """List the audio files below a folder, to any depth.
 
-    Hidden files and folders are left out. Other audio, folders that cannot be
-    read and links to folders are left out as well, but told.
-
-    Arguments
-    ---------
-    folder : str
-        Where to look.
-    suffixes : tuple of str
-        Of the files that are taken.
-    output : pathlib.Path, optional
-        A folder whose files are left out.
-    skipped : callable
-        Given the path of what is left out, and the reason.
-
-    Returns
-    -------
-    list of pathlib.Path
-        Sorted; links to nothing are among them.
+    Hidden files and folders and those of the folder ``output`` are left out.
+    So are other audio than that of ``suffixes``, folders that cannot be read
+    and links to folders: ``skipped`` is called with their path and the
+    reason. The list of pathlib.Path is sorted, links to nothing among them.
 
     Example
     -------
@@ -124,17 +110,8 @@ def for_soundfile(path):
 def open_audio(path):
     """Open a file, or a member of a shard (``x.tar#1024-2047``), to read.
 
-    Returns
-    -------
-    soundfile.SoundFile
-        With at least one sample.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not audio or has no samples.
+    The soundfile.SoundFile has at least one sample. FileNotFoundError if there
+    is no such file, ValueError if it is not audio or has no samples.
     """
     member = MEMBER.fullmatch(str(path))
     name = member[1] if member else path
@@ -235,16 +212,9 @@ def read_audio(path, start=0, frames=-1, sample_rate=16000):
 
 
 def write_audio(path, signal, sample_rate=16000):
-    """Write a 16-bit WAV under a temporary name, then rename it.
+    """Write a 16-bit WAV of samples (L,) within [-1, 1], whole or not at all.
 
-    Arguments
-    ---------
-    path : str
-        File to write; its folder must exist.
-    signal : numpy.ndarray
-        Samples (L,), within [-1, 1].
-    sample_rate : int
-        In Hz.
+    The folder of the file must exist.
     """
     with replacing(path) as temporary:
         sf.write(temporary, signal, sample_rate, subtype="PCM_16", format="WAV")

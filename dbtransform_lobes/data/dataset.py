@@ -66,39 +66,17 @@ def mix_dataset(
     depends on (seed, split, i) alone: the same call makes the same files,
     more hours only add files.
 
-    Arguments
-    ---------
-    recordings : str
-        A manifest csv or a folder, see `read_recordings`.
-    output : str
-        Folder of the data set; made when missing.
-    hours, valid_hours, test_hours : float
-        Length of the splits, in hours; 0 leaves a split out.
-    snrs : sequence of float
-        SNRs of training and validation, in dB.
-    test_snrs : sequence of float
-        SNRs of the test, in dB.
-    seed : int
-        Seed of all random choices.
-    babble : float
-        Probability that the noise is made of 4 to 10 other talkers.
-    force : bool
-        Replace what an earlier run with other settings wrote in ``output``.
+    ``recordings`` is a manifest csv or a folder, see `read_recordings`.
+    Lengths are in hours, 0 leaves a split out; SNRs are in dB, ``test_snrs``
+    those of the test. ``babble`` is the probability that the noise is made of
+    4 to 10 other talkers. With ``force``, what an earlier run with other
+    settings wrote in ``output`` is replaced.
 
-    Returns
-    -------
-    dict
-        What ``dataset.json`` holds: arguments, versions, files and hours per
-        split, sources and licences.
-
-    Raises
-    ------
-    FileNotFoundError
-        If recordings are missing.
-    ValueError
-        If an argument is out of range, a recording cannot be mixed, a split
-        has too few recordings, or ``output`` holds another data set. Nothing
-        is written then.
+    Returned is what ``dataset.json`` holds: arguments, versions, files and
+    hours per split, sources and licences. FileNotFoundError if recordings are
+    missing; ValueError if an argument is out of range, a recording cannot be
+    mixed, a split has too few recordings, or ``output`` holds another data
+    set. Nothing is written then.
 
     Example
     -------
@@ -117,45 +95,24 @@ def mix_dataset(
     _check_arguments(arguments)
     root = recordings_root(recordings)
     available = read_recordings(recordings)
-    read = cached_reader(root)
-    mixtures = draw_mixtures(available, root, arguments, read)
+    mixtures = draw_mixtures(available, root, arguments, cached_reader(root))
     used = {path for item in mixtures for path in (item.speech, *item.noise)}
-    recipe = {
-        "arguments": arguments,
-        **_collection_summary(
-            [r for r in available if relative_path(r.path, root) in used]
-        ),
-    }
+    used = [r for r in available if relative_path(r.path, root) in used]
+    recipe = {"arguments": arguments, **_collection_summary(used)}
     return _write_dataset(mixtures, Path(output), "", recipe, root, force)
 
 
 def mix_testset(mixtures, recordings, output, force=False):
     """Build the test set that a csv of mixtures prescribes.
 
-    Arguments
-    ---------
-    mixtures : str
-        A csv with the columns id, speech, noise, noise_offset_s, snr_db;
-        its paths are relative to the recordings.
-    recordings : str
-        The manifest csv of the recordings, or their folder.
-    output : str
-        Folder that gets ``clean_testset_wav`` and ``noisy_testset_wav``.
-    force : bool
-        Replace another such test set in ``output``.
+    The csv has the columns id, speech, noise, noise_offset_s, snr_db; its
+    paths are relative to ``recordings``, a manifest csv or a folder. The
+    folder ``output`` gets ``clean_testset_wav`` and ``noisy_testset_wav``;
+    with ``force``, another such test set there is replaced.
 
-    Returns
-    -------
-    dict
-        What ``test_dataset.json`` holds.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the csv is missing.
-    ValueError
-        If a row is wrong, a recording cannot be mixed, or ``output`` holds
-        another test set. Nothing is written then.
+    Returned is what ``test_dataset.json`` holds. FileNotFoundError if the csv
+    is missing; ValueError if a row is wrong, a recording cannot be mixed, or
+    ``output`` holds another test set. Nothing is written then.
 
     Example
     -------

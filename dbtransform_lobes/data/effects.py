@@ -114,29 +114,8 @@ def reverberate(signal, rir, early_ms=50.0, sample_rate=16000):
         reverberant[n] = sum_{k >= 0} h[k] s[n - k]
         target[n] = sum_{0 <= k < E} h[k] s[n - k]
 
-    Arguments
-    ---------
-    signal : numpy.ndarray
-        Dry speech (L,).
-    rir : numpy.ndarray
-        Impulse response (R,).
-    early_ms : float | None
-        Reflections up to here, in ms after the direct path, belong to the
-        target; None keeps all of them.
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    reverberant : numpy.ndarray
-        Samples (L,).
-    target : numpy.ndarray
-        Samples (L,).
-
-    Raises
-    ------
-    ValueError
-        If the response is silent.
+    Returned are these two, (L,) each; None keeps all reflections in the
+    target. A silent response (R,) is a ValueError.
 
     Example
     -------
@@ -199,28 +178,10 @@ def limit_band(signal, low, high, sample_rate=16000):
 def transcode(signal, codec, level=0.8, sample_rate=16000):
     """Encode and decode; the result is neither delayed nor longer.
 
-    Arguments
-    ---------
-    signal : numpy.ndarray
-        Samples (L,), not silent; its level does not matter, it is coded with
-        a peak of 0.9.
-    codec : str
-        "mu-law" (8 bits, the continuous law of ITU-T G.711), "vorbis" or
-        "mp3" (variable rate).
-    level : float
-        Compression of vorbis and mp3, 0 (best) to 1 (smallest).
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    numpy.ndarray
-        Samples (L,).
-
-    Raises
-    ------
-    ValueError
-        If the codec is unknown.
+    The level of the signal, which is not silent, does not matter: it is coded
+    with a peak of 0.9. The codec is "mu-law" (8 bits, the continuous law of
+    ITU-T G.711), "vorbis" or "mp3" (variable rate), any other a ValueError;
+    ``level`` is the compression of the latter two, 0 (best) to 1 (smallest).
 
     Example
     -------

@@ -64,13 +64,7 @@ def fingerprint(paths):
 
 
 def read_text(path):
-    """Read a text file in UTF-8, with a byte order mark or without.
-
-    Raises
-    ------
-    ValueError
-        If it is in another encoding.
-    """
+    """Read a text file in UTF-8; in another encoding it is a ValueError."""
     try:  # spreadsheets begin the file with a byte order mark
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -184,23 +178,10 @@ def existing_folder(folder, content):
 def check_output_folder(target, files, content, force):
     """Refuse to replace what the user did not mean to replace.
 
-    Arguments
-    ---------
-    target : pathlib.Path
-        Folder that is to be written.
-    files : sequence of str
-        Names that an earlier one may hold.
-    content : str
-        What these are, for the message.
-    force : bool
-        Whether an earlier one may be replaced.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder around it is missing.
-    ValueError
-        If it is no folder, holds other files, or exists without force.
+    ``files`` are the names that an earlier folder may hold, ``content`` is
+    what these are, for the message. FileNotFoundError if the folder around it
+    is missing; ValueError if it is no folder, holds other files, or exists
+    without ``force``.
     """
     if not target.parent.is_dir():
         raise FileNotFoundError(

@@ -14,25 +14,11 @@ FRAMES = re.compile(r"\b(?:Frames|Cols) *: (\d+)")
 SPHERE_FRAMES = re.compile(r"NIST_1A\n.*?\nsample_count -i (\d+)\n", re.DOTALL)
 
 
-def data_chunks(path):
-    """List the data chunks of a WAV file.
+def _data_chunks(path):
+    """List the data chunks of a WAV file; of no other than WAV, RF64, RIFX.
 
-    Arguments
-    ---------
-    path : str
-        A file of any kind.
-
-    Returns
-    -------
-    list of (int, int)
-        Bytes that the header of each promises and bytes that follow it in
-        the file, none if that are whole chunks up to its end; empty for other
-        files than WAV, RF64 and RIFX.
-
-    Example
-    -------
-    >>> data_chunks(__file__)
-    []
+    They are pairs of the bytes that the header promises and those that follow
+    it in the file, none if that are whole chunks up to its end.
     """
     found = []
     with open(path, "rb") as file:
@@ -65,7 +51,7 @@ def wav_fault(path):
     >>> wav_fault(__file__)
     ''
     """
-    chunks = data_chunks(path)
+    chunks = _data_chunks(path)
     if len(chunks) > 1:
         why = f"it has {len(chunks)} data chunks, expected one"
     elif chunks and chunks[0][0] == 0 and chunks[0][1] > 0:
@@ -94,22 +80,11 @@ def mending(path):
 def promised_frames(path, frames, log=""):
     """Return the samples that the header of a file promises.
 
-    Arguments
-    ---------
-    path : str
-        A file of any kind.
-    frames : int
-        Samples that can be read, the answer if nothing is missing.
-    log : str
-        What libsndfile says of it (``SoundFile.extra_info``); read for other
-        formats than WAV and NIST SPHERE.
-
-    Returns
-    -------
-    int
-        Exact for WAV and SPHERE, else within some samples.
+    ``frames`` are those that can be read, the answer if nothing is missing,
+    ``log`` is what libsndfile says of it (``SoundFile.extra_info``). It is
+    exact for WAV and NIST SPHERE, else within some samples.
     """
-    chunks = data_chunks(path) or [
+    chunks = _data_chunks(path) or [
         tuple(map(int, sizes)) for sizes in CUT_CHUNK.findall(log)
     ]
     with open(path, encoding="latin-1", newline="") as file:

@@ -81,25 +81,9 @@ def mix(speech, noise, snr_db):
     """Mix speech and noise of the same length at a given SNR.
 
     The speech is scaled to an RMS of ``LEVEL_DBFS``, the noise to the SNR,
-    and both are summed; if the sum exceeds ``PEAK``, clean and noisy are
-    scaled down together.
-
-    Arguments
-    ---------
-    speech, noise : numpy.ndarray
-        Samples (L,), see `wrap_noise`.
-    snr_db : float
-        Signal-to-noise ratio, in dB.
-
-    Returns
-    -------
-    clean, noisy : numpy.ndarray
-        The target and the mixture (L,), float64.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ, or speech or noise is silent.
+    and both are summed; if the sum exceeds ``PEAK``, clean and noisy, which
+    are returned, are scaled down together. ValueError if the lengths differ,
+    or speech or noise is silent.
 
     Example
     -------

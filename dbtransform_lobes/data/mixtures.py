@@ -37,33 +37,15 @@ MAX_DRAWS = 50
 
 @dataclass(frozen=True)
 class Mixture:
-    """One item of a data set; paths are relative to the recordings.
+    """One item of a data set; paths are relative to the recordings."""
 
-    Arguments
-    ---------
-    file : str
-        Name of the clean and of the noisy file.
-    split : str
-        "train", "valid" or "test".
-    speech : str
-        Path of the speech.
-    noise : tuple of str
-        Path of the noise; two or more (babble) are levelled and summed.
-    offset : tuple of int
-        First sample of every noise, at 16 kHz.
-    snr_db : float
-        Signal-to-noise ratio, in dB.
-    seed : str
-        Seed it was drawn from, "" when it was given.
-    """
-
-    file: str
-    split: str
+    file: str  # name of the clean and of the noisy file
+    split: str  # "train", "valid" or "test"
     speech: str
-    noise: tuple
-    offset: tuple
+    noise: tuple  # paths; two or more (babble) are levelled and summed
+    offset: tuple  # first sample of every noise, at 16 kHz
     snr_db: float
-    seed: str = ""
+    seed: str = ""  # that it was drawn from, "" when it was given
 
 
 def render(mixture, read):
@@ -97,13 +79,8 @@ def read_test_mixtures(path):
     """Read a csv of fixed test mixtures, a list of Mixture in its order.
 
     Its columns are ``TEST_COLUMNS``; files are named ``<id>.wav``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If columns are missing or values are wrong.
+    FileNotFoundError if there is no such file, ValueError if columns are
+    missing or values are wrong.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such csv of mixtures")

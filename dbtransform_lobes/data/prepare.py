@@ -6,6 +6,7 @@ never silently: the reasons stand in the report of the preparation.
 
 import hashlib
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,99 +45,67 @@ def flaw(signal, speech=True):
     return ""
 
 
-def check_file(path, kind, sample_rate):
-    """Read a file and say what is wrong with it.
-
-    Arguments
-    ---------
-    path : str
-        Audio file.
-    kind : str
-        "speech", "noise" or "rir".
-    sample_rate : int
-        Lowest rate that is accepted, in Hz.
-
-    Returns
-    -------
-    frames, rate : int
-        Samples and rate in Hz of the file, 0 if it is unfit.
-    problem : str
-        "" if it is fit; otherwise what was expected and given.
-
-    Example
-    -------
-    >>> check_file("nothing.wav", "speech", 16000)[2]
-    'unreadable: nothing.wav: there is no such file'
-    """
-    shortest = MIN_SECONDS[kind]
+def _check_file(row, sample_rate):
+    """Return the row of a file with frames and rate, and why it is unfit."""
+    path, kind = row["path"], row["kind"]
     try:
         info = audio_info(path)
-        frames, rate = info.frames, info.samplerate
-        if rate < sample_rate:
-            problem = f"rate: {rate} Hz, expected {sample_rate} or more"
-        elif info.channels != 1:
-            problem = f"channels: {info.channels}, expected 1"
-        elif frames < shortest * rate:
-            seconds = frames / rate
-            problem = (
-                f"too short: {seconds:.3f} s, expected {shortest:g} or more"
-            )
-        else:
-            signal = read_audio(path, sample_rate=rate)
-            problem = flaw(signal, kind == "speech")
+        seconds, shortest = info.frames / info.samplerate, MIN_SECONDS[kind]
+        known = {"frames": info.frames, "sample_rate": info.samplerate}
+        row = {**row, **known}
+        if info.samplerate < sample_rate:
+            problem = f"rate: {info.samplerate} Hz, expected {sample_rate}"
+            return row, f"{problem} or more"
+        if info.channels != 1:
+            return row, f"channels: {info.channels}, expected 1"
+        if seconds < shortest:
+            problem = f"too short: {seconds:.3f} s, expected {shortest:g}"
+            return row, f"{problem} or more"
+        signal = read_audio(path, sample_rate=info.samplerate)
     except (ValueError, OSError) as error:
-        problem = f"unreadable: {error}"
-    return (0, 0, problem) if problem else (frames, rate, "")
-
-
-def _check_row(task):
-    row, sample_rate = task
-    return check_file(row["path"], row["kind"], sample_rate)
+        return row, f"unreadable: {error}"
+    return row, flaw(signal, kind == "speech")
 
 
 def measure(rows, sample_rate=16000, jobs=1):
     """Check all files of a corpus, in some processes.
 
-    Arguments
-    ---------
-    rows : list of dict
-        With ``path`` and ``kind``.
-    sample_rate : int
-        Lowest rate that is accepted, in Hz.
-    jobs : int
-        Processes.
-
-    Returns
-    -------
-    fit : list of dict
-        The rows of fit files, with ``frames`` and ``sample_rate``.
-    problems : dict
-        Path of each unfit file to the reason.
-    """
-    tasks = [(row, sample_rate) for row in rows]
-    results = parallel_map(_check_row, tasks, jobs, chunksize=64)
-    bar = tqdm(results, total=len(rows), desc="checking", unit="file")
-    fit, problems = [], {}
-    for row, (frames, rate, problem) in zip(rows, bar, strict=True):
-        if problem:
-            problems[row["path"]] = problem
-        else:
-            fit.append({**row, "frames": frames, "sample_rate": rate})
-    return fit, problems
-
-
-def held_out(names, fraction):
-    """Choose a fraction of the names (0 to 1), at least one, by their hash.
-
-    More names hardly change the choice. ValueError if there are fewer than
-    two names.
+    Rows are dicts with ``path`` and ``kind``; ``sample_rate`` is the lowest
+    rate that is accepted, in Hz. Returned are the rows of fit files, with
+    ``frames`` and ``sample_rate``, and a dict of each unfit file to what was
+    expected and given.
 
     Example
     -------
-    >>> len(held_out(["anna", "ben", "carl"], 0.01))
-    1
+    >>> measure([{"path": "nothing.wav", "kind": "speech"}])
+    ([], {'nothing.wav': 'unreadable: nothing.wav: there is no such file'})
     """
-    names = sorted(set(names))
+    check = partial(_check_file, sample_rate=sample_rate)
+    results = parallel_map(check, rows, jobs, chunksize=64)
+    fit, problems = [], {}
+    for row, problem in tqdm(results, "checking", len(rows), unit="file"):
+        if problem:
+            problems[row["path"]] = problem
+        else:
+            fit.append(row)
+    return fit, problems
+
+
+def hold_out(rows, key, fraction):
+    """Set ``split`` of rows: valid for a fraction of their names, else train.
+
+    Of the names of ``key``, such as "speaker", at least one is held out, by
+    their hash, so that more names hardly change the choice. ValueError if
+    there are fewer than two.
+
+    Example
+    -------
+    >>> rows = [{"speaker": name} for name in ("anna", "ben", "carl")]
+    >>> hold_out(rows, "speaker", 0.01)
+    >>> sorted(row["split"] for row in rows)
+    ['train', 'train', 'valid']
+    """
+    names = sorted({row[key] for row in rows})
     if len(names) < 2 or not 0 < fraction < 1:
         raise ValueError(
             f"a fraction of {fraction} of {', '.join(names) or 'nothing'} is "
@@ -145,13 +114,14 @@ def held_out(names, fraction):
         )
     count = min(max(round(fraction * len(names)), 1), len(names) - 1)
     names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    return set(names[:count])
+    for row in rows:
+        row["split"] = "valid" if row[key] in names[:count] else "train"
 
 
 def summary(rows, problems):
     """Count files, speakers, hours and rates of each source, and reasons.
 
-    Takes what ``measure`` returns, the rows with ``source`` and ``speaker``.
+    Takes what ``measure`` returns, of rows with ``source`` and ``speaker``.
 
     Example
     -------

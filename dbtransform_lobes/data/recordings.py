@@ -20,33 +20,15 @@ COLUMNS = ("path", "kind", "speaker", "split")
 
 @dataclass(frozen=True)
 class Recording:
-    """One audio file of a collection.
-
-    Arguments
-    ---------
-    path : str
-        Where the file is.
-    kind : str
-        "speech", "noise" or "rir" (room impulse response).
-    speaker : str
-        Who speaks; for noise, its type.
-    split : str
-        "train", "valid" or "test".
-    seconds : float
-        Duration.
-    licence : str
-        Licence of the recording, "" when not known.
-    source : str
-        Corpus it comes from, "" when not known.
-    """
+    """One audio file of a collection; "" is a licence or source not known."""
 
     path: str
-    kind: str
-    speaker: str
-    split: str
+    kind: str  # "speech", "noise" or "rir" (room impulse response)
+    speaker: str  # who speaks; for noise, its type
+    split: str  # "train", "valid" or "test"
     seconds: float
     licence: str
-    source: str = ""
+    source: str = ""  # the corpus
 
 
 def recordings_root(source):
@@ -76,27 +58,10 @@ def read_recordings(source, split=None, kind=None):
     for 0.8 of the speakers, valid and test for 0.1), so that no speaker is in
     two splits and new files move no old ones.
 
-    Arguments
-    ---------
-    source : str
-        Path of a manifest csv, or of a folder.
-    split : str, optional
-        Only this split: "train", "valid" or "test".
-    kind : str, optional
-        Only this kind: "speech", "noise" or "rir".
-
-    Returns
-    -------
-    list of Recording
-        Sorted by path.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the source is missing.
-    ValueError
-        If files are missing or unreadable (one error for all of them), the
-        manifest has a wrong column or value, or nothing is left.
+    Only those of a split and of a kind may be wanted. The list of Recording
+    is sorted by path. FileNotFoundError if the source is missing; ValueError
+    if files are missing or unreadable (one error for all of them), the
+    manifest has a wrong column or value, or nothing is left.
 
     Example
     -------

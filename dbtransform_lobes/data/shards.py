@@ -41,19 +41,8 @@ def shard_order(paths, rng):
 
     With N shards of equal size, position p of the order lies in the same
     shard as p + N. Ranks take every W-th position: where W divides N, no two
-    ranks read the same shard, and yet the order does not depend on W.
-
-    Arguments
-    ---------
-    paths : list of str
-        Where the recordings are; without shards, the order is simply random.
-    rng : numpy.random.Generator
-        Source of the order.
-
-    Returns
-    -------
-    numpy.ndarray
-        Every index once.
+    ranks read the same shard, and yet the order does not depend on W. Without
+    shards, it is simply random. It is an array of every index of the paths.
 
     Example
     -------
@@ -102,18 +91,15 @@ def write_shards(
     force : bool
         Replace shards of other recordings or settings.
 
-    Returns
-    -------
-    dict
-        ``shards`` and ``samples`` (numbers), ``kept`` (shards of an earlier
-        run) and ``failed`` (path to reason) of recordings left out.
+    Returned are the numbers of ``shards``, of ``samples`` and ``kept``, the
+    shards of an earlier run, and ``failed`` (path to reason) of recordings
+    left out. ValueError if an argument is out of range or ``output`` holds
+    other shards; OSError if writing fails, as on a full disk: whole shards
+    remain.
 
-    Raises
-    ------
-    ValueError
-        If an argument is out of range or ``output`` holds other shards.
-    OSError
-        If writing fails, as on a full disk; whole shards remain.
+    Example
+    -------
+    >>> write_shards("recordings", "shards", samples=500)  # doctest: +SKIP
     """
     if samples < 1 or jobs < 1 or sample_rate < 1:
         raise ValueError(

@@ -30,16 +30,13 @@ CLEAN_SNR_DB = (25.0, 45.0)
 FADE_SECONDS = 0.01
 
 
-def is_pause(signal):
+def _is_pause(signal):
     """Tell whether a crop of a signal levelled to -26 dBFS is a pause."""
     return rms(signal) < 10 ** (PAUSE_DBFS / 20)
 
 
-def add_noise(speech, noise, snr_db, rng):
-    """Add noise at an SNR drawn from a range; None keeps that of the signals.
-
-    Silent speech or noise is added as it is.
-    """
+def _add_noise(speech, noise, snr_db, rng):
+    """Add noise at an SNR of a range; silence, and with None all, as it is."""
     if snr_db is not None and rms(speech) > 0 and rms(noise) > 0:
         noise = scale_noise_to_snr(speech, noise, rng.uniform(*snr_db))
     return speech + noise
@@ -201,7 +198,7 @@ class Recordings:
             wet, clean = self._in_room(clean, rng, self.early_ms)
         nearly_clean = rng.random() < self.clean_share
         snr_db = CLEAN_SNR_DB if nearly_clean else self.snr_db
-        noisy = add_noise(wet, noise, snr_db, rng)
+        noisy = _add_noise(wet, noise, snr_db, rng)
         return first.path, *self._channel(clean, noisy, rng)
 
     def _piece(self, recording, length, rng, speed=1.0):
@@ -226,7 +223,7 @@ class Recordings:
             clean = self._piece(first, length, rng, speed)
             if len(clean) < length or rng.random() < 0.5:
                 clean = self._append(clean, first, length, rng, speed)
-            if not is_pause(clean):
+            if not _is_pause(clean):
                 break
         if rng.random() < self.speech_filter:
             clean = effects.random_filter(
@@ -390,9 +387,9 @@ class Pairs:
         for _ in range(ATTEMPTS):
             start = int(rng.integers(max(total - length, 0) + 1))
             clean = read_audio(clean_path, start, length, self.sample_rate)
-            if not is_pause(clean):
+            if not _is_pause(clean):
                 break
         noisy = read_audio(noisy_path, start, length, self.sample_rate)
-        noisy = add_noise(clean, noisy - clean, self.snr_db, rng)
+        noisy = _add_noise(clean, noisy - clean, self.snr_db, rng)
         pad = (0, length - len(clean))
         return name, np.pad(clean, pad), np.pad(noisy, pad)

@@ -66,19 +66,12 @@ def compare_systems(
     jobs, with_dnsmos
         See ``evaluate_folders``.
 
-    Returns
-    -------
-    report : dict
-        All keys of ``comparison.json``: those of ``summarise_systems``,
-        ``without_clean`` (names of files by system), ``versions`` and
-        ``configuration``; besides them ``rows``.
-
-    Raises
-    ------
-    ValueError
-        If a folder is missing, empty or holds none of the files, the
-        conditions lack a file, or an argument is out of range. A file that
-        cannot be scored does not raise.
+    Returned are the keys of ``comparison.json``: those of
+    ``summarise_systems``, ``without_clean`` (names of files by system),
+    ``versions`` and ``configuration``; besides them ``rows``. ValueError if a
+    folder is missing, empty or holds none of the files, the conditions lack a
+    file, or an argument is out of range. A file that cannot be scored does
+    not raise.
 
     Example
     -------

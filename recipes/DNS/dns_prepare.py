@@ -5,7 +5,18 @@ Challenge", 2020, arXiv:2005.13981; its later editions have the same folders,
 at 48 kHz and with the ending ``_fullband``. There are no transcripts and no
 download: get the data with the scripts of
 https://github.com/microsoft/DNS-Challenge and pass their folder as
-``data_folder``.
+``data_folder``. In it or in its folder ``datasets`` or ``datasets_fullband``
+are looked for: ``clean`` (or ``clean_fullband``) with a folder for each
+language or corpus, ``noise`` (or ``noise_fullband``), ``impulse_responses``
+and ``test_set/synthetic``. The folder of the manifests gets
+
+- ``manifest.csv``: speech (its source is the language), noise and impulse
+  responses of the splits train and valid; no speaker is in both;
+- ``valid.json``: mixtures of held-out speech and noise, drawn once;
+- ``test_no_reverb.json``, ``test_with_reverb.json``: where there is such a
+  test set, its pairs;
+- ``dns_prepare.json``: the settings, what was found, which files are unfit
+  and why, which speakers were refused.
 """
 
 import re
@@ -24,7 +35,7 @@ from dbtransform_lobes.data.mixtures import SAMPLE_RATE
 from dbtransform_lobes.data.prepare import (
     MANIFEST_COLUMNS,
     copy_at_rate,
-    held_out,
+    hold_out,
     measure,
     mix_validation,
     pair_entry,
@@ -61,57 +72,27 @@ def prepare_dns(
     seed=0,
     skip_prep=False,
 ):
-    """Write the manifests of the training, validation and test data.
-
-    In ``data_folder`` or its folder ``datasets`` or ``datasets_fullband`` are
-    looked for: ``clean`` (or ``clean_fullband``) with a folder for each
-    language or corpus, ``noise`` (or ``noise_fullband``),
-    ``impulse_responses`` and ``test_set/synthetic``. ``save_folder`` gets
-
-    - ``manifest.csv``: speech (its source is the language), noise and impulse
-      responses of the splits train and valid; no speaker is in both;
-    - ``valid.json``: mixtures of held-out speech and noise, drawn once;
-    - ``test_no_reverb.json``, ``test_with_reverb.json``: where there is such
-      a test set, its pairs;
-    - ``dns_prepare.json``: the settings, what was found, which files are
-      unfit and why, which speakers were refused.
+    """Write the manifests of training, validation and test, see the module.
 
     A second call with the same arguments and the same data does nothing.
+    Returned is what ``dns_prepare.json`` holds. FileNotFoundError if
+    ``data_folder`` is missing; ValueError if there is no speech or no noise,
+    or a test pair is incomplete.
 
     Arguments
     ---------
-    data_folder : str
-        Folder of the challenge.
-    save_folder : str
-        Folder of the manifests.
+    data_folder, save_folder : str
+        Folder of the challenge, and of the manifests.
     valid_fraction : float
         Share of the speakers and of the noise files held out.
     valid_hours : float
         Length of the validation set.
     sample_rate : int
         16000; files below this rate are unfit, those above are resampled.
-    jobs : int
-        Processes that read the files.
-    seed : int
-        Of the validation set.
+    jobs, seed : int
+        Processes that read the files, and seed of the validation set.
     skip_prep : bool
-        Do nothing.
-
-    Returns
-    -------
-    dict
-        What ``dns_prepare.json`` holds; empty with ``skip_prep``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If ``data_folder`` is missing.
-    ValueError
-        If there is no speech or no noise, or a test pair is incomplete.
-
-    Example
-    -------
-    >>> prepare_dns("DNS-Challenge", "save")  # doctest: +SKIP
+        Do nothing, return an empty dict.
     """
     if skip_prep:
         return {}
@@ -121,42 +102,44 @@ def prepare_dns(
             "the validation mixtures and test sets"
         )
     save_folder = Path(save_folder)
-    rows = find_recordings(data_folder)
-    pairs = find_test_pairs(data_folder)
-    paths = [row["path"] for row in rows]
-    paths += [
-        path for items in pairs.values() for item in items for path in item[1:]
-    ]
+    rows, tests = find_recordings(data_folder), find_test_pairs(data_folder)
     settings = {
         "data_folder": str(Path(data_folder).resolve()),
         "valid_fraction": valid_fraction,
         "valid_hours": valid_hours,
         "sample_rate": sample_rate,
         "seed": seed,
-        "files_sha256": fingerprint(paths),
+        "files_sha256": fingerprint(_paths(rows, tests)),
     }
     old = read_record(save_folder / RECORD_NAME)
     if all(old.get(key) == value for key, value in settings.items()):
         return old
-    refused = {row["path"] for row in rows if _is_refused(row)}
-    kept, problems = measure(
-        [row for row in rows if row["path"] not in refused], sample_rate, jobs
-    )
-    _set_splits(kept, valid_fraction, data_folder)
-    save_folder.mkdir(parents=True, exist_ok=True)
-    write_table(save_folder / "manifest.csv", MANIFEST_COLUMNS, kept)
-    mix_validation(save_folder, valid_hours, VALID_SNRS, seed)
-    for name, items in pairs.items():
-        _write_test(save_folder, name, items, sample_rate)
-    record = {
-        **settings,
-        **summary(kept, problems),
-        "test_sets": {name: len(items) for name, items in pairs.items()},
-        "refused": sorted(refused),
-        "problems": problems,
-    }
+    found = _write_training(save_folder, rows, settings, jobs)
+    for name, pairs in tests.items():
+        _write_test(save_folder, name, pairs, sample_rate)
+    sizes = {name: len(pairs) for name, pairs in tests.items()}
+    record = {**settings, **found, "test_sets": sizes}
     write_json(save_folder / RECORD_NAME, record)
     return record
+
+
+def _paths(rows, tests):
+    pairs = [pair for pairs in tests.values() for _, *pair in pairs]
+    return [row["path"] for row in rows] + [p for pair in pairs for p in pair]
+
+
+def _write_training(save_folder, rows, settings, jobs):
+    """Write manifest.csv and valid.json; return what was found and left out."""
+    refused = sorted(row["path"] for row in rows if _is_refused(row))
+    rows = [row for row in rows if row["path"] not in refused]
+    kept, problems = measure(rows, settings["sample_rate"], jobs)
+    _set_splits(kept, settings)
+    save_folder.mkdir(parents=True, exist_ok=True)
+    write_table(save_folder / "manifest.csv", MANIFEST_COLUMNS, kept)
+    hours, seed = settings["valid_hours"], settings["seed"]
+    mix_validation(save_folder, hours, VALID_SNRS, seed)
+    found = summary(kept, problems)
+    return {**found, "refused": refused, "problems": problems}
 
 
 def find_recordings(data_folder):
@@ -233,23 +216,22 @@ def _is_refused(row):
     )
 
 
-def _set_splits(rows, fraction, data_folder):
+def _set_splits(rows, settings):
     """Hold out speakers and noise files; rooms all serve training."""
+    kinds = {
+        kind: [row for row in rows if row["kind"] == kind]
+        for kind in KIND_FOLDERS
+    }
     try:
-        speech = [row["speaker"] for row in rows if row["kind"] == "speech"]
-        speakers = held_out(speech, fraction)
-        noise = [row["path"] for row in rows if row["kind"] == "noise"]
-        noises = held_out(noise, fraction)
+        for kind, key in (("speech", "speaker"), ("noise", "path")):
+            hold_out(kinds[kind], key, settings["valid_fraction"])
     except ValueError as error:
         raise ValueError(
-            f"{data_folder}: too few fit speakers or noise files for a "
-            f"validation set: {error}"
+            f"{settings['data_folder']}: too few fit speakers or noise files "
+            f"for a validation set: {error}"
         ) from error
-    for row in rows:
-        out = (row["kind"] == "speech" and row["speaker"] in speakers) or (
-            row["path"] in noises
-        )
-        row["split"] = "valid" if out else "train"
+    for row in kinds["rir"]:
+        row["split"] = "train"
 
 
 def find_test_pairs(data_folder):

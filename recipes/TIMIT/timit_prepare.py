@@ -4,6 +4,17 @@ J. S. Garofolo et al., "TIMIT Acoustic-Phonetic Continuous Speech Corpus",
 LDC93S1, 1993. There are no transcripts and no download: TIMIT comes from the
 Linguistic Data Consortium, noises are any recordings, a folder for each type.
 The noise types of the test are not heard in training.
+
+The tree is ``TRAIN/DR1/FCJF0/SX37.WAV`` and so on (in capitals or not, in a
+folder TIMIT or not), NIST SPHERE or WAV. The dialect sentences SA1 and SA2,
+which every speaker reads, are left out. The folder of the manifests gets
+
+- ``manifest.csv``: speech and noise of the splits train, valid and test;
+- ``valid.json``: mixtures of held-out speakers of TRAIN with a held-out tenth
+  of the types of noise, at least one;
+- ``test_mixtures.csv``: file, noise, offset and SNR of every test mixture, its
+  paths relative to the folders, and ``test.json``: the mixtures made of it;
+- ``timit_prepare.json``: the settings, what was found and what is unfit.
 """
 
 import math
@@ -33,7 +44,7 @@ from dbtransform_lobes.data.mixtures import (
 )
 from dbtransform_lobes.data.prepare import (
     MANIFEST_COLUMNS,
-    held_out,
+    hold_out,
     measure,
     mix_validation,
     summary,
@@ -68,31 +79,17 @@ def prepare_timit(
     seed=0,
     skip_prep=False,
 ):
-    """Write the manifests of training, validation and test.
-
-    The tree is ``TRAIN/DR1/FCJF0/SX37.WAV`` and so on (in capitals or not, in
-    a folder TIMIT or not), NIST SPHERE or WAV. The dialect sentences SA1 and
-    SA2, which every speaker reads, are left out. A folder of
-    ``noise_folder`` is a type of noise. ``save_folder`` gets
-
-    - ``manifest.csv``: speech and noise of the splits train, valid and test;
-    - ``valid.json``: mixtures of held-out speakers of TRAIN with a held-out
-      tenth of the types of noise, at least one;
-    - ``test_mixtures.csv``: file, noise, offset and SNR of every test
-      mixture, its paths relative to ``data_folder`` and ``noise_folder``,
-      and ``test.json``: the mixtures made of it;
-    - ``timit_prepare.json``: the settings, what was found and what is unfit.
+    """Write the manifests of training, validation and test, see the module.
 
     A second call with the same arguments and the same data does nothing.
+    Returned is what ``timit_prepare.json`` holds. FileNotFoundError if a folder
+    is missing; ValueError if it does not hold what is said in the module, a
+    file of the test is unfit, or noises of the test are unknown.
 
     Arguments
     ---------
-    data_folder : str
-        Folder of TIMIT.
-    noise_folder : str
-        Folder with a folder for each type of noise.
-    save_folder : str
-        Folder of the manifests.
+    data_folder, noise_folder, save_folder : str
+        Folder of TIMIT, of a folder for each type of noise, of the manifests.
     test_noises : list of str
         Types of noise kept for the test.
     test_set : str
@@ -100,34 +97,13 @@ def prepare_timit(
     snrs : sequence of float
         Every test sentence is mixed once at each, in dB.
     test_mixtures : str | None
-        Such a csv, to be used in place of a drawn one.
-    valid_fraction : float
-        Share of the speakers of TRAIN held out for validation.
-    valid_hours : float
-        Length of the validation set.
-    jobs : int
-        Processes that read the files.
-    seed : int
-        Of validation and test mixtures.
+        A csv of test mixtures, to be used in place of a drawn one.
+    valid_fraction, valid_hours : float
+        Share of the speakers of TRAIN held out; length of the validation set.
+    jobs, seed : int
+        Processes that read the files; seed of validation and test mixtures.
     skip_prep : bool
-        Do nothing.
-
-    Returns
-    -------
-    dict
-        What ``timit_prepare.json`` holds; empty with ``skip_prep``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a folder is missing.
-    ValueError
-        If a folder does not hold what is said above, a file of the test is
-        unfit, or noises of the test are unknown.
-
-    Example
-    -------
-    >>> prepare_timit("TIMIT", "noise", "save", ["car"])  # doctest: +SKIP
+        Do nothing, return an empty dict.
     """
     if skip_prep:
         return {}
@@ -153,21 +129,34 @@ def prepare_timit(
     old = read_record(save_folder / RECORD_NAME)
     if all(old.get(key) == value for key, value in settings.items()):
         return old
+    found = _write_manifests(save_folder, rows, settings, jobs)
+    record = {**settings, **found}
+    write_json(save_folder / RECORD_NAME, record)
+    return record
+
+
+def _write_manifests(save_folder, rows, settings, jobs):
+    """Write all but the record; return what was found and left out."""
     kept, problems = measure(rows, SAMPLE_RATE, jobs)
     _check_test(rows, problems, settings)
-    _hold_out(kept, valid_fraction)
+    for kind, share in (
+        ("speech", settings["valid_fraction"]),
+        ("noise", VALID_NOISES),
+    ):
+        key = kind, "train"
+        train = [row for row in kept if (row["kind"], row["split"]) == key]
+        hold_out(train, "speaker", share)
     save_folder.mkdir(parents=True, exist_ok=True)
     write_table(save_folder / "manifest.csv", MANIFEST_COLUMNS, kept)
-    mix_validation(save_folder, valid_hours, snrs, seed)
-    if test_mixtures:
-        plan = read_table(test_mixtures, TEST_COLUMNS)
+    drawn = (settings[key] for key in ("valid_hours", "snrs", "seed"))
+    mix_validation(save_folder, *drawn)
+    if settings["test_mixtures"]:
+        plan = read_table(settings["test_mixtures"], TEST_COLUMNS)
     else:
         plan = _draw_plan(kept, settings)
     write_table(save_folder / "test_mixtures.csv", TEST_COLUMNS, plan)
     _mix_test(save_folder, plan, settings)
-    record = {**settings, **summary(kept, problems), "problems": problems}
-    write_json(save_folder / RECORD_NAME, record)
-    return record
+    return {**summary(kept, problems), "problems": problems}
 
 
 def _check_choices(test_set, test_noises, snrs):
@@ -276,20 +265,6 @@ def find_noises(noise_folder, test_noises):
             "to validate with"
         )
     return rows
-
-
-def _hold_out(rows, fraction):
-    """Move speakers and types of noise from training to validation."""
-    for kind, share in (("speech", fraction), ("noise", VALID_NOISES)):
-        train = [
-            row
-            for row in rows
-            if row["kind"] == kind and row["split"] == "train"
-        ]
-        names = held_out((row["speaker"] for row in train), share)
-        for row in train:
-            if row["speaker"] in names:
-                row["split"] = "valid"
 
 
 def _draw_plan(rows, settings):

@@ -4,7 +4,13 @@ C. Valentini-Botinhao, "Noisy speech database for training speech enhancement
 algorithms and TTS models", University of Edinburgh, 2017,
 https://doi.org/10.7488/ds/2117. There are no transcripts and no download: get
 the four archives from https://datashare.ed.ac.uk/handle/10283/2791, unpack
-them into one folder, and pass it as ``data_folder``.
+them into one folder, and pass it as ``data_folder``. It then holds
+``clean_trainset_28spk_wav``, ``noisy_trainset_28spk_wav``,
+``clean_testset_wav`` and ``noisy_testset_wav``, each with or without the
+suffix ``_16k``. Where it also holds ``clean_validset_wav`` and
+``noisy_validset_wav`` (as ``dbtransform mix`` writes them), these are the
+validation set; otherwise it is the training files of some speakers, which are
+then left out of training.
 """
 
 from pathlib import Path
@@ -40,51 +46,31 @@ def prepare_voicebank(
 ):
     """Write train.json, valid.json and test.json of VoiceBank-DEMAND.
 
-    The folder holds ``clean_trainset_28spk_wav``, ``noisy_trainset_28spk_wav``,
-    ``clean_testset_wav`` and ``noisy_testset_wav``, each with or without the
-    suffix ``_16k``. Where it also holds ``clean_validset_wav`` and
-    ``noisy_validset_wav`` (as ``dbtransform mix`` writes them), these are the
-    validation set; otherwise it is the training files of ``valid_speakers``,
-    which are then left out of training.
-
     An entry is ``{"noisy_wav": "{data_root}/...", "clean_wav": ..., "length":
-    seconds}``. If any file has another rate than ``sample_rate``, copies of
-    all files at that rate are written once into ``save_folder``, and the
-    entries have their whole paths.
+    seconds}``. If any file has another rate than ``sample_rate``, in Hz,
+    copies of all files at that rate are written once into ``save_folder``,
+    and the entries have their whole paths. Every sample is read once: clean
+    files that are silent or clipped are kept, since the corpus is what others
+    use, and named in a warning. A second call with the same arguments and the
+    same data does nothing.
 
-    Every sample is read once: files with values that are not finite are
-    refused; clean files that are silent or clipped are kept, since the corpus
-    is what others use, and named in a warning.
-
-    A second call with the same arguments and the same data does nothing.
+    FileNotFoundError if ``data_folder`` is missing. ValueError if folders are
+    missing, files are unpaired, differ in length, have several channels or
+    NaN or are no audio (one error for all of them), or ``valid_speakers`` are
+    not in the training set.
 
     Arguments
     ---------
-    data_folder : str
-        Folder of the data set, what ``{data_root}`` stands for.
-    save_folder : str
-        Folder of the manifests, of resampled copies and of a record of the
-        arguments.
+    data_folder, save_folder : str
+        Folder of the data set, what ``{data_root}`` stands for, and folder of
+        the manifests, of copies and of a record of the arguments.
     valid_speakers : sequence of str
-        Training speakers held out for validation; not used where the data
-        set has a validation set.
+        Training speakers held out for validation, where the data set has no
+        validation set.
     sample_rate : int
         Rate of the data, in Hz.
     skip_prep : bool
         Do nothing.
-
-    Raises
-    ------
-    FileNotFoundError
-        If ``data_folder`` is missing.
-    ValueError
-        If folders are missing, files are unpaired, differ in length, have
-        several channels or NaN or are no audio (one error for all of them),
-        or ``valid_speakers`` are not in the training set.
-
-    Example
-    -------
-    >>> prepare_voicebank("voicebank", "save")  # doctest: +SKIP
     """
     if skip_prep:
         return
@@ -100,9 +86,7 @@ def prepare_voicebank(
         "data_folder": str(data_folder),
         "valid_speakers": list(valid_speakers),
         "sample_rate": sample_rate,
-        "files_sha256": fingerprint(
-            data_folder / path for path in _all_paths(files)
-        ),
+        "files_sha256": fingerprint(data_folder / p for p in _paths(files)),
     }
     manifests = [save_folder / f"{name}.json" for name in MANIFESTS]
     unchanged = read_record(save_folder / RECORD_NAME) == settings
@@ -173,14 +157,14 @@ def _pair(clean, noisy, problems):
     ]
 
 
-def _all_paths(files):
+def _paths(files):
     return [path for pairs in files.values() for pair in pairs for path in pair]
 
 
 def _check_pairs(data_folder, files):
     """Map each path to (seconds, rate); one error for all bad files."""
     infos, problems, odd = {}, [], []
-    for path in tqdm(_all_paths(files), desc="checking", unit="file"):
+    for path in tqdm(_paths(files), desc="checking", unit="file"):
         try:
             info = audio_info(data_folder / path)
             signal = read_audio(data_folder / path, sample_rate=info.samplerate)
@@ -235,7 +219,7 @@ def _resample(data_folder, root, files, settings, infos):
         for copy in root.glob("*_wav*/*.wav"):
             copy.unlink()
         write_json(stamp, source)
-    for path in tqdm(_all_paths(files), desc="resampling", unit="file"):
+    for path in tqdm(_paths(files), desc="resampling", unit="file"):
         if not (root / path).exists():
             copy_at_rate(data_folder / path, root / path, rate)
         info = audio_info(root / path)

@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 from dns_prepare import find_test_pairs, prepare_dns
 
-from dbtransform_lobes.data.prepare import check_file
+from dbtransform_lobes.data.prepare import measure
 from dbtransform_lobes.data.recordings import read_recordings
 from tests.corpora import CLEAN, NOISE, ROOMS, dns_tree
 from tests.signals import speech_like, write_wav
@@ -150,8 +150,9 @@ def test_a_loud_file_is_no_clipped_file(tmp_path):
     signal = speech_like(1.2, 1)
     signal /= np.abs(signal).max()
     sf.write(tmp_path / "loud.wav", signal, 16000)
-    frames, rate, problem = check_file(tmp_path / "loud.wav", "speech", 16000)
-    assert (frames, rate, problem) == (19200, 16000, "")
+    row = {"path": tmp_path / "loud.wav", "kind": "speech"}
+    known = {"frames": 19200, "sample_rate": 16000}
+    assert measure([row]) == ([{**row, **known}], {})
 
 
 def test_missing_folders_are_named(tmp_path):

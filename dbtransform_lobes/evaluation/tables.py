@@ -59,6 +59,12 @@ def group_labels(report, key):
     """Return the names of the groups of ``by_snr`` or ``by_noise``.
 
     An SNR may be the centre of a range of 5 dB.
+
+    Example
+    -------
+    >>> report = {"by_snr": [{"snr_db": 2.5}], "snr_ranges": True}
+    >>> group_labels(report, "by_snr")
+    ['0 to 5 dB']
     """
     if key == "by_noise":
         return [group["noise"] for group in report[key]]

@@ -18,20 +18,14 @@ Workers of 0 use one core only. The first run also reads the files from the
 disk, later ones from its cache.
 """
 
-NO_AUGMENTATION = {
-    "babble": 0.0,
-    "clatter": 0.0,
-    "second_noise": 0.0,
-    "speech_filter": 0.0,
-    "noise_filter": 0.0,
-    "room": 0.0,
-}
-DEGRADATION = {
-    "reverberation": 0.5,
-    "early_ms": 50.0,
-    "band_limit": 0.1,
-    "codec": 0.1,
-    "clipping": 0.1,
+# What is compared, see Recordings; degraded is as in the DNS recipe.
+AUGMENTATION = "babble clatter second_noise speech_filter noise_filter room"
+DEGRADATION = {"reverberation": 0.5, "early_ms": 50.0}
+DEGRADATION |= {"band_limit": 0.1, "codec": 0.1, "clipping": 0.1}
+SOURCES = {
+    "plain": dict.fromkeys(AUGMENTATION.split(), 0.0),
+    "augmented": {},
+    "degraded": DEGRADATION,
 }
 
 
@@ -69,7 +63,8 @@ def run(args):
     torch.set_num_threads(1)
     print("seconds of audio made per second")
     print(f"{'examples':10}{'workers':>8}{'in all':>9}{'per worker':>12}")
-    for name, source in sources(args.recordings).items():
+    for name, options in SOURCES.items():
+        source = Recordings(args.recordings, **options)
         for workers in args.workers:
             speed = loading_speed(source, workers, args.batches)
             each = speed / max(workers, 1)
@@ -77,28 +72,13 @@ def run(args):
     return 0
 
 
-def sources(recordings):
-    """Return the ways to make examples of recordings that are compared.
-
-    They are ``plain``: speech and noise mixed; ``augmented``: with the
-    default augmentation of ``Recordings``; ``degraded``: with rooms, band
-    limits, codecs and clipping of the DNS recipe as well.
-    """
-    return {
-        "plain": Recordings(recordings, **NO_AUGMENTATION),
-        "augmented": Recordings(recordings),
-        "degraded": Recordings(recordings, **DEGRADATION),
-    }
-
-
 def loading_speed(
     source, workers=0, batches=50, batch_size=8, crop_seconds=2.0
 ):
-    """Return the seconds of training audio that are made in a second.
+    """Return the seconds of audio that all workers make in a second.
 
-    They are those of all workers together; noisy and clean count once. Two
-    batches before the timed ones warm up each worker; 0 workers make the
-    examples in this process. Crops are of ``crop_seconds``.
+    Noisy and clean count once. Two batches before the timed ones warm up each
+    worker; 0 workers make the examples in this process.
     """
     warm_up = 2 * max(workers, 1)
     examples = (warm_up + batches) * batch_size

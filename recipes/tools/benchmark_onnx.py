@@ -54,19 +54,11 @@ def run(args):
 def time_streams(paths, rounds=50):
     """Time graphs in turns, so that a busy machine slows all alike.
 
-    Arguments
-    ---------
-    paths : sequence of str
-        Graphs of fixed shapes whose first input is the signal. States go
-        round: input ``x`` is fed from output ``next_x`` or ``x_out``.
-    rounds : int
-        Turns; in each, every graph is called 20 times on one thread.
-
-    Returns
-    -------
-    dict
-        By path: seconds of a call in each round, a list. A ValueError tells
-        of a graph that cannot be loaded or called.
+    Graphs have fixed shapes, and the signal as their first input. States go
+    round: input ``x`` is fed from output ``next_x`` or ``x_out``. In each of
+    the rounds every graph is called 20 times on one thread. Returned are by
+    path the seconds of a call in each round; a ValueError tells of a graph
+    that cannot be loaded or called.
     """
     calls = {str(path): _caller(path) for path in paths}
     times = {path: [] for path in calls}
@@ -83,13 +75,7 @@ def time_streams(paths, rounds=50):
 
 
 def describe(times, hop_seconds):
-    """Return times of ``time_streams`` as lines: median, least, factor.
-
-    Example
-    -------
-    >>> print(describe({"a.onnx": [0.002, 0.001, 0.003]}, 0.016))
-    a.onnx: median 2.000 ms, least 1.000 ms a call, real-time factor 0.1250
-    """
+    """Return times of ``time_streams`` as lines: median, least, factor."""
     return "\n".join(
         f"{path}: median {1e3 * median(each):.3f} ms, least "
         f"{1e3 * min(each):.3f} ms a call, real-time factor "

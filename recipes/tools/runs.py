@@ -15,16 +15,6 @@ def find_runs(folders):
 
     A folder is a run or a folder of runs such as ``results/NAME``. A
     ValueError tells of one that does not exist or holds no run.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Path(folder, "name", "1").mkdir(parents=True)
-    ...     Path(folder, "name", "1", "train_log.txt").touch()
-    ...     [run] = find_runs([Path(folder, "name")])
-    >>> run.name
-    '1'
     """
     runs = []
     for folder in map(Path, folders):
@@ -73,33 +63,11 @@ def group_runs(runs):
 def read_train_log(run):
     """Read the ``train_log.txt`` that SpeechBrain's FileTrainLogger writes.
 
-    Arguments
-    ---------
-    run : str or Path
-        Folder of a run.
-
-    Returns
-    -------
-    epochs : pandas.DataFrame
-        A row for each epoch, a column for each number logged, such as
-        ``"train loss"`` and ``"valid pesq"``. Of an epoch that was logged
-        twice, after a resume, the last is taken; a line that was not written
-        to its end is left out.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file or no epoch in it.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "train_log.txt")
-    ...     _ = path.write_text("epoch: 1, lr: 0 - train loss: -2.5e-01\\n")
-    ...     read_train_log(folder)
-        lr  train loss
-    1  0.0       -0.25
+    The table of pandas has a row for each epoch, a column for each number
+    logged, such as ``"train loss"`` and ``"valid pesq"``. Of an epoch that was
+    logged twice, after a resume, the last is taken; a line that was not
+    written to its end is left out. A ValueError tells that there is no such
+    file or no epoch in it.
     """
     path = Path(run, "train_log.txt")
     if not path.is_file():

@@ -66,12 +66,6 @@ def compare_seeds(runs, valid=False):
     configuration ``scores`` (by metric ``mean`` and ``std``, the sample
     standard deviation, None for one run) and ``runs``, a list of ``run``,
     ``scores`` and ``num_files`` or ``epoch``; ``failed`` (run to reason).
-
-    Example
-    -------
-    >>> from pathlib import Path
-    >>> report = compare_seeds([Path("no_such_run")])
-    >>> assert "scores.json" in report["failed"]["no_such_run"]
     """
     groups, failed = {}, {}
     read = _validation_scores if valid else _test_scores
@@ -144,13 +138,7 @@ def seeds_text(report):
 
 
 def mean_text(score):
-    """Return a mean and its deviation, if there is any, as text.
-
-    Example
-    -------
-    >>> mean_text({"mean": 1.0, "std": 0.5}), mean_text(None)
-    ('1.000 ± 0.500', '-')
-    """
+    """Return a mean and its deviation, if there is any, as text."""
     if score is None:
         return "-"
     spread = "" if score["std"] is None else f" ± {score['std']:.3f}"

@@ -5,7 +5,6 @@ This measures by how much, on clean speech, and scales the taps of the mask
 decoder; the estimate is otherwise the same.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from command import start
 from dbtransform_lobes.data.audio import find_audio, read_audio
-from dbtransform_lobes.data.files import temporary_beside
+from dbtransform_lobes.data.files import replacing
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.bundled import WEIGHTS
 
@@ -33,22 +32,8 @@ def add_arguments(parser):
 def measure_gain(model, paths):
     """Return the median over files of <y, s> / <s, s>.
 
-    Arguments
-    ---------
-    model : EnhanceModel
-        Maps clean speech s to y.
-    paths : list of Path
-        Files of clean speech.
-
-    Returns
-    -------
-    float
-        1 for a model that passes clean speech at its level.
-
-    Raises
-    ------
-    ValueError
-        If there is no file.
+    The model maps clean speech s to y; it is 1 for one that passes it at its
+    level. A ValueError tells that there is no file.
     """
     if not paths:
         raise ValueError("no audio files, expected a folder of clean speech")
@@ -60,24 +45,18 @@ def measure_gain(model, paths):
     return float(np.median(gains))
 
 
-def scale_taps(state, gain):
-    """Multiply the taps of a state dict of ``DBTransform``, in place."""
-    for name, value in state.items():
-        if name.startswith("mask_decoder.heads."):
-            # The first half of the rows is what the second gates.
-            value[:, : value.shape[1] // 2] *= gain
-
-
 def run(args):
     """Measure, scale and write the weights."""
     folder = Path(args.model)
     model = EnhanceModel.from_hparams(folder)
     gain = measure_gain(model, find_audio(Path(args.clean)))
     state = torch.load(folder / WEIGHTS, weights_only=True)
-    scale_taps(state, 1 / gain)
-    temporary = temporary_beside(folder / WEIGHTS)
-    torch.save(state, temporary)
-    os.replace(temporary, folder / WEIGHTS)
+    for name, value in state.items():
+        if name.startswith("mask_decoder.heads."):
+            # The first half of the rows is what the second gates.
+            value[:, : value.shape[1] // 2] /= gain
+    with replacing(folder / WEIGHTS) as temporary:
+        torch.save(state, temporary)
     print(f"clean speech came out at {gain:.3f} of its level, now at 1")
     return 0
 

@@ -20,8 +20,7 @@ DNS = ("DNS", "db_transform_dns")
 
 
 def test_recipe_runs_from_files_and_from_shards(tree, tmp_path):
-    done = run_recipe(tree, tmp_path / "files", *FLAGS, recipe=DNS)
-    assert done.returncode == 0, done.stdout_text
+    run_recipe(tree, tmp_path / "files", *FLAGS, recipe=DNS)
     for name in ("no_reverb", "with_reverb"):
         folder = tmp_path / "files" / f"test_{name}"
         scores = json.loads((folder / "scores.json").read_text())
@@ -30,7 +29,7 @@ def test_recipe_runs_from_files_and_from_shards(tree, tmp_path):
     shards = tmp_path / "shards"
     command = [str(manifest), "--output", str(shards)]
     assert run_tool("shards", command) == 0
-    done = run_recipe(
+    run_recipe(
         tree,
         tmp_path / "shards_run",
         *FLAGS,
@@ -38,6 +37,5 @@ def test_recipe_runs_from_files_and_from_shards(tree, tmp_path):
         "--languages=[read_speech,french_speech]",
         recipe=DNS,
     )
-    assert done.returncode == 0, done.stdout_text
     log = (tmp_path / "shards_run/train_log.txt").read_text()
     assert "valid pesq" in log and log.count("test: test_") == 2

@@ -112,7 +112,7 @@ def test_runs_come_seed_by_seed_and_rows_win(plan, tmp_path):
 
 def test_each_run_is_given_its_settings_once(plan, tmp_path):
     runs = list_runs(plan, tmp_path / "out", {"data_folder": "DIR"})
-    assert train_runs(runs, ["cpu", "cpu"], progress=False) == {}
+    assert train_runs(runs, ["cpu", "cpu"]) == {}
     for run in runs:
         given = json.loads((run.folder / "given.json").read_text())
         assert given.pop("output_folder") == str(run.folder)
@@ -121,7 +121,7 @@ def test_each_run_is_given_its_settings_once(plan, tmp_path):
         assert given == run.settings
         assert given["fusion_windows"] == "[[8, 16], [4, 8]]"
         assert given["data_folder"] == "DIR"
-    assert train_runs(runs, ["cpu"], progress=False) == {}
+    assert train_runs(runs, ["cpu"]) == {}
     started = [(run.folder / "times_started").read_text() for run in runs]
     assert started == ["+"] * 4
 
@@ -129,7 +129,7 @@ def test_each_run_is_given_its_settings_once(plan, tmp_path):
 def test_others_go_on_when_a_run_fails_and_it_is_tried_again(plan, tmp_path):
     runs = list_runs(plan, tmp_path / "out", {"num_layers": "0"}, seeds=[1])
     for attempts in ("+", "++"):
-        failed = train_runs(runs, ["cpu"], progress=False)
+        failed = train_runs(runs, ["cpu"])
         [reason] = failed.values()
         assert list(failed) == [str(tmp_path / "out/full/1")]
         assert "exit code 1, no layers" in reason
@@ -156,15 +156,15 @@ def test_an_interrupt_stops_the_runs_and_they_go_on(plan, tmp_path):
     plan.script.write_text(script)
     runs = list_runs(plan, tmp_path / "out")
     assert not any(run.finished for run in runs)
-    assert train_runs(runs, progress=False) == {}
+    assert train_runs(runs) == {}
     assert all(run.finished for run in runs)
 
 
 def test_settings_of_one_output_cannot_change(plan, tmp_path):
-    train_runs(list_runs(plan, tmp_path / "out"), progress=False)
+    train_runs(list_runs(plan, tmp_path / "out"))
     changed = list_runs(plan, tmp_path / "out", {"lr": "0.5"})
     with pytest.raises(ValueError, match="lr: 0.1 before, 0.5 now"):
-        train_runs(changed, progress=False)
+        train_runs(changed)
 
 
 def test_table_is_that_of_the_literal_twin(plan, tmp_path):

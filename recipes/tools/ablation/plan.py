@@ -64,22 +64,6 @@ def read_plan(path, small=False):
     Its paths are relative to it; ``small`` puts the overrides and rows of its
     key ``small`` on top. A FileNotFoundError tells of a missing file, a
     ValueError of a key that is missing or unknown.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in ("train.py", "recipe.yaml"):
-    ...         Path(folder, name).touch()
-    ...     path = Path(folder, "ablation.yaml")
-    ...     _ = path.write_text(
-    ...         "{script: train.py, recipe: recipe.yaml, seeds: [1], "
-    ...         "reference: full, overrides: {lr: 0.1}, "
-    ...         "rows: {full: {}, small: {num_layers: 1}}}"
-    ...     )
-    ...     plan = read_plan(path)
-    >>> plan.overrides, plan.rows
-    ({'lr': '0.1'}, {'full': {}, 'small': {'num_layers': '1'}})
     """
     path = Path(path)
     if not path.is_file():
@@ -140,11 +124,6 @@ def parse_settings(items):
     """Return keys to YAML text of ``key=value``, to None without a value.
 
     A ValueError tells of a key that the runs set themselves.
-
-    Example
-    -------
-    >>> parse_settings(["lr=0.1", "compile"])
-    {'lr': '0.1', 'compile': None}
     """
     settings = {}
     for item in items:

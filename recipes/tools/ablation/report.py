@@ -34,30 +34,15 @@ BAR = {"color": "0.8", "edgecolor": "0.4", "height": 0.6, "zorder": 1}
 
 
 def ablation_report(runs, reference):
-    """Compare the runs that have been tested.
+    """Compare the runs that have been tested with those of a row.
 
-    Arguments
-    ---------
-    runs : list of Run
-        Of all rows and seeds; those not yet tested are left out.
-    reference : str
-        The row to compare with.
-
-    Returns
-    -------
-    dict
-        ``reference``, ``num_files``, ``missing`` (folders of runs that have
-        not been tested), ``versions`` and ``rows``: by name ``seeds``,
-        ``settings``, ``parameters``, ``mmacs_per_second``,
-        ``training_hours`` (mean over seeds, None if unknown) and
-        ``scores``: by metric ``mean``, ``std``, ``by_seed`` and
-        ``difference``, None without a common seed, else ``over_files``
-        and ``over_seeds``, see ``intervals``, and ``by_seed``.
-
-    Raises
-    ------
-    ValueError
-        If no run, or no test file, has been scored.
+    Returned are ``reference``, ``num_files``, ``missing`` (folders of runs
+    that have not been tested), ``versions`` and ``rows``: by name ``seeds``,
+    ``settings``, ``parameters``, ``mmacs_per_second``, ``training_hours``
+    (mean over seeds, None if unknown) and ``scores``: by metric ``mean``,
+    ``std``, ``by_seed`` and ``difference``, None without a common seed, else
+    ``over_files`` and ``over_seeds``, see ``intervals``, and ``by_seed``. A
+    ValueError tells that no run, or no test file, has been scored.
     """
     finished = [run for run in runs if run.finished]
     scores = {(run.row, run.seed): _read_scores(run) for run in finished}
@@ -124,15 +109,12 @@ def _row_scores(scores, name, reference):
 
 def _mean_hours(runs):
     """Return the mean training time of runs, None if one is not known."""
-    hours = [training_hours(run.folder) for run in runs]
+    hours = [_training_hours(run.folder) for run in runs]
     return None if None in hours else math.fsum(hours) / len(hours)
 
 
-def training_hours(folder):
-    """Return the hours of training of a run, without validation and test.
-
-    They are None if an epoch was not timed.
-    """
+def _training_hours(folder):
+    """Return the hours of training alone, None if an epoch was not timed."""
     settings = ruamel.yaml.YAML().load(Path(folder, "hyperparams.yaml"))
     keys = ("steps_per_epoch", "batch_size", "crop_seconds")
     heard = math.prod(settings[key] for key in keys)

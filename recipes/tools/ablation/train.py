@@ -15,7 +15,7 @@ SETTINGS, LOG = "ablation_settings.json", "ablation_log.txt"
 POLL_SECONDS = 0.2
 
 
-def train_runs(runs, devices=("cpu",), progress=True):
+def train_runs(runs, devices=("cpu",)):
     """Train the runs that have not been tested yet.
 
     Each is a process of its own whose output goes to ``ablation_log.txt`` in
@@ -34,7 +34,7 @@ def train_runs(runs, devices=("cpu",), progress=True):
     open_runs = [run for run in runs if not run.finished]
     with (
         ThreadPoolExecutor(len(devices)) as pool,
-        tqdm(total=len(runs), unit="run", disable=not progress) as bar,
+        tqdm(total=len(runs), unit="run") as bar,
     ):
         bar.update(len(runs) - len(open_runs))
         tasks = {

@@ -14,17 +14,6 @@ def components(model):
 
     The norm of a block belongs to the block; a model that is no
     ``DBTransform`` is divided into its children.
-
-    Example
-    -------
-    >>> from dbtransform_lobes.models.bands import BandLayout
-    >>> from dbtransform_lobes.models.feed_forward import FeedForward
-    >>> blocks = {"first": FeedForward, "second": FeedForward}
-    >>> components(DBTransform(BandLayout(), 8, blocks, num_layers=2))
-    {'band_split': ['band_split'], \
-'first': ['blocks.0', 'blocks.2'], \
-'second': ['blocks.1', 'blocks.3'], \
-'mask_decoder': ['mask_decoder']}
     """
     if not isinstance(model, DBTransform):
         return {

@@ -37,14 +37,11 @@ def benchmark(
     ``report`` is called with a line of text before every stage. A ValueError
     tells of a wrong name or number before any measurement.
 
-    Returns
-    -------
-    dict
-        Ready for JSON: ``settings``, ``machine``, ``versions``, ``models``
-        (parameters, configuration), and lists with an entry for each
-        measured case: ``macs``, ``memory``, ``inference``, ``streaming`` (of
-        causal models), ``training``. A length for which a model found not
-        enough memory has peak_bytes None and no further entries.
+    Returned are, ready for JSON, ``settings``, ``machine``, ``versions``,
+    ``models`` (parameters, configuration), and lists with an entry for each
+    measured case: ``macs``, ``memory``, ``inference``, ``streaming`` (of
+    causal models), ``training``. A length for which a model found not enough
+    memory has peak_bytes None and no further entries.
     """
     lengths, threads = sorted(set(lengths)), sorted(set(threads))
     _check_numbers(lengths, threads, repeats)
@@ -192,10 +189,8 @@ def interleaved(runs, repeats):
     Example
     -------
     >>> order = []
-    >>> def run(name):
-    ...     order.append(name)
-    ...     return 0.5
-    >>> interleaved({name: partial(run, name) for name in "ab"}, repeats=2)
+    >>> runs = {name: partial(order.append, name) for name in "ab"}
+    >>> interleaved({n: lambda n=n: runs[n]() or 0.5 for n in runs}, repeats=2)
     {'a': [0.5, 0.5], 'b': [0.5, 0.5]}
     >>> "".join(order)
     'ababba'
@@ -209,13 +204,7 @@ def interleaved(runs, repeats):
 
 
 def median_ratio(times, reference):
-    """Return the median of the ratios of times in the same repeat.
-
-    Example
-    -------
-    >>> median_ratio([1, 2, 3], [2, 2, 4])
-    0.75
-    """
+    """Return the median of the ratios of times in the same repeat."""
     pairs = zip(times, reference, strict=True)
     return median(mine / other for mine, other in pairs)
 
@@ -241,11 +230,6 @@ def machine():
     """Return what the times depend on besides the versions.
 
     The load is that of the last minute, None where it is unknown.
-
-    Example
-    -------
-    >>> sorted(machine())
-    ['cores', 'cpu', 'load', 'system']
     """
     cpu = platform.processor() or platform.machine()
     if sys.platform == "linux":

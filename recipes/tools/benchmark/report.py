@@ -62,14 +62,9 @@ def _setting(case):
 
 
 def plot_cost(results, path):
-    """Plot the real-time factor against length, for models and threads.
+    """Plot the real-time factors of ``benchmark`` against the length.
 
-    Arguments
-    ---------
-    results : dict
-        Of ``benchmark``, or read from its JSON.
-    path : str | pathlib.Path
-        PNG or PDF by its suffix; an older file is replaced.
+    The path is that of a PNG or PDF; an older file is replaced.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator

@@ -75,7 +75,13 @@ def time_streams(paths, rounds=50):
 
 
 def describe(times, hop_seconds):
-    """Return times of ``time_streams`` as lines: median, least, factor."""
+    """Return times of ``time_streams`` as lines: median, least, factor.
+
+    Example
+    -------
+    >>> print(describe({"a.onnx": [0.002, 0.001, 0.003]}, 0.016))
+    a.onnx: median 2.000 ms, least 1.000 ms a call, real-time factor 0.1250
+    """
     return "\n".join(
         f"{path}: median {1e3 * median(each):.3f} ms, least "
         f"{1e3 * min(each):.3f} ms a call, real-time factor "

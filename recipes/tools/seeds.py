@@ -138,7 +138,13 @@ def seeds_text(report):
 
 
 def mean_text(score):
-    """Return a mean and its deviation, if there is any, as text."""
+    """Return a mean and its deviation, if there is any, as text.
+
+    Example
+    -------
+    >>> mean_text({"mean": 1.0, "std": 0.5}), mean_text(None)
+    ('1.000 ± 0.500', '-')
+    """
     if score is None:
         return "-"
     spread = "" if score["std"] is None else f" ± {score['std']:.3f}"

@@ -189,8 +189,10 @@ def interleaved(runs, repeats):
     Example
     -------
     >>> order = []
-    >>> runs = {name: partial(order.append, name) for name in "ab"}
-    >>> interleaved({n: lambda n=n: runs[n]() or 0.5 for n in runs}, repeats=2)
+    >>> def run(name):
+    ...     order.append(name)
+    ...     return 0.5
+    >>> interleaved({name: partial(run, name) for name in "ab"}, repeats=2)
     {'a': [0.5, 0.5], 'b': [0.5, 0.5]}
     >>> "".join(order)
     'ababba'

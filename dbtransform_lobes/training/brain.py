@@ -60,15 +60,8 @@ class ResumableBrain(sb.Brain):
         if self.step == 0:  # a new run, or the end of an epoch
             return
         finished = self.hparams.epoch_counter.current
+        # Other steps_per_epoch are refused by ``check_same_run``.
         done = self.optimizer_step - finished * self.hparams.steps_per_epoch
-        if not 0 <= done <= self.hparams.steps_per_epoch:
-            raise ValueError(
-                f"the checkpoint has {self.optimizer_step} steps and "
-                f"{finished} whole epochs, which are no epochs of "
-                f"{self.hparams.steps_per_epoch} steps: give the "
-                "steps_per_epoch that it was made with, or another "
-                "output_folder"
-            )
         self.step = done * self.grad_accumulation_factor
         self.train_sampler.skip(done * self.hparams.batch_size)
 

@@ -11,7 +11,11 @@ import soundfile as sf
 
 from dbtransform_lobes.cli import mix as command
 from dbtransform_lobes.data import levels
-from dbtransform_lobes.data.dataset import mix_dataset, mix_testset
+from dbtransform_lobes.data.dataset import (
+    SET_NAMES,
+    mix_dataset,
+    mix_testset,
+)
 from dbtransform_lobes.evaluation.conditions import read_conditions
 from tests.signals import noise_like, speech_like, write_wav
 
@@ -55,16 +59,16 @@ def test_mix_equals_its_literal_twin(snr_db, clipped):
 
 
 def test_mixing_refuses_silence_and_unequal_lengths():
-    with pytest.raises(ValueError, match="silent"):
-        levels.scale_to_dbfs(np.zeros(8), -26.0)
-    with pytest.raises(ValueError, match="silent"):
-        levels.mix(np.ones(8), np.zeros(8), 0.0)
-    with pytest.raises(ValueError, match="silent"):
-        levels.scale_noise_to_snr(np.zeros(8), np.ones(8), 0.0)
-    with pytest.raises(ValueError, match="7 samples, expected the 8"):
-        levels.mix(np.ones(8), np.ones(7), 0.0)
-    with pytest.raises(ValueError, match="no samples"):
-        levels.wrap_noise(np.zeros(0), 0, 8)
+    ones, zeros = np.ones(8), np.zeros(8)
+    for function, arguments, message in (
+        (levels.scale_to_dbfs, (zeros, -26.0), "silent"),
+        (levels.mix, (ones, zeros, 0.0), "silent"),
+        (levels.scale_noise_to_snr, (zeros, ones, 0.0), "silent"),
+        (levels.mix, (ones, ones[1:], 0.0), "7 samples, expected the 8"),
+        (levels.wrap_noise, (zeros[:0], 0, 8), "no samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            function(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +107,6 @@ def plan(folder):
         return list(csv.DictReader(file))
 
 
-SETS = {
-    "train": "trainset_28spk_wav",
-    "valid": "validset_wav",
-    "test": "testset_wav",
-}
-
-
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory, recordings):
     """A data set and the rows of its plan; not to be changed."""
@@ -135,13 +132,13 @@ def test_plan_rebuilds_the_audio(mixed, recordings):
             noise = noise + part / np.sqrt(np.mean(part**2))
         expected = literal_mix(speech, noise, 0, float(row["snr_db"]))
         for kind, signal in zip(("clean", "noisy"), expected, strict=True):
-            path = folder / f"{kind}_{SETS[row['split']]}" / row["file"]
+            path = folder / f"{kind}_{SET_NAMES[row['split']]}" / row["file"]
             made, rate = sf.read(path)
             assert rate == 16000
             np.testing.assert_allclose(made, signal, atol=2.0**-15)
 
 
-@pytest.mark.parametrize("split", SETS)
+@pytest.mark.parametrize("split", SET_NAMES)
 def test_plan_keeps_splits_snrs_and_passes_apart(mixed, split):
     _, rows, record = mixed
     rows = [row for row in rows if row["split"] == split]

@@ -13,14 +13,8 @@ from dbtransform_lobes.data.sources import Pairs, Recordings
 from tests.corpora import room
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
 
-PLAIN = {
-    "babble": 0.0,
-    "clatter": 0.0,
-    "second_noise": 0.0,
-    "speech_filter": 0.0,
-    "noise_filter": 0.0,
-    "room": 0.0,
-}
+NOISES = ("babble", "clatter", "second_noise")
+PLAIN = dict.fromkeys((*NOISES, "speech_filter", "noise_filter", "room"), 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -127,46 +127,50 @@ def spectrum(batch=2, bins=33, frames=40):
     return torch.randn(shape, generator=generator, dtype=torch.complex128)
 
 
-def total_macs(module, *inputs):
-    return count_macs(module, lambda: module(*inputs))["total"]
+class Attention(nn.Module):
+    """Attention of the CPU's kernels; a mask, and fewer values, take others."""
+
+    def __init__(self, masked=False):
+        super().__init__()
+        self.masked = masked
+
+    def forward(self, q, k, v):
+        """Attend."""
+        mask = torch.zeros(10, 6) if self.masked else None
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def test_macs_of_linear_and_convolution():
-    x = torch.zeros(5, 7, 8)
-    assert total_macs(nn.Linear(8, 4), x) == 5 * 7 * 8 * 4
-    convolution = nn.Conv1d(8, 4, 3, groups=2, padding=1)
-    macs = total_macs(convolution, x.transpose(1, 2))
-    assert macs == 5 * 7 * 4 * (8 // 2) * 3
+SIGNAL = torch.zeros(5, 7, 8)
+QUERY, KEY = torch.zeros(2, 3, 10, 8), torch.zeros(2, 3, 6, 8)
+PAIRS = 2 * 3 * 10 * 6
+FIRST, SECOND = 4 * 16 * (8 + 16), 4 * 16 * (32 + 16)
+BOTH_WAYS = {"num_layers": 2, "bidirectional": True}
+HEADS = nn.MultiheadAttention(8, 2, batch_first=True).eval()  # fused
+CONVOLUTION = nn.Conv1d(8, 4, 3, groups=2, padding=1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_macs_of_lstm(dtype):
-    x = torch.zeros(5, 7, 8, dtype=dtype)
-    first, second = 4 * 16 * (8 + 16), 4 * 16 * (32 + 16)
-    assert total_macs(nn.LSTM(8, 16, dtype=dtype), x) == 5 * 7 * first
-    both = nn.LSTM(8, 16, num_layers=2, bidirectional=True, dtype=dtype)
-    assert total_macs(both, x) == 2 * 5 * 7 * (first + second)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_macs_of_attention(masked):
-    class Attention(nn.Module):
-        def forward(self, q, k, v):
-            mask = torch.zeros(10, 6) if masked else None
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-    query, key = torch.zeros(2, 3, 10, 8), torch.zeros(2, 3, 6, 8)
-    pairs = 2 * 3 * 10 * 6
-    assert total_macs(Attention(), query, key, key) == pairs * (8 + 8)
-    # One with smaller values takes another kernel.
-    half = key[..., :4]
-    assert total_macs(Attention(), query, key, half) == pairs * (8 + 4)
-
-
-def test_macs_of_fused_multi_head_attention():
-    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
-    x = torch.zeros(5, 7, 8)
-    assert total_macs(attention, x, x, x) == 5 * 7 * (4 * 8 * 8 + 2 * 7 * 8)
+@pytest.mark.parametrize(
+    "module, inputs, expected",
+    [
+        (nn.Linear(8, 4), [SIGNAL], 5 * 7 * 8 * 4),
+        (CONVOLUTION, [SIGNAL.transpose(1, 2)], 5 * 7 * 4 * (8 // 2) * 3),
+        (nn.LSTM(8, 16), [SIGNAL], 5 * 7 * FIRST),
+        (nn.LSTM(8, 16).double(), [SIGNAL.double()], 5 * 7 * FIRST),
+        (nn.LSTM(8, 16, **BOTH_WAYS), [SIGNAL], 2 * 5 * 7 * (FIRST + SECOND)),
+        (
+            nn.LSTM(8, 16, **BOTH_WAYS).double(),
+            [SIGNAL.double()],
+            2 * 5 * 7 * (FIRST + SECOND),
+        ),
+        (Attention(), [QUERY, KEY, KEY], PAIRS * (8 + 8)),
+        (Attention(), [QUERY, KEY, KEY[..., :4]], PAIRS * (8 + 4)),
+        (Attention(masked=True), [QUERY, KEY, KEY], PAIRS * (8 + 8)),
+        (Attention(masked=True), [QUERY, KEY, KEY[..., :4]], PAIRS * (8 + 4)),
+        (HEADS, [SIGNAL] * 3, 5 * 7 * (4 * 8 * 8 + 2 * 7 * 8)),
+    ],
+)
+def test_macs_are_those_counted_by_hand(module, inputs, expected):
+    assert count_macs(module, lambda: module(*inputs))["total"] == expected
 
 
 def test_counts_of_bsrnn_by_hand():

@@ -53,10 +53,8 @@ def test_rms_gain_by_loops():
     for b in (0, 2):
         power = sum(float(sample) ** 2 for sample in noisy[b]) / 50
         expected[b] = 1 / math.sqrt(power)
-    peak = np.ones((3, 1)) / np.maximum(np.abs(array(noisy)).max(1), 1)[:, None]
     gain = unit_rms_gain(noisy)
     np.testing.assert_allclose(array(gain), expected, rtol=1e-10)
-    assert np.abs(peak - expected).max() > 0.01
     level = (noisy * gain).square().mean(-1).sqrt()
     assert level.tolist() == pytest.approx([1, 0, 1])
 
@@ -182,14 +180,6 @@ def test_loss_is_the_weighted_sum_of_its_terms():
     assert np.abs(wrong - expected).min() > 0.1
 
 
-def test_terms_of_weight_zero_are_not_computed():
-    loss = loss_of(transforms(**HANN)[0], 2, 0, 0)
-    pair = waveforms(1, 500), waveforms(1, 500, seed=1)
-    total, terms = loss(*pair)
-    assert list(terms) == ["magnitude"]
-    assert torch.equal(total, 2 * terms["magnitude"])
-
-
 @pytest.mark.parametrize("silent", ["clean", "estimate", "both"])
 def test_loss_of_silence_is_finite_with_its_gradient(silent):
     stft, _ = transforms(**HANN)
@@ -222,23 +212,19 @@ def test_average_equals_its_recursion(decay):
     d_n = min(decay, (1 + n) / (10 + n)).
     """
     model = torch.nn.Linear(3, 2).double()
-    ema = weight_ema(model, decay)
-    twin = constant = None
+    ema, twin = weight_ema(model, decay), None
     for n in range(40):
         weight = randn(2, 3, seed=n)
         with torch.no_grad():
             model.weight.copy_(weight)
         ema.update_parameters(model)
-        weight = array(weight)
-        if n == 0:
-            twin, constant = weight, weight
+        weight, before = array(weight), twin
         warm = min(decay, (1 + n) / (10 + n))
-        if n:
-            twin = warm * twin + (1 - warm) * weight
-            constant = decay * constant + (1 - decay) * weight
+        twin = warm * before + (1 - warm) * weight if n else weight
         assert_twin(ema.module.weight, twin)
         assert_twin(model.weight, weight)
-        if n == 5 and decay == 0.9:
+        if n == 5 and decay == 0.9:  # without the warm-up it would differ
+            constant = decay * before + (1 - decay) * weight
             assert np.abs(twin - constant).max() > 1e-2
 
 

@@ -97,19 +97,11 @@ def spectra_twin(clean, estimate, exponent, kind):
 
     magnitude: (|S|^c - |Y|^c)^2; complex: |S |S|^(c-1) - Y |Y|^(c-1)|^2.
     """
-    totals = []
-    for pair in zip(array(clean), array(estimate), strict=True):
-        errors = []
-        for index in np.ndindex(pair[0].shape[:2]):
-            s, y = (complex(*part[index]) for part in pair)
-            size_s, size_y = abs(s) ** exponent, abs(y) ** exponent
-            if kind == "magnitude":
-                errors.append((size_s - size_y) ** 2)
-            else:
-                difference = size_s * s / abs(s) - size_y * y / abs(y)
-                errors.append(abs(difference) ** 2)
-        totals.append(sum(errors) / len(errors))
-    return np.array(totals)
+    s, y = (x[..., 0] + 1j * x[..., 1] for x in map(array, (clean, estimate)))
+    error = abs(s) ** exponent - abs(y) ** exponent
+    if kind == "complex":
+        error = s * abs(s) ** (exponent - 1) - y * abs(y) ** (exponent - 1)
+    return (abs(error) ** 2).mean((1, 2))
 
 
 @pytest.mark.parametrize("exponent", [0.3, 1.0])
@@ -128,18 +120,14 @@ def test_spectral_terms_equal_their_twins(exponent):
         )
 
 
-def si_sdr_twin(clean, estimate, centred=True):
+def si_sdr_twin(clean, estimate):
     """10 log10(|a s|^2 / |a s - y|^2), a = <y, s> / |s|^2, of each item."""
     values = []
-    for s, y in zip(clean.tolist(), estimate.tolist(), strict=True):
-        if centred:
-            s = [value - sum(s) / len(s) for value in s]
-            y = [value - sum(y) / len(y) for value in y]
-        scale = sum(a * b for a, b in zip(s, y, strict=True))
-        scale /= sum(value**2 for value in s)
-        target = sum((scale * value) ** 2 for value in s)
-        error = sum((scale * a - b) ** 2 for a, b in zip(s, y, strict=True))
-        values.append(10 * math.log10(target / error))
+    for s, y in zip(array(clean).astype(float), array(estimate), strict=True):
+        s, y = s - s.mean(), y - y.mean()
+        target = (s @ y) / (s @ s) * s
+        error = target - y
+        values.append(10 * math.log10((target @ target) / (error @ error)))
     return np.array(values)
 
 
@@ -253,30 +241,20 @@ def test_impossible_decays_are_refused(decay):
 
 def envelope_twin(clean, estimate, bands, frames, step, floor):
     """Jensen & Taal, 2016, eq. 3-6, segment by segment."""
-    totals = []
-    for item in range(len(clean)):
+
+    def segment(spec):
+        x = np.sqrt((spec**2).sum(-1) @ bands + 1e-8)  # (frames, bands)
+        for axis, least in ((0, floor), (1, 1e-3)):
+            x = x - x.mean(axis, keepdims=True)
+            x = x / (np.sqrt((x**2).sum(axis, keepdims=True)) + least)
+        return x
+
+    totals, size = [], min(frames, clean.shape[1])
+    for pair in zip(clean, estimate, strict=True):
         products = []
-        length = clean.shape[1]
-        size = min(frames, length)
-        for start in range(0, length - size + 1, step):
-            pair = []
-            for spec in (clean, estimate):
-                x = np.zeros((bands.shape[1], size))
-                for j in range(bands.shape[1]):
-                    for n in range(size):
-                        power = 0.0
-                        for f in range(bands.shape[0]):
-                            re, im = spec[item, start + n, f]
-                            power += bands[f, j] * (re**2 + im**2)
-                        x[j, n] = math.sqrt(power + 1e-8)
-                for j in range(len(x)):
-                    x[j] -= x[j].mean()
-                    x[j] /= math.sqrt((x[j] ** 2).sum()) + floor
-                for n in range(size):
-                    x[:, n] -= x[:, n].mean()
-                    x[:, n] /= math.sqrt((x[:, n] ** 2).sum()) + 1e-3
-                pair.append(x)
-            products += [pair[0][:, n] @ pair[1][:, n] for n in range(size)]
+        for start in range(0, clean.shape[1] - size + 1, step):
+            s, y = (segment(spec[start : start + size]) for spec in pair)
+            products.append((s * y).sum(1).mean())
         totals.append(1 - sum(products) / len(products))
     return np.array(totals)
 

@@ -153,3 +153,9 @@ def snr_db(reference, estimate):
     reference, estimate = np.asarray(reference), np.asarray(estimate)
     error = np.square(reference - estimate).sum() + 1e-20
     return 10 * np.log10(np.square(reference).sum() / error)
+
+
+def times(folder, pattern="*"):
+    """Map every file below a folder to its time of writing."""
+    files = (path for path in Path(folder).rglob(pattern) if path.is_file())
+    return {path: path.stat().st_mtime_ns for path in files}

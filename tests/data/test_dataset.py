@@ -17,7 +17,7 @@ from dbtransform_lobes.data.dataset import (
     mix_testset,
 )
 from dbtransform_lobes.evaluation.conditions import read_conditions
-from tests.signals import noise_like, speech_like, write_wav
+from tests.signals import noise_like, speech_like, times, write_wav
 
 TINY = {"hours": 3 / 3600, "valid_hours": 1 / 3600, "test_hours": 1 / 3600}
 TRAIN_ONLY = {"hours": 1 / 3600, "valid_hours": 0, "test_hours": 0, "babble": 0}
@@ -94,11 +94,6 @@ def contents(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-def times(folder):
-    """Map every audio file below a folder to its time."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.wav")}
 
 
 def plan(folder):
@@ -190,12 +185,12 @@ def test_more_hours_only_add_files(tmp_path, mixed, recordings):
 
 def test_interrupted_run_goes_on(tmp_path, recordings):
     mix_dataset(recordings, tmp_path, **TINY)
-    before, whole = times(tmp_path), contents(tmp_path)
+    before, whole = times(tmp_path, "*.wav"), contents(tmp_path)
     lost = sorted(before)[0]
     lost.unlink()
     mix_dataset(recordings, tmp_path, **TINY)
     assert contents(tmp_path) == whole
-    after = times(tmp_path)
+    after = times(tmp_path, "*.wav")
     other = tmp_path / lost.parent.name.replace("clean", "noisy") / lost.name
     changed = {path for path in before if before[path] != after[path]}
     assert changed <= {lost, other} and lost in changed
@@ -315,9 +310,9 @@ def test_fixed_test_equals_its_literal_twin(tmp_path, recordings):
             twin, _ = sf.read(tmp_path / "twin.wav", dtype="int16")
             assert np.max(np.abs(stored.astype(int) - twin)) <= 1
             assert np.mean(stored == twin) > 0.999
-    before = times(output)
+    before = times(output, "*.wav")
     mix_testset(mixtures, recordings, output)
-    assert times(output) == before
+    assert times(output, "*.wav") == before
 
 
 def test_fixed_test_completes_a_data_set(tmp_path, recordings):

@@ -10,7 +10,7 @@ from dns_prepare import find_test_pairs, prepare_dns
 from dbtransform_lobes.data.prepare import measure
 from dbtransform_lobes.data.recordings import read_recordings
 from tests.corpora import CLEAN, NOISE, ROOMS, dns_tree
-from tests.signals import speech_like, write_wav
+from tests.signals import speech_like, times, write_wav
 
 
 def prepare(data, save, **options):
@@ -89,9 +89,9 @@ def test_second_call_does_nothing_and_new_files_are_seen(prepared, tmp_path):
     tree = dns_tree(tmp_path / "tree")
     save = tmp_path / "save"
     first = prepare(tree, save)
-    times = {p: p.stat().st_mtime_ns for p in save.rglob("*")}
+    before = times(save)
     assert prepare(tree, save) == first
-    assert times == {p: p.stat().st_mtime_ns for p in save.rglob("*")}
+    assert times(save) == before
     new = tree / "datasets/clean/spanish_speech/a_1.wav"
     write_wav(new, speech_like(1.2, 77))
     assert "speech spanish_speech" in prepare(tree, save)["found"]

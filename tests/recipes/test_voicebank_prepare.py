@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 from voicebank_prepare import prepare_voicebank
 
-from tests.signals import voicebank_tree, write_wav
+from tests.signals import times, voicebank_tree, write_wav
 
 SPLITS = ("train", "valid", "test")
 
@@ -24,15 +24,6 @@ def manifests(save):
     return [
         json.loads((save / f"{split}.json").read_text()) for split in SPLITS
     ]
-
-
-def times(folder):
-    """Map every file below a folder to its time."""
-    return {
-        path: path.stat().st_mtime_ns
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 48000])

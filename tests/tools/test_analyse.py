@@ -29,6 +29,7 @@ from figures.report import render_report
 from tests.composition import composed
 from tests.runs import model_of
 from tests.signals import noise_like, speech_like, write_wav
+from tests.twins import spectrum
 
 SMALL = {"num_channels": 8, "num_layers": 2, "num_heads": 2}
 
@@ -38,11 +39,7 @@ def small(**changes):
     return composed(**{**SMALL, **changes})
 
 
-def spectrum(frames=12, batch=1):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(
-        batch, 257, frames, dtype=torch.complex64, generator=generator
-    )
+SPEC = spectrum(1, 257, 12, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -243,9 +240,8 @@ def test_fusion_shows_the_weights_and_the_prior():
 @pytest.mark.parametrize("form", ["token", "vector", "statistics"])
 def test_attention_shows_maps_and_lambda(form):
     model = small(lambda_form=form, rope=True, num_channels=16)
-    spec = spectrum()
-    analysis = model.analyse(spec, 7)
-    figure = attention_maps(model, spec, 7, 0.008, start=2.0)
+    analysis = model.analyse(SPEC, 7)
+    figure = attention_maps(model, SPEC, 7, 0.008, start=2.0)
     panels = [axes for axes in figure.axes if axes.images]
     maps = [p for p in panels if p.images[0].get_array().shape == (12, 12)]
     expected = analysis["maps"][:, :, 0].mean(2).flatten(0, 1)
@@ -261,7 +257,7 @@ def test_attention_shows_maps_and_lambda(form):
 
 
 def test_plain_attention_has_one_map():
-    figure = attention_maps(small(differential=False), spectrum(), 0, 0.008)
+    figure = attention_maps(small(differential=False), SPEC, 0, 0.008)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["$A$", "$A$"]
 
@@ -342,7 +338,7 @@ def test_architecture_counts_every_parameter_once(network):
         (fusion_weights, small(fusion="none"), "no multi-scale fusion"),
         (band_graph, BSRNN(num_channels=8, num_layers=1), "BSRNN has no"),
         (
-            lambda model: attention_maps(model, spectrum(), 0, 0.008),
+            lambda model: attention_maps(model, SPEC, 0, 0.008),
             BSRNN(num_channels=8, num_layers=1),
             "BSRNN has no differential attention",
         ),
@@ -463,7 +459,7 @@ def test_mistakes_that_need_the_model(
 )
 def test_analysis_while_training_changes_no_gradient(changes):
     model = small(num_channels=16, **changes).double().train()
-    spec = spectrum(batch=3).to(torch.complex128)
+    spec = spectrum(3, 257, 12)
 
     def gradients(**options):
         model.zero_grad()
@@ -498,6 +494,6 @@ def test_analysis_while_training_changes_no_gradient(changes):
 @pytest.mark.parametrize("band", [-1, 31])
 def test_analysis_of_a_band_that_is_not_there(band):
     with pytest.raises(ValueError, match=f"band is {band}, expected 0 to 30"):
-        small()(spectrum(), return_analysis=True, band=band)
+        small()(SPEC, return_analysis=True, band=band)
     with pytest.raises(ValueError, match="band is 3 without a spectrum"):
         small().analyse(band=3)

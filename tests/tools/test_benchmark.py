@@ -27,7 +27,7 @@ from command import run_tool
 from dbtransform_lobes.models.bsrnn import BSRNN
 from tests.composition import composed, model_yaml
 from tests.literal import LiteralProposal, literal_twin
-from tests.twins import scramble
+from tests.twins import scramble, spectrum
 
 LAYOUT = [3, 3, 5, 6, 8, 8]  # n_fft 64, bands in all three ranges
 PROPOSAL = {
@@ -121,10 +121,7 @@ def no_children(monkeypatch):
     monkeypatch.setattr(measure, "peak_memory", lambda *args: 1000)
 
 
-def spectrum(batch=2, bins=33, frames=40):
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, bins, frames)
-    return torch.randn(shape, generator=generator, dtype=torch.complex128)
+SPEC = spectrum(2, 33, 40)
 
 
 class Attention(nn.Module):
@@ -221,7 +218,7 @@ def test_components_of_db_transform_are_all_of_it():
 
 def test_literal_equals_db_transform():
     model = scramble(composed(**PROPOSAL), scale=0.3)
-    twin, spec = literal_twin(model), spectrum()
+    twin, spec = literal_twin(model), SPEC
     with torch.no_grad():
         expected = model(spec)
         assert torch.allclose(twin(spec), expected, rtol=0, atol=1e-9)
@@ -257,7 +254,7 @@ def test_literal_has_the_parameters_and_components_of_db_transform():
 
 def test_literal_learns():
     model = literal_twin(composed(**PROPOSAL).double())
-    model(spectrum()).abs().sum().backward()
+    model(SPEC).abs().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

@@ -275,48 +275,52 @@ def test_killed_while_writing_a_checkpoint_keeps_the_last_good_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["CKPT+next"]
 
 
-def test_a_batch_whose_loss_is_not_finite_makes_no_step(
-    tree, tmp_path, monkeypatch
-):
-    forward, steps = EnhancementLoss.forward, []
+@pytest.fixture
+def spoil(monkeypatch):
+    """Return a function that makes some training losses NaN, by number.
 
-    def sometimes(loss, *signals):
-        losses, terms = forward(loss, *signals)
-        if losses.requires_grad:
-            steps.append(len(steps))
-            losses = losses * (math.nan if len(steps) == 2 else 1)
-        return losses, terms
+    It returns a list to which every training batch adds a number of its own.
+    """
 
-    monkeypatch.setattr(EnhancementLoss, "forward", sometimes)
+    def spoil(*bad):
+        forward, batches = EnhancementLoss.forward, []
+
+        def sometimes(loss, clean, *others):
+            losses, terms = forward(loss, clean, *others)
+            if losses.requires_grad:
+                batches.append(float(clean.sum()))
+                losses = losses * (math.nan if len(batches) in bad else 1)
+            return losses, terms
+
+        monkeypatch.setattr(EnhancementLoss, "forward", sometimes)
+        return batches
+
+    return spoil
+
+
+def steps_of(optimizer):
+    """Steps that the state of an optimizer has made, for every weight."""
+    return {int(each["step"]) for each in optimizer["state"].values()}
+
+
+def test_a_batch_whose_loss_is_not_finite_makes_no_step(tree, tmp_path, spoil):
+    batches = spoil(2)
     brain = train(tree, tmp_path)["brain"]
-    assert len(steps) == brain.optimizer_step == 6
-    assert (
-        "the loss is not finite for ['p225_"
-        in (tmp_path / "log.txt").read_text()
-    )
+    assert len(batches) == brain.optimizer_step == 6
+    log = (tmp_path / "log.txt").read_text()
+    assert "the loss is not finite for ['p225_" in log
     for name in ("model", "ema"):
         for weight in checkpoint(tmp_path, name).values():
             assert torch.isfinite(weight).all()
-    optimizer = brain.optimizer.state_dict()["state"]
-    assert {int(each["step"]) for each in optimizer.values()} == {5}
+    assert steps_of(brain.optimizer.state_dict()) == {5}
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_run_that_bad_batches_stop_goes_on_after_them(
-    tree, tmp_path, monkeypatch, accumulation
+    tree, tmp_path, spoil, accumulation
 ):
     """The second and third step of six are bad, the last of an epoch is one."""
-    forward, crops = EnhancementLoss.forward, []
-    bad = (2, 3) if accumulation == 1 else (3, 6)
-
-    def sometimes(loss, clean, *others):
-        losses, terms = forward(loss, clean, *others)
-        if losses.requires_grad:
-            crops.append(float(clean.sum()))
-            losses = losses * (math.nan if len(crops) in bad else 1)
-        return losses, terms
-
-    monkeypatch.setattr(EnhancementLoss, "forward", sometimes)
+    batches = spoil(*((2, 3) if accumulation == 1 else (3, 6)))
     options = {
         "nonfinite_patience": 0,
         "grad_accumulation_factor": accumulation,
@@ -324,14 +328,12 @@ def test_a_run_that_bad_batches_stop_goes_on_after_them(
     for stopped in (2, 3):
         with pytest.raises(ValueError, match="for 1 batches.*goes on after"):
             train(tree, tmp_path, **options)
-        assert len(crops) == stopped * accumulation
-        states = checkpoint(tmp_path, "optimizer")["state"].values()
-        assert {int(each["step"]) for each in states} == {1}
+        assert len(batches) == stopped * accumulation
+        assert steps_of(checkpoint(tmp_path, "optimizer")) == {1}
     brain = train(tree, tmp_path, **options)["brain"]
     assert brain.optimizer_step == 6
-    assert len(set(crops)) == len(crops) == 6 * accumulation
-    states = brain.optimizer.state_dict()["state"].values()
-    assert {int(each["step"]) for each in states} == {4}
+    assert len(set(batches)) == len(batches) == 6 * accumulation
+    assert steps_of(brain.optimizer.state_dict()) == {4}
 
 
 # Options

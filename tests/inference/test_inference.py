@@ -17,7 +17,7 @@ from speechbrain.utils.fetching import (
 from dbtransform_lobes import inference
 from dbtransform_lobes.inference import EnhanceModel, audio_file, bundled
 from dbtransform_lobes.inference import source as model_source
-from tests.runs import model_of, tiny_run
+from tests.runs import model_of
 from tests.signals import noise_like, snr_db, speech_like
 
 CPU = {"device": "cpu"}
@@ -92,37 +92,26 @@ def test_a_device_that_is_not_there_is_named(device):
         EnhanceModel.from_hparams(run_opts={"device": device})
 
 
-def test_a_folder_of_the_name_of_a_bundled_model_is_not_taken(
+def test_the_bundled_weights_are_the_default_and_go_before_a_folder(
     tmp_path, monkeypatch
 ):
-    (tmp_path / "db_transform_small").mkdir()
+    name = "db_transform_small"
+    weights = torch.load(bundled.BUNDLED / name / "model.ckpt")
+    (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
-    for source in (None, "db_transform_small"):
-        assert EnhanceModel.from_hparams(source, run_opts=CPU)
+    for source in (None, name):
+        loaded = EnhanceModel.from_hparams(source, run_opts=CPU)
+        state = loaded.mods.model.state_dict()
+        assert state.keys() == weights.keys()
+        assert all(torch.equal(state[key], weights[key]) for key in state)
     with pytest.raises(FileNotFoundError, match="no hyperparams.yaml"):
-        EnhanceModel.from_hparams("./db_transform_small")
-
-
-def test_a_run_folder_is_to_be_exported_first(tmp_path):
-    tiny_run(tmp_path)
-    with pytest.raises(FileNotFoundError, match="`dbtransform export .*run|`"):
-        EnhanceModel.from_hparams(str(tmp_path))
+        EnhanceModel.from_hparams(f"./{name}")
 
 
 def test_without_weights_the_package_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "BUNDLED", tmp_path)
     with pytest.raises(FileNotFoundError, match="built without weights"):
         EnhanceModel.from_hparams()
-
-
-def test_bundled_weights_are_the_default(model_folder, monkeypatch):
-    monkeypatch.setattr(bundled, "BUNDLED", model_folder.parent)
-    loaded = EnhanceModel.from_hparams(run_opts=CPU)
-    assert (
-        loaded.mods.model.state_dict().keys()
-        == torch.load(model_folder / "model.ckpt").keys()
-    )
-    assert loaded.enhance_batch(torch.ones(1, 100)).shape == (1, 100)
 
 
 def test_a_savedir_of_another_source_is_not_reused(
@@ -191,6 +180,10 @@ def test_missing_files_are_named(own_folder, tmp_path):
     (own_folder / "model.ckpt").unlink()
     with pytest.raises(FileNotFoundError, match="model.ckpt.*dbtransform exp"):
         EnhanceModel.from_hparams(own_folder)
+    (own_folder / "save").mkdir()  # as in a run
+    with pytest.raises(FileNotFoundError, match="`dbtransform export .*own M"):
+        EnhanceModel.from_hparams(own_folder)
+    (own_folder / "save").rmdir()
     (own_folder / "hyperparams.yaml").unlink()
     with pytest.raises(FileNotFoundError, match="no hyperparams.yaml"):
         EnhanceModel.from_hparams(own_folder)
@@ -313,22 +306,24 @@ def test_bad_batches(model, noisy, lengths, message):
 # Files
 
 
-def test_file_equals_batch_and_is_written(model, tmp_path):
+def test_file_equals_batch_and_array_and_is_written(model, tmp_path):
     signal = noisy_signal(0.5)
-    sf.write(tmp_path / "a.wav", signal.numpy(), 16000, subtype="FLOAT")
-    output = tmp_path / "b.wav"
+    path, output = tmp_path / "a.wav", tmp_path / "b.wav"
+    sf.write(path, signal.numpy(), 16000, subtype="FLOAT")
     output.write_text("replaced")
-    enhanced = model.enhance_file(tmp_path / "a.wav", output)
-    expected = model.enhance_batch(signal[None])[0]
+    options = {"strength": 0.7, "attenuation_limit_db": 8.0}
+    enhanced = model.enhance_file(path, output, **options)
+    expected = model.enhance_batch(signal[None], **options)[0]
     assert torch.allclose(enhanced, expected, atol=1e-6)
     assert sf.info(output).subtype == "FLOAT"
     written = torch.from_numpy(sf.read(output, dtype="float32")[0])
     assert torch.equal(written, enhanced)
-    assert files_below(tmp_path) == [
-        str(tmp_path / n) for n in "a.wav b.wav".split()
-    ]
-    without = model.enhance_file(str(tmp_path / "a.wav"))
-    assert torch.equal(without, enhanced)
+    assert files_below(tmp_path) == [str(path), str(output)]
+    assert torch.equal(model.enhance_file(str(path), **options), enhanced)
+    array = model.enhance_array(signal.numpy(), 16000, **options)
+    assert np.array_equal(array, enhanced.numpy())
+    whole = model.enhance_file(path)
+    assert not torch.allclose(whole, enhanced, atol=1e-3)
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 22050, 44100, 48000])

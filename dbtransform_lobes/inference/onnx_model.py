@@ -50,7 +50,7 @@ class OnnxEnhancer(Enhancer):
     (16000,)
     """
 
-    segment_seconds = 8  # memory grows with it
+    segment_seconds = 7  # memory grows with it
 
     def __init__(self, source=None, threads=None):
         if threads is not None and not (
@@ -207,6 +207,7 @@ def _session(path, threads):
     options.intra_op_num_threads = int(threads)  # 0: all
     # Else buffers of all layers are held to the end: half the memory, faster.
     options.enable_mem_reuse = False
+    options.enable_mem_pattern = False
     try:
         return runtime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

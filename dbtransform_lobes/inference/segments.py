@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SLACK_SECONDS = 4  # the last segment may be longer by so much
+SLACK_SECONDS = 4  # the last of those that overlap may be longer by so much
 FADE_SECONDS = 2
 
 
@@ -41,7 +41,8 @@ class Segments:
         step = max(1, seconds * sample_rate - self.fade)
         self.step = step + -step % hop_length
         self.size = self.back + self.step + self.fade + self.ahead
-        self.longest = self.size + SLACK_SECONDS * sample_rate
+        slack = 0 if reach else SLACK_SECONDS * sample_rate
+        self.longest = self.size + slack
         self._begun, self._waiting, self._tail = False, None, 0
 
     def push(self, noisy, last=False):

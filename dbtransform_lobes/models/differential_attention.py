@@ -543,12 +543,8 @@ class DifferentialBandAttention(TimeBlock):
         return first, second, self._lambda(logit, statistics, *lead)
 
     def _maps_with_statistics(self, query, key, value):
-        pairs = zip(
-            query.chunk(self.num_maps, 1),
-            key.chunk(self.num_maps, 1),
-            strict=True,
-        )
-        results = [self.statistics.attend(q, k, value) for q, k in pairs]
+        pairs = self._pairs(query, key)
+        results = [self.statistics.attend(*pair, value) for pair in pairs]
         (first, stats1), (second, stats2) = results[0], results[-1]
         statistics = torch.cat((stats1, stats2), dim=-1)
         return first.transpose(1, 2), second.transpose(1, 2), statistics
@@ -588,14 +584,20 @@ class DifferentialBandAttention(TimeBlock):
         return maps[0], maps[-1]
 
     def _maps_at_once(self, query, key, value):
-        """The same for a whole signal, without a loop over its blocks."""
-        value = value.repeat(1, self.num_maps, 1, 1)
-        if self.window is None:
-            out = attend(query, key, value)
-        else:
-            out = attend_in_blocks(query, key, value, self.window, self.causal)
-        maps = out.transpose(1, 2).chunk(self.num_maps, dim=2)
-        return maps[0], maps[-1]
+        """The same for a whole signal, map by map: no loop over its blocks."""
+        outs = []
+        for pair in self._pairs(query, key):
+            if self.window is None:
+                out = attend(*pair, value)
+            else:
+                out = attend_in_blocks(*pair, value, self.window, self.causal)
+            outs.append(out.transpose(1, 2))
+        return outs[0], outs[-1]
+
+    def _pairs(self, query, key):
+        """Queries and keys of each map."""
+        pair = (x.split(self.num_heads, 1) for x in (query, key))
+        return zip(*pair, strict=True)
 
     def _mask(self, start, rows, reach):
         """Additive mask of a block, None if all its queries see all keys."""

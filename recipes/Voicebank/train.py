@@ -75,9 +75,11 @@ class EnhanceBrain(ResumableBrain):
         if getattr(self.hparams, "metric_weight", 0):
             self.metric_gan = self.hparams.metric_gan(device=self.device)
             self.metric_gan.add_to(self.checkpointer)
-        self.loggers = [self.hparams.train_logger]
-        if self.hparams.use_tensorboard and if_main_process():
-            self.loggers.append(self.hparams.tensorboard_logger())
+        self.loggers = []
+        if if_main_process():
+            self.loggers.append(self.hparams.train_logger)
+            if self.hparams.use_tensorboard:
+                self.loggers.append(self.hparams.tensorboard_logger())
 
     def compute_forward(self, batch, stage):
         """Return enhanced waveforms (B, L) and their spectrum, at unit RMS."""
@@ -168,9 +170,9 @@ class EnhanceBrain(ResumableBrain):
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log a stage; after validation also save a checkpoint."""
+        terms = self.terms.result().items()
         means = {"loss": float(stage_loss)}
-        for name, mean in self.terms.result().items():
-            means[f"loss_{name}"] = mean
+        means |= {f"loss_{name}": mean for name, mean in terms}
         if stage == sb.Stage.TRAIN:
             self.train_stats = mean_over_ranks(means)
             self.train_stats["audio_s_per_s"] = self._speed()
@@ -208,20 +210,13 @@ class EnhanceBrain(ResumableBrain):
         hours = (time.monotonic() - self.started) / 3600
         epochs_left = self.hparams.number_of_epochs - epoch
         rate = float(self.optimizer.param_groups[0]["lr"])
-        self._log(
-            {"epoch": epoch, "lr": rate, "hours_left": epochs_left * hours},
-            train_stats=self.train_stats,
-            valid_stats=stats,
-        )
+        meta = {"epoch": epoch, "lr": rate, "hours_left": epochs_left * hours}
+        for log in self.loggers:
+            log.log_stats(meta, self.train_stats, stats)
         self.checkpointer.save_and_keep_only(
             meta={name: stats[name] for name in VALIDATION_METRICS},
             max_keys=["pesq"],
         )
-
-    @main_process_only
-    def _log(self, *args, **kwargs):
-        for log in self.loggers:
-            log.log_stats(*args, **kwargs)
 
     def _empty_test_folder(self):
         """Remove what another model or test set has left there."""

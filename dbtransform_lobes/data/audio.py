@@ -148,32 +148,13 @@ def audio_info(path):
 
 
 def read_audio(path, start=0, frames=-1, sample_rate=16000):
-    """Read a file, or a part of it, as one channel at a given rate.
+    """Read a file, or a part of it, as samples (L,), float64, at a given rate.
 
-    Arguments
-    ---------
-    path : str
-        Audio file of any rate; several channels are averaged.
-    start : int
-        First sample, counted at ``sample_rate``.
-    frames : int
-        Samples to read, counted at ``sample_rate``; -1 reads to the end.
-        Fewer are returned where the file ends before.
-    sample_rate : int
-        Rate of the result, in Hz.
-
-    Returns
-    -------
-    numpy.ndarray
-        Samples (L,), float64.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not audio, is empty, ends before ``start`` or has samples
-        that are not finite.
+    The file has any rate; several channels are averaged. The first sample and
+    the ``frames`` to read are counted at ``sample_rate``, in Hz; -1 reads to
+    the end, and fewer are returned where the file ends before.
+    FileNotFoundError if there is no such file; ValueError if it is not audio,
+    is empty, ends before ``start`` or has samples that are not finite.
 
     Example
     -------

@@ -16,14 +16,8 @@ class EpochSampler(Sampler):
 
     Rank r takes the positions r, r + ranks, r + 2 ranks and so on.
 
-    Arguments
-    ---------
-    length : int
-        Examples of one epoch, a multiple of ``ranks``.
-    rank : int
-        Of this process.
-    ranks : int
-        Processes that share the examples.
+    ``length`` are the examples of one epoch; a ValueError tells that it is no
+    multiple of ``ranks``.
 
     Example
     -------

@@ -33,22 +33,13 @@ def read_conditions(path):
         the ``log_testset.txt`` of VoiceBank-DEMAND: file, noise and SNR in
         each line.
 
-    Returns
-    -------
-    conditions : dict
-        By the name of the file (without an audio suffix), a dict of those
-        of ``clean``, ``noisy`` (paths as given), ``snr_db`` (float) and
-        ``noise`` that are known. The noise is a type: of the path of a file
-        its name up to the first underscore, or without one the folder it
-        lies in; "babble" of several paths with | between them.
-
-    Raises
-    ------
-    ValueError
-        If the file is no such table, a name is empty or comes twice, or an
-        SNR is no number; with the lines.
-    OSError
-        If the file cannot be read.
+    Returned is by the name of the file (without an audio suffix) a dict of
+    those of ``clean``, ``noisy`` (paths as given), ``snr_db`` (float) and
+    ``noise`` that are known. The noise is a type: of the path of a file its
+    name up to the first underscore, or without one the folder it lies in;
+    "babble" of several paths with | between them. ValueError if the file is
+    no such table, a name is empty or comes twice, or an SNR is no number,
+    with the lines; OSError if it cannot be read.
 
     Example
     -------

@@ -199,19 +199,12 @@ def evaluate_folders(
     with_dnsmos : bool
         Whether to predict DNSMOS as well.
 
-    Returns
-    -------
-    report : dict
-        All keys of ``scores.json``: ``num_files``, ``num_scored``, ``means``
-        (metric to float, None if no file was scored), ``silent`` (names),
-        ``failed`` (name to reason), ``versions`` and the folders; besides
-        them ``rows``, see ``score_files``.
-
-    Raises
-    ------
-    ValueError
-        If a folder is missing or empty, a file has no partner, or as
-        ``score_files``. A file that cannot be scored does not raise.
+    Returned are the keys of ``scores.json``: ``num_files``, ``num_scored``,
+    ``means`` (metric to float, None if no file was scored), ``silent``
+    (names), ``failed`` (name to reason), ``versions`` and the folders; besides
+    them ``rows``, see ``score_files``. ValueError if a folder is missing or
+    empty, a file has no partner, or as ``score_files``. A file that cannot be
+    scored does not raise.
 
     Example
     -------

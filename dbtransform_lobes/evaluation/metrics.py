@@ -65,14 +65,9 @@ def pesq_wide_band(clean, estimate):
     """Return the wide-band PESQ (MOS-LQO, ITU-T P.862.2) at 16 kHz.
 
     It is from 1.0 (bad) to 4.64 (equal), for signals of equal shape (L,).
-
-    Raises
-    ------
-    SilentFileError
-        If PESQ finds no utterance in clean.
-    ValueError
-        If PESQ cannot score the pair, for example below 0.25 s, or if it
-        finds utterances in clean but cannot align the estimate to any.
+    SilentFileError if PESQ finds no utterance in clean; ValueError if it
+    cannot score the pair, for example below 0.25 s, or finds utterances in
+    clean but cannot align the estimate to any.
 
     Example
     -------
@@ -121,11 +116,7 @@ def stoi(clean, estimate, extended=False):
 
     It is from about 0 (none) to 1, for signals of equal shape (L,): STOI
     (Taal et al. 2011), or ``extended`` ESTOI (Jensen and Taal 2016).
-
-    Raises
-    ------
-    ValueError
-        If less than 0.4 s of speech is left without its pauses.
+    ValueError if less than 0.4 s of speech is left without its pauses.
 
     Example
     -------
@@ -207,27 +198,13 @@ def _check_pair(clean, estimate, sample_rate):
 def score(clean, estimate, sample_rate=SAMPLE_RATE):
     """Score one noisy or enhanced signal against its clean speech.
 
-    Arguments
-    ---------
-    clean, estimate : array_like
-        Clean and enhanced speech, aligned, floats with full scale 1.0, (L,).
-    sample_rate : int
-        In Hz; 16000 is the only rate all measures are defined for.
-
-    Returns
-    -------
-    scores : dict
-        A float for each name of ``METRICS``: ``pesq`` (wide band, 1 to
-        4.64), ``stoi``, ``estoi`` (0 to 1), ``si_sdr``, ``seg_snr`` (dB),
-        ``csig``, ``cbak``, ``covl`` (1 to 5).
-
-    Raises
-    ------
-    SilentFileError
-        If the clean signal is silent or PESQ finds no utterance in it.
-    ValueError
-        For a wrong rate, shape, type or length, for NaN, or if the pair is
-        too short or too long (30 s) to be scored.
+    Both are aligned, floats with full scale 1.0, (L,), at 16000 Hz, the only
+    rate all measures are defined for. Returned is a dict of a float for each
+    name of ``METRICS``: ``pesq`` (wide band, 1 to 4.64), ``stoi``, ``estoi``
+    (0 to 1), ``si_sdr``, ``seg_snr`` (dB), ``csig``, ``cbak``, ``covl`` (1 to
+    5). SilentFileError if the clean signal is silent or PESQ finds no
+    utterance in it; ValueError for a wrong rate, shape, type or length, for
+    NaN, or if the pair is too short or too long (30 s) to be scored.
 
     Example
     -------

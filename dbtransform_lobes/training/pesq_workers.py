@@ -51,19 +51,9 @@ class PesqWorkers:
     Processes are started on the first use.
 
     ``counts`` says how many items were scored, failed (PESQ is not defined
-    for them) and skipped (the workers were busy, or one died).
-
-    Arguments
-    ---------
-    num_workers : int
-        Processes.
-
-    Raises
-    ------
-    ValueError
-        If there is less than one worker.
-    RuntimeError
-        In ``ready``, if workers die again and again.
+    for them) and skipped (the workers were busy, or one died). Less than one
+    worker is a ValueError; ``ready`` raises a RuntimeError if workers die
+    again and again.
 
     Example
     -------

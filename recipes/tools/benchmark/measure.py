@@ -72,12 +72,9 @@ def benchmark(
             }
             for candidate in candidates.values()
         },
-        "memory": [],
-        "macs": [],
-        "inference": [],
-        "streaming": [],
-        "training": [],
     }
+    for kind in ("memory", "macs", "inference", "streaming", "training"):
+        results[kind] = []
     _measure_sizes(candidates, results, report)
     with ExitStack() as stack:
         workers = {

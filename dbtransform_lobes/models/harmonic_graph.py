@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
-from dbtransform_lobes.models.differential_attention import attend
+from dbtransform_lobes.models.windowed_attention import attend
 
 FORMS = ("learned", "fixed", "dense")
 

@@ -33,7 +33,7 @@ from dbtransform_lobes.inference.onnx_model import (
     NUMPY_TYPES,
     OnnxEnhancer,
 )
-from dbtransform_lobes.models.block_attention import attend_in_blocks
+from dbtransform_lobes.models.windowed_attention import attend_in_blocks
 from tests.composition import composed, model_yaml
 from tests.signals import noise_like, speech_like, write_wav
 

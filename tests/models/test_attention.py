@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from dbtransform_lobes.models import differential_attention
+from dbtransform_lobes.models import windowed_attention
 from dbtransform_lobes.models.differential_attention import (
     LAMBDAS,
     DifferentialBandAttention,
-    MapStatistics,
-    VectorLambda,
-    attend,
-    rotate,
-    window_mask,
 )
+from dbtransform_lobes.models.lambdas import MapStatistics, VectorLambda
+from dbtransform_lobes.models.rotary import rotate
+from dbtransform_lobes.models.windowed_attention import attend, window_mask
 from tests.twins import (
     affine,
     array,
@@ -247,7 +245,7 @@ def test_windowed_attention_equals_its_twin(
     window, lambda_form, causal, monkeypatch
 ):
     """T = 1, T < window, and T around multiples of a block of queries."""
-    monkeypatch.setattr(differential_attention, "CPU_QUERIES", window)
+    monkeypatch.setattr(windowed_attention, "CPU_QUERIES", window)
     settings = {"window": window, "causal": causal}
     module = DifferentialBandAttention(8, 2, 2, lambda_form, **settings)
     scramble(module, scale=1)
@@ -276,8 +274,8 @@ def test_cost_of_a_window_grows_linearly(monkeypatch, causal):
         products.append(query.shape[-2] * key.shape[-2])
         return torch.zeros_like(query)
 
-    monkeypatch.setattr(differential_attention, "attend", count)
-    monkeypatch.setattr(differential_attention, "CPU_QUERIES", 3)
+    monkeypatch.setattr(windowed_attention, "attend", count)
+    monkeypatch.setattr(windowed_attention, "CPU_QUERIES", 3)
     module = DifferentialBandAttention(4, 1, 1, window=6, causal=causal)
     totals = {}
     for frames in (60, 120, 480, 960):

@@ -1,0 +1,220 @@
+"""Scaled dot-product attention, of all frames or within a window."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+CPU_QUERIES = 32  # of a block: small blocks stay in the caches of a CPU
+# Finite, so that the rows that pad the last block stay finite too.
+HIDDEN = -1e9
+
+
+def attend(query, key, value, mask=None):
+    """Scaled dot-product attention.
+
+    Arguments
+    ---------
+    query, key : torch.Tensor
+        (N, H, Q, d), (N, H, T, d).
+    value : torch.Tensor
+        (N, H, T, d_v), d_v <= d.
+    mask : torch.Tensor | None
+        Additive, broadcast to (N, H, Q, T).
+
+    Returns
+    -------
+    torch.Tensor
+        (N, H, Q, d_v).
+
+    Example
+    -------
+    >>> q, k, v = torch.randn(3, 2, 4, 5, 8)
+    >>> attend(q, k, v[..., :4]).shape
+    torch.Size([2, 4, 5, 4])
+    """
+    if mask is not None:
+        mask = mask.to(query.dtype)
+        if query.device.type == "cpu" and not torch.compiler.is_exporting():
+            return _attend_by_products(query, key, value, mask)
+    size = value.shape[-1]
+    # The kernels that keep no map of all pairs want heads of one size.
+    if size < query.shape[-1]:
+        value = F.pad(value, (0, query.shape[-1] - size))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return out[..., :size]
+
+
+def _attend_by_products(query, key, value, mask):
+    """The same for few keys: on the CPU twice as fast as the fused kernel."""
+    lead = query.shape[:2]
+    scale = query.shape[-1] ** -0.5
+    mask = mask.expand(*lead, -1, -1).flatten(0, 1)
+    query, key, value = (x.flatten(0, 1) for x in (query, key, value))
+    maps = torch.baddbmm(mask, query, key.mT, alpha=scale).softmax(-1)
+    return torch.bmm(maps, value).unflatten(0, lead)
+
+
+def window_mask(queries, keys, window=None, causal=False):
+    """Additive mask, 0 where a query may attend to a key, else -inf.
+
+    Arguments
+    ---------
+    queries : torch.Tensor
+        Frame numbers of the queries, (Q,).
+    keys : torch.Tensor
+        Frame numbers of the keys, (N,).
+    window : int | None
+        Frames attended on each side; None attends to all.
+    causal : bool
+        Whether later frames are hidden.
+
+    Returns
+    -------
+    torch.Tensor
+        (Q, N), 0 or -inf. Additive, because a boolean mask is turned into
+        one by every call.
+
+    Example
+    -------
+    >>> window_mask(torch.arange(2), torch.arange(3), 1)
+    tensor([[0., 0., -inf],
+            [0., 0., 0.]])
+    """
+    distance = queries[:, None] - keys
+    hidden = torch.zeros_like(distance, dtype=torch.bool)
+    if window is not None:
+        hidden |= distance.abs() > window
+    if causal:
+        hidden |= distance < 0
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill(
+        hidden, -math.inf
+    )
+
+
+def attend_within(query, key, value, window=None, causal=False, start=0):
+    """Scaled dot-product attention within a window, block by block of queries.
+
+    Cost and memory grow linearly with T.
+
+    Arguments
+    ---------
+    query : torch.Tensor
+        (N, H, T, d).
+    key, value : torch.Tensor
+        (N, H, S, d), (N, H, S, d_v), d_v <= d.
+    window : int | None
+        Frames attended on each side; None attends to all.
+    causal : bool
+        Whether later frames are hidden.
+    start : int
+        Keys before the first query.
+
+    Returns
+    -------
+    torch.Tensor
+        (N, T, H, d_v).
+
+    Example
+    -------
+    >>> x = torch.randn(1, 2, 7, 4)
+    >>> attend_within(x, x, x, window=3).shape
+    torch.Size([1, 7, 2, 4])
+    """
+    if window is None:
+        return attend(query, key, value).transpose(1, 2)
+    if torch.compiler.is_exporting():
+        out = attend_in_blocks(query, key, value, window, causal)
+        return out.transpose(1, 2)
+    # One copy here spares one in every block.
+    query, key, value = (x.contiguous() for x in (query, key, value))
+    frames, on_cpu = query.shape[2], query.device.type == "cpu"
+    size = CPU_QUERIES if on_cpu else 2 * window  # a GPU wants few blocks
+    # The last block takes what would be less than half a block.
+    bounds = [*range(0, max(frames - size // 2, 1), size), frames]
+    outs, masks = [], {}
+    for first, last in zip(bounds, bounds[1:], strict=False):
+        low = max(start + first - window, 0)
+        high = min(start + last + (0 if causal else window), key.shape[2])
+        place = last - first, low - first, high - first
+        if place not in masks:  # most blocks see alike
+            queries = torch.arange(start + first, start + last)
+            mask = window_mask(queries, torch.arange(low, high), window, causal)
+            masks[place] = mask.to(query.device) if mask.any() else None
+        out = attend(
+            query[:, :, first:last],
+            key[:, :, low:high],
+            value[:, :, low:high],
+            masks[place],
+        )
+        outs.append(out.transpose(1, 2))
+    return torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]
+
+
+def attend_in_blocks(query, key, value, window, causal=False):
+    """Scaled dot-product attention within a window, without a loop.
+
+    Frames are cut into blocks of ``window``; the queries of a block see the
+    keys of its own block, the one before and, unless causal, the one after.
+    So the number of operations does not depend on T, as an exported graph
+    wants it, and cost and memory grow linearly with T.
+
+    Arguments
+    ---------
+    query, key : torch.Tensor
+        (N, H, T, d).
+    value : torch.Tensor
+        (N, H, T, d_v).
+    window : int
+        Frames attended on each side.
+    causal : bool
+        Whether later frames are hidden.
+
+    Returns
+    -------
+    torch.Tensor
+        (N, H, T, d_v).
+
+    Example
+    -------
+    >>> x = torch.randn(1, 2, 7, 4)
+    >>> attend_in_blocks(x, x, x, window=3).shape
+    torch.Size([1, 2, 7, 4])
+    """
+    frames = query.shape[2]
+    blocks = (frames + window - 1) // window
+    pad = blocks * window - frames
+    after = 0 if causal else 1  # blocks that are looked ahead
+
+    query = F.pad(query, (0, 0, 0, pad)).unflatten(2, (blocks, window))
+    key, value = (
+        _neighbourhoods(
+            F.pad(x, (0, 0, window, pad + after * window)), blocks, window
+        )
+        for x in (key, value)
+    )  # (N, H, blocks, 2 or 3 windows, d)
+    logits = query @ key.mT * query.shape[-1] ** -0.5
+    logits = logits + _block_mask(frames, blocks, window, causal, query)
+    out = logits.softmax(-1) @ value
+    return out.flatten(2, 3)[:, :, :frames]
+
+
+def _neighbourhoods(x, blocks, window):
+    """Every block (of those that are padded) with its neighbours."""
+    x = x.unflatten(2, (-1, window))
+    total = x.shape[2]
+    count = total - blocks + 1
+    return torch.cat([x[:, :, i : i + blocks] for i in range(count)], dim=3)
+
+
+def _block_mask(frames, blocks, window, causal, like):
+    """Additive mask (blocks, window, 2 or 3 windows)."""
+    span = (2 if causal else 3) * window
+    offset = torch.arange(span, device=like.device) - window
+    distance = offset - offset[window : 2 * window, None]
+    hidden = (distance < -window) | (distance > (0 if causal else window))
+    first = torch.arange(blocks, device=like.device) * window
+    place = first[:, None] + offset
+    outside = (place < 0) | (place >= frames)
+    zero = torch.zeros((), dtype=like.dtype, device=like.device)
+    return torch.where(hidden | outside[:, None], HIDDEN, zero)

@@ -9,7 +9,6 @@ data set: a run goes on only in a folder that holds the same plan.
 import hashlib
 import math
 import shutil
-from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -157,24 +156,21 @@ def _check_arguments(arguments):
 
 def _collection_summary(recordings):
     """Count the files and hours used, by source and licence."""
-    files, seconds = Counter(), Counter()
+    groups = {}
     for item in recordings:
         key = (item.source or "unknown", item.licence or "unknown")
-        files[key] += 1
-        seconds[key] += item.seconds
+        groups.setdefault(key, []).append(item.seconds)
     sources = [
         {
             "source": source,
             "licence": licence,
-            "files": files[source, licence],
-            "hours": round(seconds[source, licence] / 3600, 4),
+            "files": len(seconds),
+            "hours": round(sum(seconds) / 3600, 4),
         }
-        for source, licence in sorted(files)
+        for (source, licence), seconds in sorted(groups.items())
     ]
-    return {
-        "sources": sources,
-        "licences": sorted({licence for _, licence in files}),
-    }
+    licences = sorted({licence for _, licence in groups})
+    return {"sources": sources, "licences": licences}
 
 
 def _write_dataset(mixtures, output, prefix, recipe, root, force):

@@ -4,9 +4,13 @@ import math
 
 import speechbrain as sb
 import torch
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from speechbrain.utils.logger import get_logger
 
-from dbtransform_lobes.training.means import RunningMeans
 from dbtransform_lobes.training.ranks import gather_lists
 
 logger = get_logger(__name__)
@@ -17,8 +21,8 @@ class ResumableBrain(sb.Brain):
 
     A run that was stopped goes on with the next step, from the same data. A
     bad batch makes no step; more than ``nonfinite_patience`` of them in an
-    epoch stop the run, which goes on after them. What is added to ``terms``,
-    see ``RunningMeans``, is of a whole epoch also after an interruption.
+    epoch stop the run, which goes on after them. The means of what is added
+    to ``terms`` are of a whole epoch also after an interruption.
 
     It needs a checkpointer, the hparams ``epoch_counter``, ``steps_per_epoch``
     and ``batch_size`` (the crops of a step on all ranks), and before ``fit``
@@ -44,7 +48,7 @@ class ResumableBrain(sb.Brain):
                 "first of its two groups of weights alone; leave it out"
             )
         self.bad_losses, self.train_sampler = 0, None
-        self.terms = RunningMeans()
+        self.terms = _RunningMeans()
         self.checkpointer.add_recoverable(
             "terms", self.terms, optional_load=True
         )
@@ -120,3 +124,38 @@ class ResumableBrain(sb.Brain):
                 "(nonfinite_patience): check the files named above; the same "
                 "command goes on after them"
             )
+
+
+@register_checkpoint_hooks
+class _RunningMeans:
+    """Average numbers by name; a checkpoint holds what has been added."""
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self):
+        """Begin anew."""
+        self.sums, self.counts = {}, {}
+
+    def add(self, numbers):
+        """Add a tensor of one number, or several with equal weight, by name."""
+        for name, number in numbers.items():
+            total = self.sums.get(name, 0.0)
+            self.sums[name] = total + number.detach().mean()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def result(self):
+        """Return the means, a dict of float."""
+        return {
+            name: float(total) / self.counts[name]
+            for name, total in self.sums.items()
+        }
+
+    @mark_as_saver
+    def _save(self, path):
+        sums = {name: float(total) for name, total in self.sums.items()}
+        torch.save((sums, self.counts), path)
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        self.sums, self.counts = torch.load(path, weights_only=True)

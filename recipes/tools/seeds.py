@@ -5,8 +5,7 @@ import sys
 
 import pandas as pd
 
-from command import check_parent, start
-from dbtransform_lobes.data.files import write_json
+from command import start
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.statistics import without_nan
 from dbtransform_lobes.evaluation.tables import markdown_table, number
@@ -38,20 +37,11 @@ def add_arguments(parser):
         help="validation scores of the best epoch (train_log.txt) in place "
         "of the test scores (test/scores.json)",
     )
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="write all scores there (replacing older ones)",
-    )
 
 
 def run(args):
     """Print the table; 1 if a run has no scores, else 0."""
-    if args.json:
-        check_parent(args.json)
     report = compare_seeds(find_runs(args.runs), args.valid)
-    if args.json:
-        write_json(args.json, report)
     if report["groups"]:
         print(seeds_text(report), end="")
     for name, reason in report["failed"].items():

@@ -160,16 +160,12 @@ def test_validation_scores_are_those_of_the_best_epoch(results):
     assert "Validation scores" in seeds_text(report)
 
 
-def test_seeds_command_goes_on_without_bad_runs(results, tmp_path, capsys):
+def test_seeds_command_goes_on_without_bad_runs(results, capsys):
     (results / "a" / "2" / "test/scores.json").write_text("{}")
     (results / "a" / "10" / "test/scores.json").unlink()
-    path = tmp_path / "seeds.json"
-    assert run_tool("seeds", [str(results / "a"), "--json", str(path)]) == 1
+    assert run_tool("seeds", [str(results / "a")]) == 1
     captured = capsys.readouterr()
     assert "| a               |      1 |     1.500 |" in captured.out
     assert "a/2: scores.json is not that of a tested run" in captured.err
     assert "a/10: there is no scores.json" in captured.err
-    report = json.loads(path.read_text())
-    assert list(report["groups"]["a"]["scores"]) == ["pesq"]
-    assert len(report["failed"]) == 2
     assert run_tool("seeds", [str(results / "b")]) == 0

@@ -4,22 +4,27 @@ import importlib.util
 import os
 
 from dbtransform_lobes.inference.bundled import (
+    WEIGHTS,
     check_folder,
     find_onnx,
     local_folder,
 )
 
+# Audio of a process from which on PyTorch, 3.5 s later to start, is faster.
+LONG_SECONDS = 180
 
-def choose_backend(source=None, device="cpu", backend=None):
+
+def choose_backend(source=None, device="cpu", backend=None, seconds=0):
     """Return what computes a model, "onnx" or "torch", and check that it can.
 
     If it is not given, that is ONNX Runtime where the model has a graph: it
-    starts in a fraction of the time, and is faster on a CPU. PyTorch for
-    others and for GPUs. Nothing large is imported before the checks:
-    FileNotFoundError if there is no such model, ValueError if the backend is
-    not installed or does not have the device.
+    starts in a fraction of the time. PyTorch, if installed, for others, for
+    GPUs and for more than LONG_SECONDS of audio in a process. Nothing large
+    is imported before the checks: FileNotFoundError if there is no such
+    model, ValueError if the backend is not installed or does not have the
+    device.
     """
-    backend = backend or _faster(source, device)
+    backend = backend or _faster(source, device, seconds)
     if backend != "onnx":
         _check_torch(source, device)
         return backend
@@ -35,7 +40,7 @@ def choose_backend(source=None, device="cpu", backend=None):
     return backend
 
 
-def _faster(source, device):
+def _faster(source, device, seconds):
     if source is not None and os.path.isfile(source):
         return "onnx"
     installed = importlib.util.find_spec("onnxruntime") is not None
@@ -45,7 +50,9 @@ def _faster(source, device):
         find_onnx(source)
     except FileNotFoundError:
         return "torch"
-    return "onnx"
+    weights = os.path.join(local_folder(source), WEIGHTS)
+    long = seconds > LONG_SECONDS and os.path.isfile(weights)
+    return "torch" if long and importlib.util.find_spec("torch") else "onnx"
 
 
 def _check_torch(source, device):
@@ -89,6 +96,7 @@ def load_enhancer(
     threads=None,
     revision=None,
     trust_code=False,
+    seconds=0,
 ):
     """Load a model.
 
@@ -106,6 +114,8 @@ def load_enhancer(
         Branch, tag or commit of a model of the hub.
     trust_code : bool
         See ``EnhanceModel.from_hparams``.
+    seconds : float
+        Of audio to be enhanced, for the choice of the backend.
 
     Returns
     -------
@@ -121,7 +131,7 @@ def load_enhancer(
     >>> load_enhancer("db_transform_streaming", threads=1).causal
     True
     """
-    if choose_backend(source, device, backend) == "onnx":
+    if choose_backend(source, device, backend, seconds) == "onnx":
         from dbtransform_lobes.inference.onnx_model import OnnxEnhancer
 
         return OnnxEnhancer(source, threads)

@@ -36,10 +36,11 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
         of warnings; in any order if ``jobs`` > 1. ValueError or OSError if
         the model cannot be loaded.
     """
-    readable = []
+    readable, seconds = [], 0
     for source, target in pairs:
         try:
-            audio_info(source)
+            info = audio_info(source)
+            seconds += info.frames * info.channels / info.samplerate
             readable.append((source, target))
         except (ValueError, OSError) as error:
             yield source, str(error), []
@@ -48,7 +49,8 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     jobs = min(jobs, len(readable))
     if threads is None and jobs > 1:
         threads = max(1, (os.cpu_count() or 1) // jobs)
-    model_options = {**model_options, "threads": threads}
+    shared = {"threads": threads, "seconds": seconds / jobs}
+    model_options = {**model_options, **shared}
     model = load_enhancer(**model_options)
     if jobs == 1:
         for pair in readable:

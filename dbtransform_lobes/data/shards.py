@@ -76,6 +76,12 @@ def write_shards(
     that was stopped goes on where it was when it is started again. The
     manifest is written last.
 
+    Returned are the numbers of ``shards``, of ``samples`` and ``kept``, the
+    shards of an earlier run, and ``failed`` (path to reason) of recordings
+    left out. ValueError if an argument is out of range or ``output`` holds
+    other shards; OSError if writing fails, as on a full disk: whole shards
+    remain.
+
     Arguments
     ---------
     recordings : str
@@ -90,12 +96,6 @@ def write_shards(
         Processes; each writes one shard at a time.
     force : bool
         Replace shards of other recordings or settings.
-
-    Returned are the numbers of ``shards``, of ``samples`` and ``kept``, the
-    shards of an earlier run, and ``failed`` (path to reason) of recordings
-    left out. ValueError if an argument is out of range or ``output`` holds
-    other shards; OSError if writing fails, as on a full disk: whole shards
-    remain.
 
     Example
     -------

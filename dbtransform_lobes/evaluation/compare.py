@@ -45,6 +45,13 @@ def compare_systems(
 ):
     """Score folders of enhanced files and compare them with one of them.
 
+    Returned are the keys of ``comparison.json``: those of
+    ``summarise_systems``, ``without_clean`` (names of files by system),
+    ``versions`` and ``configuration``; besides them ``rows``. ValueError if a
+    folder is missing, empty or holds none of the files, the conditions lack a
+    file, or an argument is out of range. A file that cannot be scored does
+    not raise.
+
     Arguments
     ---------
     clean : str or Path
@@ -63,15 +70,10 @@ def compare_systems(
         SNR and noise of every file, see ``read_conditions``.
     plots : sequence of str
         Formats of the plots, of "png" and "pdf".
-    jobs, with_dnsmos
-        See ``evaluate_folders``.
-
-    Returned are the keys of ``comparison.json``: those of
-    ``summarise_systems``, ``without_clean`` (names of files by system),
-    ``versions`` and ``configuration``; besides them ``rows``. ValueError if a
-    folder is missing, empty or holds none of the files, the conditions lack a
-    file, or an argument is out of range. A file that cannot be scored does
-    not raise.
+    jobs : int
+        Number of processes.
+    with_dnsmos : bool
+        Whether to predict DNSMOS as well.
 
     Example
     -------

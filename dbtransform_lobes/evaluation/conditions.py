@@ -22,6 +22,14 @@ LOG_FIELDS = ("file", "noise", "snr_db")
 def read_conditions(path):
     """Read what is known of each file of a test set.
 
+    Returned is by the name of the file (without an audio suffix) a dict of
+    those of ``clean``, ``noisy`` (paths as given), ``snr_db`` (float) and
+    ``noise`` that are known. The noise is a type: of the path of a file its
+    name up to the first underscore, or without one the folder it lies in;
+    "babble" of several paths with | between them. ValueError if the file is
+    no such table, a name is empty or comes twice, or an SNR is no number,
+    with the lines; OSError if it cannot be read.
+
     Arguments
     ---------
     path : str or Path
@@ -32,14 +40,6 @@ def read_conditions(path):
         id, with ``clean_wav``, ``noisy_wav`` and the same further keys. Or
         the ``log_testset.txt`` of VoiceBank-DEMAND: file, noise and SNR in
         each line.
-
-    Returned is by the name of the file (without an audio suffix) a dict of
-    those of ``clean``, ``noisy`` (paths as given), ``snr_db`` (float) and
-    ``noise`` that are known. The noise is a type: of the path of a file its
-    name up to the first underscore, or without one the folder it lies in;
-    "babble" of several paths with | between them. ValueError if the file is
-    no such table, a name is empty or comes twice, or an SNR is no number,
-    with the lines; OSError if it cannot be read.
 
     Example
     -------

@@ -184,6 +184,13 @@ def evaluate_folders(
 ):
     """Score all files of a folder against their clean speech.
 
+    Returned are the keys of ``scores.json``: ``num_files``, ``num_scored``,
+    ``means`` (metric to float, None if no file was scored), ``silent``
+    (names), ``failed`` (name to reason), ``versions`` and the folders; besides
+    them ``rows``, see ``score_files``. ValueError if a folder is missing or
+    empty, a file has no partner, or as ``score_files``. A file that cannot be
+    scored does not raise.
+
     Arguments
     ---------
     clean_folder : str or Path or None
@@ -198,13 +205,6 @@ def evaluate_folders(
         Number of processes.
     with_dnsmos : bool
         Whether to predict DNSMOS as well.
-
-    Returned are the keys of ``scores.json``: ``num_files``, ``num_scored``,
-    ``means`` (metric to float, None if no file was scored), ``silent``
-    (names), ``failed`` (name to reason), ``versions`` and the folders; besides
-    them ``rows``, see ``score_files``. ValueError if a folder is missing or
-    empty, a file has no partner, or as ``score_files``. A file that cannot be
-    scored does not raise.
 
     Example
     -------

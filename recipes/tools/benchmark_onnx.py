@@ -52,7 +52,7 @@ def run(args):
 
 
 def time_streams(paths, rounds=50):
-    """Time graphs in turns, so that a busy machine slows all alike.
+    """Time graphs in turns, in seconds of the processor.
 
     Graphs have fixed shapes, and the signal as their first input. States go
     round: input ``x`` is fed from output ``next_x`` or ``x_out``. In each of
@@ -65,11 +65,11 @@ def time_streams(paths, rounds=50):
     for number in range(rounds + 1):
         for path, call in calls.items():
             call()  # brings the graph back into the caches
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(CALLS):
                 call()
             if number:  # the first round warms up
-                elapsed = time.perf_counter() - start
+                elapsed = time.process_time() - start
                 times[path].append(elapsed / CALLS)
     return times
 

@@ -1,5 +1,8 @@
 """The folder of a training run: what may begin or go on in it."""
 
+import difflib
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import ruamel.yaml
@@ -19,6 +22,22 @@ MAY_CHANGE = set(
     "use_tensorboard tensorboard_logger train_logger checkpointer "
     "pretrained".split()
 )
+
+
+@contextmanager
+def errors_in_a_line():
+    """Exit with the message of an error that the user can mend.
+
+    Example
+    -------
+    >>> with errors_in_a_line():
+    ...     lr = float("2")
+    """
+    try:
+        yield
+    except (ValueError, OSError, ruamel.yaml.YAMLError) as error:
+        text = " ".join(str(error).split())
+        sys.exit(f"{Path(sys.argv[0]).name}: {text}")
 
 
 def check_overrides(hparams_file, overrides):
@@ -43,11 +62,13 @@ def check_overrides(hparams_file, overrides):
 
 
 def _check_keys(given, known, path, above=""):
-    unknown = [f"{above}{key}" for key in given if key not in known]
+    unknown = [str(key) for key in given if key not in known]
     if unknown:
+        near = [difflib.get_close_matches(key, known) for key in unknown]
         raise ValueError(
-            f"{', '.join(unknown)} not found in {path}, expected some "
-            f"of {', '.join(known)}; correct the override"
+            f"{', '.join(above + key for key in unknown)} not found in {path}, "
+            f"expected some of {', '.join(sum(near, []) or known)}; correct "
+            "the override"
         )
     for key, value in given.items():
         tag = _tag(known[key])

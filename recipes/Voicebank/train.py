@@ -34,6 +34,7 @@ from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import pesq_wide_band, si_sdr, stoi
+from dbtransform_lobes.inference.backend import check_device
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.brain import ResumableBrain
 from dbtransform_lobes.training.ema import weight_ema
@@ -49,6 +50,7 @@ from dbtransform_lobes.training.ranks import (
 from dbtransform_lobes.training.run_folder import (
     check_overrides,
     check_same_run,
+    errors_in_a_line,
     save_versions,
 )
 
@@ -317,21 +319,28 @@ def dataio_prep(hparams, accumulation=1):
 
 
 if __name__ == "__main__":
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    ddp_init_group(run_opts)
-    check_overrides(hparams_file, overrides)
-    with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
-    output = Path(hparams["output_folder"])
-    run_on_main(
-        check_same_run,
-        args=[output, hparams_file, overrides, run_opts.get("debug", False)],
-    )
-    sb.create_experiment_directory(str(output), hparams_file, overrides)
-    run_on_main(save_versions, args=[output])
-    prepare_on_main(hparams["prepare"])
-    if hparams["pretrained"]:
-        load_pretrained(hparams)
+    with errors_in_a_line():
+        hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+        ddp_init_group(run_opts)
+        check_overrides(hparams_file, overrides)
+        check_device(run_opts.get("device", "cpu"))
+        with open(hparams_file, encoding="utf-8") as fin:
+            hparams = load_hyperpyyaml(fin, overrides)
+        output = Path(hparams["output_folder"])
+        run_on_main(
+            check_same_run,
+            args=[
+                output,
+                hparams_file,
+                overrides,
+                run_opts.get("debug", False),
+            ],
+        )
+        sb.create_experiment_directory(str(output), hparams_file, overrides)
+        run_on_main(save_versions, args=[output])
+        prepare_on_main(hparams["prepare"])
+        if hparams["pretrained"]:
+            load_pretrained(hparams)
 
     brain = EnhanceBrain(
         modules=hparams["modules"],

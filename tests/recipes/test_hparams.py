@@ -84,7 +84,8 @@ def test_recipe_trains_the_full_model(recipe, tmp_path):
 @pytest.mark.parametrize(
     "text, wrong",
     [
-        ("lrr: 1", "lrr not found in .*seed"),
+        ("lrr: 1", "lrr not found in .*yaml, expected some of lr; correct"),
+        ("xyz: 1", "xyz not found in .*yaml, expected some of .*seed, .*lr"),
         (
             "architecture: {num_chanels: 8}",
             "architecture.num_chanels not found",

@@ -190,3 +190,37 @@ def test_debug_spares_the_folder_of_a_run(tree, trained, tmp_path):
         run_recipe(tree, tmp_path, *flags)
     text = run_recipe(tree, tmp_path, succeeds=False)
     assert "holds a run of --debug, expected a folder" in text
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--valid_files=2", "nowhere: there is no such folder"),
+        ("--batchsize=2", "batchsize not found in .* some of batch_size"),
+        ("--lr=[1", "expected ',' or ']'"),
+        ("--device=cuda:99", "the device 'cuda:99' cannot be used"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, flag, message):
+    folders = tmp_path / "nowhere", tmp_path / "out"
+    text = run_recipe(*folders, flag, succeeds=False)
+    assert "Traceback" not in text
+    last = text.splitlines()[-1]
+    assert re.match(f"train.py: .*{message}", last), last
+
+
+def test_loss_that_is_not_finite_names_the_files(tree, tmp_path):
+    """An absurd learning rate: stops by name, the checkpoint is intact."""
+    done = run_recipe(
+        tree,
+        tmp_path,
+        "--lr=1e30",
+        "--warmup_steps=0",
+        "--max_grad_norm=1e30",
+        "--ckpt_interval_minutes=0",
+        "--ckpt_interval_steps=1",
+        "--nonfinite_patience=0",
+    )
+    text = done.stdout_text
+    assert done.returncode != 0
+    assert "the loss is not finite for ['p225_" in text

@@ -84,6 +84,8 @@ def _remedy(path):
         return "; this is a Git LFS pointer, get the file by `git lfs pull`"
     if path.suffix.lower() in OTHER_SUFFIXES:
         return f"; {conversion(path)}"
+    if path.suffix.lower() in AUDIO_SUFFIXES:
+        return f"; if other programs play it, {mending(path)}"
     return ""
 
 

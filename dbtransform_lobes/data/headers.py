@@ -1,5 +1,6 @@
 """What libsndfile does not say of a file that is cut off or odd."""
 
+import mmap
 import re
 import shlex
 import struct
@@ -7,8 +8,20 @@ from pathlib import Path
 
 UNKNOWN = 0xFFFFFFFF  # the size that programs write into a pipe
 UNKNOWN_OF_SOX = range(0x7F000000, 0x80000000)  # by format
+# Containers of soundfile whose lengths are read here or by libsndfile. Others
+# say none (IRCAM, PAF, PVF, SD2), or libsndfile leaves it (VOC).
+CHECKED = frozenset(
+    "AIFF AU AVR CAF FLAC HTK MAT4 MAT5 MP3 MPC2K NIST OGG RF64 SDS SVX W64 "
+    "WAV WAVEX WVE XI".split()
+)
+# Those that begin with eight bytes which samples are not.
+SIGNED = ("AU", "AVR", "CAF", "FLAC", "NIST", "OGG", "RF64", "W64")
 # libsndfile's log of chunks that end before they should.
 CUT_CHUNK = re.compile(r"(?:: |Data length )(\d+) \(?should be (\d+)")
+# AIFF, AU and W64 that were written into a pipe, by that log.
+NO_SIZE = re.compile(
+    r"^ *(?:SSND|Data Size|data) *: (?:0|-\d+)\b", re.MULTILINE
+)
 # Samples by that log, of AVR, MATLAB and MPC 2000; by the header of SPHERE.
 FRAMES = re.compile(r"\b(?:Frames|Cols) *: (\d+)")
 SPHERE_FRAMES = re.compile(r"NIST_1A\n.*?\nsample_count -i (\d+)\n", re.DOTALL)
@@ -73,17 +86,20 @@ def mending(path):
     "mend it: ffmpeg -i 'my talk.wav' 'my talk_mended.wav'"
     """
     path = Path(path)
-    mended = path.with_stem(f"{path.stem}_mended")
+    mended = path.with_name(f"{path.stem}_mended.wav")
     return f"mend it: {shlex.join(('ffmpeg', '-i', str(path), str(mended)))}"
 
 
-def promised_frames(path, frames, log=""):
+def promised_frames(path, frames, container="WAV", log=""):
     """Return the samples that the header of a file promises.
 
     ``frames`` are those that can be read, the answer if nothing is missing,
     ``log`` is what libsndfile says of it (``SoundFile.extra_info``). It is
-    exact for WAV and NIST SPHERE, else within some samples.
+    exact for WAV and NIST SPHERE, else within some samples; None if the header
+    does not say, as of files that were written into a pipe.
     """
+    if container not in CHECKED or NO_SIZE.search(log):
+        return None
     chunks = _data_chunks(path) or [
         tuple(map(int, sizes)) for sizes in CUT_CHUNK.findall(log)
     ]
@@ -94,10 +110,32 @@ def promised_frames(path, frames, log=""):
     if not chunks and (told := FRAMES.findall(log)):
         return max(frames, int(told[-1]))
     promised, there = chunks[-1] if chunks else (0, 0)
-    unknown = promised == UNKNOWN or promised in UNKNOWN_OF_SOX
-    if unknown or not promised > there > 0:
-        return frames
-    return frames * promised // there
+    if promised == UNKNOWN or promised in UNKNOWN_OF_SOX:
+        return None if promised > there else frames
+    return frames * promised // there if promised > there > 0 else frames
+
+
+def check_single(path, container):
+    """Refuse files joined in one, of which libsndfile reads the first alone.
+
+    ValueError if the eight bytes that the file begins with come again.
+
+    Example
+    -------
+    >>> check_single(__file__, "FLAC")
+    """
+    if container not in SIGNED:
+        return
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        place = content.find(content[:8], 8)
+    if place >= 0:
+        raise ValueError(
+            f"{path}: another file begins at byte {place} of it, expected one; "
+            f"cut it there, or {mending(path)}"
+        )
 
 
 def lacks_end(path):

@@ -16,6 +16,7 @@ from dbtransform_lobes.data.audio import (
 )
 from dbtransform_lobes.data.files import temporary_beside
 from dbtransform_lobes.data.headers import (
+    check_single,
     lacks_end,
     promised_frames,
     wav_fault,
@@ -73,12 +74,13 @@ def read_format(path):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no audio, is empty or has several data chunks.
+        If it is no audio, is empty or several files in one.
     """
     _check_path(path)
     info = audio_info(path)
     if fault := wav_fault(path):
         raise ValueError(f"{path}: {fault}")
+    check_single(path, info.format)
     with _open(path) as file:
         tags = {tag: getattr(file, tag) for tag in TAGS}
         log = file.extra_info
@@ -86,7 +88,15 @@ def read_format(path):
     audio = AudioFormat(
         info.samplerate, info.channels, info.format, info.subtype, tags, path
     )
-    return audio, promised_frames(path, _length(path, info), log)
+    length = _length(path, info)
+    promised = promised_frames(path, length, info.format, log)
+    if promised is None:
+        warnings.warn(
+            f"{path}: its {info.format} header does not say how long it is, so "
+            "it cannot be told whether all of it was there and read",
+            stacklevel=2,
+        )
+    return audio, promised or length
 
 
 def _length(path, info):

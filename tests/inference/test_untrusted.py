@@ -321,6 +321,58 @@ def test_files_that_are_cut_off(tmp_path, suffix, options, share):
     assert suffix == ".ogg" or abs(int(promised[1]) - 160000) < 1000
 
 
+@pytest.mark.parametrize(
+    ("suffix", "options", "size"),
+    [
+        (".voc", {}, b""),
+        (".sd2", {}, b""),
+        (".paf", {}, b""),
+        (".pvf", {}, b""),
+        (".sf", {"format": "IRCAM"}, b""),
+        (".wav", {}, b"data\xff\xff\xff\xff"),
+        (".aiff", {}, b"SSND\0\0\0\0"),
+        (".au", {}, b".snd\0\0\0\x18\xff\xff\xff\xff"),
+    ],
+)
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_a_length_that_is_unknown_is_told(
+    tmp_path, suffix, options, size, share
+):
+    """Formats without one, and files that were written into a pipe."""
+    path = tmp_path / f"a{suffix}"
+    sf.write(path, speech_like(1.0), 16000, "PCM_16", **options)
+    content = path.read_bytes()
+    place = content.find(size[:4])
+    content = content[:place] + size + content[place + len(size) :]
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.warns(UserWarning, match=f"a{suffix}: .* cannot be told"):
+        length = len(model_of(torch.nn.Identity()).enhance_file(path))
+    assert abs(length - share * 16000) < 1100
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".flac", {}),
+        (".ogg", {}),
+        (".ogg", {"subtype": "OPUS"}),
+        (".au", {}),
+        (".caf", {}),
+        (".w64", {}),
+        (".wav", {"format": "RF64"}),
+        (".sph", {"format": "NIST"}),
+    ],
+)
+def test_joined_files_are_refused(tmp_path, suffix, options):
+    path = tmp_path / f"a{suffix}"
+    sf.write(path, speech_like(0.3), 16000, **options)
+    first = path.read_bytes()
+    path.write_bytes(2 * first)
+    message = f"another file begins at byte {len(first)} .* ffmpeg -i"
+    with pytest.raises(ValueError, match=message):
+        model_of(torch.nn.Identity()).enhance_file(path)
+
+
 def test_a_flac_without_length_is_refused_with_the_remedy(tmp_path):
     """As programs write it into a pipe; libsndfile cannot read it."""
     path = tmp_path / "a.flac"

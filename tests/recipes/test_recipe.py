@@ -207,20 +207,3 @@ def test_mistakes_are_told_in_one_line(tmp_path, flag, message):
     assert "Traceback" not in text
     last = text.splitlines()[-1]
     assert re.match(f"train.py: .*{message}", last), last
-
-
-def test_loss_that_is_not_finite_names_the_files(tree, tmp_path):
-    """An absurd learning rate: stops by name, the checkpoint is intact."""
-    done = run_recipe(
-        tree,
-        tmp_path,
-        "--lr=1e30",
-        "--warmup_steps=0",
-        "--max_grad_norm=1e30",
-        "--ckpt_interval_minutes=0",
-        "--ckpt_interval_steps=1",
-        "--nonfinite_patience=0",
-    )
-    text = done.stdout_text
-    assert done.returncode != 0
-    assert "the loss is not finite for ['p225_" in text

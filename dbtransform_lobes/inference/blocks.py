@@ -8,6 +8,8 @@ what the whole signal at once would give.
 import numpy as np
 import soxr
 
+from dbtransform_lobes.models.edges import edge_offset
+
 
 class Waiting:
     """Samples that came and are not taken yet, first in, first out.
@@ -66,8 +68,7 @@ class Resampler:
 class BlockSTFT:
     """X_t[f] = sum_n w[n] x[n + t hop - n_fft // 2] exp(-2 pi i f n / n_fft).
 
-    What SpeechBrain's STFT (torch.stft, centred frames, zeros around the
-    signal) gives for a signal padded by zeros to whole hops.
+    What ``noisy_spectrum`` gives for SpeechBrain's STFT of centred frames.
 
     Arguments
     ---------
@@ -86,17 +87,24 @@ class BlockSTFT:
 
     def __init__(self, window, hop_length, channels=1):
         self.window, self.hop_length = window, hop_length
-        # The first frame is centred on the first sample.
-        self._left = np.zeros((channels, len(window) // 2), window.dtype)
+        self._left = np.zeros((channels, 0), window.dtype)
+        self._begun = False
 
     def push(self, samples, last=False):
         """Take samples (B, n); return the frames that are whole, (B, F, T)."""
         size, hop = len(self.window), self.hop_length
+        half = size // 2
         samples = np.concatenate((self._left, samples), axis=-1)
+        if not self._begun and (last or samples.shape[-1] >= half):
+            # The first frame is centred on the first sample.
+            offset = edge_offset(samples[:, :half])
+            samples = np.concatenate((offset.repeat(half, 1), samples), -1)
+            self._begun = True
         if last:
-            half = size // 2
             missing = (half - samples.shape[-1]) % hop  # to whole hops
-            samples = np.pad(samples, ((0, 0), (0, half + missing)))
+            offset = edge_offset(samples[:, -half:])
+            offset = offset.repeat(half + missing, 1)
+            samples = np.concatenate((samples, offset), axis=-1)
         count = max(0, (samples.shape[-1] - size) // hop + 1)
         # A copy: a view would hold on to all of a long block.
         self._left = samples[:, count * hop :].copy()

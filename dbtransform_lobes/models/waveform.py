@@ -1,7 +1,8 @@
 """From a noisy waveform to an enhanced one, around any spectral model."""
 
 import torch
-import torch.nn.functional as F
+
+from dbtransform_lobes.models.edges import edge_offset
 
 
 def sqrt_hann_window(length):
@@ -29,9 +30,11 @@ def sqrt_hann_window(length):
 def noisy_spectrum(compute_stft, noisy):
     """Compute the spectrum that a model is given.
 
-    The signal is padded by zeros to whole hops: at other lengths the last
-    samples would lie in one frame alone, where its window is nearly 0, and
-    the inverse transform would amplify what the model does to them.
+    The signal is padded to whole hops: at other lengths the last samples
+    would lie in one frame alone, where its window is nearly 0, and the
+    inverse transform would amplify what the model does to them. Where an
+    edge of the signal is mostly an offset, this goes on in the padding;
+    elsewhere that is zeros.
 
     Arguments
     ---------
@@ -52,9 +55,16 @@ def noisy_spectrum(compute_stft, noisy):
     >>> noisy_spectrum(stft, torch.randn(2, 1280)).shape
     torch.Size([2, 257, 11])
     """
-    missing = -noisy.shape[-1] % compute_stft.hop_length
-    noisy = F.pad(noisy, (0, missing))
-    stft = compute_stft(noisy)  # (B, T, F, 2)
+    hop, half = compute_stft.hop_length, compute_stft.n_fft // 2
+    around = -(-half // hop)  # frames of padding alone, before and after
+    if compute_stft.pad_mode != "constant":  # it has another padding
+        around = 0
+    begin = edge_offset(noisy[:, :half]).expand(-1, around * hop)
+    missing = -noisy.shape[-1] % hop
+    noisy = torch.cat((begin, noisy), dim=-1)
+    end = edge_offset(noisy[:, -half:]).expand(-1, missing + around * hop)
+    stft = compute_stft(torch.cat((noisy, end), dim=-1))  # (B, T, F, 2)
+    stft = stft[:, around : stft.shape[1] - around]
     return torch.view_as_complex(stft.contiguous()).transpose(1, 2)
 
 

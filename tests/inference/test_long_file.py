@@ -25,6 +25,7 @@ from dbtransform_lobes.inference.segments import Segments
 from dbtransform_lobes.inference.signal_path import SignalPath
 from dbtransform_lobes.models.chunks import fork
 from dbtransform_lobes.models.db_transform import DBTransform
+from dbtransform_lobes.models.waveform import noisy_spectrum
 from tests.composition import composed
 from tests.runs import model_of
 from tests.signals import noisy_signal, snr_db
@@ -123,16 +124,26 @@ def test_transforms_equal_their_literal_twins(hop, sizes):
 
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 511, 512, 5000])
 @pytest.mark.parametrize("win_length", [32, 25])
-def test_transforms_equal_those_of_speechbrain(length, win_length):
+@pytest.mark.parametrize("offset", [0, 100])
+def test_transforms_equal_those_of_speechbrain(length, win_length, offset):
+    """An offset goes on beyond the edges."""
     model = model_of(torch.nn.Identity(), win_length=win_length)
     whole = model.hparams.compute_stft, model.hparams.compute_istft
     transform = model.window, model.hop_length, 2
-    signal = torch.randn(2, length)
+    signal = offset + torch.randn(2, length)
     spec = BlockSTFT(*transform).push(signal.numpy(), last=True)
     assert spec.dtype == np.complex64
-    padded = torch.nn.functional.pad(signal, (0, -length % 128))
-    expected = torch.view_as_complex(whole[0](padded)).transpose(1, 2)
-    assert np.allclose(spec, expected, atol=1e-4)
+    expected = noisy_spectrum(whole[0], signal)
+    assert np.allclose(spec, expected, rtol=1e-5, atol=2e-3 if offset else 1e-4)
+    parts = np.split(signal.numpy(), [1, length // 2], axis=-1)
+    assert np.allclose(spec, pushed(BlockSTFT(*transform), parts), atol=1e-4)
+    if offset:
+        found, edges = torch.from_numpy(spec).abs(), (0, -1)
+        assert (found[:, 20:, edges] < found[:, :1, edges] / 80).all()
+    elif length > 1:
+        padded = torch.nn.functional.pad(signal, (0, -length % 128))
+        padded = torch.view_as_complex(whole[0](padded)).transpose(1, 2)
+        assert np.allclose(spec, padded, atol=1e-4)
     back = BlockISTFT(*transform).push(spec, last=True)[:, :length]
     parts = torch.view_as_real(torch.from_numpy(spec).transpose(1, 2))
     expected = whole[1](parts.contiguous(), sig_length=length)

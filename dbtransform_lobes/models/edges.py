@@ -1,0 +1,31 @@
+"""What goes on beyond the edges of a signal."""
+
+# An edge is mostly an offset if its mean is so many times its deviation.
+OFFSET = 3
+
+
+def edge_offset(samples):
+    """Return the offset of the first or last samples of a signal, or 0.
+
+    With zeros beyond it a large offset ends in a step, louder than speech.
+
+    Arguments
+    ---------
+    samples : numpy.ndarray or torch.Tensor
+        Floating point (B, n), n > 0.
+
+    Returns
+    -------
+    numpy.ndarray or torch.Tensor
+        (B, 1): the mean where the samples are mostly an offset, else 0.
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> edge_offset(np.array([[0.3, 0.3], [0.3, -0.2]]))
+    array([[0.3],
+           [0. ]])
+    """
+    mean = samples.mean(-1, keepdims=True)
+    deviation = abs(samples - mean).mean(-1, keepdims=True)
+    return mean * (abs(mean) > OFFSET * deviation)

@@ -51,6 +51,7 @@ OPTIONS = {
     },
     "--force": {"action": "store_true", "help": "replace what exists"},
 }
+MOST = 1024  # threads, processes or channels
 LOADING = ("--revision", "--trust-code", "--device")
 ENHANCING = (
     *("--model", "--backend", *LOADING, "--threads"),
@@ -71,8 +72,8 @@ def check_options(args):
 
     for name in ("threads", "jobs", "channels"):
         value = getattr(args, name, None)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} is {value}, expected at least 1")
+        if value is not None and not 1 <= value <= MOST:
+            raise ValueError(f"--{name} is {value}, expected 1 to {MOST}")
     wet_share(args.strength, args.attenuation_limit)
     choose_backend(args.model, args.device, args.backend)
 

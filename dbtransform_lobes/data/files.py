@@ -66,11 +66,14 @@ def fingerprint(paths):
 def read_text(path):
     """Read a text file in UTF-8; in another encoding it is a ValueError."""
     try:  # spreadsheets begin the file with a byte order mark
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it has bytes of 0, as UTF-16 has")
+    except ValueError as error:
         raise ValueError(
             f"{path}: expected UTF-8 ({error}); save the file as UTF-8"
         ) from error
+    return text
 
 
 def temporary_beside(path):

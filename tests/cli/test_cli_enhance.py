@@ -403,6 +403,8 @@ def test_a_lack_of_memory_is_a_failure_of_its_file(
         ),
         (["x", "--output", "out", "--model", "noisy"], "no hyperparams.yaml"),
         (["noisy/a.wav", "out.wav", "--device", "gpu"], "cannot be used"),
+        (["noisy/a.wav", "out.wav", "--device", "hpu"], "cannot be used"),
+        (["noisy/a.wav", "out.wav", "--threads", "9999"], "1 to 1024"),
         (["noisy/a.wav", "out.wav", "--device", "cuda:99"], "machine: cpu"),
     ],
 )  # fmt: skip

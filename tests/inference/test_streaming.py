@@ -350,7 +350,7 @@ def stream(tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--rate", "10"], "the sample rate is 10 Hz, expected 2000"),
-        (["--channels", "0"], "--channels is 0, expected at least 1"),
+        (["--channels", "0"], "--channels is 0, expected 1 to"),
         (["--strength", "2"], "strength is 2.0, expected 0"),
         (["--device", "abacus"], "device 'abacus' cannot be used"),
         (["--model", "db_transform_small"], "causal: True"),

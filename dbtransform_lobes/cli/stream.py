@@ -33,6 +33,12 @@ HEADERS = {  # what files begin with
     rb"caff": "CAF",
     rb"....ftyp": "MP4",
     rb"\x1aE\xdf\xa3": "WebM",
+    rb"NIST_1A": "NIST SPHERE",
+    rb"Creative Voice": "VOC",
+    rb"#!AMR": "AMR",
+    rb"0&\xb2u\x8ef\xcf\x11": "WMA",
+    rb"wvpk": "WavPack",
+    rb"\x1f\x8b\x08\x08|PK\x03\x04": "compressed",
 }
 
 
@@ -153,10 +159,14 @@ class _Interruptible:
 
 def _refuse_files(data):
     """Refuse what begins as an audio file: samples have no header."""
+    from dbtransform_lobes.inference.mpeg import begins_with_frames
+
     for header, name in HEADERS.items():
-        if re.match(header, data, re.DOTALL):
+        if re.match(header, data, re.DOTALL) or (
+            name == "MP3" and begins_with_frames(data)
+        ):
             raise ValueError(
-                f"the input begins as a {name} file, expected raw samples: "
+                f"the input begins as a file ({name}), expected raw samples: "
                 "enhance files by `dbtransform enhance`, or take the header "
                 "off by `sox FILE -t raw -` or `ffmpeg -i FILE -f s16le -`"
             )

@@ -17,8 +17,10 @@ from dbtransform_lobes.data.headers import mending, wav_fault
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 # Audio of other programs; soundfile reads some of it, but writes little.
 OTHER_SUFFIXES = tuple(
-    ".aac .aif .aiff .amr .ape .au .caf .m4a .m4b .mka .mkv .mov .mp2 .mp4 "
-    ".oga .opus .snd .sph .w64 .webm .wma".split()
+    ".3gp .8svx .aac .ac3 .adts .aif .aifc .aiff .amr .ape .au .avi .avr .caf "
+    ".dsf .dts .flv .gsm .m4a .m4b .m4r .mka .mkv .mov .mp2 .mp4 .mpc .mpeg "
+    ".mpg .nist .oga .ogv .opus .ra .sd2 .snd .sph .spx .svx .tta .voc .w64 "
+    ".webm .wma .wmv .wv".split()
 )
 UNKNOWN_FRAMES = 2**62  # libsndfile's for a FLAC that was piped
 # A file inside a shard: its first and last byte, as in an HTTP Range header.
@@ -65,10 +67,11 @@ def find_audio(
                 )
         for path in (place / name for name in sorted(names)):
             suffix = path.suffix.lower()
-            pipe = path.exists() and not path.is_file()
-            if path.name.startswith(".") or pipe:
+            if path.name.startswith("."):
                 continue
-            if suffix in suffixes:
+            if suffix in suffixes and path.exists() and not path.is_file():
+                skipped(path, "is a pipe or device, expected a file")
+            elif suffix in suffixes:
                 found.append(path)
             elif suffix in AUDIO_SUFFIXES + OTHER_SUFFIXES:
                 skipped(path, conversion(path))

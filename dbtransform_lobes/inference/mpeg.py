@@ -47,6 +47,18 @@ def frames_of(data):
         place += size
 
 
+def begins_with_frames(data):
+    """Whether two frames follow each other from the first byte on.
+
+    Example
+    -------
+    >>> begins_with_frames(b"junk")
+    False
+    """
+    frames = list(islice(frames_of(data), 2))
+    return len(frames) == 2 and frames[0][0] == 0 == frames[1][0] - frames[0][1]
+
+
 def _after_id3(data):
     if data[:3] != b"ID3":
         return 0

@@ -106,7 +106,8 @@ class StreamingEnhancer:
             )
         self._wet = wet_share(strength, attenuation_limit_db)
         self._model = model
-        self.sample_rate = sample_rate or model.sample_rate
+        given = sample_rate is not None
+        self.sample_rate = sample_rate if given else model.sample_rate
         check_sample_rate(self.sample_rate)
         model.open_stream(channels=1)  # refuses what is not causal
         hop = model.hop_length * self.sample_rate / model.sample_rate

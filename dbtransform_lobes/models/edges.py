@@ -12,7 +12,7 @@ def edge_offset(samples):
     Arguments
     ---------
     samples : numpy.ndarray or torch.Tensor
-        Floating point (B, n), n > 0.
+        Floating point (B, n).
 
     Returns
     -------
@@ -26,6 +26,7 @@ def edge_offset(samples):
     array([[0.3],
            [0. ]])
     """
-    mean = samples.mean(-1, keepdims=True)
-    deviation = abs(samples - mean).mean(-1, keepdims=True)
+    count = max(1, samples.shape[-1])
+    mean = samples.sum(-1, keepdims=True) / count
+    deviation = abs(samples - mean).sum(-1, keepdims=True) / count
     return mean * (abs(mean) > OFFSET * deviation)

@@ -319,6 +319,7 @@ def test_what_is_left_out_of_a_folder_is_listed(enhance, tree, capsys):
     write_wav(tree / "noisy/.hidden/d.wav", noise_like(0.1))
     write_wav(tree / "elsewhere/e.wav", noise_like(0.1))
     (tree / "noisy/link").symlink_to(tree / "elsewhere")
+    os.mkfifo(tree / "noisy/pipe.wav")
     assert enhance("noisy", "--output", "out") == 0
     assert files(tree / "out") == ["a.wav", "b.wav", "deep/er/c.wav"]
     out, error = capsys.readouterr()
@@ -328,6 +329,7 @@ def test_what_is_left_out_of_a_folder_is_listed(enhance, tree, capsys):
         "skipped: noisy/link: a link to a folder; give the folder as well",
         "skipped: noisy/my talk.m4a: convert it first: ffmpeg -i "
         "'noisy/my talk.m4a' 'noisy/my talk.wav'",
+        "skipped: noisy/pipe.wav: is a pipe or device, expected a file",
     ]
 
 

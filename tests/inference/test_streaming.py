@@ -17,6 +17,7 @@ from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.export.model_folder import export_model
 from dbtransform_lobes.export.onnx_file import export_onnx
 from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer
+from dbtransform_lobes.inference.mpeg import frames_of
 from dbtransform_lobes.inference.pcm import decode, encode, enhance_pcm
 from dbtransform_lobes.inference.streaming import StreamingEnhancer
 from tests.runs import model_of, tiny_run
@@ -371,7 +372,7 @@ def test_terminals_and_closed_streams_are_refused(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "container", "WAV RF64 W64 FLAC OGG MP3 AIFF AU CAF".split()
+    "container", "WAV RF64 W64 FLAC OGG MP3 AIFF AU CAF NIST VOC".split()
 )
 def test_a_file_in_place_of_samples_is_named(container, stream, capfd):
     file = io.BytesIO()
@@ -379,6 +380,10 @@ def test_a_file_in_place_of_samples_is_named(container, stream, capfd):
     assert stream(file.getvalue()) == 1
     out, err = capfd.readouterr()
     assert out == "" and "expected raw samples" in err
+    if container == "MP3":  # without its header
+        begin, size, _ = next(frames_of(file.getvalue()))
+        assert stream(file.getvalue()[begin + size :]) == 1
+        assert "a file (MP3)" in capfd.readouterr().err
 
 
 def test_bundled_model_is_the_default(stream, capfdbinary):

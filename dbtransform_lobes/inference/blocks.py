@@ -97,8 +97,10 @@ class BlockSTFT:
         samples = np.concatenate((self._left, samples), axis=-1)
         if not self._begun and (last or samples.shape[-1] >= half):
             # The first frame is centred on the first sample.
-            offset = edge_offset(samples[:, :half])
-            samples = np.concatenate((offset.repeat(half, 1), samples), -1)
+            first = np.zeros((len(samples), half), samples.dtype)
+            first[:, : samples.shape[-1]] = samples[:, :half]
+            offset = edge_offset(first).repeat(half, 1)
+            samples = np.concatenate((offset, samples), axis=-1)
             self._begun = True
         if last:
             missing = (half - samples.shape[-1]) % hop  # to whole hops

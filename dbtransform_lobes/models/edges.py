@@ -7,12 +7,13 @@ OFFSET = 3
 def edge_offset(samples):
     """Return the offset of the first or last samples of a signal, or 0.
 
-    With zeros beyond it a large offset ends in a step, louder than speech.
+    With zeros beyond it a large offset ends in a step, louder than speech, as
+    in ONNX graphs that have the STFT inside.
 
     Arguments
     ---------
     samples : numpy.ndarray or torch.Tensor
-        Floating point (B, n).
+        Floating point (B, n), n > 0; shorter signals end in zeros.
 
     Returns
     -------
@@ -26,7 +27,6 @@ def edge_offset(samples):
     array([[0.3],
            [0. ]])
     """
-    count = max(1, samples.shape[-1])
-    mean = samples.sum(-1, keepdims=True) / count
-    deviation = abs(samples - mean).sum(-1, keepdims=True) / count
+    mean = samples.mean(-1, keepdims=True)
+    deviation = abs(samples - mean).mean(-1, keepdims=True)
     return mean * (abs(mean) > OFFSET * deviation)

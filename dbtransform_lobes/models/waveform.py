@@ -1,6 +1,7 @@
 """From a noisy waveform to an enhanced one, around any spectral model."""
 
 import torch
+import torch.nn.functional as F
 
 from dbtransform_lobes.models.edges import edge_offset
 
@@ -25,6 +26,32 @@ def sqrt_hann_window(length):
     True
     """
     return torch.hann_window(length).sqrt()
+
+
+def continued(noisy, half, before, after):
+    """Return signals with what goes on beyond their edges.
+
+    Arguments
+    ---------
+    noisy : torch.Tensor
+        (B, L).
+    half, before, after : int
+        Samples that tell an offset, and those that are added.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, before + L + after), see ``edge_offset``.
+
+    Example
+    -------
+    >>> continued(torch.ones(1, 4), half=2, before=1, after=3).shape
+    torch.Size([1, 8])
+    """
+    begin = edge_offset(F.pad(noisy, (0, half))[:, :half])
+    noisy = torch.cat((begin.expand(-1, before), noisy), dim=-1)
+    end = edge_offset(noisy[:, -half:])
+    return torch.cat((noisy, end.expand(-1, after)), dim=-1)
 
 
 def noisy_spectrum(compute_stft, noisy):
@@ -59,11 +86,9 @@ def noisy_spectrum(compute_stft, noisy):
     around = -(-half // hop)  # frames of padding alone, before and after
     if compute_stft.pad_mode != "constant":  # it has another padding
         around = 0
-    begin = edge_offset(noisy[:, :half]).expand(-1, around * hop)
-    missing = -noisy.shape[-1] % hop
-    noisy = torch.cat((begin, noisy), dim=-1)
-    end = edge_offset(noisy[:, -half:]).expand(-1, missing + around * hop)
-    stft = compute_stft(torch.cat((noisy, end), dim=-1))  # (B, T, F, 2)
+    after = around * hop + -noisy.shape[-1] % hop
+    noisy = continued(noisy, half, around * hop, after)
+    stft = compute_stft(noisy)  # (B, T, F, 2)
     stft = stft[:, around : stft.shape[1] - around]
     return torch.view_as_complex(stft.contiguous()).transpose(1, 2)
 

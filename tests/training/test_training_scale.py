@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import soundfile as sf
 import torch
 import torch.distributed as dist
+from speechbrain import Stage
 from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
 from speechbrain.processing.features import ISTFT, STFT
 from torch.utils.data import get_worker_info
@@ -26,6 +28,7 @@ from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.export.model_folder import export_model
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.waveform import enhance_waveform
+from dbtransform_lobes.training.brain import ResumableBrain
 from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
 from dbtransform_lobes.training.losses import EnhancementLoss
 from dbtransform_lobes.training.ranks import prepare_on_main
@@ -313,6 +316,15 @@ def test_a_batch_whose_loss_is_not_finite_makes_no_step(tree, tmp_path, spoil):
         for weight in checkpoint(tmp_path, name).values():
             assert torch.isfinite(weight).all()
     assert steps_of(brain.optimizer.state_dict()) == {5}
+
+
+def test_a_validation_loss_that_is_not_finite_names_the_files():
+    losses, names = torch.tensor([1, math.inf, math.nan]), ["a", "b", "c"]
+    are_finite = partial(ResumableBrain.are_finite, None)
+    assert are_finite(losses[:1], names[:1], Stage.VALID)
+    assert not are_finite(losses, names, Stage.TRAIN)
+    with pytest.raises(ValueError, match=r"not finite for \['b', 'c'\]"):
+        are_finite(losses, names, Stage.VALID)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

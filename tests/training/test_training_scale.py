@@ -212,7 +212,7 @@ def test_other_steps_per_epoch_are_refused_in_mid_epoch(
     tree, tmp_path, monkeypatch
 ):
     interrupt(monkeypatch, 2, tree, tmp_path)
-    with pytest.raises(ValueError, match="steps_per_epoch differ"):
+    with pytest.raises(SystemExit, match="steps_per_epoch differ"):
         train(tree, tmp_path, steps_per_epoch=0)
 
 
@@ -441,9 +441,9 @@ def test_a_run_goes_on_from_its_checkpoint_not_from_pretrained(
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"num_channels": 16}, r"(?s)do not fit.*YAML.*size mismatch for .*16"),
-        ({"feed_forward": 1}, r"(?s)do not fit.*\n\tMissing key"),
-        ({"graph": "none"}, r"(?s)do not fit.*\n\tUnexpected key"),
+        ({"num_channels": 16}, "do not fit.*YAML.*size mismatch for .*16"),
+        ({"feed_forward": 1}, "do not fit.* Missing key"),
+        ({"graph": "none"}, "do not fit.* Unexpected key"),
         ({"hop_length": 16}, "hop_length is 128, expected 256.*YAML"),
         (
             {"window_fn": "!name:torch.hamming_window"},
@@ -457,7 +457,7 @@ def test_weights_that_do_not_fit_are_refused(
     tree, start, tmp_path, monkeypatch, changes, message
 ):
     monkeypatch.chdir(start)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises(SystemExit, match=message):
         train(tree, tmp_path, **{"pretrained": "model", **changes})
 
 

@@ -126,11 +126,10 @@ def check_single(path, container):
     """
     if container not in SIGNED:
         return
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        place = content.find(content[:8], 8)
+    with open(path, "rb") as file:
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with whole as content:
+            place = content.find(content[:8], 8)
     if place >= 0:
         raise ValueError(
             f"{path}: another file begins at byte {place} of it, expected one; "

@@ -213,12 +213,16 @@ class EnhanceBrain(ResumableBrain):
         epochs_left = self.hparams.number_of_epochs - epoch
         rate = float(self.optimizer.param_groups[0]["lr"])
         meta = {"epoch": epoch, "lr": rate, "hours_left": epochs_left * hours}
-        for log in self.loggers:
-            log.log_stats(meta, self.train_stats, stats)
+        self._log(meta, self.train_stats, stats)
         self.checkpointer.save_and_keep_only(
             meta={name: stats[name] for name in VALIDATION_METRICS},
             max_keys=["pesq"],
         )
+
+    @main_process_only  # so that the loggers wait for no other rank
+    def _log(self, *stats):
+        for log in self.loggers:
+            log.log_stats(*stats)
 
     def _empty_test_folder(self):
         """Remove what another model or test set has left there."""

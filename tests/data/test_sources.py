@@ -257,6 +257,11 @@ def test_codec_and_clipping_spare_the_target_not_so_jumps(tree, name):
 # Pairs
 
 
+def test_ends_of_cut_speech_are_faded(tones):
+    for clean, _ in draws(Recordings(tones, speech_filter=0)):
+        assert max(abs(clean[[0, -1]])) < 0.01 * max(abs(clean))
+
+
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """A manifest of six pairs; 0.55 to 0.6 s each."""
@@ -274,7 +279,10 @@ def pairs(tmp_path_factory):
     return Pairs(manifest, folder)
 
 
-def test_pairs_are_cut_at_the_same_place(pairs):
+RAMP = np.arange(1, 3201)
+
+
+def test_pairs_are_cut_at_the_same_place_and_faded(pairs):
     assert len(pairs) == len(set(pairs.order(np.random.default_rng(0)))) == 6
     starts = set()
     for index, seed in ((0, 0), (0, 1), (5, 2)):
@@ -282,13 +290,14 @@ def test_pairs_are_cut_at_the_same_place(pairs):
         given = pairs.draw(index, 3200, np.random.default_rng(seed))
         assert given[0] == name
         clean, noisy = read_audio(clean_path), read_audio(noisy_path)
+        fade = np.minimum(1, np.minimum(RAMP, RAMP[::-1]) / 160)
         (start,) = (
             start
             for start in range(len(clean) - 3200 + 1)
-            if np.array_equal(clean[start : start + 3200], given[1])
+            if np.allclose(clean[start:][:3200] * fade, given[1], atol=1e-12)
         )
-        expected = noisy[start : start + 3200]
-        np.testing.assert_allclose(given[2], expected, atol=1e-12)
+        noise = (noisy - clean)[start : start + 3200]
+        np.testing.assert_allclose(given[2] - given[1], noise, atol=1e-12)
         starts.add(start)
     assert len(starts) == 3
 
@@ -299,7 +308,8 @@ def test_short_pairs_are_followed_by_silence(pairs):
         whole = read_audio(pairs.items[index][2])
         assert clean.shape == noisy.shape == (16000,)
         assert 8000 < len(whole) < 16000
-        np.testing.assert_array_equal(clean[: len(whole)], whole)
+        inside = slice(160, len(whole) - 160)  # the ends are faded
+        np.testing.assert_array_equal(clean[inside], whole[inside])
         assert not clean[len(whole) :].any() and not noisy[len(whole) :].any()
 
 

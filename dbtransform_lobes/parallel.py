@@ -158,8 +158,19 @@ class _Work:
 
 @contextmanager
 def _without_interrupts():
-    """Start processes and threads that leave what a terminal sends to this."""
-    sent = {signal.SIGINT, signal.SIGHUP}
+    """Start processes that leave what a terminal sends to this one.
+
+    This process acts on it at the end: a process whose start is interrupted
+    is known to nobody, so nobody would stop it. Blocking is not enough, as
+    other threads take the signal, and the main one then raises.
+    """
+    sent, came = {signal.SIGINT, signal.SIGHUP}, []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in {*sent, signal.SIGTERM}:
+            handlers[number] = signal.signal(
+                number, lambda number, frame: came.append(number)
+            )
     before = signal.pthread_sigmask(signal.SIG_BLOCK, sent)
     try:
         resource_tracker.ensure_running()  # its start unblocks Ctrl-C
@@ -167,6 +178,10 @@ def _without_interrupts():
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _start(initializer, initargs):

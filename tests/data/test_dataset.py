@@ -11,11 +11,7 @@ import soundfile as sf
 
 from dbtransform_lobes.cli import mix as command
 from dbtransform_lobes.data import levels
-from dbtransform_lobes.data.dataset import (
-    SET_NAMES,
-    mix_dataset,
-    mix_testset,
-)
+from dbtransform_lobes.data.dataset import SET_NAMES, mix_dataset, mix_testset
 from dbtransform_lobes.evaluation.conditions import read_conditions
 from tests.signals import noise_like, speech_like, times, write_wav
 

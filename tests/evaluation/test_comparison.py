@@ -18,11 +18,7 @@ from dbtransform_lobes.evaluation.compare import (
     summarise_systems,
 )
 from dbtransform_lobes.evaluation.conditions import read_conditions
-from dbtransform_lobes.evaluation.metrics import (
-    METRICS,
-    pesq_wide_band,
-    score,
-)
+from dbtransform_lobes.evaluation.metrics import METRICS, pesq_wide_band, score
 from dbtransform_lobes.evaluation.statistics import intervals
 from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
 from dbtransform_lobes.parallel import run_isolated
@@ -290,8 +286,7 @@ def test_files_that_one_system_lacks_are_left_out_of_all(folders, tmp_path):
         signal, _ = sf.read(folders / "poor" / f"{source}.wav")
         write(lacking / f"{name}.wav", signal[: -7 if name == "c" else None])
     report = compare_systems(
-        folders / "clean",
-        {"noisy": folders / "noisy", "lacking": lacking},
+        folders / "clean", {"noisy": folders / "noisy", "lacking": lacking}
     )
     assert report["num_compared"] == 2 and report["num_files"] == 4
     assert "no such file" in report["left_out"]["d"]["lacking"]

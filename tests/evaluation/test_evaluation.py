@@ -11,10 +11,7 @@ from scipy.linalg import toeplitz
 
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.evaluation import composite as measures
-from dbtransform_lobes.evaluation.evaluate import (
-    evaluate_folders,
-    pair_files,
-)
+from dbtransform_lobes.evaluation.evaluate import evaluate_folders, pair_files
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,
     SilentFileError,

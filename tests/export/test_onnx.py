@@ -211,11 +211,7 @@ def test_offline_graph_with_a_level():
 
 VARIANTS = [
     {},
-    {
-        "level": 3,
-        "detrend": torch.hann_window,
-        "decoder_activation": "silu",
-    },
+    {"level": 3, "detrend": torch.hann_window, "decoder_activation": "silu"},
     {"band_weights": "per_band", "norm_order": "post"},
     {"lambda_form": "vector", "rope": False, "magnitude": False},
     {"separable": False, "graph": "fixed", "differential": False},

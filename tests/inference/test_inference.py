@@ -60,10 +60,7 @@ def test_a_folder_loads_offline_and_leaves_nothing(
         assert not loaded.mods.model.training
     assert EnhanceModel.from_hparams("own", download_only=True) is None
     foreign = foreign_class(
-        "own",
-        pymodule_file="custom.py",
-        classname="EnhanceModel",
-        run_opts=CPU,
+        "own", pymodule_file="custom.py", classname="EnhanceModel", run_opts=CPU
     )
     assert type(foreign) is EnhanceModel
     assert files_below(tmp_path) == before

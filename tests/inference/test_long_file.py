@@ -151,8 +151,7 @@ def test_transforms_equal_those_of_speechbrain(length, win_length, offset):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"pad_mode": "reflect"}, {"center": False}, {"hop_length": 20}],
+    "changes", [{"pad_mode": "reflect"}, {"center": False}, {"hop_length": 20}]
 )
 def test_transforms_of_the_whole_alone_are_refused(changes):
     network = composed(**TINY)

@@ -249,8 +249,7 @@ def test_what_is_no_number_or_no_whole_sample_is_reported(model):
 def test_a_slow_block_is_an_underrun(model, monkeypatch):
     clock = iter(range(10**6))  # every look at the clock is a second later
     monkeypatch.setattr(
-        "dbtransform_lobes.inference.pcm.time.perf_counter",
-        lambda: next(clock),
+        "dbtransform_lobes.inference.pcm.time.perf_counter", lambda: next(clock)
     )
     _, report = pipe(model, encode(noisy_signal(0.1, 0).numpy(), "f32"))
     assert report.underruns == report.blocks == 13

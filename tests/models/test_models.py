@@ -8,13 +8,7 @@ import torch
 
 from dbtransform_lobes.models.bsrnn import BSRNN
 from tests.composition import composed
-from tests.models.tiny import (
-    BASELINES,
-    FORMS,
-    any_model,
-    each_model,
-    tiny,
-)
+from tests.models.tiny import BASELINES, FORMS, any_model, each_model, tiny
 from tests.twins import (
     array,
     assert_close_in_bfloat16,

@@ -116,11 +116,7 @@ BAD = {
     "nan.wav": ("unreadable", np.full(20000, np.nan), 16000),
     "short.wav": ("too short", np.full(800, 0.1), 16000),
     "silent.wav": ("silent", np.zeros(20000), 16000),
-    "clipped.wav": (
-        "clipped",
-        np.clip(9 * speech_like(1.2, 1), -1, 1),
-        16000,
-    ),
+    "clipped.wav": ("clipped", np.clip(9 * speech_like(1.2, 1), -1, 1), 16000),
     "stereo.wav": ("channels", np.full((20000, 2), 0.1), 16000),
     "narrow.wav": ("rate", np.full(20000, 0.1), 8000),
 }

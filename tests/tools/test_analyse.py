@@ -230,11 +230,7 @@ def test_fusion_shows_the_weights_and_the_prior():
         steps = [patch.get_data().values for patch in panel.patches]
         np.testing.assert_allclose(np.stack(steps, 1), prior)
     texts = [text.get_text() for text in panels[0].texts]
-    assert texts == [
-        "8/16/32\nframes",
-        "4/8/16\nframes",
-        "2/4/8\nframes",
-    ]
+    assert texts == ["8/16/32\nframes", "4/8/16\nframes", "2/4/8\nframes"]
 
 
 @pytest.mark.parametrize("form", ["token", "vector", "statistics"])

@@ -7,10 +7,7 @@ import pytest
 import torch
 from speechbrain.processing.features import ISTFT, STFT
 
-from dbtransform_lobes.models.waveform import (
-    enhance_waveform,
-    sqrt_hann_window,
-)
+from dbtransform_lobes.models.waveform import enhance_waveform, sqrt_hann_window
 from dbtransform_lobes.training.ema import weight_ema
 from dbtransform_lobes.training.losses import (
     EnvelopeDistance,

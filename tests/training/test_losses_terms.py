@@ -9,10 +9,7 @@ import torch
 
 from dbtransform_lobes.evaluation.metrics import pesq_wide_band
 from dbtransform_lobes.models.waveform import enhance_waveform
-from dbtransform_lobes.training.losses import (
-    compressed_complex,
-    time_l1,
-)
+from dbtransform_lobes.training.losses import compressed_complex, time_l1
 from dbtransform_lobes.training.losses_multi_resolution import (
     multi_resolution_stft,
 )

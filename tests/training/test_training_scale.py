@@ -33,12 +33,7 @@ from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
 from dbtransform_lobes.training.losses import EnhancementLoss
 from dbtransform_lobes.training.ranks import prepare_on_main
 from tests.runs import tiny_model, tiny_run
-from tests.signals import (
-    noise_like,
-    speech_like,
-    voicebank_tree,
-    write_wav,
-)
+from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
 from tests.training_runs import ROOT, arguments, checkpoint, logged, train
 
 # Of weights after six steps: other batches round otherwise. Another SNR

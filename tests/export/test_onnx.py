@@ -33,7 +33,6 @@ from dbtransform_lobes.inference.onnx_model import (
     NUMPY_TYPES,
     OnnxEnhancer,
 )
-from dbtransform_lobes.models.windowed_attention import attend_in_blocks
 from tests.composition import composed, model_yaml
 from tests.signals import noise_like, speech_like, write_wav
 
@@ -154,31 +153,6 @@ def test_offline_graph_of_any_length(folders, tmp_path, name, place):
         for each, one in zip(found, both, strict=True):
             alone = enhancer.enhance_array(one, 16000)
             assert np.abs(alone - each).max() < 1e-5
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("frames", [1, 4, 5, 12])
-def test_attention_in_blocks(causal, frames, window=4):
-    torch.manual_seed(0)
-    query, key, value = torch.randn(3, 2, 1, frames, 3, dtype=torch.float64)
-    found = attend_in_blocks(query, key, value, window, causal)
-    for n in range(2):
-        for t in range(frames):
-            last = t if causal else t + window
-            seen = range(max(t - window, 0), min(last, frames - 1) + 1)
-            scores = [
-                math.exp(sum(query[n, 0, t] * key[n, 0, s]) / math.sqrt(3))
-                for s in seen
-            ]
-            for channel in range(3):
-                out = sum(
-                    score * float(value[n, 0, s, channel])
-                    for score, s in zip(scores, seen, strict=True)
-                ) / sum(scores)
-                assert abs(out - float(found[n, 0, t, channel])) < 1e-10
-    if frames > window + 1:
-        other = attend_in_blocks(query, key, value, window - 1, causal)
-        assert (other - found).abs().max() > 1e-3
 
 
 def test_fourier_rows_are_a_windowed_dft():

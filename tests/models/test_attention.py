@@ -12,8 +12,11 @@ from dbtransform_lobes.models.differential_attention import (
     DifferentialBandAttention,
 )
 from dbtransform_lobes.models.lambdas import MapStatistics, VectorLambda
-from dbtransform_lobes.models.rotary import rotate
-from dbtransform_lobes.models.windowed_attention import attend, window_mask
+from dbtransform_lobes.models.windowed_attention import (
+    attend,
+    attend_in_blocks,
+    window_mask,
+)
 from tests.twins import (
     affine,
     array,
@@ -24,8 +27,6 @@ from tests.twins import (
     softmax,
 )
 
-each_lambda = pytest.mark.parametrize("lambda_form", LAMBDAS)
-each_weights = pytest.mark.parametrize("band_weights", ["shared", "per_band"])
 each_direction = pytest.mark.parametrize("causal", [False, True])
 each_number = pytest.mark.parametrize("differential", [True, False])
 
@@ -160,17 +161,6 @@ def attention_twin(
     return out, lambdas
 
 
-def test_rotate_equals_its_twin():
-    x = randn(2, 7, 3, 8)
-    for first in (0, 11):
-        expected, wrong = np.zeros((2, 2, 7, 3, 8))
-        for b, t, h in np.ndindex(2, 7, 3):
-            row = array(x)[b, t, h]
-            expected[b, t, h] = rotate_twin(row, first + t)
-            wrong[b, t, h] = rotate_twin(row, first + t, base=1000.0)
-        assert_twin(rotate(x, first), expected, wrong, array(x))
-
-
 def wrong_forms(lambda_form, differential, layer):
     """Arguments of the twin that give something else."""
     if differential:
@@ -197,8 +187,8 @@ def no_share(vector, row, layer):
 
 @pytest.mark.parametrize("rope, layer", [(True, 0), (False, 4), (True, 1)])
 @each_number
-@each_weights
-@each_lambda
+@pytest.mark.parametrize("band_weights", ["shared", "per_band"])
+@pytest.mark.parametrize("lambda_form", LAMBDAS)
 def test_attention_equals_its_twin(
     lambda_form, band_weights, differential, rope, layer
 ):
@@ -252,7 +242,7 @@ def test_windowed_attention_equals_its_twin(
     sizes = {1, window - 1, 7 * window + 2} - {0}
     sizes |= {n * window + i for n in (1, 2, 3) for i in (0, 1)}
     for frames in sizes:
-        x = randn(2, 1, frames, 8, seed=frames)
+        x = randn(2, 2, frames, 8, seed=frames)
         reaches = [settings]
         if frames > window + 2:
             reaches += [{**settings, "window": window + 1}]
@@ -314,18 +304,17 @@ def test_attend_equals_its_twin_with_heads_of_two_sizes(
 
 
 @each_direction
-def test_rotary_positions_depend_on_differences_alone(causal):
-    """A passage gives the same wherever it stands in a longer signal."""
-    module = DifferentialBandAttention(8, 2, 1, window=3, causal=causal)
-    scramble(module, scale=1)
-    long, passage = randn(1, 1, 120, 8), randn(1, 1, 20, 8, seed=1)
-    alone = array(module(passage))[:, :, 3:-3]
-    for start in (0, 1, 5, 6, 7, 50, 99, 100):
-        x = long.clone()
-        x[:, :, start : start + 20] = passage
-        within = module(x)[:, :, start + 3 : start + 17]
-        other = module(long)[:, :, start + 3 : start + 17]
-        assert_twin(within, alone, array(other))
+@pytest.mark.parametrize("frames", [1, 4, 5, 12])
+def test_attention_in_blocks_equals_its_twin(frames, causal):
+    """As an exported graph has it."""
+    parts = randn(3, 2, 1, frames, 3)
+    items = list(zip(*map(array, parts), strict=True))
+    twin, *wrong = (
+        [map_twin(q[0], k[0], window=n, causal=causal) @ v for q, k, v in items]
+        for n in (4, 3)
+    )
+    out = attend_in_blocks(*parts, 4, causal)
+    assert_twin(out, twin, *(wrong if frames > 5 else []))
 
 
 def test_positions_far_into_a_signal_keep_their_precision():
@@ -344,6 +333,7 @@ def test_positions_far_into_a_signal_keep_their_precision():
 @pytest.mark.parametrize("rows", [0.1, 1, 3, 8, 16, 100])
 def test_statistics_by_blocks_equal_those_of_whole_maps(rows):
     """Blocks of a part of a map, of one item, of two and of all three."""
+    assert MapStatistics(2).entries < 1100**2  # maps of ten seconds are cut
     statistics = MapStatistics(2, entries=int(rows * 2 * 8)).double()
     query, key, value = 2 * randn(3, 3, 2, 8, 4)
     out, numbers = statistics.attend(query, key, value)
@@ -356,18 +346,6 @@ def test_statistics_by_blocks_equal_those_of_whole_maps(rows):
         first_rows[n, h] = statistics_twin(attention[:3])
     assert_twin(out, expected_out)
     assert_twin(numbers, expected, expected[..., [0, 1, 3, 2]], first_rows)
-
-
-def test_long_input_needs_several_blocks_by_default():
-    module = scramble(DifferentialBandAttention(4, 1, 2, "statistics"), scale=1)
-    x = randn(2, 1, 1100, 4)
-    assert module.statistics.entries < 1100**2
-    out = module(x)
-    module.statistics.entries = 1100**2
-    whole = array(module(x))
-    with torch.no_grad():
-        module.statistics.output.bias.add_(1)
-    assert_twin(out, whole, array(module(x)))
 
 
 def test_statistics_have_the_gradient_of_whole_maps():

@@ -28,19 +28,6 @@ def test_output_is_as_long_as_the_input(name):
         assert_gradients(module, least=-1)  # all are finite
 
 
-@pytest.mark.parametrize("grad", [True, False])
-@each_block
-def test_items_of_a_batch_do_not_see_each_other(name, grad):
-    module = scramble(block(name))
-    x = randn(7, 3, 9, 8)
-    x[:, 1] *= 30
-    with torch.set_grad_enabled(grad):
-        together = module(x)
-        for item in range(3):
-            alone = module(x[:, item : item + 1])
-            assert_twin(together[:, item : item + 1], array(alone))
-
-
 @each_block
 def test_gradients_reach_every_parameter(name):
     module = scramble(block(name))

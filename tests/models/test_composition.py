@@ -128,33 +128,6 @@ def session(proto):
     return onnxruntime.InferenceSession(proto.SerializeToString())
 
 
-def loudest(clean_spec, estimate_spec):
-    """Return the largest error (B,) of the spectra (B, T, F, 2)."""
-    return (clean_spec - estimate_spec).abs().flatten(1).amax(-1)
-
-
-def test_a_new_loss_is_one_function_and_one_line_of_yaml():
-    loss = load_hyperpyyaml(f"""
-stft: !new:speechbrain.processing.features.STFT
-    sample_rate: 16000
-    n_fft: 32
-    win_length: 2
-    hop_length: 1
-loss: !new:dbtransform_lobes.training.losses.EnhancementLoss
-    compute_stft: !ref <stft>
-    terms:
-        time: [0.5, !name:dbtransform_lobes.training.losses.time_l1 ]
-        loudest: [2.0, !name:{__name__}.loudest ]
-""")["loss"]
-    clean = torch.randn(3, 400)
-    estimate = (0.9 * clean).requires_grad_()
-    total, terms = loss(clean, estimate)
-    assert terms["loudest"].shape == (3,) and (terms["loudest"] > 0).all()
-    assert torch.allclose(total, 0.5 * terms["time"] + 2 * terms["loudest"])
-    total.sum().backward()
-    assert estimate.grad.abs().max() > 0
-
-
 def test_tools_count_draw_and_analyse_it(model):
     parameters = count_parameters(model)
     assert parameters["smoothing"] == 2 * (8 * 8 + 8 + 8)  # two norms

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.spectrum import real_parts
 from tests.composition import composed
 from tests.models.tiny import tiny
@@ -98,15 +97,6 @@ def test_options_change_the_output():
         for second in outs:
             distance = np.abs(outs[first] - outs[second]).max()
             assert (distance > 1e-3) == (first != second), (first, second)
-
-
-@pytest.mark.parametrize(
-    "weights, shape", [("shared", (8,)), ("per_band", (7, 1, 1, 8))]
-)
-def test_norms_are_per_band_with_weights_per_band(weights, shape):
-    for residual in tiny(band_weights=weights).blocks:
-        assert isinstance(residual.norm, BandNorm)
-        assert residual.norm.weight.shape == shape
 
 
 def test_analysis_says_what_graph_and_fusion_have_learned():

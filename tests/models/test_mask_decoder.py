@@ -20,22 +20,19 @@ from tests.twins import (
     randn,
     scramble,
     sigmoid,
+    spectrum,
     standardise,
 )
 
 each_direction = pytest.mark.parametrize("causal", [False, True])
 
 
-def random_spec(*shape, seed=0):
-    return torch.complex(randn(*shape, seed=seed), randn(*shape, seed=seed + 1))
-
-
 @each_direction
 @pytest.mark.parametrize("frames", [1, 2, 3, 8])
 def test_filter_equals_its_twin(frames, causal):
     """Taps t-1, t, t+1, or t-2, t-1, t when causal, in this order."""
-    spec = random_spec(2, 5, frames)
-    mask = random_spec(2, 5, frames, 3, seed=2)
+    spec = spectrum(2, 5, frames)
+    mask = spectrum(2, 5, frames, 3, seed=2)
     numbers = array(mask), array(spec)
     taps, others = (-1, 0, 1), (-2, -1, 0)
     taps, others = (others, taps) if causal else (taps, others)
@@ -56,7 +53,7 @@ def test_filter_equals_its_twin(frames, causal):
 @each_direction
 @pytest.mark.parametrize("first", [0, 1, 2, 5, 6])
 def test_filter_of_some_frames_equals_that_of_all(first, causal):
-    spec, mask = random_spec(2, 5, 8), random_spec(2, 5, 8, 3, seed=2)
+    spec, mask = spectrum(2, 5, 8), spectrum(2, 5, 8, 3, seed=2)
     whole = array(filtered(mask, spec, causal))
     part = filtered(mask[:, :, first : first + 2], spec, causal, first)
     wrong = array(filtered(mask[:, :, first : first + 2], spec, causal, 3))
@@ -64,7 +61,7 @@ def test_filter_of_some_frames_equals_that_of_all(first, causal):
 
 
 def test_filter_has_a_finite_gradient():
-    spec, mask = random_spec(1, 3, 4), random_spec(1, 3, 4, 3, seed=2)
+    spec, mask = spectrum(1, 3, 4), spectrum(1, 3, 4, 3, seed=2)
     spec.requires_grad_()
     mask.requires_grad_()
     filtered(mask, spec).abs().square().sum().backward()
@@ -134,7 +131,7 @@ def test_zero_weights_give_the_identity(causal):
     expected = torch.zeros(2, 257, 6, 3, dtype=torch.complex64)
     expected[..., 2 if causal else 1] = 1
     assert torch.equal(mask, expected)
-    spec = random_spec(2, 257, 6).to(torch.complex64)
+    spec = spectrum(2, 257, 6).to(torch.complex64)
     assert torch.equal(filtered(mask, spec, causal), spec)
     assert not torch.equal(filtered(mask, spec, not causal), spec)
 

@@ -6,8 +6,6 @@ from itertools import product
 import pytest
 import torch
 
-from dbtransform_lobes.models.bsrnn import BSRNN
-from tests.composition import composed
 from tests.models.tiny import BASELINES, FORMS, any_model, each_model, tiny
 from tests.twins import (
     array,
@@ -43,14 +41,6 @@ def test_shape_and_type_are_those_of_the_input(name, frames):
         assert out.dtype == torch.complex64
         assert torch.isfinite(torch.view_as_real(out)).all()
         assert out.abs().max() > 0
-
-
-def test_default_layout_takes_257_bins():
-    sizes = {"num_channels": 8, "num_layers": 1}
-    for model in (composed(**sizes, num_heads=2), BSRNN(**sizes)):
-        spec = spectrum(2, 257, 3, dtype=torch.float32)
-        assert model(spec).shape == spec.shape
-        assert model.layout.num_bands == 31
 
 
 @each_model

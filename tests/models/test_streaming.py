@@ -146,17 +146,6 @@ def test_streams_equal_the_whole_in_single_precision(form, size):
     assert {part.dtype for part in tensors(state)} == {torch.float32}
 
 
-@pytest.mark.parametrize("batch", [1, 2, 5])
-@torch.no_grad()
-def test_streams_side_by_side_do_not_hear_each_other(batch):
-    model, spec = causal("recipe"), spectrum(batch, 17, 21)
-    spec[0] *= 100
-    together, _ = stream(model, spec, [3, 1, 7, 10])
-    for item in range(batch):
-        alone, _ = stream(model, spec[item : item + 1], 5)
-        assert_twin(together[item : item + 1], array(alone))
-
-
 def test_steps_with_gradients_equal_the_whole():
     model, spec = causal("recipe"), spectrum(1, 17, 12)
     grads = []

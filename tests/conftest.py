@@ -20,23 +20,61 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory):
-    """A model folder of a tiny model; not to be changed."""
+def exported(factory, **overrides):
+    """Write a run and export it; return the model folder."""
     from dbtransform_lobes.export.model_folder import export_model
     from tests.runs import tiny_run
 
-    run = tmp_path_factory.mktemp("run")
-    tiny_run(run)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
+    run = factory.mktemp("run")
+    tiny_run(run, **overrides)
+    folder = factory.mktemp("model") / "tiny"
     export_model(run, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A model folder of a tiny model; not to be changed."""
+    return exported(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def causal_folder(tmp_path_factory):
+    """A model folder of a tiny causal model; not to be changed."""
+    return exported(tmp_path_factory, causal=True, window=8)
+
+
+@pytest.fixture(scope="session")
+def model(model_folder):
+    """The tiny model on the CPU."""
+    from dbtransform_lobes.inference import EnhanceModel
+
+    return EnhanceModel.from_hparams(model_folder, run_opts={"device": "cpu"})
+
+
+@pytest.fixture(scope="session")
+def identity():
+    """An EnhanceModel that leaves its input as it is."""
+    from tests.runs import model_of
+
+    return model_of(torch.nn.Identity())
 
 
 @pytest.fixture
 def own_folder(model_folder, tmp_path):
     """A copy of the model folder that a test may break."""
     return shutil.copytree(model_folder, tmp_path / "own")
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Fail when weights are loaded."""
+    from dbtransform_lobes.inference import EnhanceModel
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the weights were loaded before the checks")
+
+    monkeypatch.setattr(EnhanceModel, "from_hparams", refuse)
 
 
 @pytest.fixture

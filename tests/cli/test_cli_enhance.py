@@ -41,21 +41,6 @@ def enhance(model_folder, tree, monkeypatch):
     )
 
 
-@pytest.fixture(scope="module")
-def model(model_folder):
-    return EnhanceModel.from_hparams(model_folder, run_opts={"device": "cpu"})
-
-
-@pytest.fixture
-def no_weights(monkeypatch):
-    """Fail when the weights are loaded."""
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("the weights were loaded before the checks")
-
-    monkeypatch.setattr(EnhanceModel, "from_hparams", refuse)
-
-
 def files(folder):
     return sorted(
         path.relative_to(folder).as_posix()

@@ -129,17 +129,16 @@ def test_gains_are_interpolated_over_time_not_samples():
 
 
 @pytest.mark.parametrize("sample_rate", [22050, 44100, 48000, 96000])
-def test_what_the_model_leaves_alone_stays_as_it_is(sample_rate):
+def test_what_the_model_leaves_alone_stays_as_it_is(sample_rate, identity):
     """An identity gives back all bands, not only those below 8 kHz."""
     signal = np.random.default_rng(0).standard_normal(sample_rate // 2)
     signal = 0.1 * signal.astype(np.float32)
-    identity = of(torch.nn.Identity())
     assert snr_db(signal, identity.enhance_array(signal, sample_rate)) > 90
     dropped = identity.enhance_array(signal, sample_rate, high_band="drop")
     assert snr_db(signal, dropped) < 6
 
 
-def test_high_band_gets_the_gain_of_the_top_of_the_band():
+def test_high_band_gets_the_gain_of_the_top_of_the_band(identity):
     rng = np.random.default_rng(1)
     signal = 0.1 * rng.standard_normal(48000)
     low = soxr.resample(soxr.resample(signal, 48000, 16000), 16000, 48000)
@@ -149,14 +148,13 @@ def test_high_band_gets_the_gain_of_the_top_of_the_band():
         kept = halved.enhance_array(signal, 48000)
         dropped = halved.enhance_array(signal, 48000, high_band="drop")
         assert snr_db(0.5 * above, kept - dropped) > 40
-    rest = of(torch.nn.Identity()).enhance_array(signal, 48000) - signal
+    rest = identity.enhance_array(signal, 48000) - signal
     assert np.abs(rest).max() < 1e-4  # where the gain would have been 1
 
 
-def test_tone_above_the_band_is_kept_or_dropped():
+def test_tone_above_the_band_is_kept_or_dropped(identity):
     time = np.arange(48000) / 48000
     tone = 0.1 * np.sin(2 * np.pi * 12000 * time)
-    identity = of(torch.nn.Identity())
     middle = slice(4800, -4800)
     kept = identity.enhance_array(tone, 48000)
     assert np.allclose(kept[middle], tone[middle], atol=1e-4)
@@ -351,7 +349,7 @@ def test_format_length_and_tags_are_kept(
                 assert {tag: getattr(file, tag) for tag in TAGS} == TAGS
 
 
-def test_pictures_and_rare_tags_are_kept(tmp_path):
+def test_pictures_and_rare_tags_are_kept(tmp_path, identity):
     """What soundfile does not know, between files of one kind."""
     picture = mutagen.flac.Picture()
     picture.data, picture.mime, picture.type = b"\x89PNG", "image/png", 3
@@ -369,7 +367,7 @@ def test_pictures_and_rare_tags_are_kept(tmp_path):
         if suffix == ".flac":
             file.add_picture(picture)
         file.save()
-        of(torch.nn.Identity()).enhance_file(path, output)
+        identity.enhance_file(path, output)
         assert len(sf.read(output)[0]) == 3200
         made = mutagen.File(output)
         if suffix in (".mp3", ".wav"):
@@ -382,7 +380,7 @@ def test_pictures_and_rare_tags_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
-def test_tags_of_a_flac_reach_other_containers(tmp_path, suffix):
+def test_tags_of_a_flac_reach_other_containers(tmp_path, suffix, identity):
     path, output = tmp_path / "a.flac", tmp_path / f"b{suffix}"
     with sf.SoundFile(path, "w", 16000, 1) as file:
         file.title, file.artist = "Hören", "Somebody"
@@ -396,7 +394,7 @@ def test_tags_of_a_flac_reach_other_containers(tmp_path, suffix):
         if suffix == ".flac"
         else pytest.warns(UserWarning, match=told)
     ):
-        of(torch.nn.Identity()).enhance_file(path, output)
+        identity.enhance_file(path, output)
     with sf.SoundFile(output) as file:
         assert (file.title, file.artist) == ("Hören", "Somebody")
 
@@ -411,10 +409,12 @@ def test_tags_of_a_flac_reach_other_containers(tmp_path, suffix):
     ],
 )
 @pytest.mark.parametrize("after", [".wav", ".FLAC", ".ogg", ".mp3"])
-def test_every_container_to_every_other(tmp_path, before, subtype, kept, after):
+def test_every_container_to_every_other(
+    tmp_path, before, subtype, kept, after, identity
+):
     path, output = tmp_path / f"a{before}", tmp_path / f"b{after}"
     sf.write(path, noisy_signal(0.2, 16000), 16000, subtype=subtype)
-    of(torch.nn.Identity()).enhance_file(path, output)
+    identity.enhance_file(path, output)
     info = sf.info(output)
     assert info.frames == 3200 and info.format == after[1:].upper()
     default = sf.default_subtype(info.format)

@@ -14,40 +14,28 @@ import soundfile as sf
 import torch
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.export.model_folder import export_model
 from dbtransform_lobes.export.onnx_file import export_onnx
 from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer
 from dbtransform_lobes.inference.mpeg import frames_of
 from dbtransform_lobes.inference.pcm import decode, encode, enhance_pcm
 from dbtransform_lobes.inference.streaming import StreamingEnhancer
-from tests.runs import model_of, tiny_run
+from tests.runs import model_of
 from tests.signals import noise_like, speech_like
 
 CPU = {"device": "cpu"}
-CAUSAL = {"causal": True, "window": 8}
 SIZES = [1, 7, 100, 128, 129, 512, 1000, 4001]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model folder of a tiny causal model."""
-    run = tmp_path_factory.mktemp("run")
-    tiny_run(run, **CAUSAL)
-    folder = tmp_path_factory.mktemp("model") / "causal"
-    export_model(run, folder)
-    return folder
+def model(causal_folder):
+    return EnhanceModel.from_hparams(causal_folder, run_opts=CPU)
 
 
 @pytest.fixture(scope="module")
-def model(folder):
-    return EnhanceModel.from_hparams(folder, run_opts=CPU)
-
-
-@pytest.fixture(scope="module")
-def graph(folder, tmp_path_factory):
+def graph(causal_folder, tmp_path_factory):
     """A streaming graph of the model."""
     path = tmp_path_factory.mktemp("graph") / "stream.onnx"
-    export_onnx(folder, path, streaming=True, stft="outside")
+    export_onnx(causal_folder, path, streaming=True, stft="outside")
     return path
 
 
@@ -160,9 +148,9 @@ def test_shortest_streams(model, length):
     assert not torch.cat(silent).any()
 
 
-def test_a_model_that_sees_the_future_is_refused():
+def test_a_model_that_sees_the_future_is_refused(identity):
     with pytest.raises(ValueError, match="trained with causal: True"):
-        StreamingEnhancer(model_of(torch.nn.Identity()))
+        StreamingEnhancer(identity)
     with pytest.raises(ValueError, match="or enhance whole files"):
         StreamingEnhancer(EnhanceModel.from_hparams(run_opts=CPU))
     with pytest.raises(ValueError, match="is str, expected an EnhanceModel"):
@@ -259,14 +247,14 @@ def test_a_slow_block_is_an_underrun(model, monkeypatch):
 
 
 @pytest.fixture
-def start(folder):
+def start(causal_folder):
     """Start the command; it is ended after the test."""
     started = []
 
     def begin(*options, **more):
         command = [sys.executable, "-m", "dbtransform_lobes.cli.main"]
         process = subprocess.Popen(
-            [*command, "stream", "--model", str(folder), *options],
+            [*command, "stream", "--model", str(causal_folder), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -356,8 +344,8 @@ def stream(tmp_path, monkeypatch):
         (["--model", "db_transform_small"], "causal: True"),
     ],
 )
-def test_bad_options(folder, options, message, capsys, stream):
-    assert stream(b"", "--model", folder, *options) == 1
+def test_bad_options(causal_folder, options, message, capsys, stream):
+    assert stream(b"", "--model", causal_folder, *options) == 1
     assert message in capsys.readouterr().err
 
 
@@ -403,9 +391,9 @@ def test_onnx_stream_is_that_of_torch(model, graph):
         assert torch.allclose(fed(enhancer, noisy, sizes), expected, atol=1e-4)
 
 
-def test_command_with_onnx(folder, graph, stream, capfdbinary):
+def test_command_with_onnx(causal_folder, graph, stream, capfdbinary):
     data, outs = encode(noisy_signal(0.4, 1).numpy(), "s16"), []
-    for source in (folder, graph):
+    for source in (causal_folder, graph):
         assert stream(data, "--model", source) == 0
         outs.append(np.frombuffer(capfdbinary.readouterr().out, "<i2"))
     assert len(outs[0]) == len(data) // 2

@@ -10,11 +10,9 @@ import soundfile
 
 from command import run_tool
 from dbtransform_lobes.data.audio import read_audio, write_audio
-from dbtransform_lobes.export.model_folder import export_model
 from peers import adapters, report
 from peers.adapters import PEERS
 from peers.run import _model_files, choose_systems, run_systems
-from tests.runs import tiny_run
 from tests.signals import noise_like, speech_like
 
 
@@ -73,16 +71,6 @@ def test_missing_packages_and_wrong_names(monkeypatch):
     for name in ("rnnoise", "a/b", ".hidden"):
         with pytest.raises(ValueError, match="expected a name of a folder"):
             choose_systems(["noisy"], {name: "folder"})
-
-
-@pytest.fixture(scope="module")
-def causal_folder(tmp_path_factory):
-    """A tiny model that is causal, so that its latency is known."""
-    run = tmp_path_factory.mktemp("run")
-    tiny_run(run, causal=True, window=8)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    export_model(run, folder)
-    return folder
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Signals and tiny data sets for the tests, made from a seed."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,12 @@ def snr_db(reference, estimate):
     reference, estimate = np.asarray(reference), np.asarray(estimate)
     error = np.square(reference - estimate).sum() + 1e-20
     return 10 * np.log10(np.square(reference).sum() / error)
+
+
+def rows_of(path):
+    """Return the rows of a csv as dictionaries."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def times(folder, pattern="*"):

@@ -17,20 +17,36 @@ def die(folder, times):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def half(number):
-    """Return half of a number."""
-    return number / 2
+def share(number):
+    """Return 20 / number; crash at 3, as PESQ does at long files."""
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return 20 / number
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_process_that_dies_costs_one_task(jobs):
+    tasks = [(number,) for number in (1, 3, 0, 3, 5)]
+    found = list(run_isolated(share, tasks, jobs))
+    assert sorted(task for task, *_ in found) == sorted(tasks)
+    for (number,), value, reason in found:
+        if number == 3:
+            assert value is None and reason == CRASHED
+        elif number == 0:
+            assert value is None and "ZeroDivisionError" in reason
+        else:
+            assert value == 20 / number and reason == ""
 
 
 def test_processes_that_die_before_their_first_task_are_replaced(tmp_path):
-    tasks = [(number,) for number in range(5)]
-    found = list(run_isolated(half, tasks, 1, 1, die, (tmp_path, 2)))
-    assert sorted(found) == [((n,), n / 2, "") for n in range(5)]
+    tasks = [(number,) for number in (1, 2, 4, 5)]
+    found = list(run_isolated(share, tasks, 1, 1, die, (tmp_path, 2)))
+    assert sorted(found) == [((n,), 20 / n, "") for n in (1, 2, 4, 5)]
 
 
 def test_processes_that_always_die_end_with_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "MAX_STARTS", 2)
-    found = list(run_isolated(half, [(1,), (2,)], 1, 1, die, (tmp_path, 99)))
+    found = list(run_isolated(share, [(1,), (2,)], 1, 1, die, (tmp_path, 99)))
     assert sorted(found) == [((1,), None, CRASHED), ((2,), None, CRASHED)]
 
 

@@ -1,7 +1,6 @@
 """The mixing recipe and the data sets made with it."""
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
@@ -13,7 +12,13 @@ from dbtransform_lobes.cli import mix as command
 from dbtransform_lobes.data import levels
 from dbtransform_lobes.data.dataset import SET_NAMES, mix_dataset, mix_testset
 from dbtransform_lobes.evaluation.conditions import read_conditions
-from tests.signals import noise_like, speech_like, times, write_wav
+from tests.signals import (
+    noise_like,
+    rows_of,
+    speech_like,
+    times,
+    write_wav,
+)
 
 TINY = {"hours": 3 / 3600, "valid_hours": 1 / 3600, "test_hours": 1 / 3600}
 TRAIN_ONLY = {"hours": 1 / 3600, "valid_hours": 0, "test_hours": 0, "babble": 0}
@@ -92,19 +97,13 @@ def contents(folder):
     }
 
 
-def plan(folder):
-    """Read the plan of a data set."""
-    with open(folder / "mixtures.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory, recordings):
     """A data set and the rows of its plan; not to be changed."""
     folder = tmp_path_factory.mktemp("mixed") / "out"
     record = mix_dataset(recordings, folder, **MIXED)
     assert json.loads((folder / "dataset.json").read_text()) == record
-    return folder, plan(folder), record
+    return folder, rows_of(folder / "mixtures.csv"), record
 
 
 def test_plan_rebuilds_the_audio(mixed, recordings):
@@ -272,7 +271,7 @@ def test_gaps_of_a_noise_are_not_blown_up(tmp_path):
     source = small_collection(tmp_path / "in", bad=noise)
     output = tmp_path / "out"
     mix_dataset(source, output, **{**TRAIN_ONLY, "hours": 5 / 3600})
-    offsets = [int(row["offset"]) for row in plan(output)]
+    offsets = [int(row["offset"]) for row in rows_of(output / "mixtures.csv")]
     assert len(offsets) == 10
     assert all(o < 8000 or o + 8000 > len(noise) for o in offsets)
 
@@ -358,7 +357,9 @@ def test_command_mixes_and_reports(tmp_path, recordings, capsys):
     hours = ["--hours", 2 / 3600, "--valid_hours", 0, "--test_hours", 0]
     assert run_command(*words, *hours, "--snrs", 3, "--seed", 2) == 0
     assert "train: 4 files" in capsys.readouterr().out
-    assert {row["snr_db"] for row in plan(output)} == {"3.0"}
+    assert {row["snr_db"] for row in rows_of(output / "mixtures.csv")} == {
+        "3.0"
+    }
     mixtures = fixed_test(tmp_path, recordings, [("mix_000", 0.0, 5.0)])
     assert run_command(*words, "--mixtures", mixtures) == 0
     assert "test: 1 files" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """Tests of comparing systems: intervals, conditions, tables, plots, CLI."""
 
-import csv
 import json
 import math
 import os
@@ -18,11 +17,11 @@ from dbtransform_lobes.evaluation.compare import (
     summarise_systems,
 )
 from dbtransform_lobes.evaluation.conditions import read_conditions
-from dbtransform_lobes.evaluation.metrics import METRICS, pesq_wide_band, score
+from dbtransform_lobes.evaluation.evaluate import evaluate_folders
+from dbtransform_lobes.evaluation.metrics import METRICS, score
 from dbtransform_lobes.evaluation.statistics import intervals
 from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
-from dbtransform_lobes.parallel import run_isolated
-from tests.signals import noise_like, speech_like
+from tests.signals import noise_like, rows_of, speech_like
 
 RATE = 16000
 SNRS = {"speaker/a": 0.0, "speaker/b": 5.0, "c": 0.0, "d": 5.0}
@@ -100,36 +99,6 @@ def test_interval_is_that_of_the_t_test(count):
 def test_interval_of_few_or_equal_values(values, expected):
     estimate = intervals(pd.DataFrame({"pesq": values}))["pesq"]
     assert tuple(estimate.values()) == expected
-
-
-def die(number):
-    """End the process without a word when the number is 2."""
-    if number == 2:
-        os._exit(1)
-    return 10 / number
-
-
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_a_worker_that_dies_costs_one_task(jobs):
-    tasks = [(number,) for number in (1, 2, 0, 2, 5)]
-    results = list(run_isolated(die, tasks, jobs))
-    assert sorted(task for task, _, _ in results) == sorted(tasks)
-    values = {task: (value, reason) for task, value, reason in results}
-    assert values[1,] == (10.0, "") and values[5,] == (2.0, "")
-    assert values[2,][0] is None and "died" in values[2,][1]
-    assert "ZeroDivisionError" in values[0,][1]
-
-
-def test_the_segmentation_fault_of_pesq_is_survived():
-    """PESQ has room for 50 utterances; here are 60."""
-    time = np.arange(60 * RATE)
-    noise = np.random.default_rng(0).standard_normal(len(time))
-    long = 0.1 * noise * (time // 8000 % 2)
-    tasks = [(long, long), (long[: 4 * RATE], long[: 4 * RATE])]
-    results = [result[1:] for result in run_isolated(pesq_wide_band, tasks)]
-    (crashed, reason), (mos, nothing) = results
-    assert crashed is None and "died" in reason
-    assert mos > 4.6 and nothing == ""
 
 
 def test_conditions_of_the_mix_command_and_of_voicebank(folders, tmp_path):
@@ -231,8 +200,8 @@ def test_means_and_differences_are_those_of_the_files(folders, compared):
     width = paired["high"] - paired["low"]
     assert width < 0.5 * (spread["high"] - spread["low"])
     assert "noisy" not in report["differences"]
-    with open(output / "scores.csv", encoding="utf-8") as stream:
-        rows = {(r["system"], r["file"]): r for r in csv.DictReader(stream)}
+    rows = rows_of(output / "scores.csv")
+    rows = {(row["system"], row["file"]): row for row in rows}
     assert len(rows) == 12 and next(iter(rows))[0] == "noisy"
     row = rows["poor", "speaker/b"]
     assert abs(float(row["pesq"]) - scores["poor"]["speaker/b"]["pesq"]) < 1e-6
@@ -384,15 +353,26 @@ def test_impossible_comparisons_are_refused(
         compare_systems(folders / "clean", **arguments)
 
 
-def test_a_failed_write_leaves_the_older_comparison(
-    folders, compared, full_disk
+def test_a_failed_write_leaves_the_older_files(
+    folders, compared, tmp_path, monkeypatch
 ):
-    _, output = compared
-    before = {path: path.read_bytes() for path in output.iterdir()}
-    systems = {"poor": folders / "poor"}
-    with full_disk:
-        compare_systems(folders / "clean", systems, output)
-    assert {path: path.read_bytes() for path in output.iterdir()} == before
+    clean, poor = folders / "clean", folders / "poor"
+    evaluate_folders(clean, poor, tmp_path)
+
+    def contents():
+        paths = [*compared[1].iterdir(), *tmp_path.iterdir()]
+        return {path: path.read_bytes() for path in paths}
+
+    def fail(*args, **kwargs):
+        raise OSError("disk is full")
+
+    before = contents()
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        compare_systems(clean, {"poor": poor}, compared[1])
+    with pytest.raises(OSError, match="disk is full"):
+        evaluate_folders(clean, folders / "good", tmp_path)
+    assert contents() == before
 
 
 def test_markdown_cells_keep_their_bars():

@@ -1,6 +1,5 @@
 """DNSMOS P.835 by the networks of the package speechmos."""
 
-import csv
 import sys
 
 import numpy as np
@@ -10,7 +9,7 @@ from speechmos import dnsmos as package
 
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.evaluation.dnsmos import dnsmos
-from tests.signals import noise_like, speech_like
+from tests.signals import noise_like, rows_of, speech_like
 
 
 def test_scores_are_those_of_the_package_and_fall_with_noise():
@@ -60,8 +59,7 @@ def test_evaluate_scores_folders_without_clean_speech(tmp_path, capsys):
         assert main([*command, "--output", str(output)]) == 1
         out, err = capsys.readouterr()
         assert "1 of 2 files" in out and "failed: bad" in err
-        with open(output / "scores.csv", encoding="utf-8") as file:
-            bad, rows[name] = csv.DictReader(file)
+        bad, rows[name] = rows_of(output / "scores.csv")
         assert bad["status"] == "failed" and "pesq" not in bad
         assert f"{float(rows[name]['dnsmos_ovrl']):.3f}" in out
     scores = {name: float(row["dnsmos_ovrl"]) for name, row in rows.items()}
@@ -86,7 +84,7 @@ def test_evaluate_adds_columns_of_dnsmos(tmp_path, monkeypatch, capsys):
     command = ["evaluate", *folders, "--dnsmos"]
     assert main([*command, "--output", str(output)]) == 0
     assert "dnsmos_ovrl" in capsys.readouterr().out
-    [row] = csv.DictReader((output / "scores.csv").open())
+    [row] = rows_of(output / "scores.csv")
     written, _ = soundfile.read(tmp_path / "noisy/a.wav")
     for name, value in dnsmos(written, 16000).items():
         assert abs(float(row[f"dnsmos_{name.lower()}"]) - value) < 1e-5

@@ -3,7 +3,6 @@
 Set DBTRANSFORM_TEST_DATA to the folder ``real_speech_16k`` to run it.
 """
 
-import csv
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import soundfile as sf
 
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
+from tests.signals import rows_of
 
 FOLDER = os.environ.get("DBTRANSFORM_TEST_DATA")
 COLUMNS = {  # metric: (column of the reference, tolerance)
@@ -24,11 +24,6 @@ COLUMNS = {  # metric: (column of the reference, tolerance)
     "cbak": ("cbak", 0.01),
     "covl": ("covl", 0.01),
 }
-
-
-def read_table(path):
-    with open(path, encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def mix(row, folder):
@@ -52,7 +47,7 @@ def test_noisy_metrics_equal_the_reference(tmp_path):
     folder = Path(FOLDER)
     for name in ("clean", "noisy"):
         (tmp_path / name).mkdir()
-    for row in read_table(folder / "test_mixtures.csv"):
+    for row in rows_of(folder / "test_mixtures.csv"):
         for name, signal in zip(
             ("clean", "noisy"), mix(row, folder), strict=True
         ):
@@ -61,7 +56,7 @@ def test_noisy_metrics_equal_the_reference(tmp_path):
             )
     report = evaluate_folders(tmp_path / "clean", tmp_path / "noisy")
     rows = {row["file"]: row for row in report["rows"]}
-    reference = read_table(folder / "test_mixtures_noisy_metrics.csv")
+    reference = rows_of(folder / "test_mixtures_noisy_metrics.csv")
     assert len(reference) == report["num_scored"] == 60
     for expected in reference:
         for metric, (column, tolerance) in COLUMNS.items():

@@ -4,7 +4,6 @@ In SpeechBrain's own tree the rows lie in tests/recipes, each recipe in a folder
 ``DBTransform`` of its task.
 """
 
-import csv
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.signals import noise_like, speech_like, write_wav
+from tests.signals import noise_like, rows_of, speech_like, write_wav
 
 SMALL = "--architecture={num_channels: 8, num_heads: 1, num_layers: 1}"
 HERE = Path(__file__).resolve().parent
@@ -48,7 +47,7 @@ def samples(tmp_path):
 
 @pytest.mark.parametrize("corpus", ["Voicebank", "DNS", "TIMIT"])
 def test_row_runs_and_leaves_its_files(corpus, samples):
-    (row,) = csv.DictReader((HERE / f"{corpus}.csv").open())
+    (row,) = rows_of(HERE / f"{corpus}.csv")
     for key in ("Data_prep_file", "Readme_file"):
         assert our_path(row[key]).is_file()
     command = [sys.executable, our_path(row["Script_file"])]

@@ -1,6 +1,5 @@
 """TIMIT in noise: splits, the fixed test, and the recipe to its end."""
 
-import csv
 import json
 
 import numpy as np
@@ -12,7 +11,7 @@ from dbtransform_lobes.data.recordings import read_recordings
 from tests.corpora import noise_tree, timit_tree
 from tests.data.test_dataset import literal_mix
 from tests.recipes.test_recipe import run_recipe
-from tests.signals import speech_like, write_wav
+from tests.signals import rows_of, speech_like, write_wav
 
 SNRS = (-5.0, 15.0)
 
@@ -29,8 +28,7 @@ def prepare(corpus, save, **options):
 
 
 def plan(save):
-    with open(save / "test_mixtures.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return rows_of(save / "test_mixtures.csv")
 
 
 def test_splits(corpus, tmp_path):

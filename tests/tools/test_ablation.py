@@ -1,6 +1,5 @@
 """Tests of the ablation runner, its table and its plot."""
 
-import csv
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ from ablation.report import ablation_report, report_text
 from ablation.train import LOG, train_runs
 from command import run_tool
 from tests.runs import write_hyperparams
+from tests.signals import rows_of, voicebank_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 HPARAMS = ROOT / "hparams"
@@ -205,8 +205,7 @@ def test_command_writes_table_and_plot_of_what_there_is(plan, tmp_path, capsys):
     assert run_tool("ablate", [*command, "--report-only"]) == 0
     text = (tmp_path / "out" / "ablation.md").read_text()
     assert capsys.readouterr().out.endswith(text)
-    with open(tmp_path / "out" / "ablation.csv", newline="") as file:
-        [full, plain] = csv.DictReader(file)
+    full, plain = rows_of(tmp_path / "out" / "ablation.csv")
     assert float(full["pesq_mean"]) == pytest.approx(2.0)
     assert full["pesq_difference_files_mean"] == ""
     report = json.loads((tmp_path / "out" / "ablation.json").read_text())
@@ -269,7 +268,6 @@ def test_every_row_of_the_plan_is_a_model(small, tmp_path):
 def test_a_run_of_the_recipe_itself(tmp_path):
     """What is passed on by the command line reaches the true train.py."""
     from tests.composition import flow, recipe_overrides
-    from tests.signals import voicebank_tree
     from tests.training_runs import TINY
 
     voicebank_tree(tmp_path / "data", utterances=2, seconds=1.5)

@@ -1,6 +1,5 @@
 """Side by side with enhancers of others."""
 
-import csv
 import json
 import os
 
@@ -13,7 +12,7 @@ from dbtransform_lobes.data.audio import read_audio, write_audio
 from peers import adapters, report
 from peers.adapters import PEERS
 from peers.run import _model_files, choose_systems, run_systems
-from tests.signals import noise_like, speech_like
+from tests.signals import noise_like, rows_of, speech_like
 
 
 def lag(reference, late):
@@ -86,8 +85,7 @@ def corpus(tmp_path):
 
 
 def read_table(folder):
-    with open(folder / "peers.csv", newline="") as file:
-        return {row["system"]: row for row in csv.DictReader(file)}
+    return {row["system"]: row for row in rows_of(folder / "peers.csv")}
 
 
 def test_table_of_systems_one_of_which_fails(corpus, causal_folder, capsys):

@@ -58,8 +58,8 @@ class Recordings:
     The utterance of an index is used unless only a pause of it is met; half
     of the crops hold another one of the same speaker after it. Noise is one
     or two recordings (a type first, then a file, so that rare types are
-    heard), babble of other speakers, or clatter made of noise fragments,
-    at random speed. After noise is added, the mixture goes through a
+    heard), babble of other speakers, or clatter made of noise fragments.
+    After noise is added, the mixture goes through a
     channel: band limit and jump of the level (on the target as well: a model
     cannot bring back what is not there), codec and clipping (not on it).
 
@@ -87,6 +87,10 @@ class Recordings:
         Probabilities of these kinds of noise; recorded noise otherwise.
     second_noise : float
         Probability that another noise is added, up to 15 dB below the first.
+    speed : float
+        Probability that a recording is played at a random speed. It loses its
+        highest frequencies by that: a model that never hears them in speech
+        takes them for noise.
     speech_filter, noise_filter : float
         Probabilities of a random filter on the speech (on the target as
         well) and on the noise.
@@ -121,6 +125,7 @@ class Recordings:
     babble: float = 0.2
     clatter: float = 0.2
     second_noise: float = 0.4
+    speed: float = 0.5
     speech_filter: float = 0.3
     noise_filter: float = 0.7
     room: float = 0.3
@@ -223,12 +228,17 @@ class Recordings:
                 return scale_to_dbfs(piece)[:length]
         return np.zeros(length)
 
+    def _speed(self, rng, slowest, fastest):
+        if rng.random() >= self.speed:
+            return 1.0
+        return np.exp(rng.uniform(np.log(slowest), np.log(fastest)))
+
     def _speech(self, index, length, rng):
         for attempt in range(ATTEMPTS):
             if attempt:
                 index = rng.integers(len(self.speech))
             first = self.speech[index]
-            speed = rng.uniform(0.9, 1.1)
+            speed = self._speed(rng, 0.9, 1.1)
             clean = self._piece(first, length, rng, speed)
             if len(clean) < length or rng.random() < 0.5:
                 clean = self._append(clean, first, length, rng, speed)
@@ -272,7 +282,7 @@ class Recordings:
         return _choose(self.noise[_choose(sorted(self.noise), rng)], rng)
 
     def _recorded(self, length, rng):
-        speed = np.exp(rng.uniform(np.log(0.7), np.log(1.4)))
+        speed = self._speed(rng, 0.7, 1.4)
         piece = self._piece(self._noise_file(rng), length, rng, speed)
         return wrap_noise(piece, int(rng.integers(len(piece))), length)
 
@@ -282,7 +292,8 @@ class Recordings:
             voice = _choose(self.speech, rng)
             if voice.speaker == speaker:
                 continue
-            piece = self._piece(voice, length, rng, rng.uniform(0.85, 1.15))
+            speed = self._speed(rng, 0.85, 1.15)
+            piece = self._piece(voice, length, rng, speed)
             voices.append(
                 wrap_noise(piece, int(rng.integers(len(piece))), length)
             )

@@ -254,12 +254,25 @@ def test_codec_and_clipping_spare_the_target_not_so_jumps(tree, name):
             np.testing.assert_array_equal(one[1], other[1])
 
 
-# Pairs
-
-
 def test_ends_of_cut_speech_are_faded(tones):
     for clean, _ in draws(Recordings(tones, speech_filter=0)):
         assert max(abs(clean[[0, -1]])) < 0.01 * max(abs(clean))
+
+
+def test_speech_keeps_its_highest_frequencies(tmp_path):
+    """A model that hears none above 7.5 kHz in speech takes them for noise."""
+    rng = np.random.default_rng(0)
+    for kind in ("speech", "noise"):
+        path = tmp_path / kind / "train/a/0.wav"
+        write_wav(path, 0.1 * rng.standard_normal(24000))
+    power = np.zeros(129)
+    for clean, _ in draws(Recordings(tmp_path, speech_filter=0), 60):
+        frames = clean[: len(clean) // 256 * 256].reshape(-1, 256)
+        power += (np.abs(np.fft.rfft(frames * np.hanning(256))) ** 2).mean(0)
+    assert power[120:].mean() > power[60:100].mean() / 2
+
+
+# Pairs
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Models without any training: a tiny run, and one of any network."""
 
-import logging
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,9 +12,9 @@ from speechbrain.utils.checkpoints import Checkpointer
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.training.ema import weight_ema
 from tests.composition import recipe_overrides
+from tests.training_runs import ROOT, TINY_MODEL, process_as_before
 
-RECIPE = Path(__file__).parents[1] / "hparams" / "db_transform.yaml"
-TINY = {"num_channels": 8, "num_layers": 1, "num_heads": 1, "feed_forward": 0}
+RECIPE = ROOT / "hparams" / "db_transform.yaml"
 
 
 def write_hyperparams(folder, **overrides):
@@ -25,21 +23,18 @@ def write_hyperparams(folder, **overrides):
     overrides = {
         "data_folder": str(folder / "data"),
         "output_folder": str(folder),
-        **recipe_overrides(**{**TINY, **overrides}),
+        **recipe_overrides(**{**TINY_MODEL, **overrides}),
     }
-    root = logging.getLogger()
-    handlers, level, hook = root.handlers[:], root.level, sys.excepthook
-    sb.create_experiment_directory(
-        str(folder), str(RECIPE), overrides, save_env_desc=False
-    )
-    root.handlers[:], sys.excepthook = handlers, hook
-    root.setLevel(level)
+    with process_as_before():
+        sb.create_experiment_directory(
+            str(folder), str(RECIPE), overrides, save_env_desc=False
+        )
     return folder
 
 
 def tiny_model(seed=0):
     """The recipe's DB-Transform, tiny, with every weight random."""
-    overrides = {"data_folder": "none", **recipe_overrides(**TINY)}
+    overrides = {"data_folder": "none", **recipe_overrides(**TINY_MODEL)}
     with tempfile.TemporaryDirectory() as output:
         overrides["output_folder"] = output
         with open(RECIPE, encoding="utf-8") as file:

@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -20,12 +21,15 @@ if str(ROOT) not in sys.path:  # under torchrun
 from tests.composition import flow, recipe_overrides  # noqa: E402
 
 TRAIN = ROOT / "recipes" / "Voicebank" / "train.py"
-TINY = {
-    "device": "cpu",
+TINY_MODEL = {
     "num_channels": 8,
     "num_layers": 1,
     "num_heads": 1,
     "feed_forward": 0,
+}
+TINY = {
+    **TINY_MODEL,
+    "device": "cpu",
     "number_of_epochs": 2,
     "steps_per_epoch": 3,
     "batch_size": 4,
@@ -55,24 +59,30 @@ def train(data, output, **changes):
     return run_script(arguments(data, output, **changes))
 
 
-def run_script(argv, script=TRAIN):
-    """Run a script with these arguments; logging stays as it was."""
+@contextmanager
+def process_as_before():
+    """Undo what a script changes of logging, errors and threads."""
     root = logging.getLogger()
     handlers, level, hook = root.handlers[:], root.level, sys.excepthook
     threads = torch.get_num_threads()
-    paths = [str(TRAIN.parent), *sys.path]
     try:
-        with (
-            mock.patch.object(sys, "argv", [str(script), *argv]),
-            mock.patch.object(sys, "path", paths),
-        ):
-            return runpy.run_path(str(script), run_name="__main__")
+        yield
     finally:
         for handler in set(root.handlers) - set(handlers):
             handler.close()
         root.handlers[:], sys.excepthook = handlers, hook
         root.setLevel(level)
         torch.set_num_threads(threads)
+
+
+def run_script(argv, script=TRAIN):
+    """Run a script with these arguments in this process."""
+    with (
+        process_as_before(),
+        mock.patch.object(sys, "argv", [str(script), *argv]),
+        mock.patch.object(sys, "path", [str(TRAIN.parent), *sys.path]),
+    ):
+        return runpy.run_path(str(script), run_name="__main__")
 
 
 def checkpoint(output, name="model"):

@@ -15,32 +15,19 @@ import soundfile as sf
 import torch
 
 from tests.signals import voicebank_tree
-from tests.training_runs import checkpoint
+from tests.training_runs import ROOT, arguments, checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = [
-    "--device=cpu",
-    "--noprogressbar",
-    "--architecture={num_channels: 8, num_layers: 1, num_heads: 1, "
-    "blocks: {feed_forward: null}}",
-    "--batch_size=2",
-    "--steps_per_epoch=3",
-    "--warmup_steps=2",
-    "--crop_seconds=0.5",
-    "--num_workers=0",
-    "--valid_files=2",
-]
+TINY = {"batch_size": 2, "warmup_steps": 2, "valid_files": 2}
 
 
 def popen_recipe(data, output, *flags, recipe=("Voicebank", "db_transform")):
     """Start train.py of a recipe on a YAML of its own."""
     folder, name = recipe
-    command = [sys.executable, "train.py", f"hparams/{name}.yaml"]
-    command += [f"--data_folder={data}", f"--output_folder={output}"]
+    _, *tiny = arguments(data, output, **TINY)
     given = {flag.split("=")[0] for flag in flags}
-    tiny = [flag for flag in TINY if flag.split("=")[0] not in given]
+    flags += tuple(f for f in tiny if f.split("=")[0] not in given)
     return subprocess.Popen(
-        command + tiny + list(flags),
+        [sys.executable, "train.py", f"hparams/{name}.yaml", *flags],
         cwd=ROOT / "recipes" / folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

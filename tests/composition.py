@@ -92,6 +92,17 @@ def model_yaml(**options):
     return head + "\n    ".join(lines) + "\n"
 
 
+def front_end_yaml(n_fft=64, win_length=4, hop_length=2):
+    """Return the lines of the rate and both transforms; lengths in ms."""
+    lines = ["sample_rate: 16000"]
+    for name in ("stft", "istft"):
+        options = {"sample_rate": 16000, "n_fft": n_fft, "window_fn": WINDOW}
+        options |= {"win_length": win_length, "hop_length": hop_length}
+        tag = f"!new:speechbrain.processing.features.{name.upper()}"
+        lines.append(f"compute_{name}: {tag} {flow(options)}")
+    return "\n".join(lines) + "\n"
+
+
 def recipe_overrides(**options):
     """Return overrides of a recipe; options of the model below architecture."""
     own, architecture = {}, {}

@@ -132,13 +132,13 @@ class LiteralAttention(nn.Module):
         linears = (self.query, self.key, self.value)
         for linear, weight, bias in zip(linears, weights, biases, strict=True):
             _copy(linear, weight, bias)
-        hidden, output = (
-            attention.statistics.hidden,
-            attention.statistics.output,
-        )
-        _copy(self.mlp[0], hidden.weight[k], hidden.bias[k])
-        _copy(self.mlp[2], output.weight[k], output.bias[k])
-        _copy(self.output, attention.output.weight[k], attention.output.bias[k])
+        of_mlp = attention.statistics
+        for linear, source in (
+            (self.mlp[0], of_mlp.hidden),
+            (self.mlp[2], of_mlp.output),
+            (self.output, attention.output),
+        ):
+            _copy(linear, source.weight[k], source.bias[k])
 
 
 class LiteralFusion(nn.Module):
@@ -372,23 +372,7 @@ class LiteralProposal(nn.Module):
 
 
 def literal_twin(model):
-    """The literal form of a DBTransform, with its sizes and its weights.
-
-    Arguments
-    ---------
-    model : DBTransform
-        In the configuration ``db_transform_proposal``.
-
-    Returns
-    -------
-    LiteralProposal
-        Of the same sizes, weights and function.
-
-    Raises
-    ------
-    ValueError
-        If the model is of another configuration.
-    """
+    """Return the literal form of a proposal, with its sizes and weights."""
     check_proposal(model)
     attention, fusion, graph = (residual.block for residual in model.blocks)
     layout, expand = model.layout, model.mask_decoder.expand.weight

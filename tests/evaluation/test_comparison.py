@@ -162,25 +162,20 @@ def test_many_snrs_are_grouped_in_ranges(count, expected):
     assert sizes == expected and summary["snr_ranges"] == (count == 30)
 
 
-def scores_of_files(folders):
-    """The scores by system and name, each file read and scored here."""
-    scores = {}
-    for system, suffix in zip(GAINS, ("wav", "flac", "wav"), strict=True):
-        scores[system] = {
+def test_means_and_differences_are_those_of_the_files(folders, compared):
+    report, output = compared
+    assert report["num_compared"] == report["num_files"] == 4
+    assert report["reference"] == "noisy" and report["left_out"] == {}
+    scores = {
+        system: {
             name: score(
                 sf.read(folders / "clean" / f"{name}.wav")[0],
                 sf.read(folders / system / f"{name}.{suffix}")[0],
             )
             for name in SNRS
         }
-    return scores
-
-
-def test_means_and_differences_are_those_of_the_files(folders, compared):
-    report, output = compared
-    assert report["num_compared"] == report["num_files"] == 4
-    assert report["reference"] == "noisy" and report["left_out"] == {}
-    scores = scores_of_files(folders)
+        for system, suffix in zip(GAINS, ("wav", "flac", "wav"), strict=True)
+    }
     for metric in METRICS:
         values = {
             system: [by_file[name][metric] for name in SNRS]

@@ -6,10 +6,9 @@ Set DBTRANSFORM_TEST_DATA to the folder ``real_speech_16k`` to run it.
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile as sf
 
+from dbtransform_lobes.data.dataset import mix_testset
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from tests.signals import rows_of
 
@@ -26,42 +25,18 @@ COLUMNS = {  # metric: (column of the reference, tolerance)
 }
 
 
-def mix(row, folder):
-    """Return clean and noisy signals by the recipe of the data set."""
-    speech, rate = sf.read(folder / row["speech"])
-    noise, noise_rate = sf.read(folder / row["noise"])
-    assert rate == noise_rate == 16000
-    clean = speech * 10 ** (-26 / 20) / np.sqrt(np.mean(speech**2))
-    start = round(float(row["noise_offset_s"]) * rate)
-    noise = noise[(start + np.arange(len(clean))) % len(noise)]
-    snr = 10 ** (float(row["snr_db"]) / 10)
-    noisy = clean + noise * np.sqrt(np.sum(clean**2) / np.sum(noise**2) / snr)
-    gain = min(1.0, 0.99 / np.max(np.abs(noisy)))
-    return gain * clean, gain * noisy
-
-
 @pytest.mark.skipif(
     not FOLDER, reason="DBTRANSFORM_TEST_DATA does not name real_speech_16k"
 )
 def test_noisy_metrics_equal_the_reference(tmp_path):
     folder = Path(FOLDER)
-    for name in ("clean", "noisy"):
-        (tmp_path / name).mkdir()
-    for row in rows_of(folder / "test_mixtures.csv"):
-        for name, signal in zip(
-            ("clean", "noisy"), mix(row, folder), strict=True
-        ):
-            sf.write(
-                tmp_path / name / f"{row['id']}.wav", signal, 16000, "PCM_16"
-            )
-    report = evaluate_folders(tmp_path / "clean", tmp_path / "noisy")
+    mix_testset(folder / "test_mixtures.csv", folder, tmp_path)
+    names = ("clean_testset_wav", "noisy_testset_wav")
+    report = evaluate_folders(*(tmp_path / name for name in names))
     rows = {row["file"]: row for row in report["rows"]}
     reference = rows_of(folder / "test_mixtures_noisy_metrics.csv")
     assert len(reference) == report["num_scored"] == 60
     for expected in reference:
         for metric, (column, tolerance) in COLUMNS.items():
-            value = rows[expected["id"]][metric]
-            assert abs(value - float(expected[column])) <= tolerance, (
-                expected["id"],
-                metric,
-            )
+            error = rows[expected["id"]][metric] - float(expected[column])
+            assert abs(error) <= tolerance, (expected["id"], metric)

@@ -3,7 +3,6 @@
 import cmath
 import copy
 import functools
-import itertools
 import math
 import shutil
 import subprocess
@@ -24,7 +23,6 @@ from dbtransform_lobes.export.model_folder import PRETRAINER
 from dbtransform_lobes.export.onnx_file import export_onnx
 from dbtransform_lobes.export.onnx_graph import (
     fourier_rows,
-    offline_model,
     streaming_model,
 )
 from dbtransform_lobes.inference import EnhanceModel
@@ -33,7 +31,8 @@ from dbtransform_lobes.inference.onnx_model import (
     NUMPY_TYPES,
     OnnxEnhancer,
 )
-from tests.composition import composed, model_yaml
+from tests.composition import composed, front_end_yaml, model_yaml
+from tests.models.tiny import LEVEL
 from tests.signals import noise_like, speech_like, write_wav
 
 WIDTHS = [4, 4, 8, 8, 9]  # n_fft 64
@@ -50,21 +49,6 @@ OPTIONS = {
     "magnitude": True,
     "fusion_activation": True,
 }
-FRONT_END = """
-sample_rate: 16000
-compute_stft: !new:speechbrain.processing.features.STFT &front
-  sample_rate: 16000
-  n_fft: 64
-  win_length: 4
-  hop_length: {hop}
-  window_fn: &window !name:torch.hann_window
-compute_istft: !new:speechbrain.processing.features.ISTFT
-  sample_rate: 16000
-  n_fft: 64
-  win_length: 4
-  hop_length: {hop}
-  window_fn: *window
-"""
 
 
 def tiny(**options):
@@ -80,7 +64,7 @@ def tiny(**options):
 def write_folder(folder, hop=2, **options):
     """A model folder; the hop is in ms."""
     folder.mkdir()
-    text = FRONT_END.format(hop=hop).replace(" &front", "")
+    text = front_end_yaml(hop_length=hop)
     text += model_yaml(**{**OPTIONS, **options})
     (folder / "hyperparams.yaml").write_text(text + PRETRAINER)
     torch.save(tiny(**options).state_dict(), folder / "model.ckpt")
@@ -91,7 +75,7 @@ def write_folder(folder, hop=2, **options):
 def folders(tmp_path_factory):
     """An offline model of hops of a quarter window, and a causal one."""
     root = tmp_path_factory.mktemp("models")
-    write_folder(root / "offline", hop=1)
+    write_folder(root / "offline", hop=1, **LEVEL)
     write_folder(root / "causal", causal=True)
     write_folder(root / "short_hops", hop=1, causal=True)
     statistics = {"lambda_form": "statistics", "window": None}
@@ -169,23 +153,11 @@ def test_fourier_rows_are_a_windowed_dft():
     assert (expected - x).abs().max() > 1e-3
 
 
-def test_offline_graph_with_a_level():
-    model = tiny(level=3, detrend=torch.hann_window)
-    session = opened(offline_model(model))
-    for frames, gain in itertools.product((1, 2, 30), (1, 1000)):
-        spec = torch.randn(2, frames, 33, 2)
-        noisy = torch.view_as_complex(spec.transpose(1, 2).contiguous())
-        with torch.no_grad():
-            expected = torch.view_as_real(model(noisy).transpose(1, 2))
-        (found,) = session.run(None, {"spec": gain * spec.numpy()})
-        assert np.abs(found / gain - expected.numpy()).max() < 1e-5
-
-
 # Streams
 
 VARIANTS = [
     {},
-    {"level": 3, "detrend": torch.hann_window, "decoder_activation": "silu"},
+    LEVEL,
     {"band_weights": "per_band", "norm_order": "post"},
     {"lambda_form": "vector", "rope": False, "magnitude": False},
     {"separable": False, "graph": "fixed", "differential": False},

@@ -152,12 +152,10 @@ def test_high_band_gets_the_gain_of_the_top_of_the_band(identity):
     assert np.abs(rest).max() < 1e-4  # where the gain would have been 1
 
 
-def test_tone_above_the_band_is_kept_or_dropped(identity):
+def test_tone_above_the_band_is_dropped_if_so_told(identity):
     time = np.arange(48000) / 48000
     tone = 0.1 * np.sin(2 * np.pi * 12000 * time)
     middle = slice(4800, -4800)
-    kept = identity.enhance_array(tone, 48000)
-    assert np.allclose(kept[middle], tone[middle], atol=1e-4)
     dropped = identity.enhance_array(tone, 48000, high_band="drop")
     assert np.abs(dropped[middle]).max() < 1e-4
     with pytest.raises(ValueError, match="high_band is 'mirror', expected one"):

@@ -222,13 +222,18 @@ def test_constructor_checks_what_it_needs():
 
 
 def test_batch_enhances_and_equals_its_items(model):
+    """At any level, and as silence where there is silence."""
     noisy = torch.stack([noisy_signal(0.5, seed) for seed in range(3)])
+    noisy[2] = 0
     enhanced = model.enhance_batch(noisy)
     assert enhanced.dtype == torch.float32 and enhanced.shape == noisy.shape
-    assert (enhanced - noisy).abs().max() > 1e-2
+    assert (enhanced - noisy).abs().max() > 1e-2 and not enhanced[2].any()
     for item, one in zip(noisy, enhanced, strict=True):
         alone = model(item[None])
         assert torch.allclose(alone[0], one, atol=1e-6)
+    for gain in (1e-4, 0.1, 32768.0):
+        scaled = model.enhance_batch(gain * noisy) / gain
+        assert torch.allclose(scaled, enhanced, atol=1e-5)
     enhanced += 1  # an ordinary tensor, not one of inference mode
     assert torch.equal(model.enhance_batch(noisy.double()), model(noisy))
 
@@ -245,15 +250,6 @@ def test_padding_never_changes_an_item(model, garbage):
         alone = model.enhance_batch(noisy[row : row + 1, :length])
         assert torch.allclose(enhanced[row, :length], alone[0], atol=1e-6)
         assert not enhanced[row, length:].any()
-
-
-def test_level_and_silence_are_kept(model):
-    noisy = torch.stack([noisy_signal(0.5), torch.zeros(8000)])
-    enhanced = model.enhance_batch(noisy)
-    assert enhanced[0].any() and not enhanced[1].any()
-    for gain in (1e-4, 0.1, 32768.0):
-        scaled = model.enhance_batch(gain * noisy) / gain
-        assert torch.allclose(scaled, enhanced, atol=1e-5)
 
 
 def test_exact_length(model, identity):
@@ -354,11 +350,8 @@ def test_beyond_full_scale_is_clipped_not_wrapped(identity, tmp_path):
     assert np.allclose(written, signal.clip(-1, 1), atol=1e-4)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("old", [False, True])
-def test_an_interrupted_write_leaves_no_file(
-    model, tmp_path, monkeypatch, error, old
-):
+def test_an_interrupted_write_leaves_no_file(model, tmp_path, monkeypatch, old):
     sf.write(tmp_path / "a.wav", noisy_signal(1.0).numpy(), 16000)
     output = tmp_path / "b.wav"
     if old:
@@ -367,15 +360,12 @@ def test_an_interrupted_write_leaves_no_file(
 
     def fail(self, data):
         if written:
-            raise error("disk full")
+            raise KeyboardInterrupt
         written.append(write(self, data))
 
     monkeypatch.setattr(sf.SoundFile, "write", fail)
     monkeypatch.setattr(audio_file, "SAMPLES_AT_ONCE", 4000)
-    with pytest.raises(
-        KeyboardInterrupt if error is KeyboardInterrupt else ValueError,
-        match="disk full",
-    ):
+    with pytest.raises(KeyboardInterrupt):
         model.enhance_file(tmp_path / "a.wav", output)
     assert written
     assert output.exists() == old and (not old or output.read_text() == "old")

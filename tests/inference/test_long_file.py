@@ -15,12 +15,7 @@ import soxr
 import torch
 
 from dbtransform_lobes.inference import EnhanceModel, enhancer, segments
-from dbtransform_lobes.inference.blocks import (
-    BlockISTFT,
-    BlockSTFT,
-    Resampler,
-    Waiting,
-)
+from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT, Resampler
 from dbtransform_lobes.inference.segments import Segments
 from dbtransform_lobes.inference.signal_path import SignalPath
 from dbtransform_lobes.models.chunks import fork
@@ -162,16 +157,6 @@ def test_transforms_of_the_whole_alone_are_refused(changes):
 
 
 # Blocks
-
-
-def test_what_waits_is_taken_in_order():
-    waiting, signal = Waiting(), np.arange(20.0).reshape(1, 20)
-    for block in np.split(signal, [7, 7, 15], axis=1):
-        waiting.put(block)
-    taken = [waiting.take(size) for size in (0, 3, 10, 9)]
-    assert [block.shape[1] for block in taken] == [0, 3, 10, 9]
-    expected = np.pad(signal, ((0, 0), (0, 2)))
-    assert np.array_equal(joined(taken), expected) and waiting.size == 0
 
 
 @pytest.mark.parametrize("rates", [(44100, 16000), (16000, 48000), (1, 1)])

@@ -8,7 +8,6 @@ import torch
 
 from dbtransform_lobes.models.band_linear import FEW_ROWS, BandLinear, BandNorm
 from dbtransform_lobes.models.band_split import BandSplit, compress
-from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.feed_forward import FeedForward
 from dbtransform_lobes.models.spectrum import real_parts
 from tests.models.tiny import LAYOUT
@@ -47,14 +46,6 @@ def test_compress_equals_its_twin(exponent):
     bent, spec = map(torch.view_as_complex, (bent, spec))
     assert torch.allclose(bent.angle(), spec.angle(), rtol=0, atol=1e-10)
     assert torch.allclose(bent.abs(), spec.abs() ** exponent, rtol=0, atol=1e-7)
-
-
-def test_compress_has_a_finite_gradient_at_silence():
-    spec = torch.zeros(4, 2, requires_grad=True)
-    out = compress(spec, 0.3)
-    out.sum().backward()
-    assert torch.equal(out, torch.zeros(4, 2))
-    assert torch.isfinite(spec.grad).all() and (spec.grad > 0).all()
 
 
 def linear_twin(x, weight, bias, shift=0):
@@ -195,17 +186,3 @@ def test_band_split_equals_its_twin(exponent, norm, magnitude):
     if norm == "group":
         wrong.append(split_twin(split, numbers, exponent, "none"))
     assert_twin(out, split_twin(split, numbers, exponent, norm), *wrong)
-
-
-@pytest.mark.parametrize("norm", ["none", "group"])
-def test_level_differences_between_frames_survive(norm):
-    split = BandSplit(BandLayout(), 4, 0.3, norm).double()
-    with torch.no_grad():
-        for linear in split.linears:
-            linear.bias.zero_()
-    spec = spectrum(1, 257, 1)
-    loud_and_soft = torch.cat([spec, 0.01 * spec], dim=-1)
-    z = split(real_parts(loud_and_soft))  # (K, 1, 2, C)
-    spread = z - z.mean((2, 3), keepdim=True) if norm == "group" else z
-    loud, soft = spread.abs().amax(-1)[:, 0].T
-    assert (loud - soft).abs().mean() > 0.05

@@ -22,32 +22,17 @@ def level_twin(bins, back):
     return out
 
 
-def jumping(frames=40):
-    """Bins (B, T, F, 2) with digital silence and a jump by 60 dB."""
-    bins = randn(2, frames, 9, 2)
-    bins[:, 10:15] = 0
-    bins[:, 25:] *= 1e-3
-    return bins
-
-
 @pytest.mark.parametrize("back", [0, 3, 6])
 def test_running_level_equals_its_twin(back):
-    bins, level = jumping(), RunningLevel(back)
+    """Of digital silence and of a jump by 60 dB as well."""
+    bins, level = randn(2, 40, 9, 2), RunningLevel(back)
+    bins[:, 10:15] = 0
+    bins[:, 25:] *= 1e-3
     twins = [level_twin(array(bins), n) for n in (back, back + 1)]
     assert_twin(level(bins), *twins)
     assert torch.allclose(level(bins.float()).double(), level(bins), atol=1e-5)
     for gain in (1e-4, 1e4):
         assert_twin(level(gain * bins), twins[0])
-
-
-def test_running_level_forgets_what_is_older_than_its_window():
-    bins, level = jumping().float(), RunningLevel(6)
-    alone = level(bins[:, 25:])
-    assert torch.allclose(level(bins)[:, 31:], alone[:, 6:], atol=1e-5)
-
-
-def test_running_level_of_silence_is_silence():
-    assert not RunningLevel(3)(torch.zeros(1, 5, 9, 2)).any()
 
 
 def test_level_of_a_signal_is_its_rms():
@@ -74,16 +59,3 @@ def test_detrend_is_the_projection_of_the_windowed_frame():
     result = Detrend(window)(torch.view_as_real(spec)[None, None])
     result = torch.fft.irfft(torch.view_as_complex(result)[0, 0])
     assert torch.allclose(result.double(), expected, atol=1e-5)
-
-
-def test_detrend_removes_dc_and_rumble_but_no_speech():
-    window, time = torch.hann_window(512).sqrt(), torch.arange(512) / 16000
-    detrend = Detrend(window)
-
-    def left(hz):
-        wave = torch.sin(2 * torch.pi * hz * time + 1)
-        spec = torch.view_as_real(torch.fft.rfft(window * wave))[None, None]
-        return float(detrend(spec).norm() / spec.norm())
-
-    assert left(0) < 1e-5 and left(10) < 0.02 and left(20) < 0.2
-    assert left(100) > 0.99 and left(1000) > 0.999

@@ -92,25 +92,6 @@ def test_a_causal_model_forgets():
     assert not heard[10 + reach :].any()
 
 
-PADDED = ["plain", "recipe", "uniform", "fixed", "dense", "full"]
-
-
-@pytest.mark.parametrize(
-    "form, causal", [("vector", True), *((form, False) for form in PADDED)]
-)
-@torch.no_grad()
-def test_padding_is_heard_near_the_end_alone(form, causal):
-    """Zeros after the end reach back over windows, kernels and taps only."""
-    narrow = {"window": 3, "fusion_windows": ((2, 3, 8),) * 3}
-    model = tiny(form, causal, **narrow, num_layers=1).double()
-    spec = spectrum(2, 17, 30)
-    padded = torch.cat((spec, 0 * spec), dim=-1)
-    reach = 0 if causal else 3 + 3 + 1
-    moved = (model(padded)[..., :30] - model(spec)).abs().amax((0, 1))
-    assert (moved[: 30 - reach] < 1e-10).all()
-    assert (moved.max() > 1e-6) == (reach > 0)
-
-
 @each_causal_form
 @torch.no_grad()
 def test_streams_equal_the_whole(form):

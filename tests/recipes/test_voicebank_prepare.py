@@ -52,19 +52,23 @@ def test_manifests(tmp_path, sample_rate, suffix):
     assert copies.is_dir() == (sample_rate != 16000)
 
 
-def test_second_run_does_nothing(tmp_path):
-    data = voicebank_tree(tmp_path / "vb", utterances=1)
-    save = tmp_path / "save"
-    prepare(data, save)
+def test_later_runs_make_what_is_lost_or_changed_alone(tmp_path):
+    data, save = (
+        voicebank_tree(tmp_path / "vb", utterances=1),
+        tmp_path / "save",
+    )
+    root = prepare(data, save)
     before = times(tmp_path)
     prepare(data, save)
     assert times(tmp_path) == before
 
+    lost = root / "clean_testset_wav/p232_001.wav"
+    lost.unlink()
+    (save / "valid.json").unlink()
+    prepare(data, save)
+    assert lost.is_file() and (save / "valid.json").is_file()
+    assert not list(save.rglob("*.tmp"))
 
-def test_changed_settings_rebuild_but_keep_the_copies(tmp_path):
-    data = voicebank_tree(tmp_path / "vb", utterances=1)
-    save = tmp_path / "save"
-    root = prepare(data, save)
     before = times(root)
     prepare(data, save, valid_speakers="p225")
     train, valid, _ = manifests(save)
@@ -72,30 +76,13 @@ def test_changed_settings_rebuild_but_keep_the_copies(tmp_path):
     assert list(valid) == ["p225_001"]
     assert times(root) == before
 
-
-def test_lost_copy_or_manifest_is_made_again(tmp_path):
-    data = voicebank_tree(tmp_path / "vb", utterances=1)
-    save = tmp_path / "save"
-    root = prepare(data, save)
-    (save / "valid.json").unlink()
-    lost = root / "clean_testset_wav/p232_001.wav"
-    lost.unlink()
-    prepare(data, save)
-    assert lost.is_file() and (save / "valid.json").is_file()
-    assert not list(save.rglob("*.tmp"))
-
-
-def test_changed_data_replace_the_copies(tmp_path):
-    data = voicebank_tree(tmp_path / "vb", utterances=1)
-    save = tmp_path / "save"
-    root = prepare(data, save)
     for kind in ("clean", "noisy"):
         path = data / f"{kind}_testset_wav/p232_001.wav"
         write_wav(path, np.full(4800, 0.1), 48000)
     prepare(data, save)
     *_, test = manifests(save)
     assert test["p232_001"]["length"] == 0.1
-    assert sf.info(str(root / "clean_testset_wav/p232_001.wav")).frames == 1600
+    assert sf.info(str(lost)).frames == 1600
 
 
 def test_validation_folders_replace_the_held_out_speakers(tmp_path):

@@ -25,46 +25,16 @@ from benchmark.counts import (
 from benchmark.worker import Worker, peak_memory
 from command import run_tool
 from dbtransform_lobes.models.bsrnn import BSRNN
-from tests.composition import composed, model_yaml
+from tests.composition import composed, front_end_yaml, model_yaml
 from tests.literal import LiteralProposal, literal_twin
+from tests.models import tiny
 from tests.twins import scramble, spectrum
 
 LAYOUT = [3, 3, 5, 6, 8, 8]  # n_fft 64, bands in all three ranges
-PROPOSAL = {
-    "n_fft": 64,
-    "band_widths": LAYOUT,
-    "num_channels": 8,
-    "num_heads": 2,
-    "num_neighbours": 2,
-    "band_weights": "per_band",
-    "lambda_form": "statistics",
-    "rope": False,
-    "separable": False,
-    "decoder_expansion": 4,
-    "compression": 1.0,
-    "split_norm": "group",
-    "norm": "group",
-    "norm_order": "post",
-}
-FRONT_END = """
-sample_rate: 16000
-compute_stft: !new:speechbrain.processing.features.STFT
-    sample_rate: !ref <sample_rate>
-    n_fft: 64
-    win_length: 4
-    hop_length: 2
-compute_istft: !new:speechbrain.processing.features.ISTFT
-    sample_rate: !ref <sample_rate>
-    n_fft: 64
-    win_length: 4
-    hop_length: 2
-"""
-TINY_BSRNN = {
-    "n_fft": 64,
-    "band_widths": LAYOUT,
-    "num_channels": 4,
-    "num_layers": 1,
-}
+BANDS = {"n_fft": 64, "band_widths": LAYOUT}
+SMALL = {**BANDS, "num_channels": 8, "num_heads": 2, "num_neighbours": 2}
+PROPOSAL = {**tiny.PROPOSAL, **SMALL, "compression": 1.0}
+TINY_BSRNN = {**BANDS, "num_channels": 4, "num_layers": 1}
 BSRNN_CLASS = "dbtransform_lobes.models.bsrnn.BSRNN"
 LENGTH = 0.25
 
@@ -97,9 +67,11 @@ class Deadly(nn.Module):
 
 def write_model(folder, name, kind=None, **options):
     """Write the YAML of a model, a DB-Transform by default, and front end."""
-    text = f"model: !new:{kind} {json.dumps(options)}\n"
+    model = f"model: !new:{kind} {json.dumps(options)}\n"
+    if kind is None:
+        model = model_yaml(**options)
     path = folder / f"{name}.yaml"
-    path.write_text(FRONT_END + (text if kind else model_yaml(**options)))
+    path.write_text(front_end_yaml() + model)
     return path
 
 
@@ -110,7 +82,7 @@ def models(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     write_model(folder, "bsrnn", BSRNN_CLASS, **TINY_BSRNN)
     write_model(folder, "db_transform_proposal", **PROPOSAL)
-    (folder / "no_model.yaml").write_text(FRONT_END, encoding="utf-8")
+    (folder / "no_model.yaml").write_text(front_end_yaml())
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -315,9 +287,7 @@ def test_results_of_a_benchmark(models, no_children):
 
 
 def test_streams_of_causal_models_are_timed(tmp_path):
-    causal = {"n_fft": 64, "band_widths": LAYOUT, "num_channels": 8}
-    causal |= {"num_heads": 2, "num_neighbours": 2, "causal": True}
-    path = write_model(tmp_path, "live", **causal, window=4)
+    path = write_model(tmp_path, "live", **SMALL, causal=True, window=4)
     other = write_model(tmp_path, "other", BSRNN_CLASS, **TINY_BSRNN)
     candidates = [load_candidate(str(each)) for each in (path, other)]
     with Worker(str(path)) as worker:
@@ -335,9 +305,7 @@ def test_streams_of_causal_models_are_timed(tmp_path):
 
 def test_operations_of_a_long_signal_are_those_of_a_shorter_one(tmp_path):
     """Models that cut their input are counted at 30 s, others in full."""
-    settings = {"n_fft": 64, "band_widths": LAYOUT, "num_channels": 4}
-    settings |= {"num_heads": 1, "num_neighbours": 2, "window": 4}
-    path = write_model(tmp_path, "cut", **settings)
+    path = write_model(tmp_path, "cut", **SMALL, window=4)
     candidate = load_candidate(str(path))
     short, long = (macs_per_second(candidate, s) for s in (30.0, 300.0))
     assert short == long and short["attention"] > 0 and short["fusion"] > 0

@@ -4,28 +4,17 @@ import math
 
 import pytest
 import torch
-from hyperpyyaml import load_hyperpyyaml
 
 import train_recordings as tool
 from command import build_parser
 from dbtransform_lobes.training.losses_pesq import PesqDisturbance
-from tests.composition import model_yaml
+from tests.composition import composed, front_end_yaml, model_yaml
 from tests.signals import noise_like, speech_like, write_wav
 
 torch_pesq = pytest.importorskip("torch_pesq")
 
-MODEL = """
-compute_stft: !new:speechbrain.processing.features.STFT
-    sample_rate: 16000
-    n_fft: 512
-    win_length: 32
-    hop_length: 16
-compute_istft: !new:speechbrain.processing.features.ISTFT
-    sample_rate: 16000
-    n_fft: 512
-    win_length: 32
-    hop_length: 16
-""" + model_yaml(num_channels=8, num_heads=2, window=4, level=61)
+SMALL = {"num_channels": 8, "num_heads": 2, "window": 4}
+MODEL = front_end_yaml(512, 32, 16) + model_yaml(**SMALL, level=61)
 
 
 def parse(arguments):
@@ -85,19 +74,13 @@ def test_crops_without_speech_count_in_the_spectral_terms_alone():
 @torch.no_grad()
 def test_a_model_that_grows_begins_as_the_same_function(tmp_path):
     torch.manual_seed(0)
-    small, large = (
-        load_hyperpyyaml(
-            model_yaml(num_channels=8, num_heads=2, window=4, num_layers=layers)
-        )["model"]
-        for layers in (1, 2)
-    )
+    small, large = (composed(**SMALL, num_layers=layers) for layers in (1, 2))
     spec = torch.randn(1, 257, 20, dtype=torch.complex64)
     assert not torch.allclose(large(spec), small(spec), atol=1e-3)
     tool.load_and_grow(large, dict(small.state_dict()))
     assert torch.allclose(large(spec), small(spec), atol=1e-5)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        other = model_yaml(num_channels=16, num_heads=2, window=4)
-        other = load_hyperpyyaml(other)["model"]
+        other = composed(num_channels=16, num_heads=2, window=4)
         tool.load_and_grow(large, dict(other.state_dict()))
 
 

@@ -16,9 +16,8 @@ from unit_gain import measure_gain
 @pytest.fixture
 def folder(tmp_path):
     for number in range(3):
-        write_wav(
-            tmp_path / "clean" / f"{number}.wav", speech_like(1.0, number)
-        )
+        path = tmp_path / f"clean/{number}.wav"
+        write_wav(path, speech_like(1.0, number))
     shutil.copytree(BUNDLED / "db_transform_streaming", tmp_path / "model")
     return tmp_path
 
@@ -27,10 +26,8 @@ def test_gain_is_one_and_nothing_else_changes(folder, capsys):
     clean = sorted((folder / "clean").iterdir())
     before = EnhanceModel.from_hparams(folder / "model")
     gain = measure_gain(before, clean)
-    assert (
-        run_tool("unit_gain", [str(folder / "model"), str(folder / "clean")])
-        == 0
-    )
+    arguments = [str(folder / "model"), str(folder / "clean")]
+    assert run_tool("unit_gain", arguments) == 0
     assert f"at {gain:.3f} of its level" in capsys.readouterr().out
     after = EnhanceModel.from_hparams(folder / "model")
     assert measure_gain(after, clean) == pytest.approx(1, abs=1e-4)
@@ -41,8 +38,6 @@ def test_gain_is_one_and_nothing_else_changes(folder, capsys):
 
 def test_a_folder_without_audio_is_refused(folder, capsys):
     (folder / "none").mkdir()
-    assert (
-        run_tool("unit_gain", [str(folder / "model"), str(folder / "none")])
-        == 1
-    )
+    arguments = [str(folder / "model"), str(folder / "none")]
+    assert run_tool("unit_gain", arguments) == 1
     assert "expected a folder of clean speech" in capsys.readouterr().err

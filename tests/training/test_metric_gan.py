@@ -210,16 +210,16 @@ def test_target_is_the_scaled_pesq():
     assert pesq_target(clean[0], clean[0]) > 1  # 4.64 is above 4.5
 
 
-@pytest.mark.parametrize("kind", ["clean", "estimate", "short", "click"])
-def test_what_pesq_cannot_score_has_no_target(kind):
+def test_what_pesq_cannot_score_has_no_target():
     clean, noisy = (array(wave[0]) for wave in batch())
-    pair = {
-        "clean": (0 * clean, noisy),
-        "estimate": (clean, 0 * noisy),
-        "short": (clean[:2000], noisy[:2000]),
-        "click": (np.append(np.zeros(7400), noisy[:600]), noisy),
-    }[kind]
-    assert np.isnan(pesq_target(*pair))
+    click = np.append(np.zeros(7400), noisy[:600])
+    for pair in (
+        (0 * clean, noisy),
+        (clean, 0 * noisy),
+        (clean[:2000], noisy[:2000]),
+        (click, noisy),
+    ):
+        assert np.isnan(pesq_target(*pair))
     assert not np.isnan(pesq_target(clean, noisy))
 
 

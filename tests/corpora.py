@@ -31,13 +31,7 @@ SPEAKERS = {"TRAIN": ("FCJF0", "MDAB1", "MTRR0"), "TEST": ("FELC0", "MRJR0")}
 
 
 def room(seed=0, sample_rate=16000, delay=0.01, seconds=0.2):
-    """A decaying impulse response whose direct path comes late.
-
-    Example
-    -------
-    >>> room().shape
-    (3360,)
-    """
+    """A decaying impulse response (L,) whose direct path comes late."""
     rng = np.random.default_rng([seed, 3])
     time = np.arange(round(seconds * sample_rate)) / sample_rate
     tail = 0.2 * rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)

@@ -17,28 +17,16 @@ PAGES = [
     *(f"recipes/{name}/README.md" for name in ("Voicebank", "DNS", "TIMIT")),
     *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")),
 ]
-LAUNCH = {
-    "--standalone",
-    "--nnodes",
-    "--nproc_per_node",
-    "--rdzv_id",
-    "--rdzv_backend",
-    "--rdzv_endpoint",
-}
+RENDEZVOUS = ("--rdzv_id", "--rdzv_backend", "--rdzv_endpoint")
+LAUNCH = {"--standalone", "--nnodes", "--nproc_per_node", *RENDEZVOUS}
 OTHER_PROGRAMS = "cd hf sox arecord aplay pytest sphinx-build for done".split()
 OWN_SCRIPTS = ("my_corpus_prepare.py",)  # stand on a page themselves
 # With these takes seconds what a page makes or trains in hours.
 TINY_DATA = "--hours=0.002 --valid_hours=0.001 --test_hours=0.001".split()
-TINY_TRAINING = [
-    "--device=cpu",
-    "--noprogressbar",
-    "--num_workers=0",
-    "--number_of_epochs=1",
-    "--steps_per_epoch=2",
-    "--batch_size=2",
-    "--crop_seconds=0.5",
-    "--valid_files=1",
-]
+TINY_TRAINING = (
+    "--device=cpu --noprogressbar --num_workers=0 --number_of_epochs=1 "
+    "--steps_per_epoch=2 --batch_size=2 --crop_seconds=0.5 --valid_files=1"
+).split()
 
 
 def text_of(page):

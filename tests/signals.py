@@ -53,13 +53,7 @@ def _fricative(rng, length, sample_rate):
 
 
 def speech_like(seconds, seed=0, sample_rate=16000):
-    """Return float64 "speech": syllables, fricatives and pauses.
-
-    Example
-    -------
-    >>> speech_like(0.5).shape
-    (8000,)
-    """
+    """Return float64 "speech" (L,): syllables, fricatives and pauses."""
     rng = np.random.default_rng([seed, 1])
     total = round(seconds * sample_rate)
     signal = np.zeros(total)
@@ -80,13 +74,7 @@ def speech_like(seconds, seed=0, sample_rate=16000):
 
 
 def noise_like(seconds, seed=0, sample_rate=16000):
-    """Return float64 coloured noise (1/f-like) with a slow swell.
-
-    Example
-    -------
-    >>> noise_like(0.5).shape
-    (8000,)
-    """
+    """Return float64 coloured noise (L,), 1/f-like, with a slow swell."""
     rng = np.random.default_rng([seed, 2])
     total = round(seconds * sample_rate)
     noise = rng.standard_normal(total)

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import soundfile as sf
 
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel
+from tests.hub_stand_in import free_port
 from tests.signals import noise_like, speech_like
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -43,9 +43,7 @@ def test_mistakes(monkeypatch, capsys):
 def address(model_folder, tmp_path_factory):
     """The page, served by the command; Ctrl-C must end it without error."""
     cache = str(tmp_path_factory.mktemp("cache"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "demo"]
     command += ["--model", str(model_folder), "--port", str(port)]
     process = subprocess.Popen(

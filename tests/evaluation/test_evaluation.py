@@ -319,21 +319,6 @@ def folders(tmp_path):
     return clean_folder, estimate_folder
 
 
-def spoil(folders):
-    """Add a silent clean file, a short estimate and a broken file."""
-    clean_folder, estimate_folder = folders
-    clean, noisy = noisy_pair()
-    for name, pair in {
-        "mute": (0 * clean, noisy),
-        "short": (clean, noisy[:-5]),
-        "broken": (clean, noisy),
-        "stereo": (clean, np.stack([noisy, noisy], axis=1)),
-    }.items():
-        sf.write(clean_folder / f"{name}.wav", 0.3 * pair[0], RATE)
-        sf.write(estimate_folder / f"{name}.wav", 0.3 * pair[1], RATE)
-    (estimate_folder / "broken.wav").write_bytes(b"no audio")
-
-
 def test_folder_scores_are_those_of_the_files(folders, tmp_path):
     output = tmp_path / "new" / "scores"
     report = evaluate_folders(*folders, output)
@@ -357,8 +342,18 @@ def test_folder_scores_are_those_of_the_files(folders, tmp_path):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_bad_files_are_named_and_the_rest_goes_on(folders, tmp_path, jobs):
+    """A silent clean file, a short estimate, a broken one and one in stereo."""
     good = evaluate_folders(*folders)
-    spoil(folders)
+    clean, noisy = noisy_pair()
+    for name, *pair in (
+        ("mute", 0 * clean, noisy),
+        ("short", clean, noisy[:-5]),
+        ("broken", clean, noisy),
+        ("stereo", clean, np.stack([noisy, noisy], axis=1)),
+    ):
+        for folder, signal in zip(folders, pair, strict=True):
+            sf.write(folder / f"{name}.wav", 0.3 * signal, RATE)
+    (folders[1] / "broken.wav").write_bytes(b"no audio")
     report = evaluate_folders(*folders, tmp_path, jobs)
     assert report["silent"] == ["mute"]
     assert sorted(report["failed"]) == ["broken", "short", "stereo"]

@@ -1,9 +1,7 @@
 """ONNX: both forms against PyTorch, streams, refusals, command line."""
 
-import cmath
 import copy
 import functools
-import math
 import shutil
 import subprocess
 import sys
@@ -22,7 +20,6 @@ from dbtransform_lobes.export import onnx_file
 from dbtransform_lobes.export.model_folder import PRETRAINER
 from dbtransform_lobes.export.onnx_file import export_onnx
 from dbtransform_lobes.export.onnx_graph import (
-    fourier_rows,
     streaming_model,
 )
 from dbtransform_lobes.inference import EnhanceModel
@@ -137,20 +134,6 @@ def test_offline_graph_of_any_length(folders, tmp_path, name, place):
         for each, one in zip(found, both, strict=True):
             alone = enhancer.enhance_array(one, 16000)
             assert np.abs(alone - each).max() < 1e-5
-
-
-def test_fourier_rows_are_a_windowed_dft():
-    n_fft, window = 8, torch.hann_window(8)
-    forward, inverse = (rows.double() for rows in fourier_rows(window, n_fft))
-    for k in range(5):
-        for n in range(8):
-            turn = cmath.exp(-2j * math.pi * k * n / 8) * float(window[n])
-            assert abs(turn.real - float(forward[k, n])) < 1e-7
-            assert abs(turn.imag - float(forward[5 + k, n])) < 1e-7
-    x = torch.randn(8, dtype=torch.float64)
-    expected = x * window.double() ** 2
-    assert ((forward @ x) @ inverse - expected).abs().max() < 1e-6
-    assert (expected - x).abs().max() > 1e-3
 
 
 # Streams

@@ -215,12 +215,6 @@ def test_public_names_and_shapes_at_the_public_size():
         BSRNN(order=order).load_state_dict(converted, strict=True)
 
 
-def changed_state(change):
-    state = public_state(c=2, layers=2)
-    change(state)
-    return state
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -254,5 +248,7 @@ def changed_state(change):
     ],
 )
 def test_other_states_are_refused(change, message):
+    state = public_state(c=2, layers=2)
+    change(state)
     with pytest.raises(ValueError, match=message):
-        convert_public_state_dict(changed_state(change))
+        convert_public_state_dict(state)

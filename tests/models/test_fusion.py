@@ -49,11 +49,6 @@ def static_twin(module, k, b):
     return softmax(array(module.logits)[k])
 
 
-def equal_twin(module, k, b):
-    """What the blend is not."""
-    return [1 / 3] * 3
-
-
 def adaptive_twin(x, share=sigmoid, ddof=0, parts=(0, 1, 2)):
     """b alpha + (1 - b) softmax(w_k), b = sigmoid of a number of the band.
 
@@ -126,7 +121,7 @@ def test_fusion_equals_its_twin(form, causal, separable, activation):
         {"back": middle if causal else last},
         {"back": lambda size: size},
         {"flip": -1},
-        {"weigh": equal_twin},
+        {"weigh": lambda *_: [1 / 3] * 3},
         {"windows": WINDOWS[::-1]},
         {"activation": not activation},
     ]

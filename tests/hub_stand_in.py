@@ -14,11 +14,15 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 
 TOKEN = "hf_stand_in"
 COMMIT = "0123456789" * 4
+GET = ["GET", "HEAD"]
 
 
 def free_port():
@@ -70,162 +74,112 @@ def _wait_for(port, process, log):
     raise AssertionError(f"olah does not listen: {log.read_text()}")
 
 
-class StandIn(BaseHTTPRequestHandler):
-    """A stand-in for the hub: a push, and downloads that want a token.
+def hub(repos):
+    """Make the app of the stand-in: a push, and downloads that want a token.
 
-    It is not the hub: it checks the token and keeps what it is sent in the
-    server's ``repos``: {name: {"private", "branches", "files", "commits"}}.
+    It is not the hub: it checks the token and keeps what it is sent in
+    ``repos``: {name: {"private", "branches", "files", "commits"}}.
     """
+    app, models = FastAPI(), "/api/models/{owner}/{name}"
 
-    protocol_version = "HTTP/1.1"
+    def repo_of(request):
+        """The repository of an address, which must be there."""
+        name = "{owner}/{name}".format(**request.path_params)
+        if name not in repos:
+            headers = {"X-Error-Code": "RepoNotFound"}
+            raise HTTPException(404, "Repository not found", headers)
+        return repos[name]
 
-    def log_message(self, *_):
-        pass
+    @app.middleware("http")
+    async def check_token(request, call_next):
+        given = request.headers.get("Authorization") == f"Bearer {TOKEN}"
+        if given or request.url.path.endswith("/validate-yaml"):
+            return await call_next(request)
+        return JSONResponse({"error": "no token"}, 401)
 
-    def answer(self, content=None, status=200, **headers):
-        body = json.dumps(content if content is not None else {}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+    @app.post("/api/validate-yaml")
+    async def validate():
+        return {"errors": [], "warnings": []}
 
-    def body(self):
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-    def allowed(self):
-        if self.headers.get("Authorization") == f"Bearer {TOKEN}":
-            return True
-        self.answer({"error": "no token"}, 401)
-        return False
-
-    def repo(self):
-        """Repository of /api/models/OWNER/NAME/... or /OWNER/NAME.git/..."""
-        parts = self.path.removeprefix("/api/models/").strip("/").split("/")
-        name = f"{parts[0]}/{parts[1].removesuffix('.git')}"
-        return self.server.repos.get(name)
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        if not self.allowed():
-            return
-        repo, path = self.repo(), self.path.split("?")[0]
-        if repo is None:
-            header = {"X_Error_Code": "RepoNotFound"}
-            self.answer({"error": "Repository not found"}, 404, **header)
-        elif "/resolve/" in path:
-            self.send_file(repo["files"].get(path.rpartition("/")[2]))
-        elif "/tree/" in path:
-            sizes = {name: len(data) for name, data in repo["files"].items()}
-            self.answer(
-                [
-                    {"type": "file", "path": name, "size": n, "oid": COMMIT}
-                    for name, n in sizes.items()
-                ]
-            )
-        else:
-            names = [{"rfilename": name} for name in repo["files"]]
-            about = {"id": "owner/name", "sha": COMMIT, "siblings": names}
-            self.answer({**about, "private": repo["private"]})
-
-    def send_file(self, data):
-        if data is None:
-            header = {"X_Error_Code": "EntryNotFound"}
-            self.answer({"error": "Entry not found"}, 404, **header)
-            return
-        self.send_response(200)
-        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def do_POST(self):
-        content = self.body()
-        if "/validate-yaml" in self.path:
-            self.answer({"errors": [], "warnings": []})
-        elif self.allowed():
-            action = next(name for name in ACTIONS if name in self.path)
-            ACTIONS[action](self, content)
-
-    def create(self, content):
-        given = json.loads(content)
+    @app.post("/api/repos/create")
+    async def create(request: Request):
+        given = await request.json()
         name = f"{given.get('organization') or 'owner'}/{given['name']}"
-        new = name not in self.server.repos
-        if new:
-            self.server.repos[name] = {
-                "private": bool(given.get("private"))
-                or given.get("visibility") == "private",
-                "branches": ["main"],
-                "files": {},
-                "commits": [],
-            }
-        address = f"{self.server.address}/{name}"
-        self.answer({"url": address, "name": name}, 200 if new else 409)
+        private = given.get("private") or given.get("visibility") == "private"
+        new = {"branches": ["main"], "files": {}, "commits": []}
+        status = 409 if name in repos else 200
+        repos.setdefault(name, {"private": bool(private), **new})
+        address = f"{request.base_url}{name}"
+        return JSONResponse({"url": address, "name": name}, status)
 
-    def branch(self, content):
-        branch = self.path.rpartition("/")[2]
-        new = branch not in self.repo()["branches"]
-        if new:
-            self.repo()["branches"].append(branch)
-        self.answer({}, 200 if new else 409)
+    @app.post(models + "/branch/{branch}")
+    async def make_branch(request: Request, branch: str):
+        branches = repo_of(request)["branches"]
+        status = 409 if branch in branches else 200
+        branches += [branch] if status == 200 else []
+        return JSONResponse({}, status)
 
-    def preupload(self, content):
-        """Take all files within the commit, large ones as well."""
+    @app.post(models + "/preupload/{branch}")
+    async def take_all_within_the_commit(request: Request):
         modes = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
-        files = json.loads(content)["files"]
-        self.answer({"files": [{"path": f["path"], **modes} for f in files]})
+        files = (await request.json())["files"]
+        return {"files": [{"path": file["path"], **modes} for file in files]}
 
-    def commit(self, content):
-        repo, lines = self.repo(), content.decode().splitlines()
-        branch = self.path.split("?")[0].rpartition("/")[2]
+    @app.post(models + "/commit/{branch}")
+    async def commit(request: Request, branch: str):
+        repo, content = repo_of(request), await request.body()
         if branch not in repo["branches"]:
-            self.answer({"error": "no such branch"}, 404)
-            return
-        for line in map(json.loads, lines):
-            value = line["value"]
+            raise HTTPException(404, "no such branch")
+        for line in map(json.loads, content.splitlines()):
             if line["key"] == "file":
-                data = base64.b64decode(value["content"])
-                repo["files"][value["path"]] = data
+                data = base64.b64decode(line["value"]["content"])
+                repo["files"][line["value"]["path"]] = data
         repo["commits"].append(branch)
         oid = hashlib.sha1(content).hexdigest()
-        url = f"{self.server.address}{self.path.split('/api/models')[-1]}"
+        url = str(request.url).replace("/api/models", "")
         made = {"success": True, "commitOid": oid, "commitUrl": url}
-        self.answer({**made, "hookOutput": ""})
+        return {**made, "hookOutput": ""}
 
+    @app.get(models + "/tree/{branch}")
+    async def tree(request: Request):
+        return [
+            {"type": "file", "path": name, "size": len(data), "oid": COMMIT}
+            for name, data in repo_of(request)["files"].items()
+        ]
 
-ACTIONS = {
-    "/repos/create": StandIn.create,
-    "/branch/": StandIn.branch,
-    "/preupload/": StandIn.preupload,
-    "/commit/": StandIn.commit,
-}
+    @app.get(models)
+    @app.get(models + "/revision/{branch}")
+    async def about(request: Request):
+        repo = repo_of(request)
+        names = [{"rfilename": name} for name in repo["files"]]
+        found = {"id": "owner/name", "sha": COMMIT, "siblings": names}
+        return {**found, "private": repo["private"]}
+
+    @app.api_route("/{owner}/{name}/resolve/{branch}/{file}", methods=GET)
+    async def send_file(request: Request, file: str):
+        data = repo_of(request)["files"].get(file)
+        if data is None:
+            headers = {"X-Error-Code": "EntryNotFound"}
+            raise HTTPException(404, "Entry not found", headers)
+        tag = f'"{hashlib.sha256(data).hexdigest()}"'
+        return Response(data, headers={"ETag": tag, "X-Repo-Commit": COMMIT})
+
+    return app
 
 
 @contextlib.contextmanager
 def stand_in():
-    """Run the stand-in; yields the server with address and repos."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
-    server.address = f"http://127.0.0.1:{server.server_port}"
-    server.repos = {}
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    """Run the stand-in; yields its address and its repositories."""
+    repos, port = {}, free_port()
+    config = uvicorn.Config(hub(repos), port=port, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        yield server
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}", repos
     finally:
-        server.shutdown()
-        server.server_close()
+        server.should_exit = True
         thread.join()

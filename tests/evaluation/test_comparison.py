@@ -380,7 +380,6 @@ def test_markdown_cells_keep_their_bars():
 
 
 def test_plots_show_the_means_and_differences(compared, tmp_path):
-    pytest.importorskip("matplotlib")
     report, _ = compared
     for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         plots.plot_comparison(report, tmp_path, suffix)
@@ -400,7 +399,6 @@ def test_plots_show_the_means_and_differences(compared, tmp_path):
 
 
 def test_plot_of_more_noises_and_systems_than_fit(compared, tmp_path):
-    pytest.importorskip("matplotlib")
     report, _ = compared
     group = report["by_noise"][0]
     report = {
@@ -418,7 +416,6 @@ def test_plot_of_more_noises_and_systems_than_fit(compared, tmp_path):
 
 
 def test_command_compares_and_lists_what_is_left_out(folders, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     output = tmp_path / "comparison"
     systems = [f"ours={folders / 'good'}", str(folders / "noisy")]
     command = ["evaluate", str(folders / "clean"), "--systems", *systems]

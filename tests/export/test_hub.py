@@ -182,15 +182,14 @@ def test_push_sends_what_the_dry_run_lists_and_it_loads(own_folder, tmp_path):
         "print(json.dumps([push('--private', '--revision', 'v2'), load(),"
         " load(token=True), push('--token', 'hf_wrong')]))"
     )
-    with stand_in() as server:
-        options = (tmp_path, server.address)
+    with stand_in() as (address, repos):
         pushed, without, loaded, refused = python(
-            first, *options, HF_TOKEN=TOKEN
+            first, tmp_path, address, HF_TOKEN=TOKEN
         )
-        repo = server.repos[NAME]
+        repo = repos[NAME]
         repo["private"] = False
         second = PUSH + "print(json.dumps(push('--private')))"
-        public = python(second, *options, HF_TOKEN=TOKEN)
+        public = python(second, tmp_path, address, HF_TOKEN=TOKEN)
     code, out, error = pushed
     assert code == 0, error
     assert repo["branches"] == ["main", "v2"] and repo["commits"] == ["v2"]

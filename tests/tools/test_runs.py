@@ -90,7 +90,6 @@ def test_runs_are_found_and_grouped_by_seed(results):
 
 
 def test_curves_show_mean_and_range_of_the_seeds(results, tmp_path):
-    pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
     log(results / "a" / "1", (5,))  # a seed that is an epoch ahead
@@ -116,7 +115,6 @@ def test_curves_show_mean_and_range_of_the_seeds(results, tmp_path):
 
 
 def test_curves_command(results, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         path = tmp_path / "plots" / f"curves.{suffix}"
         path.parent.mkdir(exist_ok=True)
@@ -131,7 +129,6 @@ def test_curves_command(results, tmp_path, capsys):
 
 
 def test_seeds_without_common_epochs_are_refused(results, tmp_path):
-    pytest.importorskip("matplotlib")
     (results / "a" / "2" / "train_log.txt").unlink()
     log(results / "a" / "2", (7,))
     with pytest.raises(ValueError, match="no epoch in common"):

@@ -1,6 +1,7 @@
 """Waveform in and out, the loss terms and the average of the weights."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,15 +11,38 @@ from speechbrain.processing.features import ISTFT, STFT
 from dbtransform_lobes.models.waveform import enhance_waveform, sqrt_hann_window
 from dbtransform_lobes.training.ema import weight_ema
 from dbtransform_lobes.training.losses import (
+    EnhancementLoss,
     EnvelopeDistance,
     compressed_complex,
     compressed_magnitude,
+    consistency,
     negative_si_sdr,
+    time_l1,
     unit_rms_gain,
 )
-from tests.loss_terms import loss_of
+from dbtransform_lobes.training.losses_multi_resolution import (
+    multi_resolution_stft,
+)
+from dbtransform_lobes.training.losses_pesq import PesqDisturbance
+from dbtransform_lobes.training.losses_phase import (
+    angular_frequency,
+    group_delay,
+    instantaneous_phase,
+)
 from tests.twins import array, assert_twin, randn
 
+TERMS = {
+    "magnitude": compressed_magnitude,
+    "complex": compressed_complex,
+    "si_sdr": negative_si_sdr,
+    "envelope": EnvelopeDistance,
+    "phase": instantaneous_phase,
+    "group_delay": group_delay,
+    "angular_frequency": angular_frequency,
+    "time": time_l1,
+    "multi_resolution": multi_resolution_stft,
+    "pesq": PesqDisturbance,
+}
 HANN = {"hop_length": 8, "window_fn": torch.hann_window}
 SQRT_HANN = {"hop_length": 16, "window_fn": sqrt_hann_window}
 
@@ -32,6 +56,13 @@ def transforms(hop_length, window_fn):
         "window_fn": window_fn,
     }
     return STFT(**settings), ISTFT(**settings)
+
+
+def loss_of(stft, magnitude=1, complex=1, si_sdr=0, front_end=None, **weights):
+    """Return an EnhancementLoss of these weights."""
+    weights |= {"magnitude": magnitude, "complex": complex, "si_sdr": si_sdr}
+    terms = dict(TERMS, consistency=partial(consistency, front_end=front_end))
+    return EnhancementLoss(stft, {k: [w, terms[k]] for k, w in weights.items()})
 
 
 def waveforms(batch, length, seed=0):

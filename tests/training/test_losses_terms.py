@@ -14,21 +14,19 @@ from dbtransform_lobes.training.losses_multi_resolution import (
     multi_resolution_stft,
 )
 from dbtransform_lobes.training.losses_pesq import PesqDisturbance
-from dbtransform_lobes.training.losses_phase import (
-    angular_frequency,
-    group_delay,
-    instantaneous_phase,
-)
-from tests.loss_terms import loss_of
+from dbtransform_lobes.training.losses_phase import instantaneous_phase
 from tests.signals import noise_like, speech_like
-from tests.training.test_losses import HANN, SQRT_HANN, transforms, waveforms
+from tests.training.test_losses import (
+    HANN,
+    SQRT_HANN,
+    TERMS,
+    loss_of,
+    transforms,
+    waveforms,
+)
 from tests.twins import array, assert_twin, randn
 
-PHASE_TERMS = {
-    "phase": instantaneous_phase,
-    "group_delay": group_delay,
-    "angular_frequency": angular_frequency,
-}
+PHASE_TERMS = ("phase", "group_delay", "angular_frequency")
 
 
 def phase_twin(clean, estimate, kind, wrapped=True):
@@ -46,7 +44,7 @@ def phase_twin(clean, estimate, kind, wrapped=True):
 @pytest.mark.parametrize("kind", PHASE_TERMS)
 def test_phase_terms_equal_their_twins(kind):
     clean, estimate = 3 * randn(2, 3, 6, 5, 2)
-    got = PHASE_TERMS[kind](clean, estimate)
+    got = TERMS[kind](clean, estimate)
     pair = array(clean), array(estimate)
     assert_twin(
         got,
@@ -74,7 +72,7 @@ def test_bins_without_a_phase_give_no_error_and_no_gradient():
 def test_gradient_of_phase_terms(kind):
     clean, estimate = randn(2, 1, 3, 4, 2)
     assert torch.autograd.gradcheck(
-        lambda y: PHASE_TERMS[kind](clean, y), estimate.requires_grad_()
+        lambda y: TERMS[kind](clean, y), estimate.requires_grad_()
     )
 
 

@@ -119,11 +119,6 @@ def test_room_keeps_the_length(length):
     assert [part.shape for part in made] == [(length,), (length,)]
 
 
-def test_silent_room_is_refused():
-    with pytest.raises(ValueError, match="silent"):
-        effects.reverberate(np.ones(8), np.zeros(8))
-
-
 def test_simulated_room_has_a_tail_that_decays():
     for seed in range(5):
         tail = effects.simulated_room(generator(seed))
@@ -149,9 +144,6 @@ def test_band_limit_passes_and_stops():
     assert abs(gain(1000)) < 0.2
     assert gain(75) == pytest.approx(-24, abs=1.5)
     assert gain(6000) < -40
-    for low, high in ((3400, 300), (-1, 300), (0, 8000)):
-        with pytest.raises(ValueError, match="expected 0 <= low < high"):
-            effects.limit_band(time, low, high)
 
 
 @pytest.mark.parametrize("codec", effects.CODECS)
@@ -178,11 +170,6 @@ def test_mu_law_equals_its_literal_twin():
         inverse = math.copysign((256 ** abs(step) - 1) / 255, step)
         assert abs(y - inverse * peak / 0.9) < 1e-10
     assert np.abs(coded - signal).max() > 1e-4
-
-
-def test_unknown_codec_is_refused():
-    with pytest.raises(ValueError, match="mu-law, vorbis, mp3"):
-        effects.transcode(np.ones(8), "telegraph")
 
 
 def test_clipping_cuts_the_peaks_only():
@@ -238,3 +225,18 @@ def test_clatter_is_impulsive():
     steady = noise_like(1.0)
     assert np.median(crests) > 1.5 * np.abs(steady).max() / rms(steady)
     assert len(set(first)) > 10
+
+
+@pytest.mark.parametrize(
+    "effect, arguments, message",
+    [
+        (effects.reverberate, [np.zeros(8)], "silent"),
+        (effects.transcode, ["telegraph"], "mu-law, vorbis, mp3"),
+        (effects.limit_band, [3400, 300], "expected 0 <= low < high"),
+        (effects.limit_band, [-1, 300], "expected 0 <= low < high"),
+        (effects.limit_band, [0, 8000], "expected 0 <= low < high"),
+    ],
+)
+def test_what_cannot_be_is_refused(effect, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        effect(np.ones(8), *arguments)

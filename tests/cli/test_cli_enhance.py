@@ -186,7 +186,7 @@ def test_a_file_that_kills_its_process_is_given_up(
     text = (folder / "hyperparams.yaml").read_text()
     name = "dbtransform_lobes.models.db_transform.DBTransform"
     assert name in text
-    text = text.replace(name, "tests.killer.Killer")
+    text = text.replace(name, "tests.runs.Killer")
     (folder / "hyperparams.yaml").write_text(text)
     write_wav(tree / "noisy/bad.wav", noise_like(1.0))
     options = ["--jobs", "2", "--model", str(folder), "--trust-code"]

@@ -11,7 +11,13 @@ from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.levels import rms
 from dbtransform_lobes.data.sources import Pairs, Recordings
 from tests.corpora import room
-from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
+from tests.signals import (
+    noise_like,
+    snr_db,
+    speech_like,
+    voicebank_tree,
+    write_wav,
+)
 
 NOISES = ("babble", "clatter", "second_noise")
 PLAIN = dict.fromkeys((*NOISES, "speech_filter", "noise_filter", "room"), 0.0)
@@ -43,10 +49,6 @@ def draws(source, count=20, length=8000):
     """(clean, noisy) of some examples."""
     rng = np.random.default_rng(0)
     return [source.draw(i % len(source), length, rng)[1:] for i in range(count)]
-
-
-def snr_db(clean, noisy):
-    return 20 * math.log10(rms(clean) / rms(noisy - clean))
 
 
 OPTIONS = {

@@ -17,6 +17,7 @@ from tests.signals import noise_like, speech_like
 
 CPU = {"device": "cpu"}
 HARMLESS = (ValueError, FileNotFoundError)
+SUFFIXES = ".wav .w64 .aiff .au .svx .avr .wve .mp3 .ogg .flac .caf".split()
 
 
 class Touch:
@@ -262,26 +263,16 @@ def test_a_rate_that_no_speech_has(tmp_path, rate, identity):
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [
-        (".wav", {}),
+        *((suffix, {}) for suffix in SUFFIXES),
         (".wav", {"endian": "BIG"}),
         (".wav", {"subtype": "IMA_ADPCM"}),
         (".wav", {"format": "RF64"}),
-        (".w64", {}),
-        (".aiff", {}),
-        (".au", {}),
         (".sph", {"format": "NIST"}),
         (".sph", {"format": "NIST", "subtype": "ULAW"}),
-        (".svx", {}),
-        (".avr", {}),
-        (".wve", {}),
         (".mpc", {"format": "MPC2K"}),
         (".mat", {"format": "MAT4"}),
         (".mat", {"format": "MAT5"}),
-        (".mp3", {}),
-        (".ogg", {}),
         (".ogg", {"subtype": "OPUS"}),
-        (".flac", {}),
-        (".caf", {}),
     ],
 )
 def test_files_that_are_cut_off(tmp_path, suffix, options, share, identity):

@@ -35,10 +35,7 @@ def test_expansion_is_the_width_of_the_decoder():
 
 def lstm_twin(weights, x, suffix="", backwards=False):
     """c = f c + i g, h = o tanh(c), one step of x (steps, C) at a time."""
-    w_x, w_h = (
-        weights[f"weight_ih_l0{suffix}"],
-        weights[f"weight_hh_l0{suffix}"],
-    )
+    w_x, w_h = (weights[f"weight_{to}_l0{suffix}"] for to in ("ih", "hh"))
     bias = weights[f"bias_ih_l0{suffix}"] + weights[f"bias_hh_l0{suffix}"]
     hidden, cell = np.zeros((2, w_h.shape[1]))
     out = np.zeros((len(x), w_h.shape[1]))

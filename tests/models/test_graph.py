@@ -159,24 +159,18 @@ def test_gradient_of_neighbours_is_that_of_a_sigmoid():
     assert apart.any() and (both[apart] > 0).all()
 
 
-def test_the_order_of_adding_does_not_change_the_graph():
-    torch.manual_seed(0)
-    graph = full(8, 2)
-    noise = 1e-3 * torch.randn_like(graph.embedding)
-    graph.embedding.data = 1 + noise  # cosines of about 1 - 1e-6
-    similarity, edges = graph.similarity(), graph.adjacency()
-    graph.embedding.data = graph.embedding.data.flip(-1)
-    assert torch.equal(graph.similarity(), similarity)
-    assert torch.equal(graph.adjacency(), edges)
-
-
-def test_mixed_precision_does_not_change_the_graph():
-    torch.manual_seed(0)
+def test_neither_order_of_adding_nor_mixed_precision_change_the_graph():
     graph = full(8, 2)
     edges, similarity = graph.adjacency(), graph.similarity()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(graph.adjacency(), edges)
         assert torch.allclose(graph.similarity(), similarity)
+    noise = 1e-3 * torch.randn_like(graph.embedding)
+    graph.embedding.data = 1 + noise  # cosines of about 1 - 1e-6
+    edges, similarity = graph.adjacency(), graph.similarity()
+    graph.embedding.data = graph.embedding.data.flip(-1)
+    assert torch.equal(graph.similarity(), similarity)
+    assert torch.equal(graph.adjacency(), edges)
 
 
 def overlap_twin(edges, k=5, symmetric=True, harmonics=range(2, 6)):
@@ -264,31 +258,33 @@ def conditioned_twin(graph, x):
 
 def test_a_conditioned_graph_equals_its_twin():
     """Each item has a graph of its own."""
-    graph = tiny("conditioned")
-    x = 2 * randn(7, 3, 4, 8)
-    expected, plain, swapped = np.zeros((3, *x.shape))
-    graphs = set()
-    alone = similarity_twin(graph)
-    for b in range(3):
-        item = array(x)[:, b : b + 1]
-        similarity = similarity_twin(graph, conditioned_twin(graph, item[:, 0]))
-        edges = adjacency_twin(similarity, 2)
-        graphs.add(tuple(edges.flatten()))
-        assert_twin(graph.similarity(x)[b], similarity, alone)
-        assert_twin(graph.adjacency(graph.similarity(x))[b], edges)
-        own = slice(b, b + 1)
-        expected[:, own] = graph_twin(graph, item, similarity, edges)
-        edges = adjacency_twin(alone, 2)
-        plain[:, own] = graph_twin(graph, item, alone, edges)
-        other = conditioned_twin(graph, array(x)[:, b - 1])
-        similarity = similarity_twin(graph, other)
-        edges = adjacency_twin(similarity, 2)
-        swapped[:, own] = graph_twin(graph, item, similarity, edges)
-    assert len(graphs) == 3
+    graph, x = tiny("conditioned"), 2 * randn(7, 3, 4, 8)
+    items = np.split(array(x), 3, axis=1)
+    alone = [similarity_twin(graph)] * 3
+    own = [
+        similarity_twin(graph, conditioned_twin(graph, item[:, 0]))
+        for item in items
+    ]
+    edges = [adjacency_twin(similarity, 2) for similarity in own]
+    assert len({tuple(each.flatten()) for each in edges}) == 3
+    assert_twin(graph.similarity(), alone[0])
+    assert_twin(graph.similarity(x), own, alone)
+    assert_twin(graph.adjacency(graph.similarity(x)), edges)
+    twin, *wrong = (
+        np.concatenate(
+            [
+                graph_twin(
+                    graph, item, similarity, adjacency_twin(similarity, 2)
+                )
+                for item, similarity in zip(items, similarities, strict=True)
+            ],
+            axis=1,
+        )
+        for similarities in (own, alone, own[-1:] + own[:-1])
+    )
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            assert_twin(graph(x), expected, plain, swapped)
-    assert_twin(graph.similarity(), alone)
+            assert_twin(graph(x), twin, *wrong)
 
 
 @pytest.mark.parametrize("level", [1, 8, 20, 100])

@@ -25,14 +25,13 @@ from torch.utils.data import get_worker_info
 
 from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.sources import Pairs
-from dbtransform_lobes.export.model_folder import export_model
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.brain import ResumableBrain
 from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
 from dbtransform_lobes.training.losses import EnhancementLoss
 from dbtransform_lobes.training.ranks import prepare_on_main
-from tests.runs import tiny_model, tiny_run
+from tests.runs import tiny_model
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
 from tests.training_runs import ROOT, arguments, checkpoint, logged, train
 
@@ -402,21 +401,12 @@ def test_spectra_stay_in_fp32_under_autocast(dtype, one):
 # Weights to start from
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """A model folder of other weights and a run folder it comes from."""
-    folder = tmp_path_factory.mktemp("start")
-    tiny_run(folder / "run")
-    export_model(folder / "run", folder / "model")
-    return folder
-
-
 def test_pretrained_weights_are_the_start_also_of_the_average(
-    tree, start, tmp_path
+    tree, model_folder, tmp_path
 ):
-    changes = {"pretrained": start / "model", "lr": 0.0, "number_of_epochs": 1}
+    changes = {"pretrained": model_folder, "lr": 0.0, "number_of_epochs": 1}
     train(tree, tmp_path, **changes)
-    given = torch.load(start / "model" / "model.ckpt", weights_only=True)
+    given = torch.load(model_folder / "model.ckpt", weights_only=True)
     assert distance(given, checkpoint(tmp_path)) == 0
     average = checkpoint(tmp_path, "ema")
     average = {k.removeprefix("module."): v for k, v in average.items()}
@@ -424,10 +414,10 @@ def test_pretrained_weights_are_the_start_also_of_the_average(
 
 
 def test_a_run_goes_on_from_its_checkpoint_not_from_pretrained(
-    tree, one, start, tmp_path, caplog
+    tree, one, model_folder, tmp_path
 ):
     shutil.copytree(one, tmp_path / "out")
-    train(tree, tmp_path / "out", pretrained=start / "model")
+    train(tree, tmp_path / "out", pretrained=model_folder)
     assert distance(checkpoint(tmp_path / "out"), checkpoint(one)) == 0
     log = (tmp_path / "out" / "log.txt").read_text()
     assert "goes on from its own checkpoint" in log
@@ -449,11 +439,12 @@ def test_a_run_goes_on_from_its_checkpoint_not_from_pretrained(
     ],
 )
 def test_weights_that_do_not_fit_are_refused(
-    tree, start, tmp_path, monkeypatch, changes, message
+    tree, one, own_folder, tmp_path, monkeypatch, changes, message
 ):
-    monkeypatch.chdir(start)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").symlink_to(one)
     with pytest.raises(SystemExit, match=message):
-        train(tree, tmp_path, **{"pretrained": "model", **changes})
+        train(tree, tmp_path / "out", **{"pretrained": "own", **changes})
 
 
 # Odd data

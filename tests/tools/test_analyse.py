@@ -18,6 +18,7 @@ from analyse import FIGURES
 from command import run_tool
 from dbtransform_lobes.analysis.graph import MissingPart, band_graph, near_ratio
 from dbtransform_lobes.analysis.spectrograms import spectrograms
+from dbtransform_lobes.export.model_folder import PRETRAINER
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.cmgan import CMGAN
@@ -26,7 +27,7 @@ from figures.architecture import architecture, stages
 from figures.attention import attention_maps
 from figures.fusion import fusion_weights
 from figures.report import render_report
-from tests.composition import composed
+from tests.composition import composed, flow, front_end_yaml
 from tests.runs import model_of
 from tests.signals import noise_like, speech_like, write_wav
 from tests.twins import spectrum
@@ -345,26 +346,21 @@ def test_parts_that_are_missing(draw, network, reason):
         draw(network)
 
 
-def bsrnn_folder(folder, example):
-    """A model folder with the front end of another and a tiny BSRNN."""
+def bsrnn_folder(folder):
+    """A model folder of a tiny BSRNN."""
     folder.mkdir()
-    text = (example / "hyperparams.yaml").read_text(encoding="utf-8")
-    name = "dbtransform_lobes.models.bsrnn.BSRNN"
-    text = re.sub(
-        r"(?m)^model: .*\n( .*\n)+",
-        f"model: !new:{name}\n  num_channels: 8\n  num_layers: 1\n",
-        text,
-    )
+    sizes = {"num_channels": 8, "num_layers": 1}
+    model = f"model: !new:{BSRNN.__module__}.BSRNN {flow(sizes)}\n"
+    text = front_end_yaml(512, 32, 8) + model + PRETRAINER
     (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
-    network = BSRNN(num_channels=8, num_layers=1)
-    torch.save(network.state_dict(), folder / "model.ckpt")
+    torch.save(BSRNN(**sizes).state_dict(), folder / "model.ckpt")
     return str(folder)
 
 
 def test_page_of_a_baseline_says_what_is_left_out(
     model_folder, audio, tmp_path, capsys
 ):
-    baseline = bsrnn_folder(tmp_path / "baseline", model_folder)
+    baseline = bsrnn_folder(tmp_path / "baseline")
     arguments = [baseline, str(audio), "--output", str(tmp_path / "out")]
     systems = ["--systems", f"DB-Transform={model_folder}"]
     assert run_tool("analyse", [*arguments, *systems]) == 0

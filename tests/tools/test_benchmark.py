@@ -161,25 +161,12 @@ def test_counts_of_bsrnn_by_hand():
 
 
 def test_components_of_db_transform_are_all_of_it():
-    model = composed(
-        level=3,
-        detrend=torch.hann_window,
-        num_channels=8,
-        num_layers=2,
-        num_heads=2,
-        feed_forward=1,
-    )
+    sizes = {"num_channels": 8, "num_layers": 2, "num_heads": 2}
+    model = composed(**tiny.LEVEL, **sizes, feed_forward=1)
     parameters = count_parameters(model)
-    assert list(parameters)[1:] == [
-        "detrend",
-        "band_split",
-        "attention",
-        "fusion",
-        "feed_forward",
-        "graph",
-        "graph_feed_forward",
-        "mask_decoder",
-    ]
+    names = "detrend band_split attention fusion feed_forward graph "
+    names += "graph_feed_forward mask_decoder"
+    assert list(parameters)[1:] == names.split()
     assert sum(parameters.values()) == 2 * parameters["total"]
     assert parameters["feed_forward"] == 2 * (3 * 64 + 2 * 8 + 8 + 2 * 8)
     spec = torch.zeros(1, 257, 5, dtype=torch.complex64)

@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from speechbrain import Stage
 from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
-from speechbrain.processing.features import ISTFT, STFT
 from torch.utils.data import get_worker_info
 
 from dbtransform_lobes.data.audio import read_audio
@@ -33,6 +32,7 @@ from dbtransform_lobes.training.losses import EnhancementLoss
 from dbtransform_lobes.training.ranks import prepare_on_main
 from tests.runs import tiny_model
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
+from tests.training.test_losses import HANN, transforms
 from tests.training_runs import ROOT, arguments, checkpoint, logged, train
 
 # Of weights after six steps: other batches round otherwise. Another SNR
@@ -379,9 +379,7 @@ def test_spectra_stay_in_fp32_under_autocast(dtype, one):
     )
     linear = next(m for m in model.modules() if isinstance(m, BandLinear))
     linear.register_forward_hook(lambda *args: seen.append(args[2].dtype))
-    settings = {"sample_rate": 16000, "win_length": 32, "hop_length": 8}
-    settings["window_fn"] = torch.hann_window
-    stft, istft = STFT(n_fft=512, **settings), ISTFT(n_fft=512, **settings)
+    stft, istft = transforms(**HANN)
     noisy = torch.tensor(speech_like(0.5) + noise_like(0.5)).float()[None]
     with torch.autocast("cpu", dtype=dtype):
         estimate = enhance_waveform(model, stft, istft, 100 * noisy)

@@ -40,11 +40,6 @@ def find_audio(
     So are other audio than that of ``suffixes``, folders that cannot be read
     and links to folders: ``skipped`` is called with their path and the
     reason. The list of pathlib.Path is sorted, links to nothing among them.
-
-    Example
-    -------
-    >>> find_audio("no_such_folder")
-    []
     """
     found, output = [], output and Path(output).resolve()
 
@@ -69,12 +64,13 @@ def find_audio(
             suffix = path.suffix.lower()
             if path.name.startswith("."):
                 continue
-            if suffix in suffixes and path.exists() and not path.is_file():
+            if suffix not in suffixes:
+                if suffix in AUDIO_SUFFIXES + OTHER_SUFFIXES:
+                    skipped(path, conversion(path))
+            elif path.exists() and not path.is_file():
                 skipped(path, "is a pipe or device, expected a file")
-            elif suffix in suffixes:
+            else:
                 found.append(path)
-            elif suffix in AUDIO_SUFFIXES + OTHER_SUFFIXES:
-                skipped(path, conversion(path))
     return sorted(found)
 
 
@@ -82,14 +78,16 @@ def _remedy(path):
     """Say what to do about a file that soundfile cannot read, or nothing."""
     path = Path(path)
     if fault := wav_fault(path):
-        return f"; {fault}"
-    if is_lfs_pointer(path):
-        return "; this is a Git LFS pointer, get the file by `git lfs pull`"
-    if path.suffix.lower() in OTHER_SUFFIXES:
-        return f"; {conversion(path)}"
-    if path.suffix.lower() in AUDIO_SUFFIXES:
-        return f"; if other programs play it, {mending(path)}"
-    return ""
+        remedy = fault
+    elif is_lfs_pointer(path):
+        remedy = "this is a Git LFS pointer, get the file by `git lfs pull`"
+    elif path.suffix.lower() in OTHER_SUFFIXES:
+        remedy = conversion(path)
+    elif path.suffix.lower() in AUDIO_SUFFIXES:
+        remedy = f"if other programs play it, {mending(path)}"
+    else:
+        return ""
+    return f"; {remedy}"
 
 
 def conversion(path):
@@ -113,11 +111,7 @@ def for_soundfile(path):
 
 
 def open_audio(path):
-    """Open a file, or a member of a shard (``x.tar#1024-2047``), to read.
-
-    The soundfile.SoundFile has at least one sample. FileNotFoundError if there
-    is no such file, ValueError if it is not audio or has no samples.
-    """
+    """Open a file, or a member of a shard (``x.tar#1024-2047``), to read."""
     member = MEMBER.fullmatch(str(path))
     name = member[1] if member else path
     if not os.path.isfile(name):
@@ -135,19 +129,22 @@ def open_audio(path):
             f"{path}: expected audio that soundfile can read ({error})"
             f"{_remedy(name)}"
         ) from error
-    if file.frames == 0:
-        file.close()
-        raise ValueError(f"{path}: the file has no samples{_remedy(name)}")
-    if file.frames >= UNKNOWN_FRAMES:
-        file.close()
+    if 0 < file.frames < UNKNOWN_FRAMES:
+        return file
+    file.close()
+    if file.frames:
         raise ValueError(
             f"{path}: its header does not say how long it is; {mending(name)}"
         )
-    return file
+    raise ValueError(f"{path}: the file has no samples{_remedy(name)}")
 
 
 def audio_info(path):
-    """Return frames, samplerate and channels of a file; see open_audio."""
+    """Return frames (one or more), samplerate and channels of a file.
+
+    FileNotFoundError if there is no such file, ValueError if it is not audio
+    or has no samples.
+    """
     with open_audio(path) as file:
         return file
 
@@ -166,8 +163,7 @@ def read_audio(path, start=0, frames=-1, sample_rate=16000):
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_audio(f"{folder}/a.wav", np.zeros(4800), 48000)
-    ...     signal = read_audio(f"{folder}/a.wav")
-    >>> signal.shape
+    ...     read_audio(f"{folder}/a.wav").shape
     (1600,)
     """
     with open_audio(path) as file:

@@ -1,9 +1,8 @@
 """Data sets of the VoiceBank layout, mixed from speech and noise recordings.
 
-`mix_dataset` draws mixtures at random, `mix_testset` builds a given list of
-mixtures; both are behind ``dbtransform mix``. Everything is planned and tried
-before the first file is written, and the plan (``mixtures.csv``) identifies a
-data set: a run goes on only in a folder that holds the same plan.
+Everything is planned and tried before the first file is written. The plan
+(``mixtures.csv``) identifies a data set: a run goes on only in a folder that
+holds the same one.
 """
 
 import hashlib
@@ -62,14 +61,12 @@ def mix_dataset(
     Every split takes its speech and noise from the same split of the
     recordings. All speech of a split is used once, in random order, before
     any is used again; a noise is drawn in proportion to its duration. Item i
-    depends on (seed, split, i) alone: the same call makes the same files,
-    more hours only add files.
+    depends on (seed, split, i) alone: more hours only add files.
 
-    ``recordings`` is a manifest csv or a folder, see `read_recordings`.
-    Lengths are in hours, 0 leaves a split out; SNRs are in dB, ``test_snrs``
-    those of the test. ``babble`` is the probability that the noise is made of
-    4 to 10 other talkers. With ``force``, what an earlier run with other
-    settings wrote in ``output`` is replaced.
+    ``recordings`` is a manifest csv or a folder, see `read_recordings`. Lengths
+    are in hours, 0 leaves a split out; SNRs are in dB. ``babble`` is the
+    probability that the noise is made of 4 to 10 other talkers. With ``force``,
+    what a run of other settings wrote in ``output`` is replaced.
 
     Returned is what ``dataset.json`` holds: arguments, versions, files and
     hours per split, sources and licences. FileNotFoundError if recordings are
@@ -104,14 +101,9 @@ def mix_dataset(
 def mix_testset(mixtures, recordings, output, force=False):
     """Build the test set that a csv of mixtures prescribes.
 
-    The csv has the columns id, speech, noise, noise_offset_s, snr_db; its
-    paths are relative to ``recordings``, a manifest csv or a folder. The
-    folder ``output`` gets ``clean_testset_wav`` and ``noisy_testset_wav``;
-    with ``force``, another such test set there is replaced.
-
-    Returned is what ``test_dataset.json`` holds. FileNotFoundError if the csv
-    is missing; ValueError if a row is wrong, a recording cannot be mixed, or
-    ``output`` holds another test set. Nothing is written then.
+    The csv has the columns id, speech, noise, noise_offset_s, snr_db; the rest
+    is as of `mix_dataset`, and so are errors. Returned is what
+    ``test_dataset.json`` holds.
 
     Example
     -------
@@ -130,25 +122,23 @@ def mix_testset(mixtures, recordings, output, force=False):
 
 
 def _check_arguments(arguments):
-    problems = []
-
-    def check(holds, expected, *names):
-        """Note the arguments that are not as expected."""
-        problems.extend(
-            f"{name} is {arguments[name]}, expected {expected}"
-            for name in names
-            if not holds(arguments[name])
-        )
-
     hours = ("hours", "valid_hours", "test_hours")
-    check(lambda x: math.isfinite(x) and x >= 0, "0 or more", *hours)
-    check(lambda x: x >= 0, "0 or more", "seed")
-    check(lambda x: 0 <= x <= 1, "0 to 1", "babble")
-    check(
+    length = (lambda x: math.isfinite(x) and x >= 0, "0 or more")
+    finite = (
         lambda x: x and all(map(math.isfinite, x)),
         "one or more finite numbers",
-        *("snrs", "test_snrs"),
     )
+    rules = {
+        **dict.fromkeys(hours, length),
+        "seed": (lambda x: x >= 0, "0 or more"),
+        "babble": (lambda x: 0 <= x <= 1, "0 to 1"),
+        **dict.fromkeys(("snrs", "test_snrs"), finite),
+    }
+    problems = [
+        f"{name} is {arguments[name]}, expected {expected}"
+        for name, (holds, expected) in rules.items()
+        if not holds(arguments[name])
+    ]
     if not any(arguments[name] for name in hours):
         problems.append("all hours are 0, expected one above 0")
     raise_problems("wrong arguments of mix", problems)
@@ -212,7 +202,6 @@ def _split_summary(mixtures, split, root):
 
 
 def _set_folders(output, splits):
-    """Return the folders of clean and noisy files of some splits."""
     return [
         output / f"{kind}_{SET_NAMES[split]}"
         for split in splits

@@ -1,9 +1,8 @@
 """Effects on sounds, and noises made of sounds.
 
-Filters, speed, rooms, bands, codecs, clipping; babble and clatter. Signals
-are (L,), float64; rates and frequencies in Hz. Every function depends on its
-arguments alone, so that an example can be made again from the seed of its
-``rng``, a ``numpy.random.Generator``.
+Signals are (L,), float64; rates and frequencies in Hz. Every function depends
+on its arguments alone, so that an example can be made again from the seed of
+its ``rng``, a ``numpy.random.Generator``.
 """
 
 import io
@@ -20,8 +19,8 @@ MU = 255
 def random_filter(signal, rng, max_db=10.0, num_points=8, sample_rate=16000):
     """Filter with a smooth random response, as a microphone or wall would.
 
-    The response lies within +-``max_db``, drawn at ``num_points`` points on a
-    logarithmic frequency axis from 50 Hz up.
+    It lies within +-``max_db``, drawn at ``num_points`` points on a logarithmic
+    frequency axis from 50 Hz up.
 
     Example
     -------
@@ -65,10 +64,9 @@ def fade_edges(signal, samples):
 
 
 def jump_level(signals, rng, range_db=(-25.0, 25.0), sample_rate=16000):
-    """Change the gain of signals once, over 50 ms in the middle part.
+    """Change the gain of signals (..., L) once, over 50 ms in the middle part.
 
-    Signals are (..., L). All get the same jump, of a gain drawn from
-    ``range_db`` in dB.
+    All get the same jump, of a gain drawn from ``range_db`` in dB.
 
     Example
     -------
@@ -79,9 +77,6 @@ def jump_level(signals, rng, range_db=(-25.0, 25.0), sample_rate=16000):
     start = rng.uniform(0.2, 0.8) * len(time)
     after = np.clip((time - start) / (0.05 * sample_rate), 0, 1)
     return signals * 10 ** (rng.uniform(*range_db) * after / 20)
-
-
-# Rooms and channels
 
 
 def simulated_room(rng, sample_rate=16000):
@@ -103,19 +98,18 @@ def simulated_room(rng, sample_rate=16000):
 
 
 def reverberate(signal, rir, early_ms=50.0, sample_rate=16000):
-    """Convolve with a room impulse response, in all and in its early part.
+    """Convolve with a room impulse response (R,), in all and in its early part.
 
     What precedes the direct path (the highest peak) is cut off, so that
     nothing is delayed, and the direct path has gain 1. Early reflections add
     to intelligibility like the direct sound, hence 50 ms as in C50 of ISO
-    3382-1; with ``h`` the response from the direct path on and E samples in
-    ``early_ms``,
+    3382-1. With ``h`` the response from the direct path on and E samples in
+    ``early_ms`` (None: all), returned are
 
         reverberant[n] = sum_{k >= 0} h[k] s[n - k]
         target[n] = sum_{0 <= k < E} h[k] s[n - k]
 
-    Returned are these two, (L,) each; None keeps all reflections in the
-    target. A silent response (R,) is a ValueError.
+    A silent response is a ValueError.
 
     Example
     -------
@@ -176,12 +170,12 @@ def limit_band(signal, low, high, sample_rate=16000):
 
 
 def transcode(signal, codec, level=0.8, sample_rate=16000):
-    """Encode and decode; the result is neither delayed nor longer.
+    """Encode and decode a signal; the result is neither delayed nor longer.
 
-    The level of the signal, which is not silent, does not matter: it is coded
-    with a peak of 0.9. The codec is "mu-law" (8 bits, the continuous law of
-    ITU-T G.711), "vorbis" or "mp3" (variable rate), any other a ValueError;
-    ``level`` is the compression of the latter two, 0 (best) to 1 (smallest).
+    It is not silent and coded with a peak of 0.9. The codec is "mu-law" (8
+    bits, the continuous law of ITU-T G.711), "vorbis" or "mp3" (variable rate),
+    any other a ValueError; ``level`` is the compression of the latter two, 0
+    (best) to 1 (smallest).
 
     Example
     -------
@@ -196,12 +190,8 @@ def transcode(signal, codec, level=0.8, sample_rate=16000):
     scaled = signal / gain
     if codec == "mu-law":
         return gain * _mu_law(scaled)
-    kind = {
-        "vorbis": {"format": "OGG", "subtype": "VORBIS"},
-        "mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III"},
-    }[codec]
-    file = io.BytesIO()
-    sf.write(file, scaled, sample_rate, compression_level=level, **kind)
+    file, kind = io.BytesIO(), {"vorbis": "OGG", "mp3": "MP3"}[codec]
+    sf.write(file, scaled, sample_rate, format=kind, compression_level=level)
     file.seek(0)
     decoded = sf.read(file)[0][: len(signal)]
     return gain * np.pad(decoded, (0, len(signal) - len(decoded)))
@@ -212,9 +202,6 @@ def _mu_law(signal):
     compressed = np.log1p(MU * np.abs(signal)) / np.log1p(MU)
     steps = np.round(np.sign(signal) * compressed * 127) / 127
     return np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU
-
-
-# Noises
 
 
 def babble(voices, rng):
@@ -254,10 +241,9 @@ def ring(click, rng, sample_rate=16000):
 
 
 def clatter(fragments, length, rng, sample_rate=16000):
-    """Make impulsive noise of fragments of recordings that strike and ring.
+    """Make impulsive noise (length,) of fragments that strike and ring.
 
-    The fragments are short signals, none silent; there are one to ten strikes
-    a second. Returns (length,).
+    Fragments are short signals, none silent; one to ten strike in a second.
 
     Example
     -------

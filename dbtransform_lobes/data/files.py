@@ -15,14 +15,8 @@ MAX_LISTED = 20
 
 
 def raise_problems(title, problems):
-    """Raise one ValueError that counts the problems and lists the first 20.
-
-    The title says what is wrong and what to do; without problems nothing is
-    raised.
-
-    Example
-    -------
-    >>> raise_problems("unreadable files", [])
+    """Raise a ValueError that counts the problems, if any, and lists the first.
+    The title says what is wrong and what to do.
     """
     if not problems:
         return
@@ -77,10 +71,9 @@ def read_text(path):
 
 
 def temporary_beside(path):
-    """Return a new name in the folder of a file, to write it under.
+    """Return a new, short name in the folder of a file, to write it under.
 
-    It is of this call alone and short, however long the name of the file is,
-    and begins with the number of this process.
+    It is of this call alone and begins with the number of this process.
     """
     name = f".{os.getpid()}-{uuid.uuid4().hex}.tmp"
     return Path(path).with_name(name)
@@ -109,13 +102,7 @@ def write_json(path, content):
 
 
 def read_record(path):
-    """Return the dict that a JSON file holds, {} if it holds none.
-
-    Example
-    -------
-    >>> read_record("no_such_file.json")
-    {}
-    """
+    """Return the dict that a JSON file holds, {} if it holds none."""
     try:
         record = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError):
@@ -127,7 +114,7 @@ def read_table(path, columns):
     """Read a csv with a header, as a list of dicts; line 2 is the first.
 
     ValueError if one of the columns is missing, there are no rows, or it is
-    no UTF-8. Other columns are read as well.
+    no UTF-8.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
@@ -178,18 +165,23 @@ def existing_folder(folder, content):
     return folder
 
 
+def check_parent(path):
+    """Refuse a file or folder to write whose own folder is not there."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path.parent}: there is no such folder; make it first"
+        )
+
+
 def check_output_folder(target, files, content, force):
     """Refuse to replace what the user did not mean to replace.
 
     ``files`` are the names that an earlier folder may hold, ``content`` is
-    what these are, for the message. FileNotFoundError if the folder around it
-    is missing; ValueError if it is no folder, holds other files, or exists
-    without ``force``.
+    what these are. FileNotFoundError if the folder around it is missing;
+    ValueError if it is no folder, holds other files, or exists without
+    ``force``.
     """
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"{target.parent}: there is no such folder; make it first"
-        )
+    check_parent(target)
     if not os.path.lexists(target):
         return
     if not target.is_dir() or target.is_symlink():

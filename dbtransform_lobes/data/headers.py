@@ -30,8 +30,8 @@ SPHERE_FRAMES = re.compile(r"NIST_1A\n.*?\nsample_count -i (\d+)\n", re.DOTALL)
 def _data_chunks(path):
     """List the data chunks of a WAV file; of no other than WAV, RF64, RIFX.
 
-    They are pairs of the bytes that the header promises and those that follow
-    it in the file, none if that are whole chunks up to its end.
+    They are pairs of the bytes that the header promises and those that follow,
+    none if that are whole chunks up to its end.
     """
     found = []
     with open(path, "rb") as file:
@@ -57,13 +57,7 @@ def _data_chunks(path):
 
 
 def wav_fault(path):
-    """Say why a WAV file cannot be read as it is, "" if nothing is known.
-
-    Example
-    -------
-    >>> wav_fault(__file__)
-    ''
-    """
+    """Say why a WAV file cannot be read as it is, "" if nothing is known."""
     chunks = _data_chunks(path)
     if len(chunks) > 1:
         why = f"it has {len(chunks)} data chunks, expected one"
@@ -119,10 +113,6 @@ def check_single(path, container):
     """Refuse files joined in one, of which libsndfile reads the first alone.
 
     ValueError if the eight bytes that the file begins with come again.
-
-    Example
-    -------
-    >>> check_single(__file__, "FLAC")
     """
     if container not in SIGNED:
         return
@@ -138,13 +128,7 @@ def check_single(path, container):
 
 
 def lacks_end(path):
-    """Whether an Ogg file stops before the end of the page that is its last.
-
-    Example
-    -------
-    >>> lacks_end(__file__)
-    False
-    """
+    """Whether an Ogg file stops before the end of the page that is its last."""
     with open(path, "rb") as file:
         if file.read(4) != b"OggS":
             return False

@@ -147,11 +147,11 @@ def relative_path(path, root):
 
 
 def draw_mixtures(available, root, arguments, read):
-    """Plan and try every mixture of every split.
+    """Plan and try every mixture of every split, a list of Mixture.
 
-    Takes the recordings, the folder that paths are relative to, the arguments
-    of ``mix_dataset`` and a reader of paths; returns a list of Mixture.
-    ValueError lists all recordings that cannot be mixed.
+    ``root`` is the folder that paths are relative to, ``arguments`` are those
+    of ``mix_dataset``, ``read`` gives the samples of a path. ValueError lists
+    all recordings that cannot be mixed.
     """
     mixtures, problems = [], []
     for split, prefix in zip(SPLITS, ("", "valid_", "test_"), strict=True):

@@ -128,20 +128,23 @@ def summary(rows, problems):
     >>> summary([], {"a.wav": "silent: all samples are zero"})["unfit"]
     {'silent': 1}
     """
-    groups, found = {}, {}
+    groups = {}
     for row in rows:
         name = f"{row['kind']} {row['source']}"
         groups.setdefault(name, []).append(row)
-    for name, members in sorted(groups.items()):
-        seconds = sum(row["frames"] / row["sample_rate"] for row in members)
-        found[name] = {
-            "files": len(members),
-            "hours": round(seconds / 3600, 4),
-            "speakers": len({row["speaker"] for row in members}),
-            "rates": sorted({row["sample_rate"] for row in members}),
-        }
+    found = {name: _count(groups[name]) for name in sorted(groups)}
     reasons = Counter(reason.split(":")[0] for reason in problems.values())
     return {"found": found, "unfit": dict(reasons)}
+
+
+def _count(rows):
+    seconds = sum(row["frames"] / row["sample_rate"] for row in rows)
+    return {
+        "files": len(rows),
+        "hours": round(seconds / 3600, 4),
+        "speakers": len({row["speaker"] for row in rows}),
+        "rates": sorted({row["sample_rate"] for row in rows}),
+    }
 
 
 # Pairs of noisy and clean files

@@ -51,12 +51,12 @@ def read_recordings(source, split=None, kind=None):
     """List the recordings of a manifest or of a folder.
 
     In a folder, the kind of a file is the first folder on its way named
-    ``speech`` or ``noise``; its speaker (or noise type) is the folder it lies
-    in, or, when that is one of the named folders itself, its file name up to
-    the first underscore. Its split is the folder on its way named ``train``,
-    ``valid`` or ``test``; without one, a hash of the speaker chooses it (train
-    for 0.8 of the speakers, valid and test for 0.1), so that no speaker is in
-    two splits and new files move no old ones.
+    ``speech``, ``noise`` or ``rir``; its speaker (or noise type) is the folder
+    it lies in, or, when that is one of the named folders itself, its file name
+    up to the first underscore. Its split is the folder on its way named
+    ``train``, ``valid`` or ``test``; without one, a hash of the speaker chooses
+    it (train for 0.8 of the speakers, valid and test for 0.1), so that no
+    speaker is in two splits and new files move no old ones.
 
     Only those of a split and of a kind may be wanted. The list of Recording
     is sorted by path. FileNotFoundError if the source is missing; ValueError
@@ -78,10 +78,8 @@ def read_recordings(source, split=None, kind=None):
     _check_choice("split", split, SPLITS)
     _check_choice("kind", kind, KINDS)
     root = recordings_root(source)
-    if Path(source).is_dir():
-        rows = _folder_rows(root)
-    else:
-        rows = _manifest_rows(source)
+    folder = Path(source).is_dir()
+    rows = _folder_rows(root) if folder else _manifest_rows(source)
     rows = [
         row
         for row in rows
@@ -110,20 +108,15 @@ def _check_choice(name, value, choices):
 
 
 def _recording(root, row):
-    """Make a recording of a row; opens the file unless the length is known.
-
-    To open a hundred thousand files at every start takes minutes.
-    """
+    """Make a recording of a row; opens the file unless the length is known."""
     path = str(root / row["path"])
     frames, rate = row.get("frames"), row.get("sample_rate")
-    if not (frames and rate):
+    if not (frames and rate):  # to open 100,000 files takes minutes
         info = audio_info(path)
         frames, rate = info.frames, info.samplerate
     return Recording(
-        path=path,
-        kind=row["kind"],
-        speaker=row["speaker"],
-        split=row["split"],
+        path,
+        *(row[name] for name in COLUMNS[1:]),
         seconds=int(frames) / int(rate),
         licence=row.get("licence") or "",
         source=row.get("source") or "",

@@ -1,12 +1,10 @@
 """Recordings in WebDataset shards: tar files of FLAC, read at random.
 
-Hundreds of thousands of small files are slow on the file systems of clusters;
-a few tar files are not. The shards are those of WebDataset
-(https://github.com/webdataset/webdataset): ``KEY.flac`` and ``KEY.json`` of a
-recording stand side by side. Beside them stands a ``manifest.csv`` whose
-paths are ranges of bytes, ``train-speech-00000.tar#1536-20479``, so that
-shards serve wherever a manifest does, and every recording can be read without
-those before it: training examples stay a function of (seed, epoch, index).
+``KEY.flac`` and ``KEY.json`` of a recording stand side by side in a shard
+(https://github.com/webdataset/webdataset). Beside them stands a
+``manifest.csv`` whose paths are ranges of bytes,
+``train-speech-00000.tar#1536-20479``, so that shards serve wherever a manifest
+does, and every recording can be read without those before it.
 """
 
 import hashlib
@@ -37,12 +35,11 @@ KNOWN = "kind speaker split source licence frames sample_rate".split()
 
 
 def shard_order(paths, rng):
-    """Draw an order of recordings that deals out the shards in turn.
-
+    """Draw an order of recordings (their indices) that deals out the shards.
     With N shards of equal size, position p of the order lies in the same
     shard as p + N. Ranks take every W-th position: where W divides N, no two
     ranks read the same shard, and yet the order does not depend on W. Without
-    shards, it is simply random. It is an array of every index of the paths.
+    shards, it is simply random.
 
     Example
     -------
@@ -69,37 +66,20 @@ def shard_order(paths, rng):
 def write_shards(
     recordings, output, samples=1000, sample_rate=16000, jobs=1, force=False
 ):
-    """Write the shards of a collection and their manifest.
+    """Write shards of a collection (see ``read_recordings``) and a manifest.
 
     The recordings of each split and kind are spread at random over shards of
-    equal size (to within one). A shard gets its name when it is whole; a run
-    that was stopped goes on where it was when it is started again. The
-    manifest is written last.
+    equal size (to within one), at most ``samples`` in each, resampled to
+    ``sample_rate`` in Hz. Each of ``jobs`` processes writes one at a time, and
+    a shard gets its name when it is whole: a run that was stopped goes on
+    where it was. The manifest is written last. With ``force`` shards of other
+    recordings or settings are replaced.
 
     Returned are the numbers of ``shards``, of ``samples`` and ``kept``, the
     shards of an earlier run, and ``failed`` (path to reason) of recordings
     left out. ValueError if an argument is out of range or ``output`` holds
     other shards; OSError if writing fails, as on a full disk: whole shards
     remain.
-
-    Arguments
-    ---------
-    recordings : str
-        A manifest or a folder, see ``read_recordings``.
-    output : str
-        Folder of the shards; made if missing.
-    samples : int
-        Recordings in a shard, at most.
-    sample_rate : int
-        Files of other rates are resampled, in Hz.
-    jobs : int
-        Processes; each writes one shard at a time.
-    force : bool
-        Replace shards of other recordings or settings.
-
-    Example
-    -------
-    >>> write_shards("recordings", "shards", samples=500)  # doctest: +SKIP
     """
     if samples < 1 or jobs < 1 or sample_rate < 1:
         raise ValueError(
@@ -144,10 +124,7 @@ def _plan(recordings, samples):
 
 def _claim_folder(output, plans, sample_rate, force):
     """Write the record of what the shards hold, or refuse the folder."""
-    listed = {
-        name: [asdict(item) for item in members]
-        for name, members in plans.items()
-    }
+    listed = {name: list(map(asdict, plan)) for name, plan in plans.items()}
     plan = json.dumps([sample_rate, listed], sort_keys=True)
     digest = hashlib.sha256(plan.encode()).hexdigest()
     record = {"plan_sha256": digest, "sample_rate": sample_rate}
@@ -174,7 +151,10 @@ def _write_shard(task):
     path, members, sample_rate = task
     failed = {}
     try:
-        with replacing(path) as temporary, _open_tar(temporary) as tar:
+        with (
+            replacing(path) as temporary,
+            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for number, item in enumerate(members):
                 try:
                     signal = read_audio(item.path, sample_rate=sample_rate)
@@ -190,18 +170,12 @@ def _write_shard(task):
     return failed
 
 
-def _open_tar(path):
-    return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
-
-
 def _add_sample(tar, key, item, signal, sample_rate):
-    row = {
-        **asdict(item),
-        "frames": len(signal),
-        "sample_rate": sample_rate,
-    }
+    known = {"frames": len(signal), "sample_rate": sample_rate}
+    row = {**asdict(item), **known}
     row = {name: row[name] for name in KNOWN}
     row["original"] = Path(item.path).name
+    # Tails of impulse responses want 24 bits.
     audio = _flac(signal, sample_rate, 24 if item.kind == "rir" else 16)
     # The description first, so that one pass finds it before the audio.
     for suffix, data in (("json", json.dumps(row).encode()), ("flac", audio)):
@@ -211,7 +185,6 @@ def _add_sample(tar, key, item, signal, sample_rate):
 
 
 def _flac(signal, sample_rate, bits):
-    """Encode as FLAC; tails of impulse responses want 24 bits."""
     scale = 2 ** (bits - 1)
     steps = np.clip(np.round(signal * scale), -scale, scale - 1)
     file = io.BytesIO()

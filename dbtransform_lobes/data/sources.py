@@ -1,8 +1,8 @@
 """Sources of training examples: recordings mixed on the fly, or pairs of files.
 
-A source has ``len(source)`` (its files) and
-``source.draw(index, length, rng) -> (name, clean, noisy)``, which depends on
-its arguments alone; and ``source.order(rng)``, the files of one pass.
+A source has ``len(source)`` (its files), ``source.order(rng)``, the files of
+one pass, and ``source.draw(index, length, rng) -> (name, clean, noisy)``,
+which depends on its arguments alone.
 """
 
 import json
@@ -36,16 +36,13 @@ def _is_pause(signal):
 
 
 def _fade(speech, sample_rate):
-    """Fade the ends of what was cut: hard ones weigh most in every loss.
-
-    Of the error of a trained model on crops of clean speech 61 % was in the
-    first 0.1 of 2 s, and training on drew it away from whole recordings.
-    """
+    """Fade the ends of what was cut: hard ones weigh most in every loss."""
+    # Training on hard ends drew a model away from whole recordings.
     return effects.fade_edges(speech, int(FADE_SECONDS * sample_rate))
 
 
 def _add_noise(speech, noise, snr_db, rng):
-    """Add noise at an SNR of a range; silence, and with None all, as it is."""
+    """Add noise at an SNR of a range; as it is for None or beside silence."""
     if snr_db is not None and rms(speech) > 0 and rms(noise) > 0:
         noise = scale_noise_to_snr(speech, noise, rng.uniform(*snr_db))
     return speech + noise
@@ -55,63 +52,52 @@ def _add_noise(speech, noise, snr_db, rng):
 class Recordings:
     """Mix recordings of speech and noise anew in every example.
 
-    The utterance of an index is used unless only a pause of it is met; half
-    of the crops hold another one of the same speaker after it. Noise is one
-    or two recordings (a type first, then a file, so that rare types are
-    heard), babble of other speakers, or clatter made of noise fragments.
-    After noise is added, the mixture goes through a
-    channel: band limit and jump of the level (on the target as well: a model
-    cannot bring back what is not there), codec and clipping (not on it).
+    The utterance of an index is used unless only a pause of it is met; half of
+    the crops hold another one of the same speaker after it. Noise is one or
+    two recordings (a type first, then a file, so that rare types are heard),
+    babble of other speakers, or clatter made of noise fragments. The mixture
+    goes through a channel: band limit and jump of the level (on the target as
+    well: a model cannot bring back what is not there), codec and clipping (not
+    on it). ValueError if there is no speech or no noise, or a source is
+    unknown.
 
     Arguments
     ---------
     recordings : str | list of str
         Manifests or folders, see ``read_recordings``.
-    split : str
-        Split that is read.
-    sample_rate : int
-        In Hz.
+    split, sample_rate
+        Split that is read; rate in Hz.
     sources : list of str | None
         Only speech of these sources (for DNS: languages); None takes all.
     source_weights : dict | None
         None visits all speech once in each pass. ``{source: weight}`` draws
-        speech in proportion to duration and the weight of its source, which
-        is 1 where nothing is said.
+        speech in proportion to duration and weight, 1 where nothing is said.
     snr_db : tuple of float | None
         Range of the SNR, in dB, reverberation counted as speech; None keeps
         that of the recordings, levelled.
     clean_share, noise_share : float
-        Probabilities of nearly clean examples (25 to 45 dB) and of examples
-        without speech.
+        Shares of nearly clean examples (25 to 45 dB) and of those without
+        speech. What follows are probabilities.
     babble, clatter : float
-        Probabilities of these kinds of noise; recorded noise otherwise.
+        Of these kinds of noise; recorded noise otherwise.
     second_noise : float
-        Probability that another noise is added, up to 15 dB below the first.
+        Of another noise, up to 15 dB below the first.
     speed : float
-        Probability that a recording is played at a random speed. It loses its
-        highest frequencies by that: a model that never hears them in speech
-        takes them for noise.
+        Of a random speed of a recording, by which it loses its highest
+        frequencies: a model that never hears them takes them for noise.
     speech_filter, noise_filter : float
-        Probabilities of a random filter on the speech (on the target as
-        well) and on the noise.
+        Of a random filter on the speech (and target) and on the noise.
     room, reverberation : float
-        Probabilities of a room around the noise and around the speech.
+        Of a room around the noise and around the speech.
     simulated_rooms : float
-        Share of the rooms that are simulated; all of them where the
-        recordings have no impulse responses.
+        Of a simulated room; 1 where there are no recorded ones.
     early_ms : float | None
-        What the target keeps of the speech's room, see
-        ``effects.reverberate``.
+        What the target keeps of a room, see ``effects.reverberate``.
     band_limit, codec, clipping, level_jump : float
-        Probabilities of these in the channel.
+        Of these in the channel.
     in_memory : bool
         Read speech and noise once, as 16-bit samples, which workers share: an
         hour takes 115 MB at 16 kHz. To cut compressed files is slow.
-
-    Raises
-    ------
-    ValueError
-        If there is no speech or no noise, or a source is unknown.
     """
 
     recordings: str | list
@@ -147,12 +133,9 @@ class Recordings:
         known = {item.source for item in items if item.kind == "speech"}
         _check_sources(self.sources, known)
         _check_sources(self.source_weights or None, known)
-        self.speech = [
-            item
-            for item in items
-            if item.kind == "speech"
-            and (self.sources is None or item.source in self.sources)
-        ]
+        wanted = known if self.sources is None else self.sources
+        speech = [item for item in items if item.kind == "speech"]
+        self.speech = [item for item in speech if item.source in wanted]
         self.rooms = [item for item in items if item.kind == "rir"]
         self.voices = _by_speaker(self.speech)
         self.noise = _by_speaker(i for i in items if i.kind == "noise")
@@ -189,14 +172,9 @@ class Recordings:
         """Draw the indices of one pass; spreads shards over ranks."""
         if self.source_weights is None:
             return shard_order([item.path for item in self.speech], rng)
-        shares = np.array(
-            [
-                item.seconds * self.source_weights.get(item.source, 1.0)
-                for item in self.speech
-            ]
-        )
-        count = len(self.speech)
-        return rng.choice(count, count, p=shares / shares.sum())
+        weights = [self.source_weights.get(i.source, 1) for i in self.speech]
+        shares = np.multiply(weights, [i.seconds for i in self.speech])
+        return rng.choice(len(self), len(self), p=shares / shares.sum())
 
     def draw(self, index, length, rng):
         """Return (name, clean (length,), noisy (length,)); see the module."""
@@ -246,9 +224,8 @@ class Recordings:
                 break
         clean = _fade(clean, self.sample_rate)
         if rng.random() < self.speech_filter:
-            clean = effects.random_filter(
-                clean, rng, max_db=6.0, sample_rate=self.sample_rate
-            )
+            rate = self.sample_rate
+            clean = effects.random_filter(clean, rng, 6.0, sample_rate=rate)
         return first, clean
 
     def _append(self, clean, first, length, rng, speed):
@@ -284,7 +261,7 @@ class Recordings:
     def _recorded(self, length, rng):
         speed = self._speed(rng, 0.7, 1.4)
         piece = self._piece(self._noise_file(rng), length, rng, speed)
-        return wrap_noise(piece, int(rng.integers(len(piece))), length)
+        return _wrapped(piece, length, rng)
 
     def _babble(self, speaker, length, rng):
         voices = []
@@ -294,9 +271,7 @@ class Recordings:
                 continue
             speed = self._speed(rng, 0.85, 1.15)
             piece = self._piece(voice, length, rng, speed)
-            voices.append(
-                wrap_noise(piece, int(rng.integers(len(piece))), length)
-            )
+            voices.append(_wrapped(piece, length, rng))
         if not voices:
             return self._recorded(length, rng)
         return effects.babble(voices, rng)
@@ -354,6 +329,10 @@ def _choose(items, rng):
     return items[rng.integers(len(items))]
 
 
+def _wrapped(noise, length, rng):
+    return wrap_noise(noise, int(rng.integers(len(noise))), length)
+
+
 def _check_sources(given, known):
     if given is None:
         return
@@ -368,16 +347,9 @@ def _check_sources(given, known):
 class Pairs:
     """Cut crops from pairs of files, such as those of VoiceBank-DEMAND.
 
-    Arguments
-    ---------
-    manifest : str
-        JSON {id: {"noisy_wav", "clean_wav", "length"}}.
-    data_root : str
-        Replaces ``{data_root}`` in the paths.
-    sample_rate : int
-        In Hz.
-    snr_db : tuple of float | None
-        Range of the SNR that the noise is brought to; None keeps it.
+    The manifest is JSON {id: {"noisy_wav", "clean_wav", "length"}}, in its
+    paths ``data_root`` replaces ``{data_root}``; ``snr_db`` is a range in dB
+    that the noise is brought to, None keeps it.
     """
 
     def __init__(self, manifest, data_root, sample_rate=16000, snr_db=None):

@@ -53,31 +53,14 @@ def run_isolated(
 ):
     """Call a function for every task in worker processes, in any order.
 
-    When a process dies, even of a segmentation fault in C code, the tasks of
-    the others go on, which the pools of the standard library cannot do.
-    Workers are not forked from this process, which may run threads. As always
-    with such workers, a script that calls this needs
-    ``if __name__ == "__main__":``. Workers end with this generator and with
-    this process.
-
-    Arguments
-    ---------
-    function : callable
-        A function of a module.
-    tasks : sequence of tuple
-        Arguments of each call.
-    jobs, attempts : int
-        Number of processes, and how often a task whose process dies is tried.
-    initializer, initargs
-        A function to be called first in each process, and its arguments.
-    on_crash : callable, optional
-        Given the task and the number of the process that died of it.
-
-    Yields
-    ------
-    tuple
-        (task, result, reason): what the function returned, None if it failed,
-        and why it failed, "" if it did not.
+    A task holds the arguments of a call. Yielded are (task, result, reason):
+    None and why if it failed, else "". When a process dies, even of a
+    segmentation fault in C code, the tasks of the others go on, which the
+    pools of the standard library cannot do; its own is tried ``attempts``
+    times, and ``on_crash`` is given the task and the number of the process.
+    ``initializer`` is called first in each process. Workers are not forked
+    from this process, which may run threads: a script that calls this needs
+    ``if __name__ == "__main__":``. They end with this generator and process.
 
     Example
     -------

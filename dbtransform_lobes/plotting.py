@@ -8,24 +8,14 @@ from dbtransform_lobes.data.files import replacing
 SUFFIXES = (".png", ".pdf")
 
 # Told apart with any colour vision (Okabe & Ito, 2008).
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)
+COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()
 MARKERS = "osD^vP*"
 LINES = ("-", "--", ":", "-.")
 PANEL_COLUMNS = 4
 
 
 def check_plot(path):
-    """Raise a ValueError if a file could not be plotted.
-
-    Its name ends in .png or .pdf, and matplotlib is installed.
+    """Refuse a plot whose name is not in .png or .pdf, or without matplotlib.
 
     Example
     -------
@@ -55,10 +45,8 @@ def style(number):
     {'color': '#0072B2', 'marker': 'o'}
     """
     turn, place = divmod(number, len(COLOURS))
-    return {
-        "color": COLOURS[place],
-        "marker": MARKERS[(place + turn) % len(MARKERS)],
-    }
+    marker = MARKERS[(place + turn) % len(MARKERS)]
+    return {"color": COLOURS[place], "marker": marker}
 
 
 def panel_grid(count, row_height=2.0):

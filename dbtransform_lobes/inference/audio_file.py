@@ -11,10 +11,10 @@ import soundfile as sf
 
 from dbtransform_lobes.data.audio import (
     AUDIO_SUFFIXES,
-    audio_info,
     for_soundfile,
+    open_audio,
 )
-from dbtransform_lobes.data.files import temporary_beside
+from dbtransform_lobes.data.files import check_parent, temporary_beside
 from dbtransform_lobes.data.headers import (
     check_single,
     lacks_end,
@@ -24,18 +24,11 @@ from dbtransform_lobes.data.headers import (
 from dbtransform_lobes.inference.mpeg import true_length, without_header
 from dbtransform_lobes.inference.tags import copy_tags
 
+# soundfile's names
 TAGS = (
-    "title",
-    "copyright",
-    "software",
-    "artist",
-    "comment",
-    "date",
-    "album",
-    "license",
-    "tracknumber",
-    "genre",
-)
+    "title copyright software artist comment date album license tracknumber "
+    "genre"
+).split()
 # Containers of a suffix; the first one is written unless the input has
 # another of them.
 CONTAINERS = {
@@ -69,31 +62,24 @@ class AudioFormat:
 def read_format(path):
     """Read an AudioFormat, and how many samples the header promises.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no audio, is empty or several files in one.
+    FileNotFoundError if there is no such file; ValueError if it is no audio, is
+    empty or several files in one.
     """
     _check_path(path)
-    info = audio_info(path)
+    with open_audio(path) as file:
+        tags = {tag: text for tag in TAGS if (text := getattr(file, tag))}
+        log = file.extra_info
+    kind = file.samplerate, file.channels, file.format, file.subtype
+    audio = AudioFormat(*kind, tags, path)
     if fault := wav_fault(path):
         raise ValueError(f"{path}: {fault}")
-    check_single(path, info.format)
-    with _open(path) as file:
-        tags = {tag: getattr(file, tag) for tag in TAGS}
-        log = file.extra_info
-    tags = {tag: text for tag, text in tags.items() if text}
-    audio = AudioFormat(
-        info.samplerate, info.channels, info.format, info.subtype, tags, path
-    )
-    length = _length(path, info)
-    promised = promised_frames(path, length, info.format, log)
+    check_single(path, audio.container)
+    length = _length(path, file)
+    promised = promised_frames(path, length, audio.container, log)
     if promised is None:
         warnings.warn(
-            f"{path}: its {info.format} header does not say how long it is, so "
-            "it cannot be told whether all of it was there and read",
+            f"{path}: its {audio.container} header does not say how long it "
+            "is, so it cannot be told whether all of it was there and read",
             stacklevel=2,
         )
     return audio, promised or length
@@ -110,10 +96,7 @@ def _is_mpeg(info):
 def read_blocks(path):
     """Yield the samples of a file, as far as it goes, as (L, channels) float32.
 
-    Raises
-    ------
-    ValueError
-        If the file is damaged, has no samples, or some that are not finite.
+    ValueError if the file is damaged, has no samples, or some not finite.
     """
     length = 0
     with _open_whole(path) as file:
@@ -183,12 +166,8 @@ def _check_path(path):
 def check_output(path, output):
     """Refuse an output that cannot be written, or would replace the input.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no input, or no folder for the output.
-    ValueError
-        If the output has another suffix, is a folder or is the input.
+    FileNotFoundError if there is no input, or no folder for the output;
+    ValueError if the output has another suffix, is a folder or is the input.
     """
     for each in (path, output):
         _check_path(each)
@@ -198,16 +177,11 @@ def check_output(path, output):
             f"{output}: the suffix is {output.suffix!r}, expected one of "
             f"{', '.join(AUDIO_SUFFIXES)}"
         )
-    if not output.parent.is_dir():
-        raise FileNotFoundError(
-            f"{output.parent}: there is no such folder; make it first"
-        )
+    check_parent(output)
     if output.is_dir():
         raise ValueError(f"{output}: is a folder, expected a file to write")
     if output.exists() and os.path.samefile(path, output):
-        raise ValueError(
-            f"{output}: the output is the input; give another file"
-        )
+        raise ValueError(f"{output}: the output is the input; give another")
 
 
 def with_room(audio, frames):
@@ -215,9 +189,8 @@ def with_room(audio, frames):
 
     Example
     -------
-    >>> audio = AudioFormat(48000, 2, "WAV", "PCM_16", {})
-    >>> with_room(audio, 2**29).container, with_room(audio, 2**31).container
-    ('WAV', 'RF64')
+    >>> with_room(AudioFormat(48000, 2, "WAV", "PCM_16", {}), 2**31).container
+    'RF64'
     """
     width = SAMPLE_BYTES.get(audio.subtype, 4) * audio.channels
     fits = frames * width < WAV_BYTES or audio.container == "W64"
@@ -229,13 +202,9 @@ def write_blocks(path, blocks, audio):
 
     The suffix gives the container; the sample format is that of ``audio``, an
     AudioFormat, if the container has it. Samples beyond full scale of the
-    blocks (L, channels) are clipped but in floating-point formats.
-
-    Raises
-    ------
-    ValueError
-        If the container cannot hold it, the folder cannot be written or the
-        disk is full; there is no file then, or the old one.
+    blocks (L, channels) are clipped but in floating-point formats. ValueError
+    if the container cannot hold it, the folder cannot be written or the disk
+    is full; there is no file then, or the old one.
 
     Example
     -------

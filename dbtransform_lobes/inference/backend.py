@@ -69,12 +69,7 @@ def _check_torch(source, device):
 
 
 def check_device(device):
-    """Refuse a device, such as "cuda:1", that is not there by a ValueError.
-
-    Example
-    -------
-    >>> check_device("cpu")
-    """
+    """Refuse a device, such as "cuda:1", that is not there by a ValueError."""
     import torch
 
     try:
@@ -98,33 +93,14 @@ def load_enhancer(
     trust_code=False,
     seconds=0,
 ):
-    """Load a model.
+    """Load a model; return an ``Enhancer``.
 
-    Arguments
-    ---------
-    source : str, optional
-        A model folder, a graph, or a model of the package or of the hub.
-    device : str
-        Such as "cpu", "cuda", "cuda:1" or "mps".
-    backend : str, optional
-        "onnx" or "torch"; see ``choose_backend`` if not given.
-    threads : int, optional
-        CPU threads; all if not given.
-    revision : str, optional
-        Branch, tag or commit of a model of the hub.
-    trust_code : bool
-        See ``EnhanceModel.from_hparams``.
-    seconds : float
-        Of audio to be enhanced, for the choice of the backend.
-
-    Returns
-    -------
-    Enhancer
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If it cannot be loaded.
+    The source is a model folder, a graph, or a model of the package or of the
+    hub (of a ``revision``: branch, tag or commit); ``backend`` and device
+    ("cpu", "cuda:1") are those of ``choose_backend``, which is told the
+    ``seconds`` of audio; None are all ``threads``; ``trust_code`` as of
+    ``EnhanceModel.from_hparams``. FileNotFoundError or ValueError if it cannot
+    be loaded.
 
     Example
     -------

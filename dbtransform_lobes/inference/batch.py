@@ -15,26 +15,15 @@ _WORKER = {"model": None, "busy": False}
 def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     """Enhance files; those that fail do not stop the others.
 
-    Arguments
-    ---------
-    pairs : list of tuple
-        (input, output) paths; folders of outputs are made.
-    model_options : dict
-        For ``load_enhancer``. The model is loaded if any input opens.
-    options : dict
-        For ``Enhancer.enhance_long_file``.
-    jobs : int
-        Number of processes. Each has a model of its own, and none is left
-        when this generator ends, be it by Ctrl-C.
-    threads : int, optional
-        CPU threads of each process; by default all of them, shared.
+    ``pairs`` are (input, output) paths; folders of outputs are made. A model
+    is loaded by ``load_enhancer(**model_options)`` if any input opens,
+    ValueError or OSError if it cannot be, and one in each of several ``jobs``,
+    processes of which none is left when this generator ends, be it by Ctrl-C.
+    ``options`` are those of ``Enhancer.enhance_long_file``; ``threads`` are of
+    each process, by default all of them, shared.
 
-    Yields
-    ------
-    tuple
-        (input, reason, notes): why it failed, None if it did not, and a list
-        of warnings; in any order if ``jobs`` > 1. ValueError or OSError if
-        the model cannot be loaded.
+    Yielded are (input, reason, notes): why it failed, None if it did not, and a
+    list of warnings; in any order if ``jobs`` > 1.
     """
     readable, seconds = [], 0
     for source, target in pairs:

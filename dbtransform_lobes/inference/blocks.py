@@ -41,9 +41,7 @@ class Waiting:
 
 
 class Resampler:
-    """Resamples channels side by side.
-
-    If both rates are equal, the samples pass.
+    """Resamples channels side by side; samples pass if both rates are equal.
 
     Example
     -------
@@ -68,14 +66,8 @@ class Resampler:
 class BlockSTFT:
     """X_t[f] = sum_n w[n] x[n + t hop - n_fft // 2] exp(-2 pi i f n / n_fft).
 
-    What ``noisy_spectrum`` gives for SpeechBrain's STFT of centred frames.
-
-    Arguments
-    ---------
-    window : numpy.ndarray
-        w, (n_fft,), n_fft even.
-    hop_length, channels : int
-        Samples from frame to frame, and signals side by side.
+    What ``noisy_spectrum`` gives for SpeechBrain's STFT of centred frames. The
+    window w is (n_fft,), n_fft even; ``channels`` are signals side by side.
 
     Example
     -------
@@ -110,12 +102,11 @@ class BlockSTFT:
         count = max(0, (samples.shape[-1] - size) // hop + 1)
         # A copy: a view would hold on to all of a long block.
         self._left = samples[:, count * hop :].copy()
+        dtype = np.result_type(samples, np.complex64)
         if not count:
-            dtype = np.result_type(samples, np.complex64)
-            return np.zeros((len(samples), size // 2 + 1, 0), dtype)
+            return np.zeros((len(samples), half + 1, 0), dtype)
         frames = np.lib.stride_tricks.sliding_window_view(samples, size, -1)
         spec = np.fft.rfft(frames[:, ::hop] * self.window)  # (B, T, F)
-        dtype = np.result_type(samples, np.complex64)
         return spec.astype(dtype, copy=False).swapaxes(1, 2)
 
 

@@ -12,29 +12,18 @@ GRAPH = "model.onnx"
 
 
 def bundled_models():
-    """List the models that come with the package, the default first.
-
-    Example
-    -------
-    >>> "/" in "".join(bundled_models())
-    False
-    """
+    """List the models that come with the package, the default first."""
     found = BUNDLED.glob("*/hyperparams.yaml")
     names = sorted(path.parent.name for path in found)
     return sorted(names, key=lambda name: name != DEFAULT)
 
 
 def local_folder(source=None):
-    """Return the folder that a name stands for, None for one on the hub.
+    """Return the folder of a model, None for one on the hub ("owner/name").
 
-    It is not looked into. A bundled model goes before a folder of its name,
-    which is meant by ``./name``.
-
-    Arguments
-    ---------
-    source : str, optional
-        A folder, a bundled model or "owner/name" on the hub; the default
-        bundled model if not given. FileNotFoundError if it is none of them.
+    It is not looked into. Without a name it is the default bundled model. A
+    bundled model goes before a folder of its name, which is meant by
+    ``./name``. FileNotFoundError if there is no such folder or model.
 
     Example
     -------
@@ -91,11 +80,6 @@ def model_folder(source=None, revision=None):
     """Return the folder of a model, getting it from the hub if need be.
 
     FileNotFoundError or ValueError if there is none.
-
-    Example
-    -------
-    >>> os.path.basename(model_folder())
-    'db_transform_small'
     """
     folder = local_folder(source)
     if folder is None:
@@ -108,12 +92,9 @@ def model_folder(source=None, revision=None):
 def find_onnx(source=None):
     """Return the path of the graph of a model.
 
-    Arguments
-    ---------
-    source : str, optional
-        A file of ``dbtransform export-onnx``, or a folder or bundled model
-        that has one; the default bundled model if not given.
-        FileNotFoundError if there is none.
+    The source is a file of ``dbtransform export-onnx``, or a folder or bundled
+    model with one in it, the default model if not given. FileNotFoundError if
+    there is none.
 
     Example
     -------

@@ -14,16 +14,13 @@ from dbtransform_lobes.data.audio import (
     find_audio,
 )
 from dbtransform_lobes.data.files import (
+    check_parent,
     raise_problems,
     read_record,
     read_table,
     write_json,
 )
-from dbtransform_lobes.inference.bundled import (
-    GRAPH,
-    WEIGHTS,
-    model_folder,
-)
+from dbtransform_lobes.inference.bundled import GRAPH, WEIGHTS, model_folder
 
 # What is named
 
@@ -45,10 +42,7 @@ def single_pair(paths, suffix=""):
             f"--suffix {suffix} given without --output, which names the "
             "folder of the results; leave out one path and give --output"
         )
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"{target.parent}: there is no such folder; make it first"
-        )
+    check_parent(target)
     return source, target
 
 
@@ -56,7 +50,7 @@ def folder_pairs(paths, output, suffix=""):
     """Pair every file with its place in a folder of results, each once.
 
     Paths are files, folders, which keep their structure, patterns, which keep
-    what is below their fixed part, and manifests (see ``read_corpus``). What
+    what is below their fixed part, and manifests (see ``_read_corpus``). What
     is left out is told on stderr; ValueError or OSError if nothing is found,
     or the results cannot be named so.
     """
@@ -70,7 +64,7 @@ def folder_pairs(paths, output, suffix=""):
             files = _audio_files(path, output)
             found = [(file, file.relative_to(root)) for file in files]
         elif path.suffix.lower() == ".csv":
-            found = read_corpus(path)
+            found = _read_corpus(path)
         else:
             found = [(path, path.relative_to(root))]
         for file, place in found:
@@ -132,21 +126,11 @@ def _audio_files(folder, output):
     return files
 
 
-def read_corpus(manifest):
+def _read_corpus(manifest):
     """List (file, place of its result) of a CSV with a column ``path``.
 
-    Paths are absolute or relative to the manifest. The place is that below
-    the folder of the manifest; files from elsewhere keep their whole path.
-    FileNotFoundError or ValueError if it is no such CSV, or a row has no path.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "manifest.csv")
-    ...     _ = path.write_text("path\\na/b.wav\\n/data/c.wav\\n")
-    ...     [str(place) for _, place in read_corpus(path)]
-    ['a/b.wav', 'data/c.wav']
+    Paths are absolute or relative to the manifest; the place is that below its
+    folder, of files from elsewhere their whole path.
     """
     root, files = os.path.dirname(os.path.abspath(manifest)), []
     if not os.path.isfile(manifest):
@@ -214,7 +198,7 @@ def claim_output(record, model_options, options, resume):
     The record, a JSON file, is left as it is if it says the same, so that
     results younger than it are of these settings. ValueError if earlier
     results are to be kept (``resume``) but are of another model or other
-    settings. The options are those of ``enhance_files``.
+    settings.
     """
     settings = {"model_sha256": _digest(**model_options), **options}
     earlier = read_record(record)
@@ -246,24 +230,15 @@ def _digest(source=None, revision=None, **_):
 
 def _differences(earlier, settings):
     """Say in words which settings an earlier run had."""
-    texts = [
-        "another model"
-        if key == "model_sha256"
-        else f"{key} {earlier.get(key)}"
-        for key in settings
-        if earlier.get(key) != settings[key]
-    ]
-    return " and ".join(texts) if earlier else "unknown settings"
+    keys = [key for key in settings if earlier.get(key) != settings[key]]
+    told = [f"{key} {earlier.get(key)}" for key in keys]
+    if "model_sha256" in keys:
+        told[keys.index("model_sha256")] = "another model"
+    return " and ".join(told) if earlier else "unknown settings"
 
 
 def is_finished(source, target, record):
-    """Whether a result is whole and not older than its input and record.
-
-    Example
-    -------
-    >>> is_finished(Path("no.wav"), Path("result.wav"), Path("no.json"))
-    False
-    """
+    """Whether a result is whole and not older than its input and record."""
     try:
         newest = max(path.stat().st_mtime_ns for path in (source, record))
         return (

@@ -1,8 +1,7 @@
 """Enhancement by PyTorch, with trained weights.
 
 A model folder holds ``hyperparams.yaml`` and ``model.ckpt``, as
-``dbtransform export`` writes them. Signals keep their sample rate, channels,
-length and level.
+``dbtransform export`` writes them.
 """
 
 from contextlib import contextmanager
@@ -29,36 +28,20 @@ from dbtransform_lobes.models.waveform import enhance_waveform
 class EnhanceModel(Pretrained, Enhancer):
     """A trained enhancer; ``EnhanceModel.from_hparams()`` loads the bundled.
 
+    ValueError if one of these modules or hparams is missing.
+
     Arguments
     ---------
     modules : dict
         ``model`` maps a complex spectrum (B, F, T) to one of that shape.
     hparams : dict
         ``sample_rate`` in Hz, ``compute_stft`` and ``compute_istft``.
-    run_opts : dict, optional
-        SpeechBrain's, such as ``{"device": "cuda:0"}``; the default device
-        is a GPU if there is one.
-    freeze_params : bool
-        Whether the weights get no gradients.
-
-    Raises
-    ------
-    ValueError
-        If one of these modules or hparams is missing.
+    run_opts, freeze_params
+        As of SpeechBrain's Pretrained; the default device is a GPU if any.
 
     Example
     -------
-    >>> from speechbrain.processing.features import ISTFT, STFT
-    >>> settings = dict(sample_rate=16000, win_length=32, hop_length=8)
-    >>> model = EnhanceModel(
-    ...     modules={"model": torch.nn.Identity()},
-    ...     hparams={
-    ...         "sample_rate": 16000,
-    ...         "compute_stft": STFT(n_fft=512, **settings),
-    ...         "compute_istft": ISTFT(n_fft=512, **settings),
-    ...     },
-    ...     run_opts={"device": "cpu"},
-    ... )
+    >>> model = EnhanceModel.from_hparams(run_opts={"device": "cpu"})
     >>> noisy = torch.randn(2, 4000)
     >>> model.enhance_batch(noisy, torch.tensor([1.0, 0.5])).shape
     torch.Size([2, 4000])
@@ -96,7 +79,10 @@ class EnhanceModel(Pretrained, Enhancer):
         """Load a model; a folder or a bundled one without any network.
 
         Weights are read without running code. So is the YAML file, unless
-        ``trust_code``: see ``load_restricted``.
+        ``trust_code``: see ``load_restricted``. FileNotFoundError if the
+        folder or a file of it is missing; ValueError if weights and model
+        differ, the YAML file lacks something or asks for more than it may, a
+        download fails or ``savedir`` holds another model.
 
         Arguments
         ---------
@@ -108,26 +94,12 @@ class EnhanceModel(Pretrained, Enhancer):
         savedir, local_strategy, fetch_config
             As in ``find_model``; none is needed.
         download_only : bool
-            Get the files, load nothing.
+            Get the files, load nothing and return None.
         trust_code : bool
             Let the YAML file name any Python object.
         **kwargs
             For the constructor, such as ``run_opts={"device": "cuda",
             "precision": "bf16"}``.
-
-        Returns
-        -------
-        EnhanceModel
-            None if ``download_only``.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder or a file of it is missing.
-        ValueError
-            If weights and model differ, the YAML file lacks something or asks
-            for more than it may, a download fails or ``savedir`` holds
-            another model.
         """
         folder = find_model(
             source, hparams_file, savedir, local_strategy, fetch_config
@@ -150,7 +122,9 @@ class EnhanceModel(Pretrained, Enhancer):
         """Enhance waveforms; level and length are kept, silence stays so.
 
         Every item is enhanced over its valid part alone, so that its result
-        does not depend on the padding, and is zero after it.
+        does not depend on the padding, and is zero after it. ValueError if the
+        rank, type, length or a sample of ``noisy`` is wrong, ``lengths`` do
+        not fit it, or strength or limit is out of range.
 
         Arguments
         ---------
@@ -166,12 +140,6 @@ class EnhanceModel(Pretrained, Enhancer):
         -------
         torch.Tensor
             (B, L), float32, on the model's device.
-
-        Raises
-        ------
-        ValueError
-            If the rank, type, length or a sample of ``noisy`` is wrong,
-            ``lengths`` do not fit it, or strength or limit is out of range.
         """
         wet = wet_share(strength, attenuation_limit_db)
         _check_batch(noisy)
@@ -262,7 +230,6 @@ class EnhanceModel(Pretrained, Enhancer):
         return self.hparams.compute_stft, self.hparams.compute_istft
 
     def _enhance(self, noisy):
-        """Enhance (B, L)."""
         return enhance_waveform(self.mods.model, *self._transforms(), noisy)
 
 
@@ -278,18 +245,10 @@ def _default_dtype(dtype):
 
 
 def _load_weights(hparams, hparams_file, folder):
-    """Let the pretrainer of a YAML file load the weights of its folder."""
+    """Let the pretrainer of a YAML file load weights that fit its model."""
     _check_needed(hparams_file, hparams, ["modules", "pretrainer"])
     _check_needed("modules", hparams["modules"], ["model"])
-    pretrainer = hparams["pretrainer"]
-    _make_strict(pretrainer, hparams["modules"]["model"])
-    pretrainer.set_collect_in(None)
-    pretrainer.collect_files(FetchSource(FetchFrom.LOCAL, str(folder)))
-    pretrainer.load_collected()
-
-
-def _make_strict(pretrainer, model):
-    """Let the pretrainer refuse weights that do not fit."""
+    pretrainer, model = hparams["pretrainer"], hparams["modules"]["model"]
     if not isinstance(pretrainer, Pretrainer) or pretrainer.paths:
         raise ValueError(
             "the pretrainer is none of SpeechBrain's or has paths of its own, "
@@ -303,6 +262,9 @@ def _make_strict(pretrainer, model):
     for name, loadable in pretrainer.loadables.items():
         _check_module(name, loadable)
         pretrainer.custom_hooks.setdefault(name, load_strictly)
+    pretrainer.set_collect_in(None)
+    pretrainer.collect_files(FetchSource(FetchFrom.LOCAL, str(folder)))
+    pretrainer.load_collected()
 
 
 def _checked_run_opts(run_opts):
@@ -336,24 +298,18 @@ def _checked_run_opts(run_opts):
 def _check_needed(what, given, needed):
     given = given if isinstance(given, dict) else {}
     missing = [name for name in needed if given.get(name) is None]
-    names = ", ".join(map(str, given)) or "none"
     if missing:
         raise ValueError(
             f"{what} lack {', '.join(missing)}, expected "
-            f"{', '.join(needed)}, given {names}; "
-            "`dbtransform export` writes a complete model folder"
+            f"{', '.join(needed)}, given {', '.join(map(str, given)) or 'none'}"
+            "; `dbtransform export` writes a complete model folder"
         )
 
 
 def _check_types(modules, hparams):
-    """Refuse a YAML file that puts something else under these names."""
-    layers = {
-        "model": modules["model"],
-        "compute_stft": hparams["compute_stft"],
-        "compute_istft": hparams["compute_istft"],
-    }
-    for name, layer in layers.items():
-        _check_module(name, layer)
+    _check_module("model", modules["model"])
+    for name in ("compute_stft", "compute_istft"):
+        _check_module(name, hparams[name])
     rate = hparams["sample_rate"]
     if not isinstance(rate, int) or not SAMPLE_RATES[0] <= rate:
         raise ValueError(

@@ -1,8 +1,4 @@
-"""Arrays, files and streams through any engine, in NumPy alone.
-
-An engine is a subclass that computes at the rate of its model: PyTorch
-(``EnhanceModel``) or ONNX Runtime (``OnnxEnhancer``).
-"""
+"""Arrays, files and streams through any engine, in NumPy alone."""
 
 from pathlib import Path
 
@@ -33,7 +29,7 @@ FADED_SECONDS = 16  # of a segment where all frames depend on each other
 
 
 class Enhancer:
-    """What all engines have; subclasses give what follows.
+    """An engine, which computes at its model's rate; subclasses give these.
 
     Attributes
     ----------
@@ -72,10 +68,7 @@ class Enhancer:
     def open_stream(self, channels):
         """Return a stage for live streams, see ``SignalPath``.
 
-        Raises
-        ------
-        ValueError
-            If the model sees the future.
+        ValueError if the model sees the future.
         """
         if not self.causal:
             raise ValueError(
@@ -113,7 +106,8 @@ class Enhancer:
         enhanced each on its own. Long signals are enhanced in segments, with
         the same result as the whole at once; by models whose frames all
         depend on each other in segments of 16 to 20 s, with a linear
-        cross-fade over 2 s. Memory grows with the samples alone.
+        cross-fade over 2 s. Memory grows with the samples alone. ValueError if
+        the signal or an option is wrong.
 
         Arguments
         ---------
@@ -134,11 +128,6 @@ class Enhancer:
         numpy.ndarray or torch.Tensor
             Of the same kind and shape, float32; tensors are on the CPU.
 
-        Raises
-        ------
-        ValueError
-            If the signal or an option is wrong.
-
         Example
         -------
         >>> from dbtransform_lobes.inference import OnnxEnhancer
@@ -147,7 +136,7 @@ class Enhancer:
         (4410, 2)
         """
         noisy, given_as = as_array(signal)
-        _check_signal(noisy, sample_rate)
+        _check_signal(noisy)
         options = strength, attenuation_limit_db, high_band
         blocks = noisy.reshape(len(noisy), -1)
         stage = self._open(sample_rate, blocks.shape[1], *options)
@@ -157,21 +146,23 @@ class Enhancer:
     def enhance_file(self, filename, output_filename=None, **options):
         """Enhance an audio file of any sample rate and number of channels.
 
-        All of it is returned, so that memory grows with its length. For
-        recordings of hours there are ``enhance_long_file``, which only
-        writes, and ``dbtransform enhance``.
+        All of it is returned, so that memory grows with its length; see
+        ``enhance_long_file``. FileNotFoundError if there is no such file, or
+        no folder for the output; ValueError if the file is no audio, is empty
+        or damaged or has samples that are not finite, if the output is the
+        input, has another suffix or cannot be written, or if an option is out
+        of range.
 
         Arguments
         ---------
         filename : str
             A file that soundfile can read.
         output_filename : str, optional
-            Where to write the result; an existing file is replaced. The
-            suffix (.wav, .flac, .ogg, .mp3) gives the container; the sample
-            format is that of the input if the container has it, and tags
-            (title, artist ...) are kept. Samples beyond full scale are
-            clipped but in floating-point formats. The file is there whole or
-            not at all.
+            Where to write the result, whole or not at all; an existing file is
+            replaced. The suffix (.wav, .flac, .ogg, .mp3) gives the container;
+            the sample format is that of the input if the container has it,
+            and tags (title, artist ...) are kept. Samples beyond full scale
+            are clipped but in floating-point formats.
         **options
             ``strength``, ``attenuation_limit_db`` and ``high_band`` as in
             ``enhance_array``.
@@ -181,15 +172,6 @@ class Enhancer:
         numpy.ndarray
             (L,), or (L, channels) for several channels; float32, at the rate
             and with the length of the file.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file, or no folder for the output.
-        ValueError
-            If the file is no audio, is empty or damaged or has samples that
-            are not finite; if the output is the input, has another suffix or
-            cannot be written; if an option is out of range.
         """
         if output_filename is not None:
             check_output(filename, output_filename)
@@ -204,12 +186,8 @@ class Enhancer:
     ):
         """Enhance a file into another one, in memory that does not grow.
 
-        Arguments
-        ---------
-        filename, output_filename, **options
-            As of ``enhance_file``, and so are errors.
-        progress : bool
-            Whether more than a minute shows a progress bar, on a terminal.
+        Arguments and errors are as of ``enhance_file``; ``progress`` shows a
+        bar for more than a minute, on a terminal.
 
         Example
         -------
@@ -219,8 +197,7 @@ class Enhancer:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path, output = f"{folder}/noisy.wav", f"{folder}/enhanced.wav"
         ...     sf.write(path, [0.1] * 8000, 16000)
-        ...     model = OnnxEnhancer("db_transform_small")
-        ...     model.enhance_long_file(path, output)
+        ...     OnnxEnhancer().enhance_long_file(path, output)
         ...     sf.info(output).frames
         8000
         """
@@ -269,10 +246,9 @@ class Enhancer:
                     bar.update(length // rate - bar.n)
                     yield block
         except ValueError as error:
-            known = str(error).startswith(f"{filename}:")
-            raise (
-                error if known else ValueError(f"{filename}: {error}")
-            ) from error
+            if str(error).startswith(f"{filename}:"):
+                raise
+            raise ValueError(f"{filename}: {error}") from error
         warn_if_cut_off(filename, length, frames)
 
 
@@ -285,8 +261,7 @@ def _pushed(stage, blocks):
     yield stage.push(nothing, last=True).T
 
 
-def _check_signal(noisy, sample_rate):
-    check_sample_rate(sample_rate)
+def _check_signal(noisy):
     if noisy.ndim not in (1, 2) or noisy.size == 0:
         raise ValueError(
             f"the signal has shape {noisy.shape}, expected (samples,) or "

@@ -1,8 +1,7 @@
 """What lies above the band of the model, in signals of a higher rate.
 
-A model of 16 kHz knows nothing above 8 kHz. What is there is either dropped,
-or kept and scaled from moment to moment by the gain that the model gave the
-top quarter of its own band: noise there is mostly noise above it, too, and
+It is dropped, or scaled from moment to moment by the gain that the model gave
+the top quarter of its own band: noise there is mostly noise above it, too, and
 fricatives reach over both. Signals come in blocks of any length.
 """
 
@@ -31,7 +30,6 @@ class TopBandGain:
     `g_t = min(1, sqrt(sum_f |E_tf|^2 / sum_f |N_tf|^2))`, f >= 0.75 of half the
     model's rate, 1 where there is nothing, in Hann windows of 32 ms every
     8 ms, the first one around sample 0; linear interpolation in between.
-
     ``rate`` is that of the model, in Hz, ``sample_rate`` of the signal.
 
     Example

@@ -1,8 +1,7 @@
 """Length of MPEG audio, counted frame by frame.
 
-The header of an MP3 tells its length, if there is one: an encoder that writes
-into a pipe has none, and two files joined have that of the first. libsndfile
-then guesses from the first frame and stops there, without a word.
+Where the header of an MP3 tells no length (written into a pipe) or that of
+the first of two files joined, libsndfile guesses and stops there, silently.
 """
 
 import os
@@ -27,16 +26,7 @@ MARGIN = 8000
 
 
 def frames_of(data):
-    """Yield (first byte, bytes, samples) of each MPEG frame of a file.
-
-    What is between frames (tags) is passed over.
-
-    Example
-    -------
-    >>> silent = bytes([0xFF, 0xFB, 0x10, 0xC4]) + bytes(100)
-    >>> list(frames_of(b"junk" + 3 * silent))
-    [(4, 104, 1152), (108, 104, 1152), (212, 104, 1152)]
-    """
+    """Yield (first byte, bytes, samples) of each MPEG frame of a file."""
     place = _after_id3(data)
     while 0 <= (place := data.find(b"\xff", place)) <= len(data) - 4:
         size, samples = _frame(data, place)
@@ -48,13 +38,7 @@ def frames_of(data):
 
 
 def begins_with_frames(data):
-    """Whether two frames follow each other from the first byte on.
-
-    Example
-    -------
-    >>> begins_with_frames(b"junk")
-    False
-    """
+    """Whether two frames follow each other from the first byte on."""
     frames = list(islice(frames_of(data), 2))
     return len(frames) == 2 and frames[0][0] == 0 == frames[1][0] - frames[0][1]
 

@@ -9,11 +9,7 @@ from numbers import Integral
 
 import numpy as np
 
-from dbtransform_lobes.inference.blocks import (
-    BlockISTFT,
-    BlockSTFT,
-    Waiting,
-)
+from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT, Waiting
 from dbtransform_lobes.inference.bundled import find_onnx
 from dbtransform_lobes.inference.enhancer import Enhancer
 
@@ -25,7 +21,8 @@ class OnnxEnhancer(Enhancer):
     """An engine that runs a graph of ``dbtransform export-onnx``.
 
     Whole signals can be given to graphs of streams as well: they pass frame
-    by frame.
+    by frame. FileNotFoundError if there is no such file; ValueError if it is
+    not such a graph, onnxruntime is not installed or an argument is wrong.
 
     Arguments
     ---------
@@ -34,14 +31,6 @@ class OnnxEnhancer(Enhancer):
         package; its default one if not given.
     threads : int, optional
         CPU threads of ONNX Runtime; by default one for a stream, else all.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not such a graph, onnxruntime is not installed or an argument
-        is wrong.
 
     Example
     -------
@@ -72,13 +61,8 @@ class OnnxEnhancer(Enhancer):
         self.reach = settings.get("reach")
         first, *others = self.session.get_inputs()
         self._input = first.name
-        # Graphs of before models followed their level take a gain as well.
-        fill = np.zeros if self.causal else np.ones
         self._others = {
-            each.name: fill(
-                [size if isinstance(size, int) else 1 for size in each.shape],
-                NUMPY_TYPES[each.type],
-            )
+            each.name: np.zeros(each.shape, NUMPY_TYPES[each.type])
             for each in others
         }
         self._outputs = [each.name for each in self.session.get_outputs()]
@@ -128,9 +112,9 @@ class OnnxEnhancer(Enhancer):
     def call(self, block, state):
         """Call a streaming graph once; return the result and the next state.
 
-        The block is frames (1, N, F, 2), or samples (1, hop), and so is the
-        result; the state is that of ``initial_state`` or of the call before
-        and is not changed.
+        Block and result are frames (1, N, F, 2), or samples (1, hop); the
+        state is that of ``initial_state`` or of the call before and is not
+        changed.
         """
         named = dict(zip(self._outputs, self._run(block, state), strict=True))
         following = {name: named.pop(f"next_{name}") for name in state}
@@ -186,15 +170,14 @@ def _complex(parts):
 
 def _load(path, threads):
     """Settings and session of a graph."""
-    try:
-        session = _session(path, threads or 0)
-        text = session.get_modelmeta().custom_metadata_map[METADATA]
-        settings = json.loads(text)
-    except KeyError as error:
+    session = _session(path, threads or 0)
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    if text is None:
         raise ValueError(
             f"{path}: this graph does not say what it takes, expected one of "
             "`dbtransform export-onnx`"
-        ) from error
+        )
+    settings = json.loads(text)
     if threads is None and settings["form"] == "streaming":
         session = _session(path, 1)
     return settings, session

@@ -18,9 +18,7 @@ class Report:
     underruns: int = 0  # blocks that took longer to compute than they last
     seconds: float = 0.0  # of computing in all
     worst: float = 0.0  # seconds of the slowest block
-    # The longest that a sample waited for others, in seconds, without the
-    # time of computing.
-    latency: float = 0.0
+    latency: float = 0.0  # longest wait of a sample for others, in seconds
     repaired: int = 0  # samples that were not finite, taken as zero
     lost: int = 0  # bytes at the end that make no whole sample
 
@@ -38,9 +36,8 @@ def decode(data, dtype, channels):
 
     Example
     -------
-    >>> decode(bytes([0, 64, 0, 128]), "s16", channels=2)
-    array([[ 0.5],
-           [-1. ]], dtype=float32)
+    >>> decode(bytes([0, 64, 0, 128]), "s16", channels=2).tolist()
+    [[0.5], [-1.0]]
     """
     kind, scale = DTYPES[dtype]
     samples = np.frombuffer(data, dtype=kind).reshape(-1, channels).T
@@ -66,17 +63,11 @@ def encode(samples, dtype):
 def enhance_pcm(enhancer, read, write, channels=1, dtype="s16"):
     """Enhance a stream of bytes until it ends; return a Report.
 
-    Samples are read a hop at a time and written as soon as they are ready.
-
-    Arguments
-    ---------
-    enhancer : StreamingEnhancer
-        That has not begun, of the rate of the stream.
-    read, write : callable
-        Given a number of bytes, returns up to as many, none at the end; takes
-        bytes, BrokenPipeError if nobody wants more.
-    channels, dtype
-        Interleaved channels, each enhanced on its own; a key of DTYPES.
+    Samples are read a hop at a time and written as soon as they are ready, by
+    a StreamingEnhancer of the rate of the stream that has not begun. ``read``
+    is given a number of bytes and returns up to as many, none at the end;
+    ``write`` takes bytes, BrokenPipeError if nobody wants more. Interleaved
+    channels are enhanced each on its own; ``dtype`` is a key of DTYPES.
     """
     report, sent = Report(), 0
     width = channels * np.dtype(DTYPES[dtype][0]).itemsize
@@ -85,9 +76,8 @@ def enhance_pcm(enhancer, read, write, channels=1, dtype="s16"):
             report.lost = len(data) % width
             noisy = decode(data[: len(data) - report.lost], dtype, channels)
             start = time.perf_counter()
-            finite = np.isfinite(noisy)
-            report.repaired += noisy.size - int(finite.sum())
-            noisy = np.where(finite, noisy, np.float32(0))
+            report.repaired += int((~np.isfinite(noisy)).sum())
+            noisy = np.nan_to_num(noisy, posinf=0, neginf=0)
             enhanced = enhancer.feed(noisy.T).T
             seconds = time.perf_counter() - start
             report.add(noisy.shape[-1], seconds, enhancer.sample_rate)

@@ -1,9 +1,8 @@
 """HyperPyYAML without the power to run code.
 
-A HyperPyYAML file can name any Python object, call it and read any file while
-it is loaded. A model folder needs little of that: the lobes of this package,
-layers and windows of torch, SpeechBrain's STFT, ISTFT and Pretrainer. Every
-node of the file is compared with that list before anything is built.
+Such a file can name any Python object, call it and read any file while it is
+loaded. A model folder needs little of that: every node of the file is compared
+with a list before anything is built.
 """
 
 import pydoc
@@ -35,18 +34,9 @@ def load_restricted(
 ):
     """Load a HyperPyYAML file that builds nothing but an enhancer.
 
-    Arguments
-    ---------
-    path, overrides, overrides_must_match
-        The file, changes to it, and whether each must be a key of it.
-    trust_code : bool
-        Load it without restrictions.
-
-    Raises
-    ------
-    ValueError
-        If it is no HyperPyYAML, asks for more than it may have or lacks a
-        key that is to be changed.
+    Takes changes to it, whether each must be a key of it, and whether to load
+    it without restrictions. ValueError if it is no HyperPyYAML, asks for more
+    than it may have or lacks a key that is to be changed.
 
     Example
     -------
@@ -97,26 +87,19 @@ def _check(path, text, more_tags=()):
     root = ruamel.yaml.Loader(text).get_single_node()
     if not isinstance(root, ruamel.yaml.MappingNode):
         raise ValueError(f"{path}: expected HyperPyYAML with keys and values")
-    refused = sorted(
-        {
-            _shown(node)
-            for node in _nodes(root)
-            if _is_hidden_code(node)
-            or node.tag not in (*PLAIN_TAGS, *more_tags, "!tuple")
-            and not _is_allowed(node.tag)
-        }
-    )
+    refused = set()
+    for node in _nodes(root):
+        if _is_hidden_code(node):
+            refused.add(str(node.value))
+        elif node.tag not in (*PLAIN_TAGS, *more_tags, "!tuple"):
+            refused |= set() if _is_allowed(node.tag) else {node.tag}
     if refused:
         raise ValueError(
-            f"{path}: asks for {', '.join(refused)}, expected nothing but "
-            "models of this package, layers of torch and SpeechBrain's STFT, "
-            "ISTFT and Pretrainer: it could run any code; if you trust its "
-            "author, load it with trust_code=True (--trust-code)"
+            f"{path}: asks for {', '.join(sorted(refused))}, expected nothing "
+            "but models of this package, layers of torch and SpeechBrain's "
+            "STFT, ISTFT and Pretrainer: it could run any code; if you trust "
+            "its author, load it with trust_code=True (--trust-code)"
         )
-
-
-def _shown(node):
-    return str(node.value) if _is_hidden_code(node) else node.tag
 
 
 def _nodes(root):
@@ -147,12 +130,9 @@ def _is_allowed(tag):
     kind, _, name = tag.removeprefix("!").partition(":")
     if kind not in ("new", "name"):
         return False
-    if name in NAMES:
-        return True
     if LAYER.fullmatch(name):
         return isinstance(pydoc.locate(name), type)
-    lobe = LOBE.fullmatch(name)
-    if not lobe:
-        return False
-    # What the module defines itself, not what it imports.
-    return getattr(pydoc.locate(name), "__module__", None) == lobe[1]
+    if lobe := LOBE.fullmatch(name):
+        # What the module defines itself, not what it imports.
+        return getattr(pydoc.locate(name), "__module__", None) == lobe[1]
+    return name in NAMES

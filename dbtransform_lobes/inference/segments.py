@@ -9,20 +9,12 @@ FADE_SECONDS = 2
 class Segments:
     """Enhances segments of a signal, each on its own.
 
-    A model whose frames depend on a limited number of others is given these
-    as well, and the result is that of the whole signal. Segments of others,
-    such as those of full attention, overlap and are faded into each other.
-
-    Arguments
-    ---------
-    enhance : callable
-        Maps samples (n,) to as many.
-    sample_rate, seconds : int
-        In Hz, and the length of a segment.
-    reach : tuple of int, optional
-        Samples before and after a sample that it depends on; None: all.
-    hop_length : int
-        Samples from frame to frame: segments begin at a multiple of it.
+    ``enhance`` maps samples (n,) to as many; ``seconds`` is the length of a
+    segment. A model whose frames depend on a limited number of others,
+    ``reach`` samples before and after, is given these as well, and the result
+    is that of the whole signal; segments then begin at a multiple of
+    ``hop_length``. Those of others, such as of full attention, overlap and are
+    faded into each other.
 
     Example
     -------

@@ -1,8 +1,7 @@
 """Where a model comes from: a folder, the package or the hub.
 
-``find_model`` turns each of them into a folder of this machine, following
-SpeechBrain's FetchConfig and LocalStrategy. A ``savedir`` remembers what it
-was filled from, so that it is never taken for another model.
+A ``savedir`` remembers what it was filled from, so that it is never taken for
+another model.
 """
 
 import os
@@ -38,12 +37,14 @@ def find_model(
 ):
     """Return a folder with the files of a model, downloading it if need be.
 
+    FileNotFoundError if the folder or a file of it is missing; ValueError if a
+    download fails, ``savedir`` holds another model or an argument has a wrong
+    type.
+
     Arguments
     ---------
-    source : str or FetchSource, optional
-        As in ``local_folder``.
-    hparams_file : str
-        Its YAML file.
+    source, hparams_file : str
+        As of ``local_folder``, or a FetchSource; its YAML file.
     savedir : str, optional
         Folder to collect the files in. Without it a local model is read in
         place and a model of the hub from the hub's cache.
@@ -53,27 +54,11 @@ def find_model(
     fetch_config : FetchConfig, optional
         Revision, token, cache, and whether to use the network, to look for
         updates and to refill a ``savedir``.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or a file of it is missing.
-    ValueError
-        If a download fails, ``savedir`` holds another model or an argument
-        has a wrong type.
     """
-    config = fetch_config or FetchConfig()
+    config, name = fetch_config or FetchConfig(), str | os.PathLike
     _check_types(
-        hparams_file=(hparams_file, str | os.PathLike, "the name of a file"),
-        savedir=(
-            savedir,
-            str | os.PathLike | None,
-            "the path of a folder, or None",
-        ),
+        hparams_file=(hparams_file, name, "the name of a file"),
+        savedir=(savedir, name | None, "the path of a folder, or None"),
         local_strategy=(local_strategy, LocalStrategy, "a LocalStrategy"),
         fetch_config=(config, FetchConfig, "a FetchConfig"),
     )
@@ -97,13 +82,7 @@ def _check_types(**arguments):
 
 
 def hub_config(revision=None):
-    """Return how to get a model of the hub, with the user's token if any.
-
-    Example
-    -------
-    >>> hub_config("v1").revision
-    'v1'
-    """
+    """Return how to get a model of the hub, with the user's token if any."""
     return FetchConfig(revision=revision, token=get_token() is not None)
 
 

@@ -50,7 +50,8 @@ class StreamingEnhancer:
     """Enhances streams block by block, with the state that this needs.
 
     What all calls return is as long as what they were given, and the same
-    whatever the blocks: the offline result of the model.
+    whatever the blocks: the offline result of the model. ValueError if the
+    model is not causal, or an option is out of range.
 
     Arguments
     ---------
@@ -65,22 +66,14 @@ class StreamingEnhancer:
     Attributes
     ----------
     latency_ms : float
-        Algorithmic latency without resampling: a sample comes out at the
-        latest this long after it went in. A frame is complete n_fft -
-        hop_length samples after the samples that it completes, and the next
-        one a hop later: n_fft in all.
+        Algorithmic latency without resampling, n_fft: a frame is complete
+        n_fft - hop_length samples late, and the next one a hop later.
     sample_rate : int
         Of the samples, in Hz.
     hop_length : int
         Samples from frame to frame; blocks of a multiple of it cost least.
     processing_ms : float
-        Measured time of computing for each hop, the mean since the beginning
-        of the stream; NaN before the first sample.
-
-    Raises
-    ------
-    ValueError
-        If the model is not causal, or an option is out of range.
+        Mean time of computing for each hop; NaN before the first sample.
 
     Example
     -------
@@ -90,8 +83,7 @@ class StreamingEnhancer:
     32.0
     >>> noisy = np.random.default_rng(0).standard_normal(1000)
     >>> parts = [enhancer.feed(part) for part in np.split(noisy, [1, 700])]
-    >>> parts.append(enhancer.flush())
-    >>> [len(part) for part in parts]
+    >>> [len(part) for part in (*parts, enhancer.flush())]
     [0, 256, 256, 488]
     """
 
@@ -105,8 +97,7 @@ class StreamingEnhancer:
                 "EnhanceModel.from_hparams()"
             )
         self._wet = wet_share(strength, attenuation_limit_db)
-        self._model = model
-        given = sample_rate is not None
+        self._model, given = model, sample_rate is not None
         self.sample_rate = sample_rate if given else model.sample_rate
         check_sample_rate(self.sample_rate)
         model.open_stream(channels=1)  # refuses what is not causal
@@ -130,22 +121,11 @@ class StreamingEnhancer:
     def feed(self, samples):
         """Take the next samples, return those that are ready.
 
-        Arguments
-        ---------
-        samples : numpy.ndarray or torch.Tensor
-            Floating point (n,), or (n, channels) for streams side by side,
-            each enhanced on its own; any n >= 0.
-
-        Returns
-        -------
-        numpy.ndarray or torch.Tensor
-            Float32 (m,) or (m, channels), of the kind that was given.
-
-        Raises
-        ------
-        ValueError
-            If the type or shape is wrong or a sample is not finite; the
-            stream then goes on as if nothing had been given.
+        They are floating point (n,), or (n, channels) for streams side by
+        side, each enhanced on its own; any n >= 0. Returned is float32 (m,) or
+        (m, channels), of the kind (array or tensor) that was given. ValueError
+        if the type or shape is wrong or a sample is not finite; the stream
+        then goes on as if nothing had been given.
         """
         noisy, given_as = as_array(samples)
         single = noisy.ndim == 1

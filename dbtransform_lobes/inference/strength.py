@@ -1,7 +1,5 @@
 """How much of the enhancement is heard.
 
-The result is a blend of the noisy and the enhanced signal,
-
     blend = noisy + wet (enhanced - noisy),    0 <= wet <= 1:
 
 what the model leaves as it is keeps its level, and what it removes is left at
@@ -15,17 +13,9 @@ from numbers import Real
 def wet_share(strength=1.0, attenuation_limit_db=None):
     """Return the share of the enhanced signal, the smaller of both demands.
 
-    Arguments
-    ---------
-    strength : float
-        0 leaves the noisy signal, 1 is the whole enhancement.
-    attenuation_limit_db : float, optional
-        Noise is reduced by at most this, in dB; no limit if not given.
-
-    Raises
-    ------
-    ValueError
-        If the strength is not in 0 to 1 or the limit is negative.
+    A strength of 0 leaves the noisy signal, 1 is the whole enhancement; the
+    limit is what noise is reduced by at most, in dB, None for none. ValueError
+    if the strength is not in 0 to 1 or the limit is negative.
 
     Example
     -------

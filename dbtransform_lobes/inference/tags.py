@@ -21,15 +21,7 @@ FRAMES = {
 
 
 def id3_of(tags):
-    """Return the ID3 block of tags by soundfile's names.
-
-    There is no frame for "license".
-
-    Example
-    -------
-    >>> id3_of({"title": "a"}).getall("TIT2")[0].text
-    ['a']
-    """
+    """Return the ID3 block of tags by soundfile's names, all but "license"."""
     block = id3.ID3()
     for name, text in tags.items():
         if name in FRAMES:

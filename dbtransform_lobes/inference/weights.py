@@ -10,13 +10,8 @@ from dbtransform_lobes.data.files import is_lfs_pointer
 def load_strictly(model, path):
     """Load a file of tensors into a model if keys and shapes are the same.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it holds no state dict or that of another model (see
-        ``fit_weights``), or a weight is not finite.
+    FileNotFoundError if there is no such file; ValueError if it holds no state
+    dict or that of another model, or a weight is not finite.
 
     Example
     -------
@@ -37,19 +32,16 @@ def load_strictly(model, path):
             f"({', '.join(damaged[:3])} ...), expected numbers; export or "
             "download it again"
         )
-    fit_weights(
-        model,
-        given,
-        f"{path}: the weights are not those of the model that the YAML file "
-        "describes; export the run again",
+    title = (
+        "the weights are not those of the model that the YAML file describes"
     )
+    fit_weights(model, given, f"{path}: {title}; export the run again")
 
 
 def fit_weights(model, state, title):
     """Load a state dict; if it does not fit, a ValueError lists why.
 
-    The title, which says what is wrong and what to do about it, goes before
-    torch's list of keys that are missing, unexpected or of another size.
+    The title says what is wrong and what to do about it.
     """
     try:
         model.load_state_dict(state)

@@ -16,7 +16,7 @@ import torch
 
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel
-from dbtransform_lobes.inference.corpus import read_corpus
+from dbtransform_lobes.inference.corpus import _read_corpus
 from tests.signals import noise_like, speech_like, write_wav
 
 ROOT = Path(__file__).parents[2]
@@ -184,7 +184,7 @@ def test_every_row_of_a_manifest_has_a_place(tmp_path):
     manifest.parent.mkdir()
     manifest.write_text("x,path\n1,a.wav\n2,deep/../b.wav\n3,../c.wav\n")
     assert [
-        (str(file), str(place)) for file, place in read_corpus(manifest)
+        (str(file), str(place)) for file, place in _read_corpus(manifest)
     ] == [
         (f"{tmp_path}/corpus/a.wav", "a.wav"),
         (f"{tmp_path}/corpus/b.wav", "b.wav"),

@@ -16,7 +16,7 @@ from dbtransform_lobes.data.recordings import (
     recordings_root,
 )
 from dbtransform_lobes.evaluation.conditions import read_conditions
-from dbtransform_lobes.inference.corpus import read_corpus
+from dbtransform_lobes.inference.corpus import _read_corpus
 from tests.signals import noise_like, write_wav
 
 HEADER = "path,kind,source,speaker,split,seconds,native_rate,licence"
@@ -58,7 +58,7 @@ def test_manifest_is_read_sorted_and_relative_to_itself(tmp_path):
     ("read", "text"),
     [
         (read_recordings, "path,kind,speaker,split\né.wav,speech,a,train\n"),
-        (read_corpus, "path\né.wav\n"),
+        (_read_corpus, "path\né.wav\n"),
         (read_conditions, "id,noise\né,rain\n"),
         (
             read_test_mixtures,

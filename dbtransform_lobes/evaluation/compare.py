@@ -7,11 +7,7 @@ scored; files that one of them lacks or fails on are named and left out.
 from functools import partial
 from pathlib import Path
 
-from dbtransform_lobes.data.files import (
-    raise_problems,
-    write_json,
-    write_text,
-)
+from dbtransform_lobes.data.files import raise_problems, write_json, write_text
 from dbtransform_lobes.evaluation.conditions import read_conditions
 from dbtransform_lobes.evaluation.evaluate import (
     SCORED,
@@ -45,8 +41,13 @@ def compare_systems(
 ):
     """Score folders of enhanced files and compare them with one of them.
 
-    Returned are the keys of ``comparison.json``: those of
-    ``summarise_systems``, ``without_clean`` (names of files by system),
+    Returned are the keys of ``comparison.json``: ``num_files``;
+    ``reference``; ``interval`` (its kind); ``num_compared``, ``means`` and
+    ``differences`` (system minus reference, file by file), both by system and
+    metric as ``intervals`` returns them; ``by_snr`` and ``by_noise``, lists of
+    groups with ``snr_db`` or ``noise`` and the last three; whether the SNRs
+    are the centres of ``snr_ranges``; ``silent`` (names); ``left_out`` (by name
+    and system, the reason); ``without_clean`` (names of files by system);
     ``versions`` and ``configuration``; besides them ``rows``. ValueError if a
     folder is missing, empty or holds none of the files, the conditions lack a
     file, or an argument is out of range. A file that cannot be scored does
@@ -70,16 +71,8 @@ def compare_systems(
         SNR and noise of every file, see ``read_conditions``.
     plots : sequence of str
         Formats of the plots, of "png" and "pdf".
-    jobs : int
-        Number of processes.
-    with_dnsmos : bool
-        Whether to predict DNSMOS as well.
-
-    Example
-    -------
-    >>> compare_systems(
-    ...     "clean", {"noisy": "noisy", "model": "enhanced"}
-    ... )  # doctest: +SKIP
+    jobs, with_dnsmos
+        As of ``score_files``.
     """
     for suffix in plots:
         check_plot(f"plot.{suffix}")
@@ -110,12 +103,12 @@ def _compare(clean, systems, reference, conditions, score):
     clean_files, known, aliases = _read_clean(clean, conditions)
     estimates = _read_estimates(systems, clean_files, aliases)
     rows = _score_systems(clean_files, estimates, known, score)
-    without_clean = {
+    summary = _summarise_systems(rows, reference)
+    summary["without_clean"] = {
         system: [name for name in files if name not in clean_files]
         for system, files in estimates.items()
     }
-    summary = summarise_systems(rows, reference)
-    return {**summary, "without_clean": without_clean}, rows
+    return summary, rows
 
 
 def _write(report, rows, folder, plots):
@@ -194,23 +187,8 @@ def _score_systems(clean_files, estimates, known, score):
     return rows
 
 
-def summarise_systems(rows, reference):
-    """Compare systems over the files that all of them have scored.
-
-    Rows are those of ``score_files`` with ``system`` and, if known,
-    ``snr_db`` and ``noise``; each system has the same files.
-
-    Returns
-    -------
-    summary : dict
-        ``num_files``; ``reference``; ``interval`` (its kind);
-        ``num_compared``, ``means`` and ``differences`` (system minus
-        reference, file by file), both by system and metric as ``intervals``
-        returns them; ``by_snr`` and ``by_noise``, lists of groups with
-        ``snr_db`` or ``noise`` and the last three; whether the SNRs are the
-        centres of ``snr_ranges``; ``silent`` (names) and ``left_out`` (by
-        name and system, the reason).
-    """
+def _summarise_systems(rows, reference):
+    """Compare systems over the files that all of them have scored."""
     import pandas as pd
 
     metrics = list(metric_names(rows))
@@ -229,20 +207,15 @@ def summarise_systems(rows, reference):
     left_out = {}
     for _, row in bad[bad["status"] != SILENT].iterrows():
         left_out.setdefault(row["file"], {})[row["system"]] = row["reason"]
+    by_snr, by_noise = compared.groupby(snrs), compared.groupby("noise")
     return {
         "num_files": table["file"].nunique(),
         "reference": reference,
         "interval": INTERVAL,
         **summary(compared),
         "snr_ranges": snr_ranges,
-        "by_snr": [
-            {"snr_db": snr, **summary(group)}
-            for snr, group in compared.groupby(snrs)
-        ],
-        "by_noise": [
-            {"noise": noise, **summary(group)}
-            for noise, group in compared.groupby("noise")
-        ],
+        "by_snr": [{"snr_db": snr, **summary(part)} for snr, part in by_snr],
+        "by_noise": [{"noise": name, **summary(p)} for name, p in by_noise],
         "silent": list(bad[bad["status"] == SILENT]["file"].unique()),
         "left_out": left_out,
     }

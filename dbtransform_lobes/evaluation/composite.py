@@ -1,11 +1,11 @@
 """Segmental SNR, LLR, WSS and the composite measures CSIG, CBAK, COVL.
 
-The numbers equal those of the MATLAB reference of the authors: frames of
-30 ms with a hop of a quarter, LLR and WSS averaged over their lowest 95 %
-of frames, WSS on the int16 scale (its energy floor is absolute) and the
-wide-band PESQ as the PESQ term. LLR is not defined for frames of digital
-silence; here such frames count as white. Kept by hand: the packages that have
-these measures are not maintained or not under a free licence.
+The numbers equal those of the authors' MATLAB reference: frames of 30 ms with
+a hop of a quarter, LLR and WSS averaged over their lowest 95 % of frames, WSS
+on the int16 scale (its energy floor is absolute) and wide-band PESQ. LLR is
+not defined for frames of digital silence; here such frames count as white.
+Kept by hand: the packages that have these measures are not maintained or not
+under a free licence.
 
 All functions take one signal or a pair, clean and estimate, as numpy arrays
 (L,) of equal length at 16 kHz, full scale 1.0.
@@ -27,10 +27,6 @@ INT16_SCALE = 32768.0
 
 SNR_RANGE = (-10.0, 35.0)  # dB
 LPC_ORDER = 16
-# The predictor of a frame of digital silence is undefined. Noise of this level
-# (-313 dB, always the same) makes such frames white and changes no other.
-DITHER = EPS
-DITHER_SEED = 1
 
 WSS_N_FFT = 1024
 K_MAX = 20.0
@@ -49,12 +45,8 @@ CRITICAL_WIDTHS = np.array([  # Hz
 # fmt: on
 
 
-def frame_signal(signal):
-    """Cut a signal into frames (T, 480) of 30 ms, one every 7.5 ms.
-
-    They are under a Hann window without its zeros, and the last whole one is
-    left out, as in the reference. A signal below 600 samples is a ValueError.
-    """
+def _frame_signal(signal):
+    """Cut a signal into the reference's Hann frames, (T, 480), 7.5 ms apart."""
     num_frames = len(signal) // HOP_LENGTH - WIN_LENGTH // HOP_LENGTH
     if num_frames < 1:
         raise ValueError(
@@ -65,26 +57,16 @@ def frame_signal(signal):
     return frames[::HOP_LENGTH][:num_frames] * np.hanning(WIN_LENGTH + 2)[1:-1]
 
 
-def trimmed_mean(values, alpha=ALPHA):
-    """Return the mean of the lowest ``alpha`` share of the values (T,).
-
-    The number of values kept is rounded half up.
-    """
+def _trimmed_mean(values, alpha=ALPHA):
+    """Average the lowest share of values (T,), their number rounded half up."""
     num_kept = max(1, int(np.floor(alpha * len(values) + 0.5)))
     return float(np.mean(np.sort(values)[:num_kept]))
 
 
-def segmental_snr(clean, estimate):
-    """Return the mean SNR over all frames, each limited to [-10, 35] dB.
-
-    Example
-    -------
-    >>> clean = np.sin(np.arange(16000) / 9)
-    >>> snr = segmental_snr(clean, 0.9 * clean)
-    >>> assert abs(snr - 20.0) < 1e-6
-    """
-    clean_frames = frame_signal(clean)  # (T, win_length)
-    noise_frames = clean_frames - frame_signal(estimate)
+def _segmental_snr(clean, estimate):
+    """Return the mean SNR over all frames, each limited to [-10, 35] dB."""
+    clean_frames = _frame_signal(clean)  # (T, win_length)
+    noise_frames = clean_frames - _frame_signal(estimate)
     clean_energy = np.sum(clean_frames**2, axis=1)  # (T,)
     noise_energy = np.sum(noise_frames**2, axis=1)
     snr = 10 * np.log10(clean_energy / (noise_energy + EPS) + EPS)
@@ -92,7 +74,7 @@ def segmental_snr(clean, estimate):
 
 
 def _autocorrelation(frames):
-    """Return the autocorrelation of frames (T, N) at lags 0 to 16, (T, 17)."""
+    """Map frames (T, N) to lags 0 to 16, (T, 17)."""
     size = frames.shape[1]
     lags = [
         np.einsum("tn,tn->t", frames[:, : size - lag], frames[:, lag:])
@@ -102,13 +84,10 @@ def _autocorrelation(frames):
 
 
 def _predictor(correlation):
-    """Return the prediction error filters (T, 17), by Levinson and Durbin.
-
-    The limits on gain and error only act on the rounding noise of frames
-    that are predicted perfectly, such as pure tones.
-    """
+    """Return the prediction error filters (T, 17), by Levinson and Durbin."""
     filters = np.zeros_like(correlation)
     filters[:, 0] = 1.0
+    # The limits on gain and error act on rounding noise, as of pure tones.
     floor = EPS * correlation[:, 0]
     error = correlation[:, 0]
     for order in range(1, correlation.shape[1]):
@@ -129,27 +108,20 @@ def _residual_energy(filters, correlation):
     return np.einsum("ti,tij,tj->t", filters, toeplitz, filters)
 
 
-def log_likelihood_ratio(clean, estimate):
-    """Return the log likelihood ratio, the mean of the lowest 95 % of frames.
-
-    It is 0 for equal signals and at least 0 for all others.
-
-    Example
-    -------
-    >>> clean = np.random.default_rng(0).standard_normal(16000)
-    >>> assert log_likelihood_ratio(clean, clean) == 0.0
-    """
-    rng = np.random.default_rng(DITHER_SEED)
-    dither = DITHER * rng.standard_normal(len(clean))
+def _log_likelihood_ratio(clean, estimate):
+    """Average the lowest 95 % of frames; 0 for equal signals, else above."""
+    # Noise of -313 dB, always the same, makes frames of digital silence, whose
+    # predictor is undefined, white and changes no other.
+    dither = EPS * np.random.default_rng(1).standard_normal(len(clean))
     # both (T, 17)
-    clean_correlation = _autocorrelation(frame_signal(clean + dither))
-    correlation = _autocorrelation(frame_signal(estimate + dither))
+    clean_correlation = _autocorrelation(_frame_signal(clean + dither))
+    correlation = _autocorrelation(_frame_signal(estimate + dither))
     clean_energy = np.maximum(
         _residual_energy(_predictor(clean_correlation), clean_correlation),
         EPS * clean_correlation[:, 0],
     )
     energy = _residual_energy(_predictor(correlation), clean_correlation)
-    return trimmed_mean(np.log(np.maximum(energy / clean_energy, 1.0)))
+    return _trimmed_mean(np.log(np.maximum(energy / clean_energy, 1.0)))
 
 
 def _critical_filters():
@@ -168,7 +140,7 @@ def _critical_filters():
 
 def _band_levels(signal):
     """Return the levels (T, 25) in dB of the critical bands."""
-    spec = np.fft.rfft(frame_signal(signal * INT16_SCALE), WSS_N_FFT)  # (T, F)
+    spec = np.fft.rfft(_frame_signal(signal * INT16_SCALE), WSS_N_FFT)  # (T, F)
     power = np.abs(spec[:, : WSS_N_FFT // 2]) ** 2
     return 10 * np.log10(np.maximum(power @ _critical_filters().T, 1e-10))
 
@@ -197,16 +169,8 @@ def _slope_weights(levels, slopes):
     )
 
 
-def weighted_spectral_slope(clean, estimate):
-    """Return the distance of the spectral slopes (D. Klatt, ICASSP 1982).
-
-    It is the mean over the lowest 95 % of the frames, 0 for equal signals.
-
-    Example
-    -------
-    >>> clean = np.random.default_rng(0).standard_normal(16000)
-    >>> assert weighted_spectral_slope(clean, clean) == 0.0
-    """
+def _weighted_spectral_slope(clean, estimate):
+    """Return the distance of the spectral slopes (D. Klatt, ICASSP 1982)."""
     clean_levels = _band_levels(clean)  # (T, 25)
     levels = _band_levels(estimate)
     clean_slopes = np.diff(clean_levels, axis=1)  # (T, 24)
@@ -216,16 +180,15 @@ def weighted_spectral_slope(clean, estimate):
         + _slope_weights(levels, slopes)
     ) / 2
     distance = np.sum(weights * (clean_slopes - slopes) ** 2, axis=1)
-    return trimmed_mean(distance / np.sum(weights, axis=1))
+    return _trimmed_mean(distance / np.sum(weights, axis=1))
 
 
 def composite(clean, estimate, pesq):
     """Return segmental SNR, LLR, WSS and the three composite measures.
 
-    ``pesq`` is the wide-band PESQ (MOS-LQO, ITU-T P.862.2) of the same pair.
-    Returned is a dict of ``seg_snr`` in dB, ``llr``, ``wss`` and ``csig``,
-    ``cbak``, ``covl`` on the scale of 1 to 5. Signals too short for one frame
-    are a ValueError.
+    ``pesq`` is the wide-band PESQ of the same pair. Returned is a dict of
+    ``seg_snr`` in dB, ``llr``, ``wss`` and ``csig``, ``cbak``, ``covl`` on the
+    scale of 1 to 5. Signals too short for one frame are a ValueError.
 
     Example
     -------
@@ -233,17 +196,13 @@ def composite(clean, estimate, pesq):
     >>> measures = composite(clean, clean, pesq=4.64)
     >>> assert measures["seg_snr"] == 35.0 and measures["csig"] == 5.0
     """
-    seg_snr = segmental_snr(clean, estimate)
-    llr = log_likelihood_ratio(clean, estimate)
-    wss = weighted_spectral_slope(clean, estimate)
-    csig = 3.093 - 1.029 * llr + 0.603 * pesq - 0.009 * wss
-    cbak = 1.634 + 0.478 * pesq - 0.007 * wss + 0.063 * seg_snr
-    covl = 1.594 + 0.805 * pesq - 0.512 * llr - 0.007 * wss
-    return {
-        "seg_snr": seg_snr,
-        "llr": llr,
-        "wss": wss,
-        "csig": float(np.clip(csig, 1.0, 5.0)),
-        "cbak": float(np.clip(cbak, 1.0, 5.0)),
-        "covl": float(np.clip(covl, 1.0, 5.0)),
+    seg_snr = _segmental_snr(clean, estimate)
+    llr = _log_likelihood_ratio(clean, estimate)
+    wss = _weighted_spectral_slope(clean, estimate)
+    opinions = {
+        "csig": 3.093 - 1.029 * llr + 0.603 * pesq - 0.009 * wss,
+        "cbak": 1.634 + 0.478 * pesq - 0.007 * wss + 0.063 * seg_snr,
+        "covl": 1.594 + 0.805 * pesq - 0.512 * llr - 0.007 * wss,
     }
+    opinions = {k: float(np.clip(v, 1.0, 5.0)) for k, v in opinions.items()}
+    return {"seg_snr": seg_snr, "llr": llr, "wss": wss, **opinions}

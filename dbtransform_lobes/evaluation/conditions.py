@@ -30,16 +30,11 @@ def read_conditions(path):
     no such table, a name is empty or comes twice, or an SNR is no number,
     with the lines; OSError if it cannot be read.
 
-    Arguments
-    ---------
-    path : str or Path
-        A csv with a header: ``id`` or ``file``, and of ``snr_db`` (or
-        ``snr``), ``noise_type`` (or ``noise``), ``clean`` and ``noisy``
-        what there is; other columns are passed over. ``dbtransform mix``
-        writes such a csv. Or a manifest as the recipes write it: JSON by
-        id, with ``clean_wav``, ``noisy_wav`` and the same further keys. Or
-        the ``log_testset.txt`` of VoiceBank-DEMAND: file, noise and SNR in
-        each line.
+    The file is a csv with a header: ``id`` or ``file``, and of ``snr_db`` (or
+    ``snr``), ``noise_type`` (or ``noise``), ``clean`` and ``noisy`` what there
+    is, as ``dbtransform mix`` writes it. Or a manifest of the recipes: JSON by
+    id, with ``clean_wav``, ``noisy_wav`` and the same further keys. Or the
+    ``log_testset.txt`` of VoiceBank-DEMAND: file, noise and SNR in each line.
 
     Example
     -------
@@ -120,7 +115,6 @@ def _condition(row):
 
 
 def _without_suffix(name):
-    """Return the name of an audio file without its suffix."""
     suffix = PurePosixPath(name).suffix
     is_audio = suffix.lower() in AUDIO_SUFFIXES
     return name.removesuffix(suffix) if is_audio else name

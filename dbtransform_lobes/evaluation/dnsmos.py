@@ -30,13 +30,6 @@ def dnsmos(signal, sample_rate):
     The signal has samples (L,) within [-1, 1] at 16000 Hz; anything else, or
     if the package ``speechmos`` is missing, is a ValueError. Returned are SIG,
     BAK and OVRL of P.835, and P808, as a dict of floats.
-
-    Example
-    -------
-    >>> dnsmos(np.zeros((2, 3)), 16000)
-    Traceback (most recent call last):
-    ...
-    ValueError: the signal has shape (2, 3), expected (L,) with L > 0
     """
     signal = np.asarray(signal, dtype=np.float64)
     if signal.ndim != 1 or not signal.size:

@@ -12,17 +12,9 @@ import soundfile
 from tqdm import tqdm
 
 from dbtransform_lobes.data.audio import find_audio
-from dbtransform_lobes.data.files import (
-    raise_problems,
-    write_json,
-    write_text,
-)
+from dbtransform_lobes.data.files import raise_problems, write_json, write_text
 from dbtransform_lobes.evaluation.dnsmos import check_installed, dnsmos
-from dbtransform_lobes.evaluation.metrics import (
-    METRICS,
-    SilentFileError,
-    score,
-)
+from dbtransform_lobes.evaluation.metrics import METRICS, SilentFileError, score
 from dbtransform_lobes.parallel import run_isolated
 from dbtransform_lobes.versions import package_versions
 
@@ -75,7 +67,6 @@ def pair_files(clean_folder, estimate_folder):
 
 
 def _read_mono(path):
-    """Return the samples (L,) and the rate of a file with one channel."""
     signal, sample_rate = soundfile.read(path, always_2d=True)  # (L, channels)
     if signal.shape[1] != 1:
         raise ValueError(
@@ -110,14 +101,14 @@ def _score_file(name, clean_path, estimate_path, with_dnsmos):
 
 
 def score_files(files, jobs=1, with_dnsmos=False):
-    """Score files in a number of worker processes; return a row for each.
+    """Score files in ``jobs`` worker processes; return a row for each.
 
     Files are (name, clean path, path), of one channel at 16 kHz; without a
     clean path only DNSMOS is predicted. A row is a dict of ``file`` (the
     name), ``status`` ("scored", "silent" or "failed"), ``reason`` (empty if
-    scored) and, if scored, one float for each metric. A file that crashes its
-    process has failed like any other. ``jobs`` below 1, or DNSMOS that is
-    wanted and not installed, is a ValueError.
+    scored) and, if scored, one float for each metric, with DNSMOS if wanted.
+    A file that crashes its process has failed like any other. ``jobs`` below
+    1, or DNSMOS that is not installed, is a ValueError.
 
     Example
     -------
@@ -176,11 +167,7 @@ def scores_text(rows):
 
 
 def evaluate_folders(
-    clean_folder,
-    estimate_folder,
-    output_folder=None,
-    jobs=1,
-    with_dnsmos=False,
+    clean_folder, estimate_folder, output_folder=None, jobs=1, with_dnsmos=False
 ):
     """Score all files of a folder against their clean speech.
 
@@ -193,18 +180,15 @@ def evaluate_folders(
 
     Arguments
     ---------
-    clean_folder : str or Path or None
-        Folder of clean speech: .wav or .flac, 16 kHz, one channel. None: all
-        files of the other folder are scored by DNSMOS alone.
-    estimate_folder : str or Path
-        Folder of noisy or enhanced speech with files of the same names.
+    clean_folder, estimate_folder : str or Path
+        Clean speech, and noisy or enhanced files of the same names: .wav or
+        .flac, 16 kHz, one channel. Without clean speech (None) files are
+        scored by DNSMOS alone.
     output_folder : str or Path, optional
         Where to write ``scores.csv`` and ``scores.json``, if at all; each is
         written whole or not at all, older ones are replaced.
-    jobs : int
-        Number of processes.
-    with_dnsmos : bool
-        Whether to predict DNSMOS as well.
+    jobs, with_dnsmos
+        As of ``score_files``.
 
     Example
     -------

@@ -45,9 +45,9 @@ class SilentFileError(ValueError):
 def si_sdr(clean, estimate):
     """Return the scale-invariant signal-to-distortion ratio in dB.
 
-    Both signals (L,), which are not silent, are used as they are, without
-    taking their means out. The ratio is kept within +-156.5 dB (the float64
-    precision), so that equal signals do not give infinity.
+    Both signals (L,), which are not silent, keep their means. The ratio stays
+    within +-156.5 dB (the float64 precision), so that equal signals do not give
+    infinity.
 
     Example
     -------
@@ -86,11 +86,9 @@ def pesq_wide_band(clean, estimate):
 
 
 def _no_utterance(clean, estimate):
-    """Return the error for a pair in which PESQ found no utterance.
-
-    PESQ says the same when it aligns a bad estimate past all utterances of
-    clean. That is a failure: only silent clean files leave the means.
-    """
+    """Return the error for a pair in which PESQ found no utterance."""
+    # PESQ says the same when it aligns a bad estimate past all utterances of
+    # clean. That is a failure: only silent clean files leave the means.
     try:
         if estimate is not clean:
             pesq_wide_band(clean, clean)
@@ -198,13 +196,13 @@ def _check_pair(clean, estimate, sample_rate):
 def score(clean, estimate, sample_rate=SAMPLE_RATE):
     """Score one noisy or enhanced signal against its clean speech.
 
-    Both are aligned, floats with full scale 1.0, (L,), at 16000 Hz, the only
-    rate all measures are defined for. Returned is a dict of a float for each
-    name of ``METRICS``: ``pesq`` (wide band, 1 to 4.64), ``stoi``, ``estoi``
-    (0 to 1), ``si_sdr``, ``seg_snr`` (dB), ``csig``, ``cbak``, ``covl`` (1 to
-    5). SilentFileError if the clean signal is silent or PESQ finds no
-    utterance in it; ValueError for a wrong rate, shape, type or length, for
-    NaN, or if the pair is too short or too long (30 s) to be scored.
+    Both are aligned, floats with full scale 1.0, (L,), at 16000 Hz. Returned
+    is a dict of a float for each name of ``METRICS``: ``pesq`` (wide band, 1
+    to 4.64), ``stoi``, ``estoi`` (0 to 1), ``si_sdr``, ``seg_snr`` (dB),
+    ``csig``, ``cbak``, ``covl`` (1 to 5). SilentFileError if the clean signal
+    is silent or PESQ finds no utterance in it; ValueError for a wrong rate,
+    shape, type or length, for NaN, or if the pair is too short or too long (30
+    s).
 
     Example
     -------

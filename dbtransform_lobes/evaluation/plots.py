@@ -1,13 +1,13 @@
 """Plots of a comparison of systems."""
 
-import itertools
 from pathlib import Path
+
+import numpy as np
 
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.tables import group_labels
 from dbtransform_lobes.plotting import (
     PANEL_COLUMNS,
-    check_plot,
     legend_below,
     panel_grid,
     save_figure,
@@ -23,9 +23,8 @@ def plot_comparison(report, folder, suffix):
 
     ``differences``, ``by_snr`` and ``by_noise`` of a report of
     ``compare_systems`` are written into the folder as "png" or "pdf", those
-    of which there is anything to draw; older ones are replaced.
+    of which there is anything to draw.
     """
-    check_plot(f"plot.{suffix}")
     if not report["num_compared"]:
         return
     draw = {"differences": _differences, "by_snr": _by_snr}
@@ -51,15 +50,11 @@ def _panels(report, row_height, what, remark=""):
 
 def _errors(estimates):
     """Return means (n,), and distances to the limits of intervals (2, n)."""
-    means = [estimate["mean"] for estimate in estimates]
-    limits = [
-        [
-            0.0 if estimate[key] is None else abs(estimate[key] - mean)
-            for estimate, mean in zip(estimates, means, strict=True)
-        ]
-        for key in ("low", "high")
-    ]
-    return means, limits
+    means, *limits = np.array(
+        [[each[key] for key in ("mean", "low", "high")] for each in estimates],
+        dtype=float,
+    ).T
+    return means, np.nan_to_num(np.abs(limits - means))
 
 
 def _differences(report):
@@ -124,24 +119,16 @@ def _by_noise(report):
 
 def _draw(axes, groups, places, step, **line):
     """Draw means with intervals, systems a little beside each other."""
-    systems = list(groups[0]["means"])
-    gaps = [after - place for place, after in itertools.pairwise(places)]
-    step = min(step, 0.8 / len(systems)) * min(gaps, default=1.0)
+    systems, places = list(groups[0]["means"]), np.asarray(places)
+    step = min(step, 0.8 / len(systems)) * min(np.diff(places), default=1.0)
     for metric, panel in axes.items():
         for number, system in enumerate(systems):
             shift = step * (number - (len(systems) - 1) / 2)
             means, limits = _errors(
                 [group["means"][system][metric] for group in groups]
             )
-            panel.errorbar(
-                [place + shift for place in places],
-                means,
-                yerr=limits,
-                label=system,
-                **style(number),
-                **line,
-                **BAR,
-            )
+            look = {**style(number), **line, **BAR, "label": system}
+            panel.errorbar(places + shift, means, yerr=limits, **look)
 
 
 def _legend(figure, axes):

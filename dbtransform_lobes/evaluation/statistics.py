@@ -13,8 +13,8 @@ def intervals(table):
     The interval is mean +- t s / sqrt(n), with the standard deviation s
     (n - 1 in the denominator) and the 97.5 % quantile t of Student's
     distribution of n - 1 degrees of freedom (Student, "The probable error of
-    a mean", Biometrika 6(1), 1908). Given differences of two systems on the
-    same files, it is the interval of the paired t-test.
+    a mean", Biometrika 6(1), 1908): of differences of two systems on the same
+    files, that of the paired t-test.
 
     The table, of pandas, has a row for each file and a column for each
     metric; returned are by column ``mean``, ``low`` and ``high`` as floats.

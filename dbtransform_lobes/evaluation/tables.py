@@ -49,9 +49,9 @@ def comparison_text(report):
         ]
     for key, title in (("by_snr", "SNR"), ("by_noise", "noise")):
         if report[key]:
-            labels = group_labels(report, key)
+            labels = [[label] for label in group_labels(report, key)]
             parts += [f"## Means by {title}\n"]
-            parts += [_means_table(report[key], title, labels)]
+            parts += [_means_table(report[key], [title], labels)]
     return "\n".join(parts)
 
 
@@ -74,19 +74,17 @@ def group_labels(report, key):
     return [f"{snr:g} dB" for snr in snrs]
 
 
-def _means_table(groups, title=None, labels=("",)):
+def _means_table(groups, title=(), labels=((),)):
     """Return a table with a row for each group and system."""
     metrics = next(iter(groups[0]["means"].values()))
-    header = ["system", "files", *(LABELS.get(m, m) for m in metrics)]
+    header = [*title, "system", "files", *(LABELS.get(m, m) for m in metrics)]
     rows = [
-        [label, system, group["num_compared"]]
+        [*label, system, group["num_compared"]]
         + [number(score["mean"]) for score in scores.values()]
         for label, group in zip(labels, groups, strict=True)
         for system, scores in group["means"].items()
     ]
-    if title is None:
-        return markdown_table(header, [row[1:] for row in rows])
-    return markdown_table([title, *header], rows)
+    return markdown_table(header, rows)
 
 
 def _difference_table(differences):
@@ -113,6 +111,5 @@ def number(value, sign=""):
 
 def limits(estimate):
     """Return the limits of an interval as text, "" where there is none."""
-    if estimate["low"] is None:
-        return ""
-    return f"[{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
+    low, high = estimate["low"], estimate["high"]
+    return "" if low is None else f"[{low:+.3f}, {high:+.3f}]"

@@ -13,8 +13,8 @@ from scipy.stats import ttest_1samp
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.evaluation import plots
 from dbtransform_lobes.evaluation.compare import (
+    _summarise_systems,
     compare_systems,
-    summarise_systems,
 )
 from dbtransform_lobes.evaluation.conditions import read_conditions
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
@@ -157,7 +157,7 @@ def test_many_snrs_are_grouped_in_ranges(count, expected):
     scores = dict.fromkeys(METRICS, 1.0)
     row = {"system": "a", "status": "scored", "reason": "", **scores}
     rows = [{**row, "file": i, "snr_db": i / 2 - 5} for i in range(count)]
-    summary = summarise_systems(rows, "a")
+    summary = _summarise_systems(rows, "a")
     sizes = {g["snr_db"]: g["num_compared"] for g in summary["by_snr"]}
     assert sizes == expected and summary["snr_ranges"] == (count == 30)
 
@@ -277,7 +277,7 @@ def test_a_system_without_any_score_leaves_empty_tables():
         {"system": system, "file": "x", "status": status, "reason": "why"}
         for system, status in (("a", "failed"), ("b", "missing"))
     ]
-    summary = summarise_systems(rows, "a")
+    summary = _summarise_systems(rows, "a")
     assert summary["num_compared"] == 0
     assert summary["left_out"] == {"x": {"a": "why", "b": "why"}}
     assert summary["means"]["a"]["pesq"]["mean"] is None

@@ -145,7 +145,7 @@ def test_si_sdr_ignores_the_level_and_stays_finite():
 
 def test_segmental_snr_equals_its_literal_twin():
     clean, noisy = noisy_pair(snr_db=15.0)
-    value = measures.segmental_snr(clean, noisy)
+    value = measures._segmental_snr(clean, noisy)
     assert abs(value - literal_seg_snr(clean, noisy)) < 1e-10
     # the input reaches both limits
     assert abs(value - literal_seg_snr(clean, noisy, low=-99)) > 0.01
@@ -156,7 +156,7 @@ def test_llr_equals_its_literal_twin():
     clean, noisy = noisy_pair(seconds=0.6)
     # without silence, so that no frame needs the dither
     clean = clean + noise_like(0.6, 9) * 0.01
-    value = measures.log_likelihood_ratio(clean, noisy)
+    value = measures._log_likelihood_ratio(clean, noisy)
     assert abs(value - literal_llr(clean, noisy)) < 1e-10
     # the measure is not symmetric and the input shows it
     assert abs(value - literal_llr(noisy, clean)) > 0.01
@@ -165,20 +165,20 @@ def test_llr_equals_its_literal_twin():
 def test_llr_takes_digital_silence_as_white():
     silence, noise = np.zeros(RATE), noise_like(1.0, 0)
     quiet = 1e-5 * np.random.default_rng(0).standard_normal(RATE)
-    value = measures.log_likelihood_ratio(silence, noise)
-    assert abs(value - measures.log_likelihood_ratio(quiet, noise)) < 0.05
-    assert measures.log_likelihood_ratio(noise, silence) > 0.5 < value
-    assert measures.log_likelihood_ratio(silence, silence) == 0.0
+    value = measures._log_likelihood_ratio(silence, noise)
+    assert abs(value - measures._log_likelihood_ratio(quiet, noise)) < 0.05
+    assert measures._log_likelihood_ratio(noise, silence) > 0.5 < value
+    assert measures._log_likelihood_ratio(silence, silence) == 0.0
 
 
 def test_wss_equals_its_literal_twin():
     clean, noisy = noisy_pair(seconds=0.3)
     clean[2000:3500] = 0.0
-    value = measures.weighted_spectral_slope(clean, noisy)
+    value = measures._weighted_spectral_slope(clean, noisy)
     assert abs(value - literal_wss(clean, noisy)) < 1e-10 * value
     # the input tells the true peak and the float scale apart
     clean[2000:3500] = 1e-9 * speech_like(0.3, 4)[2000:3500]
-    value = measures.weighted_spectral_slope(clean, noisy)
+    value = measures._weighted_spectral_slope(clean, noisy)
     assert abs(value - literal_wss(clean, noisy)) < 1e-10 * value
     assert abs(value - literal_wss(clean, noisy, rising_offset=0)) > 0.01
     assert abs(value - literal_wss(clean, noisy, scale=1.0)) > 0.01
@@ -219,8 +219,8 @@ def test_measures_of_degenerate_signals_are_finite(estimate):
 
 def test_trimmed_mean_rounds_half_up():
     values = np.arange(10.0)[::-1]  # 9.5 of 10 values are kept
-    assert measures.trimmed_mean(values) == 4.5
-    assert measures.trimmed_mean(values, alpha=0.9) == 4.0
+    assert measures._trimmed_mean(values) == 4.5
+    assert measures._trimmed_mean(values, alpha=0.9) == 4.0
 
 
 def test_every_metric_grows_with_the_snr():
@@ -302,8 +302,8 @@ def test_impossible_pairs_are_refused(message, clean, noisy, rate):
 
 def test_too_short_signals_are_refused():
     with pytest.raises(ValueError, match="at least 600 samples"):
-        measures.frame_signal(np.ones(599))
-    assert measures.frame_signal(np.ones(600)).shape == (1, 480)
+        measures._frame_signal(np.ones(599))
+    assert measures._frame_signal(np.ones(600)).shape == (1, 480)
 
 
 @pytest.fixture

@@ -22,16 +22,8 @@ class MissingPart(ValueError):
     """The model has no such part, so there is nothing to draw."""
 
 
-def near_ratio(low, high):
-    """Return the ratio (p, q) that two frequencies are near, or None.
-
-    Near is `|q high / low - p| < 0.2`, for the p:q of ``RATIOS``.
-
-    Example
-    -------
-    >>> near_ratio(200.0, 390.0), near_ratio(200.0, 310.0)
-    ((2, 1), (3, 2))
-    """
+def _near_ratio(low, high):
+    """Return (p, q) of ``RATIOS`` with `|q high / low - p| < 0.2`, or None."""
     for p, q in RATIOS:
         if abs(q * high / low - p) < TOLERANCE:
             return p, q
@@ -41,19 +33,14 @@ def near_ratio(low, high):
 def band_graph(model):
     """Draw which bands a DB-Transform joins, beside the fixed graph.
 
-    Left the bands on an axis of frequency and the edges as arcs; right every
-    edge at the frequency of its lower band and the ratio of its bands.
-
-    There are two panels for each layer and two for the fixed graph. A model
-    that has learned no graph is a MissingPart.
+    For each layer and the fixed graph: left the bands on an axis of frequency
+    and the edges as arcs; right every edge at the frequency of its lower band
+    and the ratio of its bands. MissingPart of a model without a learned graph.
     """
     from matplotlib.figure import Figure
 
-    graphs = [
-        part
-        for part in model.modules()
-        if isinstance(part, HarmonicGraphAttention)
-    ]
+    parts = model.modules()
+    graphs = [p for p in parts if isinstance(p, HarmonicGraphAttention)]
     _check_learned(model, graphs)
     rows = [
         (f"Layer {number}: learned graph", edges)
@@ -69,10 +56,8 @@ def band_graph(model):
         _draw_arcs(arcs, model.layout, edges)
         _draw_ratios(ratios, model.layout, edges)
         arcs.set_title(title, loc="left", fontsize="medium")
-    for panel, text in zip(
-        panels[-1], ("frequency", "frequency of the lower band"), strict=True
-    ):
-        panel.set_xlabel(f"{text} in Hz (logarithmic)")
+    panels[-1, 0].set_xlabel("frequency in Hz (logarithmic)")
+    panels[-1, 1].set_xlabel("frequency of the lower band in Hz (logarithmic)")
     _graph_legend(figure)
     return figure
 
@@ -96,7 +81,7 @@ def _place(layout, hertz):
 
 def _look(layout, edge):
     """Return colour, line, marker of an edge, and if it is near a ratio."""
-    ratio = near_ratio(*(layout.centres[band] for band in edge))
+    ratio = _near_ratio(*(layout.centres[band] for band in edge))
     return *RATIOS.get(ratio, OTHER), ratio is not None
 
 
@@ -113,18 +98,10 @@ def _draw_arcs(panel, layout, edges):
         colour, line, _, near = _look(layout, (i, j))
         width = centres[j] - centres[i]
         widest = max(widest, width)
-        panel.add_patch(
-            Arc(
-                ((centres[i] + centres[j]) / 2, 0),
-                width,
-                2 * width,
-                theta2=180,
-                color=colour,
-                linestyle=line,
-                linewidth=1.4 if near else 0.7,
-                zorder=3 if near else 2,
-            )
-        )
+        look = {"color": colour, "linestyle": line}
+        look |= {"linewidth": 1.4 if near else 0.7, "zorder": 2 + near}
+        middle = (centres[i] + centres[j]) / 2, 0
+        panel.add_patch(Arc(middle, width, 2 * width, theta2=180, **look))
     panel.set_ylim(-0.08 * widest, 1.08 * widest)
     tidy(panel)
     panel.grid(False)
@@ -142,13 +119,9 @@ def _draw_ratios(panel, layout, edges):
         colour, _, marker, near = _look(layout, (i, j))
         ratio = centres[j] / centres[i]
         beyond += ratio > HIGHEST_RATIO
-        panel.plot(
-            places[i],
-            ratio,
-            marker,
-            color=colour if near else "0.6",
-            markersize=4.5 if near else 3,
-        )
+        look = {"color": colour if near else "0.6"}
+        look["markersize"] = 4.5 if near else 3
+        panel.plot(places[i], ratio, marker, **look)
     tidy(panel)
     panel.set_yscale("log", base=2)
     panel.set_ylim(1, HIGHEST_RATIO)
@@ -159,15 +132,9 @@ def _draw_ratios(panel, layout, edges):
     panel.grid(axis="y", color="0.6", linewidth=0.8)
     panel.set_ylabel("ratio")
     if beyond:
-        panel.text(
-            0.98,
-            0.95,
-            f"{beyond} above {HIGHEST_RATIO}:1 not shown",
-            transform=panel.transAxes,
-            ha="right",
-            va="top",
-            fontsize="small",
-        )
+        look = {"ha": "right", "va": "top", "fontsize": "small"}
+        text = f"{beyond} above {HIGHEST_RATIO}:1 not shown"
+        panel.text(0.98, 0.95, text, transform=panel.transAxes, **look)
     pairs = np.argwhere(np.triu(np.ones((len(centres), len(centres))), 1))
     panel.set_title(
         f"near a ratio: {_share_near(layout, edges)} of {len(edges)} edges, "

@@ -23,10 +23,7 @@ def spectrograms(signals, sample_rate, start=0.0):
     grid = figure.subplots(
         rows, columns, sharex=True, sharey=True, squeeze=False
     )
-    levels = {
-        name: spectrogram(signal, sample_rate)
-        for name, signal in signals.items()
-    }
+    levels = {n: _spectrogram(x, sample_rate) for n, x in signals.items()}
     top = max(level.max() for level in levels.values())
     panels = list(grid.flat)
     for panel in panels[len(signals) :]:
@@ -52,18 +49,8 @@ def spectrograms(signals, sample_rate, start=0.0):
     return figure
 
 
-def spectrogram(signal, sample_rate):
-    """Return the levels (F, T) in dB of a signal (L,).
-
-    The last row is at half the sample rate; a sine of full scale has 0.
-
-    Example
-    -------
-    >>> sine = np.sin(np.pi / 4 * np.arange(16000))  # 2 kHz
-    >>> level = spectrogram(sine, 16000)
-    >>> round(float(level.max())), int(level[:, 9].argmax())  # of 31.25 Hz
-    (0, 64)
-    """
+def _spectrogram(signal, sample_rate):
+    """Return levels (F, T) in dB of a signal (L,); a full-scale sine has 0."""
     size = max(2, round(WINDOW_SECONDS * sample_rate))
     signal = np.pad(signal, (0, max(0, size - len(signal))))
     frames = np.lib.stride_tricks.sliding_window_view(signal, size)

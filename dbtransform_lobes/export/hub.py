@@ -16,14 +16,9 @@ def plan_upload(model_folder, name):
     """Check a model folder and list what of it goes to "owner/name" on the hub.
 
     Returns the paths of the files to send and the names of what is left out.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or a file of it is missing.
-    ValueError
-        If the name is wrong, the model cannot be loaded without running its
-        code, or the model card lacks something.
+    FileNotFoundError if the folder or a file of it is missing; ValueError if
+    the name is wrong, the model cannot be loaded without running its code, or
+    the model card lacks something.
     """
     validate_repo_id(name)
     if not HUB_NAME.fullmatch(name):
@@ -46,20 +41,10 @@ def plan_upload(model_folder, name):
 def push_files(files, name, private=False, revision=None, token=None):
     """Send the files of ``plan_upload`` in one commit; return its address.
 
-    Arguments
-    ---------
-    private : bool
-        Make a private repository; one that is there must be private.
-    revision : str, optional
-        Branch, which is made if need be; "main" if not given.
-    token : str, optional
-        The one of HF_TOKEN or `hf auth login` if not given.
-
-    Raises
-    ------
-    ValueError
-        If the repository is public against what was asked, or the hub
-        refuses.
+    A ``private`` repository is made if there is none; one that is there must
+    be private. A ``revision`` is a branch, made if need be, else "main"; the
+    token is by default that of HF_TOKEN or `hf auth login`. ValueError if the
+    repository is public against what was asked, or the hub refuses.
     """
     api = HfApi(token=token)
     try:

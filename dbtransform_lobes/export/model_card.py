@@ -1,17 +1,16 @@
 """The README.md of a model folder, with SpeechBrain's front matter."""
 
-import csv
-from collections import Counter
 from pathlib import Path
 
 import ruamel.yaml
 from huggingface_hub import EvalResult, ModelCardData
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
-from dbtransform_lobes.data.files import read_record
+from dbtransform_lobes.data.files import read_record, read_table
 from dbtransform_lobes.versions import package_versions
 
 TAGS = ("speech-enhancement", "audio-to-audio", "speechbrain", "dbtransform")
+SOURCE_KEYS = ("source", "licence", "files", "hours")
 TITLE = """\
 ---
 {front_matter}
@@ -40,20 +39,11 @@ but scaled as the top of the band below (or dropped: `--high-band drop`).
 def model_card(run_folder, hyperparams, meta, text="", language="en"):
     """Return, as Markdown, what a model is, learned from and scores.
 
-    The run's hyperparams.yaml leads to the data's ``dataset.json`` and to the
-    manifest of recordings; its ``scores.json`` is that of the test. What is
-    not there is left out.
-
-    Arguments
-    ---------
-    run_folder : str
-        ``output_folder`` of the training.
-    hyperparams : str
-        HyperPyYAML of the model folder.
-    meta : dict
-        Of the checkpoint: its validation scores.
-    text, language : str
-        Inserted before the training data; code of the language of the speech.
+    The ``run_folder``'s hyperparams.yaml leads to the data's ``dataset.json``
+    and to the manifest of recordings; its ``scores.json`` is that of the test.
+    What is not there is left out. ``hyperparams`` is the HyperPyYAML of the
+    model folder, ``meta`` holds the validation scores of the checkpoint,
+    ``text`` is inserted before the training data, ``language`` is a code.
     """
     tree = ruamel.yaml.YAML().load(hyperparams)
     with open(Path(run_folder) / "hyperparams.yaml", encoding="utf-8") as file:
@@ -61,16 +51,10 @@ def model_card(run_folder, hyperparams, meta, text="", language="en"):
     name = tree["model"].tag.value.rpartition(".")[2]
     rate = tree["sample_rate"]
     report = read_record(Path(run_folder) / "scores.json")
-    valid = {
-        metric: value
-        for metric, value in meta.items()
-        if isinstance(value, float) and metric != "unixtime"
-    }
-    test = {
-        metric: value
-        for metric, value in (report.get("means") or {}).items()
-        if value is not None
-    }
+    valid = {k: v for k, v in meta.items() if isinstance(v, float)}
+    valid.pop("unixtime", None)
+    means = report.get("means") or {}
+    test = {k: v for k, v in means.items() if v is not None}
     scores = {
         f"Validation ({run.get('valid_files') or 'all'} files)": valid,
         f"Test ({report.get('num_scored')} files scored)": test,
@@ -129,9 +113,7 @@ def _configuration(tree, hyperparams):
 
 
 def configuration_rows(tree):
-    """List what a model folder says of its front end and its network.
-
-    The tree is its hyperparams.yaml, read without building anything.
+    """List what a hyperparams.yaml, not built, says of front end and network.
 
     Example
     -------
@@ -139,12 +121,9 @@ def configuration_rows(tree):
     >>> configuration_rows({"compute_stft": stft, "model": {"num_layers": 3}})
     [('win_length (ms)', 32), ('num_layers', 3)]
     """
-    rows, stft = [], tree["compute_stft"]
-    for key, unit in (("win_length", " (ms)"), ("hop_length", " (ms)")):
-        if key in stft:
-            rows.append((key + unit, stft[key]))
-    window = _name_of(stft.get("window_fn"))
-    if window:
+    stft, lengths = tree["compute_stft"], ("win_length", "hop_length")
+    rows = [(f"{key} (ms)", stft[key]) for key in lengths if key in stft]
+    if window := _name_of(stft.get("window_fn")):
         rows.append(("window_fn", window))
     return rows + list(_flat(tree["model"]))
 
@@ -178,7 +157,9 @@ def _data(run):
             _recordings(run["recordings"]),
         ]
     elif record:
-        parts = ["Mixed from:", _sources(record.get("sources", []))]
+        entries = record.get("sources", [])
+        rows = ([each.get(key, "?") for key in SOURCE_KEYS] for each in entries)
+        parts = ["Mixed from:", _sources_table(rows)]
     else:
         parts = ["The data folder has no `dataset.json` to name its sources."]
     parts += [
@@ -192,28 +173,20 @@ def _recordings(manifest):
     """Return the sources of the recordings that training took."""
     if not Path(str(manifest)).is_file():
         return ""
-    with open(manifest, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
-    files, seconds = Counter(), Counter()
-    for row in rows:
-        key = row.get("source") or "?", row.get("licence") or "?"
-        files[key] += 1
-        seconds[key] += float(row.get("seconds") or 0)
-    return _sources(
-        {
-            "source": key[0],
-            "licence": key[1],
-            "files": files[key],
-            "hours": round(seconds[key] / 3600, 4) or "?",
-        }
-        for key in sorted(files)
+    seconds = {}
+    for row in read_table(manifest, ["split"]):
+        if row["split"] == "train":
+            key = row.get("source") or "?", row.get("licence") or "?"
+            seconds.setdefault(key, []).append(float(row.get("seconds") or 0))
+    return _sources_table(
+        (*key, len(each), round(sum(each) / 3600, 4) or "?")
+        for key, each in sorted(seconds.items())
     )
 
 
-def _sources(entries):
-    columns = ("source", "licence", "files", "hours")
-    rows = [[entry.get(key, "?") for key in columns] for entry in entries]
-    return _table(columns, rows) if rows else ""
+def _sources_table(rows):
+    rows = list(rows)
+    return _table(SOURCE_KEYS, rows) if rows else ""
 
 
 def _scores(scores):

@@ -74,19 +74,19 @@ def export_model(
     language="en",
     example=None,
 ):
-    """Write the best checkpoint of a run as a model folder.
-
+    """Write the best checkpoint of a run, which is returned, as a model folder.
     That is the one of the highest validation PESQ, or without any scores the
     newest one from the end of an epoch. The folder is loaded again and
-    compared with the averaged model of the run before it gets its name; on
-    any error there is nothing new.
+    compared with the averaged model of the run before it gets its name; on any
+    error there is nothing new. FileNotFoundError if the run folder, a file of
+    it, the text or the example is missing; ValueError if there is no
+    checkpoint to take, the model folder exists, the exported model differs
+    from that of the run, or the example is no audio.
 
     Arguments
     ---------
-    run_folder : str
-        ``output_folder`` of the training.
-    model_folder : str
-        Folder to write.
+    run_folder, model_folder : str
+        ``output_folder`` of the training; folder to write.
     force : bool
         Replace a model folder of that name.
     card : str, optional
@@ -95,20 +95,6 @@ def export_model(
         Code of the language of the speech, for the model card.
     example : str, optional
         A noisy file, to be heard in the model card before and after.
-
-    Returns
-    -------
-    speechbrain.utils.checkpoints.Checkpoint
-        The one that was taken.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the run folder, a file of it, the text or the example is missing.
-    ValueError
-        If there is no checkpoint to take, the model folder exists, the
-        exported model differs from that of the run, or the example is no
-        audio.
     """
     run, target = Path(run_folder), Path(model_folder).absolute()
     check_output_folder(target, (*FILES, *EXAMPLES), "a model", force)
@@ -117,16 +103,14 @@ def export_model(
     checkpoint = _best_checkpoint(run / "save")
     ema = checkpoint.paramfiles["ema"]
     state = _averaged_state(ema)
+    card = model_card(run, hyperparams, checkpoint.meta, text, language)
     temporary = temporary_beside(target)
     try:
         temporary.mkdir()
         write_text(temporary / "hyperparams.yaml", hyperparams)
         write_text(temporary / "custom.py", CUSTOM)
+        write_text(temporary / "README.md", card)
         torch.save(state, temporary / "model.ckpt")
-        write_text(
-            temporary / "README.md",
-            model_card(run, hyperparams, checkpoint.meta, text, language),
-        )
         model = _check_round_trip(temporary, hyperparams, ema)
         for name, strength in EXAMPLES.items() if example else ():
             model.enhance_file(example, temporary / name, strength=strength)
@@ -143,27 +127,20 @@ def _best_checkpoint(save):
             f"{save}: there is no such folder, expected the checkpoints of a "
             "run; give the output_folder of a training"
         )
-    found = [
-        each
-        for each in Checkpointer(save).list_checkpoints()
-        if each.meta
-        and "ema" in each.paramfiles
-        and (_pesq(each) > -math.inf or each.meta.get("end-of-epoch"))
-    ]
-    if not found:
+    ranked = []
+    for each in Checkpointer(save).list_checkpoints():
+        if not each.meta or "ema" not in each.paramfiles:
+            continue
+        pesq = float(each.meta.get("pesq", math.nan))
+        if math.isfinite(pesq) or each.meta.get("end-of-epoch"):
+            score = pesq if math.isfinite(pesq) else -math.inf
+            ranked.append((score, each.meta.get("unixtime", 0), each))
+    if not ranked:
         raise ValueError(
             f"{save}: no checkpoint with averaged weights (ema.ckpt) from the "
             "end of an epoch; train until the first validation is done"
         )
-    return max(
-        found, key=lambda each: (_pesq(each), each.meta.get("unixtime", 0))
-    )
-
-
-def _pesq(checkpoint):
-    """Return the validation score, -inf if the checkpoint has none."""
-    value = float(checkpoint.meta.get("pesq", -math.inf))
-    return value if math.isfinite(value) else -math.inf
+    return max(ranked, key=lambda entry: entry[:2])[2]
 
 
 def _averaged_state(path):
@@ -176,27 +153,19 @@ def _averaged_state(path):
             f"{path}: expected n_averaged and keys module.*, given "
             f"{', '.join(others) or 'none of them'}; train with EnhanceBrain"
         )
-    return {
-        key.removeprefix("module."): (
-            value.float() if value.is_floating_point() else value
-        ).contiguous()
-        for key, value in state.items()
-    }
+    weights = {}
+    for key, value in state.items():
+        value = value.float() if value.is_floating_point() else value
+        weights[key.removeprefix("module.")] = value.contiguous()
+    return weights
 
 
 def minimal_hyperparams(run_folder):
     """Return the YAML of a run's model and front end alone.
 
-    That is what ``EnhanceModel`` needs of the hyperparams.yaml that
-    SpeechBrain wrote into the run folder: ``KEPT_KEYS``, ``modules`` and
-    ``pretrainer``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or its hyperparams.yaml is missing.
-    ValueError
-        If it cannot be parsed or a key is missing.
+    That is what ``EnhanceModel`` needs of the run's hyperparams.yaml:
+    ``KEPT_KEYS``, ``modules`` and ``pretrainer``. FileNotFoundError if there is
+    none; ValueError if it cannot be parsed or a key is missing.
     """
     path = Path(run_folder) / "hyperparams.yaml"
     if not path.is_file():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dbtransform_lobes.data.files import check_parent
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.onnx_model import (
     METADATA,
@@ -33,19 +34,19 @@ def export_onnx(
     int8=False,
     **model_options,
 ):
-    """Write a model as an ONNX file of real arithmetic.
+    """Write a model as an ONNX file of real arithmetic; return its difference.
 
     Before the file gets its name, ONNX Runtime enhances signals of several
-    lengths with it, and so does PyTorch: samples of signals of an RMS of 1
-    may differ by 1e-4. Weights of eight bits are not held to that; how much
-    they change is returned.
+    lengths with it, and so does PyTorch: samples of signals of an RMS of 1 may
+    differ by 1e-4, but with weights of eight bits. FileNotFoundError if the
+    model or the folder of the file is missing; ValueError if the model has no
+    such form, the packages of the extra ``onnx`` are missing, or ONNX Runtime
+    computes something else; then there is no file, or the old one.
 
     Arguments
     ---------
-    source : str
-        As for ``EnhanceModel.from_hparams``.
-    path : str
-        The file; one that is there is replaced.
+    source, path : str
+        As for ``EnhanceModel.from_hparams``; a file, which is replaced.
     streaming : bool
         Frames and states in and out, for a causal model; else whole signals
         of any length.
@@ -55,24 +56,9 @@ def export_onnx(
         Frames of a call of a streaming graph.
     int8 : bool
         Whether weights are stored with eight bits, and what they are
-        multiplied with is rounded to eight bits as it comes (dynamic
-        quantisation).
+        multiplied with is rounded as it comes (dynamic quantisation).
     **model_options
         For ``EnhanceModel.from_hparams``.
-
-    Returns
-    -------
-    float
-        Largest difference of a sample.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the model or the folder of the file is missing.
-    ValueError
-        If the model has no such form, the packages of the extra ``onnx``
-        are missing, or ONNX Runtime computes something else; then there is
-        no file, or the old one.
     """
     path = Path(path)
     _check_options(path, streaming, stft, frames)
@@ -87,16 +73,13 @@ def export_onnx(
     _check_model(network)
     if streaming:
         _check_stream(network, frames, inside)
-    from dbtransform_lobes.export.onnx_graph import (
-        offline_model,
-        streaming_model,
-    )
+    from dbtransform_lobes.export import onnx_graph
 
     with _quiet():
         if streaming:
-            proto = streaming_model(network, frames, inside)
+            proto = onnx_graph.streaming_model(network, frames, inside)
         else:
-            proto = offline_model(network, inside)
+            proto = onnx_graph.offline_model(network, inside)
     _describe(proto, model, streaming, stft, frames)
     return _write(proto, model, path, int8)
 
@@ -113,10 +96,7 @@ def _check_options(path, streaming, stft, frames):
             f"frames is {frames}, but only a streaming graph has calls of so "
             "many: add --streaming or leave out --frames"
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"{path.parent}: there is no such folder; make it first"
-        )
+    check_parent(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, expected a file to write")
 
@@ -212,11 +192,9 @@ def _difference(model, path):
     ]
     signals.append(np.zeros_like(signals[0]))
     for signal in signals:
-        found, expected = (
-            engine.enhance_array(signal, engine.sample_rate)
-            for engine in (enhancer, model)
-        )
-        differences.append(float(np.abs(found - expected).max()))
+        found = enhancer.enhance_array(signal, enhancer.sample_rate)
+        expected = model.enhance_array(signal, model.sample_rate)
+        differences.append(np.abs(found - expected).max())
     return float(np.max(differences))
 
 

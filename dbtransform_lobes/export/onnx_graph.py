@@ -5,10 +5,9 @@ noisy (B, L)
   -> DBTransform                                    (B, T, F, 2)
   -> inverse STFT by a transposed convolution -> enhanced (B, L)
 
-or the middle line alone. For a causal model also one call of a live stream:
-frames and states in, frames and states out; all shapes are fixed, states begin
-with zeros. That graph is what ``torch.export`` sees of the model's own
-``advance``, given the count of frames as a tensor.
+or the middle line alone. For a causal model also one call of a live stream,
+what ``torch.export`` sees of its ``advance``: frames and states in, frames and
+states out; all shapes are fixed, states begin with zeros.
 """
 
 import math
@@ -46,30 +45,9 @@ class _Spectra(nn.Module):
         return self.model.run(Whole(), spec)
 
 
-def fourier_rows(window, n_fft):
-    """Return cosines and sines of the windowed DFT and of its inverse.
-
-    Arguments
-    ---------
-    window : torch.Tensor
-        (n_fft,).
-    n_fft : int
-        Even.
-
-    Returns
-    -------
-    torch.Tensor
-        (2 F, n_fft), real parts first: rows @ samples is the spectrum.
-    torch.Tensor
-        (2 F, n_fft): spectrum @ rows are the windowed samples.
-
-    Example
-    -------
-    >>> forward, inverse = fourier_rows(torch.ones(8), 8)
-    >>> x = torch.randn(8)
-    >>> torch.allclose((forward @ x) @ inverse, x, atol=1e-5)
-    True
-    """
+def _fourier_rows(window):
+    """Return rows (2 F, n_fft), real parts first, of DFT and inverse."""
+    n_fft = len(window)
     bins = torch.arange(n_fft // 2 + 1)[:, None]
     turn = bins * torch.arange(n_fft) % n_fft  # exact, unlike large angles
     angle = turn.double() * (2 * math.pi / n_fft)
@@ -87,7 +65,7 @@ class _Waveforms(nn.Module):
     def __init__(self, model, window, hop_length):
         super().__init__()
         self.spectra, self.hop_length = _Spectra(model), hop_length
-        forward, inverse = fourier_rows(window, len(window))
+        forward, inverse = _fourier_rows(window)
         square = window.square()[None, None]
         self.register_buffer("forward_rows", forward.unsqueeze(1))
         self.register_buffer("inverse_rows", inverse.unsqueeze(1))
@@ -166,7 +144,7 @@ class _WaveformStream(nn.Module):
         # (2 F, n_fft), real and imaginary parts of a bin side by side
         rows, inverse = (
             rows.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
-            for rows in fourier_rows(window, len(window))
+            for rows in _fourier_rows(window)
         )
         weight = window.square().unflatten(0, (2, hop_length)).sum(0)
         self.register_buffer("rows", rows.T)

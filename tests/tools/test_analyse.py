@@ -16,7 +16,11 @@ from matplotlib.patches import Arc
 import analyse
 from analyse import FIGURES
 from command import run_tool
-from dbtransform_lobes.analysis.graph import MissingPart, band_graph, near_ratio
+from dbtransform_lobes.analysis.graph import (
+    MissingPart,
+    _near_ratio,
+    band_graph,
+)
 from dbtransform_lobes.analysis.spectrograms import spectrograms
 from dbtransform_lobes.export.model_folder import PRETRAINER
 from dbtransform_lobes.inference import EnhanceModel
@@ -203,14 +207,14 @@ def test_ratios_agree_with_the_harmonic_pairs_of_the_model():
     centres = small().layout.centres
     pairs = harmonic_pairs(torch.ones(31, 31).triu(1), centres)
     multiples = [
-        (i, j, near_ratio(centres[i], centres[j])[0])
+        (i, j, _near_ratio(centres[i], centres[j])[0])
         for i in range(31)
         for j in range(i + 1, 31)
-        if (near_ratio(centres[i], centres[j]) or (0, 2))[1] == 1
+        if (_near_ratio(centres[i], centres[j]) or (0, 2))[1] == 1
     ]
     assert multiples == pairs and len(pairs) > 10
-    assert near_ratio(100.0, 159.9) == (3, 2)
-    assert near_ratio(100.0, 160.1) is None is near_ratio(100.0, 620.0)
+    assert _near_ratio(100.0, 159.9) == (3, 2)
+    assert _near_ratio(100.0, 160.1) is None is _near_ratio(100.0, 620.0)
 
 
 def test_fusion_shows_the_weights_and_the_prior():

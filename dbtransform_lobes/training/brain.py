@@ -26,12 +26,8 @@ class ResumableBrain(sb.Brain):
 
     It needs a checkpointer, the hparams ``epoch_counter``, ``steps_per_epoch``
     and ``batch_size`` (the crops of a step on all ranks), and before ``fit``
-    as ``train_sampler`` the ``EpochSampler`` of the training data.
-
-    Raises
-    ------
-    ValueError
-        If gradients would be clipped wrongly, or a run has to stop.
+    as ``train_sampler`` the ``EpochSampler`` of the training data. ValueError
+    if gradients would be clipped wrongly, or a run has to stop.
     """
 
     def __init__(self, *args, **kwargs):
@@ -80,8 +76,8 @@ class ResumableBrain(sb.Brain):
 
         Off training these are a ValueError.
         """
-        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-        bad = [names[i] for i in bad]
+        finite = torch.isfinite(losses).tolist()
+        bad = [name for name, ok in zip(names, finite, strict=True) if not ok]
         if bad and stage != sb.Stage.TRAIN:
             raise ValueError(
                 f"the loss is not finite for {bad}: check these files "

@@ -11,8 +11,7 @@ class AtomicCheckpointer(Checkpointer):
     """SpeechBrain's Checkpointer, with the file that marks a checkpoint last.
 
     The stock class writes CKPT.yaml first, so that a run killed while saving
-    finds a broken checkpoint and cannot resume. See Checkpointer for the
-    arguments.
+    finds a broken checkpoint and cannot resume.
 
     Example
     -------
@@ -42,11 +41,10 @@ class AtomicCheckpointer(Checkpointer):
 
     @main_process_only
     def delete_checkpoints(self, **kwargs):
-        """Delete on the main process what is neither best nor newest.
+        """Delete on the main process what is neither best, newest nor whole.
 
         The stock method lets every rank list the files and synchronises once
-        for each deletion: ranks whose lists differ would wait for ever. What
-        killed processes left half written is deleted as well.
+        for each deletion: ranks whose lists differ would wait for ever.
         """
         super().delete_checkpoints(**kwargs)
         for folder in self.checkpoints_dir.glob(f"{CKPT_PREFIX}*"):

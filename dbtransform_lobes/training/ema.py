@@ -10,8 +10,7 @@ def weight_ema(model, decay=0.999):
     Call ``update_parameters(model)`` after every step. An update keeps a
     share ``decay`` of the average, in [0, 1), which starts low: it is
     min(decay, (1 + n) / (10 + n)) after n updates, so that the random start
-    is soon forgotten. ``.module`` is the averaged model, in evaluation mode:
-    validation shall see neither dropout nor batch statistics.
+    is soon forgotten. ``.module`` is the averaged model, in evaluation mode.
 
     Example
     -------

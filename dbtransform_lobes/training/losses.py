@@ -17,8 +17,8 @@ from dbtransform_lobes.models.compose import build
 def unit_rms_gain(noisy, eps=1e-8):
     """Return the gains (B, 1) that bring waveforms (B, L) to an RMS of 1.
 
-    At that level losses are computed, whatever the level of the recordings.
-    Waveforms below an RMS of ``eps`` count as silent and get a gain of 1.
+    At that level losses are computed. Waveforms below an RMS of ``eps`` count
+    as silent and get a gain of 1.
 
     Example
     -------
@@ -34,7 +34,6 @@ def compressed_magnitude(clean_spec, estimate_spec, exponent=0.3):
     """Average `(|S|^c - |Y|^c)^2` (Braun & Tashev, 2021, eq. 5, left term).
 
     ``exponent`` is c.
-
     Example
     -------
     >>> clean = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
@@ -42,18 +41,13 @@ def compressed_magnitude(clean_spec, estimate_spec, exponent=0.3):
     25.0
     """
 
-    def magnitude(spec):
-        """Return compressed magnitudes."""
-        return (spec.square().sum(-1) + 1e-12) ** (exponent / 2)
-
-    error = magnitude(clean_spec) - magnitude(estimate_spec)
+    s, y = (x.square().sum(-1) + 1e-12 for x in (clean_spec, estimate_spec))
+    error = s ** (exponent / 2) - y ** (exponent / 2)
     return error.square().flatten(1).mean(-1)
 
 
 def compressed_complex(clean_spec, estimate_spec, exponent=0.3):
-    """Average `|S |S|^(c-1) - Y |Y|^(c-1)|^2` (ibid., eq. 5, right term).
-
-    ``exponent`` is c.
+    """Average `|S |S|^(c-1) - Y |Y|^(c-1)|^2`, c = ``exponent`` (ibid.).
 
     Example
     -------
@@ -120,10 +114,8 @@ class EnvelopeDistance(nn.Module):
 
     Arguments
     ---------
-    n_fft : int
-        FFT length of the spectra.
-    sample_rate : int
-        In Hz.
+    n_fft, sample_rate : int
+        FFT length of the spectra; rate in Hz.
     frames, step : int
         Length of a segment and distance to the next one, in frames; 48 of
         8 ms are ESTOI's 384 ms. Shorter spectra are one segment.
@@ -181,10 +173,8 @@ class EnhancementLoss(nn.Module):
     with those of these that its signature names: ``clean``, ``estimate``,
     ``clean_spec``, ``estimate_spec`` and ``spec``, what the model made and the
     estimate is the iSTFT of, complex (B, F, T). A class is made with
-    ``n_fft`` and ``sample_rate`` if it asks for them.
-
-    The caller brings the waveforms to an RMS that does not depend on the
-    level of the recording.
+    ``n_fft`` and ``sample_rate`` if it asks for them. The caller brings the
+    waveforms to one RMS. ValueError if a weight is below 0 or none is above.
 
     Arguments
     ---------
@@ -193,11 +183,6 @@ class EnhancementLoss(nn.Module):
     terms : dict
         Name to [weight, term]; a term of weight 0 is neither made nor
         computed.
-
-    Raises
-    ------
-    ValueError
-        If a weight is below 0 or none is above.
 
     Example
     -------

@@ -15,16 +15,8 @@ class PesqDisturbance(nn.Module):
 
     d and d_a are its symmetric and asymmetric disturbance; PESQ falls with
     the weighted sum. Silent items count 0: PESQ is not defined for them.
-
-    Arguments
-    ---------
-    sample_rate : int
-        In Hz; other rates than 16000 are resampled.
-
-    Raises
-    ------
-    ValueError
-        If the package torch-pesq is not installed.
+    ``sample_rate`` is in Hz; other rates than 16000 are resampled. ValueError
+    if the package torch-pesq is not installed.
     """
 
     def __init__(self, sample_rate=16000):
@@ -53,7 +45,6 @@ class PesqDisturbance(nn.Module):
         return disturbance
 
     # The package's own two filters run sample by sample, most of its time.
-
     def _align_level(self, signal):
         """Bring the power from 325 to 3250 Hz to 10^7, as the package does."""
         length = signal.shape[1]

@@ -8,6 +8,8 @@ Sources: MetricGAN (Fu et al., 2019, arXiv:1905.04874); CMGAN (Cao et al.,
   generator      mean (D(S, Y) - 1)^2
 """
 
+from collections import Counter
+
 import torch
 from speechbrain.utils.distributed import is_distributed_initialized
 from torch.nn.parallel import DistributedDataParallel
@@ -23,19 +25,18 @@ class MetricGAN:
 
     All of it runs in fp32. PESQ is computed beside the training, and an
     estimate is learned from in the first step at which it has its score; so
-    runs of the same seed differ a little from one to the next. Ranks take
-    the same steps whatever each has scored by then.
+    runs of the same seed differ a little from one to the next. Ranks take the
+    same steps whatever each has scored by then. ValueError if the weight is
+    not above 0 or the sample rate not that of PESQ.
 
     Arguments
     ---------
     compute_stft : torch.nn.Module
         SpeechBrain's STFT, at 16 kHz.
-    weight : float
-        Of the generator's term in the loss.
+    weight, lr : float
+        Of the generator's term in the loss; of the discriminator, constant.
     start_epoch : int
         First epoch in which it is trained and used.
-    lr : float
-        Learning rate of the discriminator, constant.
     exponent : float
         Compression of the magnitudes.
     num_channels : int
@@ -44,11 +45,6 @@ class MetricGAN:
         Processes that compute PESQ, of each rank.
     device : str
         Where the discriminator is.
-
-    Raises
-    ------
-    ValueError
-        If the weight is not above 0 or the sample rate not that of PESQ.
 
     Example
     -------
@@ -127,12 +123,9 @@ class MetricGAN:
 
     def counts(self):
         """Count items scored, failed and skipped since the last call."""
-        counts = dict(self.workers.counts)
-        self.workers.counts.clear()
-        return {
-            f"pesq_{name}": counts.get(name, 0)
-            for name in ("scored", "failed", "skipped")
-        }
+        counts, self.workers.counts = self.workers.counts, Counter()
+        kinds = ("scored", "failed", "skipped")
+        return {f"pesq_{kind}": counts[kind] for kind in kinds}
 
     def step(self, clean, items):
         """Train the discriminator for one step; return its loss, detached.

@@ -13,18 +13,8 @@ logger = logging.getLogger(__name__)
 MAX_DEATHS = 5
 
 
-def pesq_target(clean, estimate):
-    """Return the target of the discriminator, (PESQ - 1) / 3.5, 0 to 1.04.
-
-    Signals are (L,) at 16 kHz. It is NaN if PESQ cannot score the pair:
-    silence, no utterance, or less than 0.25 s.
-
-    Example
-    -------
-    >>> import numpy as np
-    >>> pesq_target(np.zeros(8000), np.ones(8000))
-    nan
-    """
+def _pesq_target(clean, estimate):
+    """Return the discriminator's target, (PESQ - 1) / 3.5, NaN without PESQ."""
     if not (clean.any() and estimate.any()):
         return math.nan
     try:
@@ -37,7 +27,7 @@ def _serve(connection):
     """Score pairs until the parent is gone."""
     try:
         while True:
-            connection.send(pesq_target(*connection.recv()))
+            connection.send(_pesq_target(*connection.recv()))
     except (EOFError, OSError):
         pass
 
@@ -54,12 +44,6 @@ class PesqWorkers:
     for them) and skipped (the workers were busy, or one died). Less than one
     worker is a ValueError; ``ready`` raises a RuntimeError if workers die
     again and again.
-
-    Example
-    -------
-    >>> workers = PesqWorkers(2)
-    >>> workers.ready()
-    []
     """
 
     def __init__(self, num_workers=2):
@@ -79,11 +63,8 @@ class PesqWorkers:
             return
         if self.threads is None:
             self.threads = ThreadPoolExecutor(self.num_workers)
-        for pair in zip(
-            clean.detach().float().cpu(),
-            estimate.detach().float().cpu(),
-            strict=True,
-        ):
+        both = (x.detach().float().cpu() for x in (clean, estimate))
+        for pair in zip(*both, strict=True):
             arrays = [wave.numpy() for wave in pair]
             future = self.threads.submit(self._score, arrays)
             self.waiting.append((future, *pair))

@@ -1,7 +1,5 @@
 """Training that starts from exported weights."""
 
-from pathlib import Path
-
 import torch
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
@@ -45,12 +43,6 @@ def load_pretrained(hparams):
 @main_process_only
 def _read_on_main(source, hparams):
     """Read weights of the recipe's front end; every rank gets them."""
-    if Path(source, "save").is_dir():
-        raise ValueError(
-            f"pretrained={source} is the folder of a run, expected a model "
-            f"folder: make one with `dbtransform export {source} "
-            "MODEL_FOLDER`"
-        )
     given = EnhanceModel.from_hparams(source, run_opts={"device": "cpu"})
     problems = [
         f"{name} is {theirs}, expected {ours}"

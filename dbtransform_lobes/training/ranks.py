@@ -1,5 +1,6 @@
 """Exchange of numbers and lists between the ranks of a distributed run."""
 
+from collections import Counter
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -7,13 +8,7 @@ from speechbrain.utils.distributed import is_distributed_initialized
 
 
 def rank_and_count():
-    """Return the rank of this process and the number of ranks.
-
-    Example
-    -------
-    >>> rank_and_count()
-    (0, 1)
-    """
+    """Return the rank of this process and the number of ranks."""
     if not is_distributed_initialized():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
@@ -44,11 +39,6 @@ def gather_lists(values):
     """Join the lists of all ranks, in the order of the ranks, on every rank.
 
     Every rank must call this. Items are of any kind that can be pickled.
-
-    Example
-    -------
-    >>> gather_lists([1, 2])
-    [1, 2]
     """
     count = rank_and_count()[1]
     if count == 1:
@@ -63,31 +53,19 @@ def mean_over_ranks(means, weight=1):
 
     A rank may lack some or all. ``weight`` is how much those of this rank
     count, such as the files that they come from.
-
-    Example
-    -------
-    >>> mean_over_ranks({"loss": 2.0}, weight=3)
-    {'loss': 2.0}
     """
-    parts = [part for part in gather_lists([(means, weight)]) if part[1]]
-    names = dict.fromkeys(name for part, _ in parts for name in part)
-    result = {}
-    for name in names:
-        known = [(part[name], w) for part, w in parts if name in part]
-        total = sum(w for _, w in known)
-        result[name] = sum(value * w for value, w in known) / total
-    return result
+    sums, totals = Counter(), Counter()
+    for part, share in gather_lists([(means, weight)]):
+        for name, value in part.items() if share else ():
+            sums[name] += value * share
+            totals[name] += share
+    return {name: sums[name] / totals[name] for name in sums}
 
 
 def prepare_on_main(function):
     """Call a function on the main process; the others wait as long as it takes.
 
     At SpeechBrain's barriers they wait for two hours at most.
-
-    Example
-    -------
-    >>> prepare_on_main(lambda: print("prepared"))
-    prepared
     """
     rank, count = rank_and_count()
     if count > 1:

@@ -26,13 +26,7 @@ MAY_CHANGE = set(
 
 @contextmanager
 def errors_in_a_line():
-    """Exit with the message of an error that the user can mend.
-
-    Example
-    -------
-    >>> with errors_in_a_line():
-    ...     lr = float("2")
-    """
+    """Exit with the message of an error that the user can mend."""
     try:
         yield
     except (ValueError, OSError, ruamel.yaml.YAMLError) as error:
@@ -48,14 +42,6 @@ def check_overrides(hparams_file, overrides):
     arguments are those of ``speechbrain.parse_arguments``. ValueError if a
     key is not in the recipe or in the file that it includes, or an included
     file is to be replaced and changed at once.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "recipe.yaml")
-    ...     _ = path.write_text("lr: 1")
-    ...     check_overrides(path, "lr: 2")
     """
     given = ruamel.yaml.YAML().load(overrides or "") or {}
     _check_keys(given, _load_tree(hparams_file), hparams_file)
@@ -101,10 +87,6 @@ def check_same_run(folder, hparams_file, overrides, debug=False):
     A run of ``--debug`` leaves a mark in its output folder, which may not
     exist yet, and may not touch another run. ValueError if the folder has
     checkpoints that this run may not go on from.
-
-    Example
-    -------
-    >>> check_same_run("no_such_folder", "recipe.yaml", "lr: 2")
     """
     folder = Path(folder)
     before, mark = folder / "hyperparams.yaml", folder / DEBUG_MARK
@@ -151,9 +133,6 @@ def _plain_tree(text):
 
 
 def save_versions(folder):
-    """Write versions.json: what ran, beside the configuration that ran.
-
-    SpeechBrain's env.log asks the pip on the PATH, which need not be that of
-    the running Python.
-    """
+    """Write versions.json: what ran, beside the configuration that ran."""
+    # SpeechBrain's env.log asks the pip on the PATH, maybe of another Python.
     write_json(Path(folder, "versions.json"), package_versions())

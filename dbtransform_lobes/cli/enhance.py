@@ -79,7 +79,12 @@ def run(args):
         pairs = folder_pairs(args.paths, Path(args.output), args.suffix)
     check_pairs(pairs, args.force or args.resume, args.paths)
     check_options(args)
-    total, options = len(pairs), _sound_options(args)
+    total = len(pairs)
+    options = {
+        "strength": args.strength,
+        "attenuation_limit_db": args.attenuation_limit,
+        "high_band": args.high_band,
+    }
     if args.output is not None:
         # Results of other suffixes may lie in the same folder.
         record = Path(args.output) / f".dbtransform{args.suffix}.json"
@@ -97,15 +102,6 @@ def run(args):
         reason = reason.removeprefix(f"{path}: ")
         print(f"failed: {path}: {reason}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _sound_options(args):
-    """Return what ``Enhancer.enhance_long_file`` gets of the arguments."""
-    return {
-        "strength": args.strength,
-        "attenuation_limit_db": args.attenuation_limit,
-        "high_band": args.high_band,
-    }
 
 
 def _enhance(pairs, options, args):

@@ -13,16 +13,8 @@ import sys
 from dbtransform_lobes import __version__
 
 COMMANDS = (
-    "enhance",
-    "stream",
-    "demo",
-    "info",
-    "mix",
-    "export",
-    "export-onnx",
-    "push",
-    "evaluate",
-)
+    "enhance stream demo info mix export export-onnx push evaluate"
+).split()
 EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav
   dbtransform enhance noisy_folder --output enhanced_folder --jobs 2

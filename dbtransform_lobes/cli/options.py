@@ -20,10 +20,7 @@ OPTIONS = {
         "help": "let the hyperparams.yaml of the model name any Python "
         "object: it can run any code then",
     },
-    "--device": {
-        "default": "cpu",
-        "help": "cpu, cuda or cuda:N (default cpu)",
-    },
+    "--device": {"default": "cpu", "help": "cpu, cuda or cuda:N (default cpu)"},
     "--threads": {
         "metavar": "N",
         "type": int,

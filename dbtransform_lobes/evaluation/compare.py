@@ -41,13 +41,12 @@ def compare_systems(
 ):
     """Score folders of enhanced files and compare them with one of them.
 
-    Returned are the keys of ``comparison.json``: ``num_files``;
-    ``reference``; ``interval`` (its kind); ``num_compared``, ``means`` and
-    ``differences`` (system minus reference, file by file), both by system and
-    metric as ``intervals`` returns them; ``by_snr`` and ``by_noise``, lists of
-    groups with ``snr_db`` or ``noise`` and the last three; whether the SNRs
-    are the centres of ``snr_ranges``; ``silent`` (names); ``left_out`` (by name
-    and system, the reason); ``without_clean`` (names of files by system);
+    Returned are the keys of ``comparison.json``: ``num_files``; ``reference``;
+    ``interval`` (its kind); ``num_compared``, ``means`` and ``differences``
+    (system minus reference, file by file) by system and metric, as of
+    ``intervals``; ``by_snr`` and ``by_noise``, groups with these three; whether
+    SNRs are the centres of ``snr_ranges``; names that are ``silent``,
+    ``left_out`` (with the reason by system) and ``without_clean`` (by system);
     ``versions`` and ``configuration``; besides them ``rows``. ValueError if a
     folder is missing, empty or holds none of the files, the conditions lack a
     file, or an argument is out of range. A file that cannot be scored does
@@ -76,13 +75,11 @@ def compare_systems(
     """
     for suffix in plots:
         check_plot(f"plot.{suffix}")
-    if not systems:
-        raise ValueError("no system is given, expected at least one")
-    reference = next(iter(systems)) if reference is None else reference
+    reference = next(iter(systems), None) if reference is None else reference
     if reference not in systems:
         raise ValueError(
             f"the reference is {reference}, expected one of the systems "
-            f"{', '.join(systems)}"
+            f"{', '.join(systems) or '(there is none)'}"
         )
     configuration = {
         "clean": str(clean),

@@ -146,7 +146,6 @@ def _draw_ratios(panel, layout, edges):
 
 
 def _share_near(layout, edges):
-    """Return how many per cent of the edges are near a ratio."""
     near = sum(_look(layout, edge)[-1] for edge in edges)
     return f"{100 * near / len(edges):.0f} %"
 

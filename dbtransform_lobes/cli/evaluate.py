@@ -117,7 +117,6 @@ def _run_one(args):
 
 
 def _table(report):
-    """Return the means under the number of files."""
     from tabulate import tabulate
 
     means = report["means"]
@@ -132,7 +131,6 @@ def _print_silent(names):
 
 
 def _run_comparison(args):
-    """Score several folders and compare them."""
     if args.estimate_folder is not None:
         raise ValueError(
             f"{args.estimate_folder} given besides --systems, expected one of "

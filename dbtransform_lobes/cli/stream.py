@@ -179,7 +179,6 @@ def _write(file, data):
 
 
 def _summary(report, rate):
-    """What is said at the end."""
     if not report.blocks:
         return "nothing was read"
     duration = report.samples / rate

@@ -145,7 +145,6 @@ def _check_arguments(arguments):
 
 
 def _collection_summary(recordings):
-    """Count the files and hours used, by source and licence."""
     groups = {}
     for item in recordings:
         key = (item.source or "unknown", item.licence or "unknown")

@@ -122,17 +122,11 @@ def reverberate(signal, rir, early_ms=50.0, sample_rate=16000):
     if rir[direct] == 0:
         raise ValueError("the impulse response is silent; leave it out")
     response = rir[direct:] / rir[direct]
-    length = len(signal)
-    early = len(response)
-    if early_ms is not None:
-        early = min(round(early_ms * sample_rate / 1000), early)
-    target = fftconvolve(signal, response[: max(early, 1)])[:length]
-    late = response[early : early + length]
-    if not len(late) or early >= length:
-        return target, target
-    reverberant = target.copy()
-    reverberant[early:] += fftconvolve(signal, late)[: length - early]
-    return reverberant, target
+    reverberant = fftconvolve(signal, response)[: len(signal)]
+    if early_ms is None:
+        return reverberant, reverberant
+    early = max(round(early_ms * sample_rate / 1000), 1)
+    return reverberant, fftconvolve(signal, response[:early])[: len(signal)]
 
 
 def clip_peaks(signal, share):

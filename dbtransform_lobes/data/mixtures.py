@@ -166,8 +166,6 @@ def draw_mixtures(available, root, arguments, read):
 
 
 class _Drawer:
-    """Draw the mixtures of one split."""
-
     def __init__(self, available, root, split, arguments):
         self.root, self.split = root, split
         self.seed, self.babble = arguments["seed"], arguments["babble"]

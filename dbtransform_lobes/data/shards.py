@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import soundfile as sf
 from tqdm import tqdm
 
@@ -55,12 +56,8 @@ def shard_order(paths, rng):
     if len(shards) == 1:
         return order
     turn = rng.permutation(len(shards))[shard[order]]
-    # The how-manieth of its shard each recording is.
-    by_shard = np.argsort(turn, kind="stable")
-    starts = np.searchsorted(turn[by_shard], np.arange(len(shards)))
-    place = np.empty(len(order), dtype=int)
-    place[by_shard] = np.arange(len(order)) - starts[turn[by_shard]]
-    return order[np.lexsort((turn, place))]
+    number = pd.Series(turn).groupby(turn).cumcount()  # in its shard
+    return order[np.lexsort((turn, number))]
 
 
 def write_shards(

@@ -167,7 +167,6 @@ def _read_estimates(systems, clean_files, aliases):
 
 
 def _score_systems(clean_files, estimates, known, score):
-    """Return a row for every system and clean file."""
     places = [(system, name) for system in estimates for name in clean_files]
     found = [place for place in places if place[1] in estimates[place[0]]]
     pairs = [
@@ -219,7 +218,6 @@ def _summarise_systems(rows, reference):
 
 
 def _summary(systems, reference, metrics, table):
-    """Return means and differences over the files of a table."""
     scores = {
         system: table[table["system"] == system].set_index("file")[metrics]
         for system in systems

@@ -121,7 +121,6 @@ def _without_suffix(name):
 
 
 def _noise_type(noise):
-    """Return the type of a noise, given itself or by paths of files."""
     if SEPARATOR in noise:
         return "babble"
     path = PurePosixPath(noise)

@@ -132,7 +132,6 @@ def score_files(files, jobs=1, with_dnsmos=False):
 
 
 def _summarise(rows):
-    """Return the means over the scored files and the names of all others."""
     of = {status: [] for status in (SCORED, SILENT, FAILED)}
     for row in rows:
         of[row["status"]].append(row)

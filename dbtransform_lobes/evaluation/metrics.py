@@ -162,7 +162,6 @@ def _check_signal(signal, name):
 
 
 def _check_pair(clean, estimate, sample_rate):
-    """Return both signals checked, as float64."""
     if sample_rate != SAMPLE_RATE:
         raise ValueError(
             f"sample_rate is {sample_rate} Hz, expected {SAMPLE_RATE} Hz; "

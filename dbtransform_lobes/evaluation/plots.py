@@ -58,7 +58,6 @@ def _errors(estimates):
 
 
 def _differences(report):
-    """Draw a row for each system: its difference and the interval."""
     others = list(report["differences"])
     places = list(report["means"])
     figure, axes = _panels(
@@ -80,7 +79,6 @@ def _differences(report):
 
 
 def _by_snr(report):
-    """Draw a curve for each system over the SNR."""
     groups = report["by_snr"]
     places = [group["snr_db"] for group in groups]
     labels = [text[:-3] for text in group_labels(report, "by_snr")]

@@ -75,7 +75,6 @@ def group_labels(report, key):
 
 
 def _means_table(groups, title=(), labels=((),)):
-    """Return a table with a row for each group and system."""
     metrics = next(iter(groups[0]["means"].values()))
     header = [*title, "system", "files", *(LABELS.get(m, m) for m in metrics)]
     rows = [
@@ -88,7 +87,6 @@ def _means_table(groups, title=(), labels=((),)):
 
 
 def _difference_table(differences):
-    """Return a table with a row for each metric, a column for each system."""
     metrics = next(iter(differences.values()))
     rows = [
         [

@@ -170,7 +170,6 @@ def _data(run):
 
 
 def _recordings(manifest):
-    """Return the sources of the recordings that training took."""
     if not Path(str(manifest)).is_file():
         return ""
     seconds = {}
@@ -190,7 +189,6 @@ def _sources_table(rows):
 
 
 def _scores(scores):
-    """Return a table of the scores of each set that was scored."""
     tables = [
         f"{title}:\n\n"
         + _table(list(means), [[f"{v:.3f}" for v in means.values()]])

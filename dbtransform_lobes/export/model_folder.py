@@ -214,7 +214,6 @@ def _check_round_trip(folder, hyperparams, ema_path):
 
 
 def _read_card(card):
-    """Return the text of a file, empty if there is none to read."""
     if card is None:
         return ""
     if not Path(card).is_file():
@@ -226,7 +225,6 @@ def _read_card(card):
 
 
 def _test_signal(sample_rate):
-    """Return one second of a harmonic tone in noise, (1, L)."""
     time = torch.arange(sample_rate) / sample_rate
     tone = sum(torch.sin(2 * torch.pi * 150 * k * time) / k for k in (1, 2, 3))
     noise = torch.randn(sample_rate, generator=torch.Generator().manual_seed(0))

@@ -145,7 +145,6 @@ def _check_stream(network, frames, stft):
 
 
 def _describe(proto, model, streaming, stft, frames):
-    """Say in the metadata what the graph takes and what it is of."""
     settings = {
         "form": "streaming" if streaming else "offline",
         "stft": stft,

@@ -245,7 +245,6 @@ def write_blocks(path, blocks, audio):
 
 
 def _encode(path, blocks, audio, container, subtype):
-    """Write samples and tags; return how many samples."""
     layout = (audio.sample_rate, audio.channels, subtype)
     tags = {} if container == "MP3" else audio.tags
     frames = 0

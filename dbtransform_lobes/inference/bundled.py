@@ -13,9 +13,8 @@ GRAPH = "model.onnx"
 
 def bundled_models():
     """List the models that come with the package, the default first."""
-    found = BUNDLED.glob("*/hyperparams.yaml")
-    names = sorted(path.parent.name for path in found)
-    return sorted(names, key=lambda name: name != DEFAULT)
+    names = [path.parent.name for path in BUNDLED.glob("*/hyperparams.yaml")]
+    return sorted(names, key=lambda name: (name != DEFAULT, name))
 
 
 def local_folder(source=None):

@@ -215,7 +215,6 @@ def claim_output(record, model_options, options, resume):
 
 
 def _digest(source=None, revision=None, **_):
-    """Return the digest of the files of a model, whatever computes it."""
     files = [source]
     if source is None or not os.path.isfile(source):
         folder = model_folder(source, revision)
@@ -229,7 +228,6 @@ def _digest(source=None, revision=None, **_):
 
 
 def _differences(earlier, settings):
-    """Say in words which settings an earlier run had."""
     keys = [key for key in settings if earlier.get(key) != settings[key]]
     told = [f"{key} {earlier.get(key)}" for key in keys]
     if "model_sha256" in keys:

@@ -213,7 +213,6 @@ class Enhancer:
         attenuation_limit_db=None,
         high_band="keep",
     ):
-        """Return a stage for a whole signal of any rate."""
         wet = wet_share(strength, attenuation_limit_db)
         check_high_band(high_band)
         check_sample_rate(sample_rate)
@@ -253,7 +252,6 @@ class Enhancer:
 
 
 def _pushed(stage, blocks):
-    """Yield what blocks (n, channels) become."""
     for block in blocks:
         for start in range(0, len(block), SAMPLES_AT_ONCE):
             yield stage.push(block[start : start + SAMPLES_AT_ONCE].T).T

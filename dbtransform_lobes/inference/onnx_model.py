@@ -169,7 +169,6 @@ def _complex(parts):
 
 
 def _load(path, threads):
-    """Settings and session of a graph."""
     session = _session(path, threads or 0)
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if text is None:

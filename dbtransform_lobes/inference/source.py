@@ -168,7 +168,6 @@ def _download(name, hparams_file, savedir, local_strategy, config):
 
 
 def _collect(folder, savedir, hparams_file, local_strategy):
-    """Link or copy the files of a model into another folder."""
     names = {hparams_file}
     for pattern in PATTERNS:
         names |= {path.name for path in folder.glob(pattern)}

@@ -161,7 +161,6 @@ class StreamingEnhancer:
         return self._given_as(np.ascontiguousarray(enhanced))
 
     def _check(self, noisy):
-        """Refuse what is not (n, channels), as many as before."""
         if noisy.ndim != 2 or not noisy.shape[1]:
             raise ValueError(
                 f"the samples have shape {noisy.shape}, expected (samples,) or "

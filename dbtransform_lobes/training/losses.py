@@ -142,7 +142,6 @@ class EnvelopeDistance(nn.Module):
         return 1 - torch.mul(*pair).sum(-2).flatten(1).mean(-1)
 
     def _segments(self, spec):
-        """Cut envelopes into normalised segments."""
         power = spec.square().sum(-1) @ self.bands
         envelope = (power + 1e-8).sqrt()  # (B, T, J)
         size = min(self.frames, envelope.shape[1])

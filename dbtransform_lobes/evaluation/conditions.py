@@ -6,7 +6,7 @@ import math
 from pathlib import Path, PurePosixPath
 
 from dbtransform_lobes.data.audio import AUDIO_SUFFIXES
-from dbtransform_lobes.data.files import raise_problems, read_text
+from dbtransform_lobes.data.files import collect, raise_problems, read_text
 from dbtransform_lobes.data.mixtures import SEPARATOR
 
 COLUMNS = {  # key: names that the column may have, the first found is taken
@@ -47,13 +47,7 @@ def read_conditions(path):
     """
     conditions, problems = {}, []
     for line, row in _read_rows(path, read_text(path)):
-        try:
-            name, known = _condition(row)
-            if name in conditions:
-                raise ValueError(f"{name} is there already")
-            conditions[name] = known
-        except ValueError as error:
-            problems.append(f"line {line}: {error}")
+        collect(problems, _add_condition, conditions, row, line=line)
     raise_problems(f"{path}: wrong lines", problems)
     if not conditions:
         raise ValueError(f"{path} has no line of a file, expected at least one")
@@ -95,8 +89,8 @@ def _read_rows(path, text):
     ]
 
 
-def _condition(row):
-    """Return the name of a file and what is known of it, by our names."""
+def _add_condition(conditions, row):
+    """Add by the name of a file what is known of it, by our names."""
     known = {}
     for key, names in COLUMNS.items():
         value = next((row[name] for name in names if name in row), None)
@@ -111,7 +105,9 @@ def _condition(row):
         known["snr_db"] = float(known["snr_db"])
         if not math.isfinite(known["snr_db"]):
             raise ValueError("the SNR is not finite")
-    return name, known
+    if name in conditions:
+        raise ValueError(f"{name} is there already")
+    conditions[name] = known
 
 
 def _without_suffix(name):

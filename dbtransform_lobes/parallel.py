@@ -53,13 +53,13 @@ def run_isolated(
 ):
     """Call a function for every task in worker processes, in any order.
 
-    A task holds the arguments of a call. Yielded are (task, result, reason):
-    None and why if it failed, else "". When a process dies, even of a
-    segmentation fault in C code, the tasks of the others go on, which the
-    pools of the standard library cannot do; its own is tried ``attempts``
-    times, and ``on_crash`` is given the task and the number of the process.
-    ``initializer`` is called first in each process. Workers are not forked
-    from this process, which may run threads: a script that calls this needs
+    A task is a tuple of arguments. Yields (task, result, reason): the reason
+    says why the task failed and is "" if it did not. When a process dies, even
+    of a segmentation fault in C code, the tasks of the others go on, which the
+    pools of the standard library cannot do; its own task is tried ``attempts``
+    times, and ``on_crash`` is called with the task and the process id.
+    ``initializer`` is called first in each process. Workers are not forked from
+    this process, which may run threads: a script that calls this needs
     ``if __name__ == "__main__":``. They end with this generator and process.
 
     Example

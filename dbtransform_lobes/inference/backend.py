@@ -95,12 +95,12 @@ def load_enhancer(
 ):
     """Load a model; return an ``Enhancer``.
 
-    The source is a model folder, a graph, or a model of the package or of the
-    hub (of a ``revision``: branch, tag or commit); ``backend`` and device
-    ("cpu", "cuda:1") are those of ``choose_backend``, which is told the
-    ``seconds`` of audio; None are all ``threads``; ``trust_code`` as of
-    ``EnhanceModel.from_hparams``. FileNotFoundError or ValueError if it cannot
-    be loaded.
+    The source is a model folder, a graph file, or the name of a model of the
+    package or of the hub; ``revision`` is a branch, tag or commit of the hub.
+    ``backend``, ``device`` ("cpu", "cuda:1") and the ``seconds`` of audio that
+    follow are passed to ``choose_backend``; ``threads`` limits the CPU
+    threads; ``trust_code`` is that of ``EnhanceModel.from_hparams``.
+    FileNotFoundError or ValueError if the model cannot be loaded.
 
     Example
     -------

@@ -15,15 +15,15 @@ _WORKER = {"model": None, "busy": False}
 def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     """Enhance files; those that fail do not stop the others.
 
-    ``pairs`` are (input, output) paths; folders of outputs are made. A model
-    is loaded by ``load_enhancer(**model_options)`` if any input opens,
-    ValueError or OSError if it cannot be, and one in each of several ``jobs``,
-    processes of which none is left when this generator ends, be it by Ctrl-C.
-    ``options`` are those of ``Enhancer.enhance_long_file``; ``threads`` are of
-    each process, by default all of them, shared.
+    ``pairs`` are (input, output) paths; the folders of outputs are made. The
+    model is loaded by ``load_enhancer(**model_options)`` if any input can be
+    opened; ValueError or OSError if loading fails. With several ``jobs`` each
+    process has a model of its own, and no process is left when this generator
+    ends, be it by Ctrl-C. ``options`` go to ``Enhancer.enhance_long_file``;
+    ``threads`` are those of each process, by default all of them, shared.
 
-    Yielded are (input, reason, notes): why it failed, None if it did not, and a
-    list of warnings; in any order if ``jobs`` > 1.
+    Yields (input, reason, notes): why the file failed, None if it did not, and
+    a list of warnings; in any order if ``jobs`` > 1.
     """
     readable, seconds = [], 0
     for source, target in pairs:

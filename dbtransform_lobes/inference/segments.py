@@ -9,12 +9,12 @@ FADE_SECONDS = 2
 class Segments:
     """Enhances segments of a signal, each on its own.
 
-    ``enhance`` maps samples (n,) to as many; ``seconds`` is the length of a
-    segment. A model whose frames depend on a limited number of others,
-    ``reach`` samples before and after, is given these as well, and the result
-    is that of the whole signal; segments then begin at a multiple of
-    ``hop_length``. Those of others, such as of full attention, overlap and are
-    faded into each other.
+    ``enhance`` maps samples (n,) to as many; a segment has ``seconds``. If the
+    frames of a model depend on a limited number of others (``reach``, samples
+    before and after), a segment is enhanced with these, begins at a multiple
+    of ``hop_length``, and the result is that of the whole signal. Segments of
+    other models, such as those with full attention, overlap and are
+    cross-faded.
 
     Example
     -------

@@ -75,11 +75,13 @@ def compare_systems(
     """
     for suffix in plots:
         check_plot(f"plot.{suffix}")
-    reference = next(iter(systems), None) if reference is None else reference
+    if not systems:
+        raise ValueError("no system is given, expected at least one")
+    reference = next(iter(systems)) if reference is None else reference
     if reference not in systems:
         raise ValueError(
             f"the reference is {reference}, expected one of the systems "
-            f"{', '.join(systems) or '(there is none)'}"
+            f"{', '.join(systems)}"
         )
     configuration = {
         "clean": str(clean),

@@ -73,10 +73,6 @@ def mix_dataset(
     missing; ValueError if an argument is out of range, a recording cannot be
     mixed, a split has too few recordings, or ``output`` holds another data
     set. Nothing is written then.
-
-    Example
-    -------
-    >>> mix_dataset("recordings", "mixed", hours=0.5)  # doctest: +SKIP
     """
     arguments = {
         "recordings": str(recordings),
@@ -104,10 +100,6 @@ def mix_testset(mixtures, recordings, output, force=False):
     The csv has the columns id, speech, noise, noise_offset_s, snr_db; the rest
     is as of `mix_dataset`, and so are errors. Returned is what
     ``test_dataset.json`` holds.
-
-    Example
-    -------
-    >>> mix_testset("test.csv", "manifest.csv", "out")  # doctest: +SKIP
     """
     root = recordings_root(recordings)
     items = read_test_mixtures(mixtures)

@@ -202,6 +202,15 @@ class DBTransform(nn.Module):
             for factory in blocks.values()
         )
         self.mask_decoder = build(mask_decoder, norm=norm, **common)
+        # What YAML says of the parts, for figures.
+        self.settings = {
+            part: getattr(factory, "keywords", {})
+            for part, factory in {
+                **blocks,
+                "band_split": band_split,
+                "mask_decoder": mask_decoder,
+            }.items()
+        }
         self.neighbours = Neighbours(causal)
         looks = {
             name: part.ahead

@@ -136,7 +136,8 @@ def test_tools_count_draw_and_analyse_it(model):
     assert macs["smoothing"] == 2 * 7 * 10 * 8 * 8
     assert sum(macs.values()) == 2 * macs["total"]
     _, (times, layer), _ = stages(model)
-    assert times == 2 and [stage.title for stage in layer][0] == "Smoothing"
+    assert times == 2 and layer[0].title == "Smoothing"
+    assert layer[0].lines[0] == "frames:\N{NO-BREAK SPACE}3"  # as in YAML
     analysis = model.analyse()
     assert analysis["share"].shape == (2, 8)
     assert analysis["adjacency"].shape == (2, 7, 7)

@@ -1,24 +1,20 @@
 """Diagram of a network, drawn from the network itself."""
 
 import itertools
+import re
+import textwrap
 from dataclasses import dataclass
 
 from torch import nn
 
-from dbtransform_lobes.models.band_split import BandSplit
-from dbtransform_lobes.models.bsrnn import BSRNN, ResidualLSTM
+from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.db_transform import DBTransform, Residual
-from dbtransform_lobes.models.differential_attention import (
-    DifferentialBandAttention,
-)
-from dbtransform_lobes.models.feed_forward import FeedForward
-from dbtransform_lobes.models.harmonic_graph import HarmonicGraphAttention
-from dbtransform_lobes.models.mask_decoder import NUM_TAPS, MaskDecoder
-from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
+from dbtransform_lobes.models.mask_decoder import NUM_TAPS
 
 # In inches.
 LINE, PAD, GAP, WIDTH, LEFT = 0.19, 0.09, 0.27, 5.2, 1.3
 MIDDLE = LEFT + WIDTH / 2
+LINE_CHARACTERS, NO_BREAK = 75, "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
@@ -43,27 +39,35 @@ def stages(model):
     Example
     -------
     >>> from dbtransform_lobes.models.bands import BandLayout
+    >>> from dbtransform_lobes.models.feed_forward import FeedForward
     >>> blocks = {"feed_forward": FeedForward}
     >>> model = DBTransform(BandLayout(), 16, blocks, num_layers=3)
     >>> [(times, len(group)) for times, group in stages(model)]
     [(1, 1), (3, 1), (1, 1)]
     """
     if isinstance(model, DBTransform):
-        first = list(model.blocks)[: len(model.block_names)]
-        repeated = [(model.num_layers, first)]
+        first = dict(zip(model.block_names, model.blocks, strict=False))
+        settings = model.settings
+        layer = [describe(first[name], settings[name]) for name in first]
+        repeated = [(model.num_layers, layer)]
     elif isinstance(model, BSRNN):
         layers = len(model.time_layers)
-        first = [model.time_layers[0], model.band_layers[0]]
+        first = [describe(model.time_layers[0]), describe(model.band_layers[0])]
         in_turn = model.order == "interleaved"
         repeated = [(layers, first)] if in_turn else [(layers, first[:1])]
         repeated += [] if in_turn else [(layers, first[1:])]
     else:
         return [_child(*child) for child in model.named_children()]
-    groups = [(1, [model.band_split]), *repeated, (1, [model.mask_decoder])]
-    return [
-        (times, [describe(module) for module in modules])
-        for times, modules in groups
-    ]
+    shapes = {
+        "band_split": f"({model.layout.num_bands}, B, T, C)",
+        "mask_decoder": f"taps (B, T, {model.layout.num_bins}, {NUM_TAPS})",
+    }
+    settings = getattr(model, "settings", {})
+    first, last = (
+        (1, [describe(getattr(model, name), settings.get(name, {}), shape)])
+        for name, shape in shapes.items()
+    )
+    return [first, *repeated, last]
 
 
 def _child(name, module):
@@ -76,113 +80,30 @@ def _child(name, module):
     return (len(parts) if alike else 1), [stage]
 
 
-def describe(module):
-    """Return the box of a part of a DBTransform or BSRNN."""
+def describe(module, settings=None, output=""):
+    """Return the box of a part: its class and what the YAML says of it."""
     inner = module.block if isinstance(module, Residual) else module
-    title, lines, *output = DESCRIPTIONS.get(type(inner), _other)(inner)
+    items = (settings or {}).items()
+    text = ", ".join(
+        f"{name}:{NO_BREAK}{_text(value)}" for name, value in items
+    )
+    lines = textwrap.wrap(text, LINE_CHARACTERS)
     if isinstance(module, Residual):
         norm = getattr(module.norm, "kind", type(module.norm).__name__)
-        norm = f"{norm} norm"
+        norm += " norm"
         order = {"pre": f"z + f({norm}(z))", "post": f"{norm}(z + f(z))"}
-        lines = (*lines, order[module.order])
-    return Stage(title, tuple(lines), _count(module), *output)
+        lines.append(order[module.order])
+    title = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(inner).__name__)
+    return Stage(title, tuple(lines), _count(module), output)
+
+
+def _text(value):
+    """Write a value as in YAML, functions by their names, on one line."""
+    return getattr(value, "__name__", str(value)).replace(" ", NO_BREAK)
 
 
 def _count(module):
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _split(block):
-    layout, channels = block.layout, block.linears[0].weight.shape[-2]
-    seen = "real, imaginary part" + (", magnitude" if block.magnitude else "")
-    if block.compression != 1:
-        seen += f" of |X|^{block.compression:g}"
-    lines = (
-        f"{layout.num_bins} bins to {layout.num_bands} bands",
-        f"{seen}, to {channels} channels",
-    )
-    return "Band split", lines, f"({layout.num_bands}, B, T, {channels})"
-
-
-def _attention(block):
-    heads, size = block.num_heads, block.sizes[0] // block.num_heads // 2
-    form = "per frame and head"
-    if block.statistics is not None:
-        form = "from statistics of the maps"
-    elif block.vector is not None:
-        form = "from learned vectors"
-    reach = "all frames"
-    if block.window is not None:
-        sides = "back" if block.causal else "on each side"
-        reach = f"{block.window} frames {sides}"
-    kind = r"$(A_1 - \lambda A_2)\,V$" if block.num_maps == 2 else "plain"
-    lines = (
-        f"{kind}, {heads} heads of {size}, {reach}",
-        rf"$\lambda$ {form}, {'rotary' if block.rope else 'no'} positions, "
-        f"weights {'shared' if block.embedding is not None else 'per band'}",
-    )
-    title = "Differential attention" if block.num_maps == 2 else "Attention"
-    return f"{title} over time", lines
-
-
-def _fusion(block):
-    windows = " | ".join("/".join(map(str, each)) for each in block.windows)
-    kind = "depthwise" if block.separable else "full"
-    blend = "adaptive" if block.adaptive is not None else "learned per band"
-    lines = (
-        f"{kind} convolutions, blend {blend}",
-        f"frames: {windows} (< 500 Hz | < 2 kHz | above)",
-    )
-    return "Multi-scale fusion over time", lines
-
-
-def _feed_forward(block):
-    outputs, inputs = block.expand.weight.shape[-2:]
-    lines = (f"SwiGLU, {inputs} to {outputs // 2} to {inputs} channels",)
-    return "Feed-forward", lines
-
-
-def _graph(block):
-    neighbours = f"{block.num_neighbours} neighbours of each band"
-    if block.form == "dense":
-        neighbours = "all bands"
-    lines = (f"{block.form}, {neighbours}, {block.num_heads} heads",)
-    if block.condition is not None:
-        lines = (*lines, "follows the signal")
-    return "Harmonic graph attention over bands", lines
-
-
-def _lstm(block):
-    size = block.lstm.hidden_size
-    ways = "both ways" if block.lstm.bidirectional else "forwards"
-    axis = "time" if block.over_time else "bands"
-    return f"LSTM over {axis}", (f"{size} units, {ways}", "z + f(norm(z))")
-
-
-def _decoder(block):
-    hidden, inputs = block.expand.weight.shape[-2:]
-    lines = (
-        f"per band: {inputs} to {hidden} channels, {block.activation}, GLU",
-        f"{NUM_TAPS} complex taps for each of {block.layout.num_bins} bins",
-    )
-    shape = f"filter (B, {block.layout.num_bins}, T, {NUM_TAPS}) complex"
-    return "Mask decoder", lines, shape
-
-
-def _other(block):
-    """Name a part that this file does not know."""
-    return type(block).__name__, ()
-
-
-DESCRIPTIONS = {
-    BandSplit: _split,
-    DifferentialBandAttention: _attention,
-    MultiScaleFusion: _fusion,
-    FeedForward: _feed_forward,
-    HarmonicGraphAttention: _graph,
-    ResidualLSTM: _lstm,
-    MaskDecoder: _decoder,
-}
 
 
 def architecture(model, compute_stft):

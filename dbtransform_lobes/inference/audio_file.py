@@ -21,7 +21,11 @@ from dbtransform_lobes.data.headers import (
     promised_frames,
     wav_fault,
 )
-from dbtransform_lobes.inference.mpeg import true_length, without_header
+from dbtransform_lobes.inference.mpeg import (
+    has_header,
+    true_length,
+    without_header,
+)
 from dbtransform_lobes.inference.tags import copy_tags
 
 # soundfile's names
@@ -38,7 +42,7 @@ CONTAINERS = {
     ".mp3": ("MP3",),
 }
 PLAIN = ("PCM", "FLOAT", "DOUBLE")
-CODECS = ("ULAW", "ALAW", "VORBIS", "OPUS", "MPEG_LAYER_III")
+CODECS = ("ULAW", "ALAW", "VORBIS", "OPUS")
 # A WAV file holds less than 4 GiB, RF64 (EBU Tech 3306) is the same with more.
 WAV_BYTES = 2**32 - 2**16
 SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
@@ -146,9 +150,12 @@ def _open(path):
 
 @contextmanager
 def _open_whole(path):
-    """Open a file; an MP3 that is longer than it says, to its true end."""
+    """Open a file; an MP3 to its true end, whatever length it says."""
     with _open(path) as file:
-        if not _is_mpeg(file) or _length(path, file) <= file.frames:
+        right = not _is_mpeg(file) or (
+            has_header(path) and _length(path, file) <= file.frames
+        )
+        if right:
             yield file
             return
     with without_header(path) as pipe, _open(pipe) as file:
@@ -220,7 +227,8 @@ def write_blocks(path, blocks, audio):
     known = audio.container in containers
     container = audio.container if known else containers[0]
     subtype = _subtype(container, audio)
-    if known and not audio.subtype.startswith((*PLAIN, *CODECS)):
+    plain = audio.subtype.startswith(PLAIN)
+    if known and not plain and subtype != audio.subtype:
         warnings.warn(
             f"{path}: {audio.subtype} of the input cannot be written to the "
             f"sample, so this is {subtype}",
@@ -266,7 +274,8 @@ def _subtype(container, audio):
     """The sample format itself, or the nearest that the container has."""
     eight_bits = {"PCM_U8": "PCM_S8", "PCM_S8": "PCM_U8"}
     plain = audio.subtype.startswith(PLAIN)
-    # Others, such as ADPCM, come in blocks: samples would be added.
+    # Others, such as ADPCM, come in blocks: samples would be added. MP3 has
+    # one sample format, and libsndfile writes it nowhere else.
     kept = plain or audio.subtype in CODECS and container == audio.container
     for subtype in (audio.subtype, eight_bits.get(audio.subtype)):
         if kept and sf.check_format(container, subtype or "no"):

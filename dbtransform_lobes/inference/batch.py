@@ -72,7 +72,8 @@ def enhance_pair(model, pair, options):
             # torch's errors, such as a lack of memory, are RuntimeErrors
             reason = str(error) or type(error).__name__
     notes = [str(warning.message) for warning in caught]
-    return source, reason, [n for n in notes if n.startswith(str(source))]
+    own = str(source), str(target)  # others are not on this file
+    return source, reason, [note for note in notes if note.startswith(own)]
 
 
 def _remove_unfinished(task, process):

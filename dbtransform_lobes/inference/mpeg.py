@@ -72,15 +72,21 @@ def true_length(path, promised):
     """Return the samples of an MP3, whatever its header promises.
 
     That is what is promised, also if the file is cut off; or, where its
-    frames have far more samples or a header is missing, at least how many
-    they have.
+    frames have far more samples or there is no header, so that libsndfile has
+    guessed, at least how many they have.
     """
     with open(path, "rb") as file:
         data = file.read()
     counted = sum(samples for _, _, samples in frames_of(data))
-    cut_off = counted < promised and _begin(data)[1]
-    far = abs(counted - promised) > MARGIN
-    return max(0, counted - MARGIN) if far and not cut_off else promised
+    if _begin(data)[1] and counted <= promised + MARGIN:
+        return promised
+    return max(0, counted - MARGIN)
+
+
+def has_header(path):
+    """Whether the first frame of an MP3 is a header with its length."""
+    with open(path, "rb") as file:
+        return _begin(file.read())[1]
 
 
 def _begin(data):

@@ -1,6 +1,7 @@
 """Any rate, channels, container, sample format and tags: in as out."""
 
 import contextlib
+import struct
 import warnings
 
 import mutagen
@@ -11,6 +12,7 @@ import soxr
 import torch
 
 from dbtransform_lobes.inference import EnhanceModel, StreamingEnhancer
+from dbtransform_lobes.inference.batch import enhance_pair
 from dbtransform_lobes.inference.high_band import TopBandGain
 from dbtransform_lobes.inference.mpeg import frames_of
 from dbtransform_lobes.inference.tags import id3_of
@@ -220,6 +222,30 @@ def test_an_mp3_without_header_gives_all_samples(model, tmp_path):
     assert sf.info(path).frames < 48000  # a guess from the first frame
     model.enhance_file(path, tmp_path / "out.wav")
     assert 0 <= sf.info(tmp_path / "out.wav").frames - 96000 < 8000
+
+
+def test_mp3_in_wav_gives_all_samples_as_pcm(model, tmp_path):
+    """libsndfile cannot write it, and guesses its length."""
+    path, output = tmp_path / "mp3.wav", tmp_path / "out.wav"
+    (data,) = mp3_bytes(path, noisy_signal(3.2, 16000))
+    begin, size, _ = next(frames_of(data))
+    data = data[begin + size :]  # without the header
+    kind = struct.pack("<HHIIHH", 0x55, 1, 16000, 3000, 576, 0)
+    extra = struct.pack("<HHIHHH", 12, 1, 2, 1152, 1, 1393)
+    chunks = b"fmt " + struct.pack("<I", 30) + kind + extra
+    chunks += b"data" + struct.pack("<I", len(data)) + data
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WAVE")
+    with open(path, "ab") as file:
+        file.write(chunks)
+    pair = enhance_pair(model, (path, output), {})
+    assert pair[1:] == (
+        None,
+        [
+            f"{output}: MPEG_LAYER_III of the input cannot be written to the "
+            "sample, so this is PCM_16"
+        ],
+    )
+    assert 0 <= sf.info(output).frames - 51200 < 2000
 
 
 @pytest.mark.parametrize("length", range(2550, 2562))

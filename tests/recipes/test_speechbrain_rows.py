@@ -5,19 +5,16 @@ In SpeechBrain's own tree the rows lie in tests/recipes, each recipe in a folder
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.signals import noise_like, rows_of, speech_like, write_wav
+from tests.training_runs import ROOT, run_script
 
 SMALL = "--architecture={num_channels: 8, num_heads: 1, num_layers: 1}"
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 
 
 def our_path(path):
@@ -46,22 +43,14 @@ def samples(tmp_path):
 
 
 @pytest.mark.parametrize("corpus", ["Voicebank", "DNS", "TIMIT"])
-def test_row_runs_and_leaves_its_files(corpus, samples):
+def test_row_runs_and_leaves_its_files(corpus, samples, monkeypatch):
     (row,) = rows_of(HERE / f"{corpus}.csv")
     for key in ("Data_prep_file", "Readme_file"):
         assert our_path(row[key]).is_file()
-    command = [sys.executable, our_path(row["Script_file"])]
-    command += [our_path(row["Hparam_file"]), *row["test_debug_flags"].split()]
-    done = subprocess.run(
-        [*command, "--output_folder=out", "--device=cpu", SMALL],
-        cwd=samples,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
+    argv = [str(our_path(row["Hparam_file"])), *row["test_debug_flags"].split()]
+    argv += ["--output_folder=out", "--device=cpu", SMALL]
+    monkeypatch.chdir(samples)
+    run_script(argv, our_path(row["Script_file"]))
     (names,) = re.findall(r"file_exists=\[(.*)\]", row["test_debug_checks"])
     for name in names.split(","):
         assert (samples / "out" / name).is_file(), name

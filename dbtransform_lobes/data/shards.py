@@ -13,6 +13,7 @@ import json
 import math
 import tarfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -148,10 +149,8 @@ def _write_shard(task):
     path, members, sample_rate = task
     failed = {}
     try:
-        with (
-            replacing(path) as temporary,
-            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
+        ustar = partial(tarfile.open, mode="w", format=tarfile.USTAR_FORMAT)
+        with replacing(path) as temporary, ustar(temporary) as tar:
             for number, item in enumerate(members):
                 try:
                     signal = read_audio(item.path, sample_rate=sample_rate)

@@ -11,21 +11,10 @@ from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
 
 
 def compress(spec, exponent, eps=1e-12):
-    """Power-law compression of the magnitude: `X |X|^(exponent - 1)`.
+    """Compress magnitudes by a power law: `X |X|^(exponent - 1)`.
 
-    Arguments
-    ---------
-    spec : torch.Tensor
-        Real and imaginary parts in the last axis, (..., 2), fp32.
-    exponent : float
-        1.0 leaves the spectrum as it is.
-    eps : float
-        Added to `|X|^2`, so that the gradient at silence is finite.
-
-    Returns
-    -------
-    torch.Tensor
-        The compressed spectrum, (..., 2).
+    X are real and imaginary parts (..., 2), fp32; ``eps`` is added to
+    `|X|^2`, so that the gradient at silence is finite.
 
     Example
     -------
@@ -38,11 +27,20 @@ def compress(spec, exponent, eps=1e-12):
     return spec * (power + eps) ** ((exponent - 1) / 2)
 
 
+def check_compression(exponent):
+    """Raise a ValueError for an exponent that does not compress."""
+    if not 0 < exponent <= 1:
+        raise ValueError(
+            f"compression is {exponent}, expected 0 < compression <= 1"
+        )
+
+
 class BandSplit(nn.Module):
     """Cuts a spectrum into bands and gives every band C channels.
 
     Per band: real and imaginary parts of its w_k bins, an optional norm over
     all frames, Linear(2 w_k, C). Bands of one width are one batched product.
+    A ValueError tells of an unknown norm and of compression outside (0, 1].
 
     Arguments
     ---------
@@ -59,11 +57,6 @@ class BandSplit(nn.Module):
         Whether the magnitude of each bin is given beside its real and
         imaginary part, 3 w_k numbers a frame, as CMGAN does (Cao et al.,
         2022, arXiv:2203.15149): no linear map can find it.
-
-    Raises
-    ------
-    ValueError
-        If the norm is unknown or the compression is not in (0, 1].
 
     Example
     -------
@@ -85,10 +78,7 @@ class BandSplit(nn.Module):
             raise ValueError(
                 f"split norm is {norm!r}, expected 'none' or 'group'"
             )
-        if not 0 < compression <= 1:
-            raise ValueError(
-                f"compression is {compression}, expected 0 < compression <= 1"
-            )
+        check_compression(compression)
         self.layout, self.compression = layout, compression
         self.magnitude = magnitude
         self.norms = nn.ModuleList()

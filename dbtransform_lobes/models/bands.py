@@ -5,7 +5,7 @@ the 31 bands of the DB-Transform design.
 """
 
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 LAYOUTS = {
     # 16 kHz, n_fft 512
@@ -15,17 +15,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring bands of one width, computed as one batch.
-
-    Arguments
-    ---------
-    width : int
-        Bins per band.
-    bands : slice
-        The bands of the run.
-    bins : slice
-        The bins of the run.
-    """
+    """Neighbouring bands of one width, in bins, computed as one batch."""
 
     width: int
     bands: slice
@@ -40,6 +30,9 @@ class Run:
 class BandLayout:
     """The widths of the bands and what follows from them.
 
+    A ValueError tells of an unknown name, of a width that is not positive and
+    of a wrong sum.
+
     Arguments
     ---------
     widths : str | sequence of int
@@ -48,11 +41,6 @@ class BandLayout:
         FFT length; the widths must sum to ``n_fft // 2 + 1``.
     sample_rate : int
         In Hz; gives the centre frequencies.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, a width is not positive or the sum is wrong.
 
     Example
     -------
@@ -84,14 +72,8 @@ class BandLayout:
             )
         self.num_bands = len(self.widths)
         self.bin_hz = sample_rate / n_fft
-        self.edges = self._edges()
+        self.edges = tuple(accumulate(self.widths, initial=0))
         self.runs = self._runs()
-
-    def _edges(self):
-        edges = [0]
-        for width in self.widths:
-            edges.append(edges[-1] + width)
-        return tuple(edges)
 
     def _runs(self):
         runs, first = [], 0

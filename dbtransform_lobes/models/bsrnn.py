@@ -19,6 +19,7 @@ from torch import nn
 from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.bands import BandLayout
+from dbtransform_lobes.models.compose import check_positive
 from dbtransform_lobes.models.level import over_signal_level
 from dbtransform_lobes.models.mask_decoder import (
     NUM_TAPS,
@@ -38,14 +39,9 @@ class ChannelNorm(nn.Module):
     ``BandNorm`` has statistics for each band; here they are of the whole
     signal, so that level differences between bands survive as well.
 
-    Arguments
-    ---------
-    num_channels : int
-        C.
-
     Example
     -------
-    >>> ChannelNorm(8)(torch.randn(31, 2, 10, 8)).shape
+    >>> ChannelNorm(num_channels=8)(torch.randn(31, 2, 10, 8)).shape
     torch.Size([31, 2, 10, 8])
     """
 
@@ -68,27 +64,13 @@ class ChannelNorm(nn.Module):
 class ResidualLSTM(nn.Module):
     """z + Linear(LSTM(norm(z))) along one axis, weights shared by the other.
 
-    Over time the LSTM runs forwards, over bands both ways; either has 2 C
+    Over "time" the LSTM runs forwards, over "bands" both ways; either has 2 C
     hidden units in each direction.
-
-    Arguments
-    ---------
-    num_channels : int
-        C.
-    axis : str
-        "time" or "bands".
-
-    Raises
-    ------
-    ValueError
-        If the axis is unknown.
 
     Example
     -------
     >>> z = torch.randn(31, 2, 10, 8)  # (K, B, T, C)
-    >>> ResidualLSTM(8, "time")(z).shape
-    torch.Size([31, 2, 10, 8])
-    >>> ResidualLSTM(8, "bands")(z).shape
+    >>> ResidualLSTM(num_channels=8, axis="time")(z).shape
     torch.Size([31, 2, 10, 8])
     """
 
@@ -122,7 +104,8 @@ class BSRNN(nn.Module):
     With C = 64, 5 layers and the default bands it has 2 963 024 parameters,
     as the widely used public implementation, whose weights can be loaded, see
     ``convert_public_state_dict``. Its norms see the whole signal, so it is no
-    streaming model although the LSTMs over time run forwards.
+    streaming model although the LSTMs over time run forwards. A ValueError
+    tells of a combination that cannot be.
 
     Arguments
     ---------
@@ -141,11 +124,6 @@ class BSRNN(nn.Module):
         implementation); "interleaved": in turn (the paper).
     decoder_expansion : float
         Hidden channels of the mask decoder over C.
-
-    Raises
-    ------
-    ValueError
-        For a combination that cannot be, saying what was expected.
 
     Example
     -------
@@ -166,12 +144,7 @@ class BSRNN(nn.Module):
         decoder_expansion=4,
     ):
         super().__init__()
-        for name, number in (
-            ("num_layers", num_layers),
-            ("num_channels", num_channels),
-        ):
-            if number < 1:
-                raise ValueError(f"{name} is {number}, expected at least 1")
+        check_positive(num_layers=num_layers, num_channels=num_channels)
         if order not in ("sequential", "interleaved"):
             raise ValueError(
                 f"order is {order!r}, expected 'sequential' or 'interleaved'"
@@ -202,23 +175,7 @@ class BSRNN(nn.Module):
         return [layer for pair in pairs for layer in pair]
 
     def forward(self, spec):
-        """Enhance a spectrum.
-
-        Arguments
-        ---------
-        spec : torch.Tensor
-            Complex (B, F, T), any T >= 1.
-
-        Returns
-        -------
-        torch.Tensor
-            Complex (B, F, T).
-
-        Raises
-        ------
-        ValueError
-            If the rank, type, bin count or length is wrong.
-        """
+        """Map complex (B, F, T), T >= 1, to such; see ``check_spectrum``."""
         check_spectrum(spec, self.layout.num_bins)
         # The epsilon of the norms is not to erase quiet signals.
         level = over_signal_level(spec)[0]

@@ -20,8 +20,8 @@ def convert_public_state_dict(state_dict):
     """State of the public BSRNN as state of ours, order "sequential".
 
     The number of layers and of channels is read from the state; the bands
-    are those of ``bsrnn_16k``. The mapping is strict: every name must be
-    there with its shape and no other. Nothing is computed, values are copied.
+    are those of ``bsrnn_16k``. Every name must be there with its shape and no
+    other, else a ValueError lists what differs. Values are copied.
 
     The public recipe has n_fft = 512, a Hann window of 512 and a hop of 128
     samples at 16 kHz.
@@ -35,11 +35,6 @@ def convert_public_state_dict(state_dict):
     -------
     dict
         For ``BSRNN(num_channels=C, num_layers=N).load_state_dict``.
-
-    Raises
-    ------
-    ValueError
-        If names are missing or unexpected, or shapes differ, with a list.
 
     Example
     -------
@@ -60,19 +55,10 @@ def convert_public_state_dict(state_dict):
 
 
 def public_shapes(num_channels, num_layers):
-    """Names and shapes of the parameters of the public BSRNN.
+    """Map names of the parameters of the public BSRNN to their shapes.
 
-    Arguments
-    ---------
-    num_channels : int
-        C; 64 in the public results.
-    num_layers : int
-        LSTMs over time, and as many over bands; 5 in the public results.
-
-    Returns
-    -------
-    dict
-        Name to shape, a tuple of int.
+    The public results are those of 64 channels and 5 layers over time, and as
+    many over bands.
 
     Example
     -------

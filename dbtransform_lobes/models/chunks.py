@@ -13,23 +13,7 @@ from torch import nn
 
 
 def join(parts):
-    """Join tuples of tensors along time, the last axis but one.
-
-    Arguments
-    ---------
-    parts : sequence of tuple of torch.Tensor
-        Tensors (..., T, C), as many in each tuple.
-
-    Returns
-    -------
-    tuple of torch.Tensor
-
-    Example
-    -------
-    >>> (joined,) = join([(torch.ones(2, 1),), (torch.zeros(1, 1),)])
-    >>> joined.mT
-    tensor([[1., 1., 0.]])
-    """
+    """Join tuples of tensors (..., T, C) along time."""
     if len(parts) == 1:
         return parts[0]
     return tuple(torch.cat(each, dim=-2) for each in zip(*parts, strict=True))
@@ -46,19 +30,9 @@ def length(tensors):
 
 
 def fork(items):
-    """Two iterators over the same items, each held while it is still wanted.
+    """Return two iterators over the same items, each held while wanted.
 
     ``itertools.tee`` holds on to dozens of items that both have passed.
-
-    Arguments
-    ---------
-    items : iterable
-        The items.
-
-    Returns
-    -------
-    iterator
-    iterator
 
     Example
     -------
@@ -87,22 +61,10 @@ def fork(items):
 def with_context(chunks, back, ahead):
     """Give every chunk what its neighbours share with it.
 
-    Arguments
-    ---------
-    chunks : iterable of (object, tuple of torch.Tensor)
-        What a chunk needs for itself, and what it shares: (..., T, C).
-    back, ahead : int
-        Frames that are looked back and ahead.
-
-    Yields
-    ------
-    own : object
-        As given.
-    shared : tuple of torch.Tensor
-        That of the chunk with up to ``back`` frames before it and up to
-        ``ahead`` frames after it: fewer at the ends of the signal.
-    start : int
-        Frames before the chunk.
+    A chunk is ``own``, what it needs for itself, and ``shared``, a tuple of
+    tensors (..., T, C). Yielded are ``own``, ``shared`` with up to ``back``
+    frames before and ``ahead`` frames after it, fewer at the ends of the
+    signal, and the number of those before.
 
     Example
     -------
@@ -143,13 +105,7 @@ def with_context(chunks, back, ahead):
 
 
 class Whole:
-    """Apply parts to a whole signal.
-
-    Example
-    -------
-    >>> Whole()(torch.nn.Identity(), torch.ones(1))
-    tensor([1.])
-    """
+    """Apply parts to a whole signal."""
 
     def __call__(self, part, *inputs):
         """Return what the part makes of the signal."""
@@ -161,13 +117,7 @@ class Whole:
 
 
 class Chunked:
-    """Apply parts to iterators over the chunks of a signal.
-
-    Example
-    -------
-    >>> list(Chunked()(torch.nn.Identity(), iter("abc")))
-    ['a', 'b', 'c']
-    """
+    """Apply parts to iterators over the chunks of a signal."""
 
     def __call__(self, part, *inputs):
         """Return an iterator over the chunks that come out."""
@@ -183,20 +133,10 @@ class Chunked:
 
 
 class Live(Whole):
-    """Apply parts to the next frames of a live stream.
+    """Apply parts to the next frames of a live stream, the first of a number.
 
-    Arguments
-    ---------
-    caches : iterable of tuple of torch.Tensor
-        Those of the ``TimeBlock`` parts, in their order in the network.
-    first : int | torch.Tensor
-        Number of the first frame, see ``TimeBlock.step``.
-
-    Example
-    -------
-    >>> live = Live([], first=0)
-    >>> live(torch.nn.Identity(), torch.ones(1)), live.caches
-    (tensor([1.]), [])
+    The caches given and left are those of the ``TimeBlock`` parts, in their
+    order in the network, see ``TimeBlock.step``.
     """
 
     def __init__(self, caches, first):
@@ -219,7 +159,8 @@ class TimeBlock(nn.Module):
 
     Subclasses set both (None: all frames, then only whole signals pass) and
     give ``prepare`` and ``combine``; from these follow ``forward`` for whole
-    signals, ``stream`` for chunks and ``step`` for live streams.
+    signals, ``stream`` for chunks and ``step`` for live streams. See
+    ``RunningLevel`` for an example.
     """
 
     back, ahead = None, None
@@ -288,7 +229,8 @@ class TimeBlock(nn.Module):
             (K, B, T, C).
         cache : tuple of torch.Tensor | None
             What the last ``back`` frames share, which is not changed; None
-            where a stream begins.
+            where a stream begins. A ValueError tells of that of another block
+            or batch.
         first : int | torch.Tensor
             Number of the first frame of x in the stream; frames before the
             stream are not looked at. A tensor (1,) where a stream is
@@ -300,15 +242,10 @@ class TimeBlock(nn.Module):
             (K, B, T, C).
         tuple of torch.Tensor
             The next cache.
-
-        Raises
-        ------
-        ValueError
-            If the cache is that of another block or batch.
         """
         own, shared = self.prepare(x, first)
         frames = length(shared)
-        shared = join([zeros_before(shared, self.back, cache), shared])
+        shared = join([cache_or_zeros(shared, self.back, cache), shared])
         kept = cut(shared, slice(frames, None))
         # Copies: a view would hold on to all of a long chunk.
         kept = tuple(each.clone() for each in kept)
@@ -319,34 +256,9 @@ class TimeBlock(nn.Module):
         return self.combine(own, seen, start), kept
 
 
-def zeros_before(shared, frames, cache=None):
-    """Return a cache of so many frames, zeros if none is given.
-
-    Arguments
-    ---------
-    shared : tuple of torch.Tensor
-        What the next frames share, (..., T, C).
-    frames : int
-        Frames of the cache.
-    cache : tuple of torch.Tensor, optional
-        That of the frames before.
-
-    Returns
-    -------
-    tuple of torch.Tensor
-
-    Raises
-    ------
-    ValueError
-        If the cache does not fit what is shared.
-
-    Example
-    -------
-    >>> zeros_before((torch.ones(2, 1, 3),), frames=1)
-    (tensor([[[0., 0., 0.]],
-    <BLANKLINE>
-            [[0., 0., 0.]]]),)
-    """
+def cache_or_zeros(shared, frames, cache):
+    """Return the cache if it has so many frames of what is shared, zeros for
+    None."""
     shapes = [(*x.shape[:-2], frames, x.shape[-1]) for x in shared]
     if cache is None:
         pairs = zip(shared, shapes, strict=True)

@@ -19,31 +19,15 @@ arXiv:1609.05158).
 import torch
 from torch import nn
 
-from dbtransform_lobes.models.band_split import compress
+from dbtransform_lobes.models.band_split import check_compression, compress
+from dbtransform_lobes.models.compose import check_positive
 from dbtransform_lobes.models.conformer import Conformer
 from dbtransform_lobes.models.level import over_signal_level
 from dbtransform_lobes.models.spectrum import check_spectrum
 
 
-def norm_prelu(num_channels):
-    """InstanceNorm and PReLU, a gain, bias and slope for each channel.
-
-    Arguments
-    ---------
-    num_channels : int
-        C.
-
-    Returns
-    -------
-    list of torch.nn.Module
-        To be put behind a convolution.
-
-    Example
-    -------
-    >>> block = nn.Sequential(nn.Conv2d(3, 8, 1), *norm_prelu(8))
-    >>> block(torch.randn(2, 3, 5, 9)).shape
-    torch.Size([2, 8, 5, 9])
-    """
+def _norm_prelu(num_channels):
+    """Return what follows a convolution, with a slope for each channel."""
     return [
         nn.InstanceNorm2d(num_channels, affine=True),
         nn.PReLU(num_channels),
@@ -56,31 +40,23 @@ class DilatedDenseBlock(nn.Module):
     Layer i (from 0) looks 2^i frames back and one bin to either side; the
     newest output comes first in the channels of the next layer's input.
 
-    Arguments
-    ---------
-    num_channels : int
-        C.
-
     Example
     -------
-    >>> DilatedDenseBlock(8)(torch.randn(2, 8, 5, 9)).shape  # (B, C, T, F)
+    >>> DilatedDenseBlock(num_channels=8)(torch.randn(2, 8, 5, 9)).shape
     torch.Size([2, 8, 5, 9])
     """
 
     def __init__(self, num_channels):
         super().__init__()
-        self.layers = nn.ModuleList()
-        for i in range(4):
-            convolution = nn.Conv2d(
-                (i + 1) * num_channels, num_channels, (2, 3), dilation=(2**i, 1)
+        c = num_channels
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.ZeroPad2d((1, 1, 2**i, 0)),
+                nn.Conv2d((i + 1) * c, c, (2, 3), dilation=(2**i, 1)),
+                *_norm_prelu(c),
             )
-            self.layers.append(
-                nn.Sequential(
-                    nn.ZeroPad2d((1, 1, 2**i, 0)),
-                    convolution,
-                    *norm_prelu(num_channels),
-                )
-            )
+            for i in range(4)
+        )
 
     def forward(self, x):
         """Map (B, C, T, F) to (B, C, T, F)."""
@@ -92,14 +68,9 @@ class DilatedDenseBlock(nn.Module):
 class DenseEncoder(nn.Module):
     """1x1 convolution, dense block, convolution that halves the bins.
 
-    Arguments
-    ---------
-    num_channels : int
-        C.
-
     Example
     -------
-    >>> DenseEncoder(8)(torch.randn(2, 3, 5, 9)).shape  # (B, 3, T, F)
+    >>> DenseEncoder(num_channels=8)(torch.randn(2, 3, 5, 9)).shape
     torch.Size([2, 8, 5, 5])
     """
 
@@ -107,10 +78,10 @@ class DenseEncoder(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(3, num_channels, 1),
-            *norm_prelu(num_channels),
+            *_norm_prelu(num_channels),
             DilatedDenseBlock(num_channels),
             nn.Conv2d(num_channels, num_channels, (1, 3), (1, 2), (0, 1)),
-            *norm_prelu(num_channels),
+            *_norm_prelu(num_channels),
         )
 
     def forward(self, x):
@@ -119,12 +90,7 @@ class DenseEncoder(nn.Module):
 
 
 class TwoStageBlock(nn.Module):
-    """A conformer over time, then one over bins, each with a residual.
-
-    Arguments
-    ---------
-    num_channels, num_heads, kernel_size, dropout
-        See ``Conformer``.
+    """A ``Conformer`` over time, then one over bins, each with a residual.
 
     Example
     -------
@@ -134,14 +100,9 @@ class TwoStageBlock(nn.Module):
 
     def __init__(self, num_channels, num_heads=4, kernel_size=31, dropout=0.2):
         super().__init__()
-        settings = {
-            "num_channels": num_channels,
-            "num_heads": num_heads,
-            "kernel_size": kernel_size,
-            "dropout": dropout,
-        }
-        self.time = Conformer(**settings)
-        self.bins = Conformer(**settings)
+        settings = num_channels, num_heads, kernel_size, dropout
+        self.time = Conformer(*settings)
+        self.bins = Conformer(*settings)
 
     def forward(self, x):
         """Map (B, C, T, F') to (B, C, T, F')."""
@@ -158,14 +119,9 @@ class TwoStageBlock(nn.Module):
 class SubPixelConv(nn.Module):
     """Twice the bins: a convolution gives even and odd ones as channels.
 
-    Arguments
-    ---------
-    num_channels : int
-        C.
-
     Example
     -------
-    >>> SubPixelConv(8)(torch.randn(2, 8, 4, 5)).shape
+    >>> SubPixelConv(num_channels=8)(torch.randn(2, 8, 4, 5)).shape
     torch.Size([2, 8, 4, 10])
     """
 
@@ -186,16 +142,9 @@ class MagnitudeMaskDecoder(nn.Module):
 
     The slopes start at -1/4, as in the paper's code: no gain is negative then.
 
-    Arguments
-    ---------
-    num_channels : int
-        C.
-    num_bins : int
-        F.
-
     Example
     -------
-    >>> decoder = MagnitudeMaskDecoder(8, num_bins=9)
+    >>> decoder = MagnitudeMaskDecoder(num_channels=8, num_bins=9)
     >>> decoder(torch.randn(2, 8, 4, 5)).shape
     torch.Size([2, 1, 4, 9])
     """
@@ -206,7 +155,7 @@ class MagnitudeMaskDecoder(nn.Module):
             DilatedDenseBlock(num_channels),
             SubPixelConv(num_channels),
             nn.Conv2d(num_channels, 1, (1, 2)),
-            *norm_prelu(1),
+            *_norm_prelu(1),
             nn.Conv2d(1, 1, 1),
         )
         self.slopes = nn.PReLU(num_bins, init=-0.25)
@@ -220,14 +169,9 @@ class MagnitudeMaskDecoder(nn.Module):
 class ComplexDecoder(nn.Module):
     """Real and imaginary part of what the mask alone cannot give.
 
-    Arguments
-    ---------
-    num_channels : int
-        C.
-
     Example
     -------
-    >>> ComplexDecoder(8)(torch.randn(2, 8, 4, 5)).shape
+    >>> ComplexDecoder(num_channels=8)(torch.randn(2, 8, 4, 5)).shape
     torch.Size([2, 2, 4, 9])
     """
 
@@ -236,7 +180,7 @@ class ComplexDecoder(nn.Module):
         self.layers = nn.Sequential(
             DilatedDenseBlock(num_channels),
             SubPixelConv(num_channels),
-            *norm_prelu(num_channels),
+            *_norm_prelu(num_channels),
             nn.Conv2d(num_channels, 2, (1, 2)),
         )
 
@@ -252,6 +196,7 @@ class CMGAN(nn.Module):
     With the paper's settings it has 1 834 833 parameters. It brings signals
     to unit RMS, as the paper does, which has a Hamming window of 400 and a
     hop of 100 samples at 16 kHz. Attention over time costs the square of T.
+    A ValueError tells of a combination that cannot be.
 
     Arguments
     ---------
@@ -270,11 +215,6 @@ class CMGAN(nn.Module):
         Of the conformers, in training alone.
     compression : float
         Exponent of the magnitudes inside.
-
-    Raises
-    ------
-    ValueError
-        For a combination that cannot be, saying what was expected.
 
     Example
     -------
@@ -295,7 +235,13 @@ class CMGAN(nn.Module):
         compression=0.3,
     ):
         super().__init__()
-        self._check(n_fft, num_channels, num_blocks, compression)
+        if n_fft < 4 or n_fft % 4:
+            raise ValueError(
+                f"n_fft is {n_fft}, expected a multiple of 4, so that "
+                f"n_fft // 2 + 1 is odd; the paper has 400"
+            )
+        check_positive(num_channels=num_channels, num_blocks=num_blocks)
+        check_compression(compression)
         self.num_bins, self.compression = n_fft // 2 + 1, compression
         self.encoder = DenseEncoder(num_channels)
         self.blocks = nn.ModuleList(
@@ -305,42 +251,8 @@ class CMGAN(nn.Module):
         self.mask_decoder = MagnitudeMaskDecoder(num_channels, self.num_bins)
         self.complex_decoder = ComplexDecoder(num_channels)
 
-    @staticmethod
-    def _check(n_fft, num_channels, num_blocks, compression):
-        if n_fft < 4 or n_fft % 4:
-            raise ValueError(
-                f"n_fft is {n_fft}, expected a multiple of 4, so that "
-                f"n_fft // 2 + 1 is odd; the paper has 400"
-            )
-        for name, number in (
-            ("num_channels", num_channels),
-            ("num_blocks", num_blocks),
-        ):
-            if number < 1:
-                raise ValueError(f"{name} is {number}, expected at least 1")
-        if not 0 < compression <= 1:
-            raise ValueError(
-                f"compression is {compression}, expected 0 < compression <= 1"
-            )
-
     def forward(self, spec):
-        """Enhance a spectrum.
-
-        Arguments
-        ---------
-        spec : torch.Tensor
-            Complex (B, F, T), any T >= 1.
-
-        Returns
-        -------
-        torch.Tensor
-            Complex (B, F, T).
-
-        Raises
-        ------
-        ValueError
-            If the rank, type, bin count or length is wrong.
-        """
+        """Map complex (B, F, T), T >= 1, to such; see ``check_spectrum``."""
         check_spectrum(spec, self.num_bins)
         spec, level = over_signal_level(spec)
         noisy = compress(torch.view_as_real(spec), self.compression)

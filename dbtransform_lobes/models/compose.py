@@ -1,34 +1,28 @@
-"""Composition of a model from factories that YAML names."""
+"""Composition of a model from numbers and factories that YAML names."""
 
 import inspect
+
+
+def check_positive(**numbers):
+    """Raise a ValueError for a number of layers or the like below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}, expected at least 1")
 
 
 def build(factory, **common):
     """Call a factory with the common arguments that it asks for.
 
     So a model hands its sizes to its parts, and each part's YAML holds what
-    is the part's own alone.
-
-    Arguments
-    ---------
-    factory : callable
-        A class, or a ``functools.partial`` of one, as ``!name:`` in YAML
-        makes it.
-    **common
-        Arguments that are passed on if the signature names them; those that
-        the partial holds already win.
-
-    Returns
-    -------
-    object
-        What the factory makes.
+    is the part's own alone. ``factory`` is a class, or a ``functools.partial``
+    of one, as ``!name:`` in YAML makes it, whose own arguments win.
 
     Example
     -------
     >>> import torch
     >>> from functools import partial
-    >>> build(partial(torch.nn.Linear, out_features=3), in_features=2, \
-out_features=8, causal=True)
+    >>> linear = partial(torch.nn.Linear, out_features=3)
+    >>> build(linear, in_features=2, out_features=8, causal=True)
     Linear(in_features=2, out_features=3, bias=True)
     """
     # Of the class: a partial of wrong arguments has no signature.

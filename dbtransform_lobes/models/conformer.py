@@ -16,7 +16,8 @@ class RelativeAttention(nn.Module):
     """Self-attention whose keys know how far they are from the query.
 
     logit_ij = q_i . (k_j + p_{i-j}) / sqrt(d); distances are clipped, the
-    table p is shared by the heads.
+    table p is shared by the heads. A ValueError tells of channels that cannot
+    be shared among the heads.
 
     Arguments
     ---------
@@ -26,11 +27,6 @@ class RelativeAttention(nn.Module):
         H; a head has d = C / H channels.
     max_distance : int
         Steps; what is further away counts as this far.
-
-    Raises
-    ------
-    ValueError
-        If the channels cannot be shared among the heads.
 
     Example
     -------
@@ -86,21 +82,11 @@ class RelativeAttention(nn.Module):
 class ConvolutionModule(nn.Module):
     """LayerNorm -> 1x1, GLU -> depthwise, BatchNorm -> SiLU -> 1x1.
 
-    Arguments
-    ---------
-    num_channels : int
-        C.
-    kernel_size : int
-        Of the depthwise convolution, odd, in steps.
-
-    Raises
-    ------
-    ValueError
-        If the kernel size is even.
+    The kernel of the depthwise convolution has an odd number of steps.
 
     Example
     -------
-    >>> ConvolutionModule(8)(torch.randn(3, 10, 8)).shape
+    >>> ConvolutionModule(num_channels=8)(torch.randn(3, 10, 8)).shape
     torch.Size([3, 10, 8])
     """
 
@@ -115,11 +101,7 @@ class ConvolutionModule(nn.Module):
         self.norm = nn.LayerNorm(num_channels)
         self.expand = nn.Linear(num_channels, 2 * hidden)
         self.depthwise = nn.Conv1d(
-            hidden,
-            hidden,
-            kernel_size,
-            padding=kernel_size // 2,
-            groups=hidden,
+            hidden, hidden, kernel_size, padding="same", groups=hidden
         )
         self.batch_norm = nn.BatchNorm1d(hidden)
         self.reduce = nn.Linear(hidden, num_channels)

@@ -27,13 +27,8 @@ from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
-from dbtransform_lobes.models.chunks import (
-    Chunked,
-    Live,
-    TimeBlock,
-    Whole,
-)
-from dbtransform_lobes.models.compose import build
+from dbtransform_lobes.models.chunks import Chunked, Live, TimeBlock, Whole
+from dbtransform_lobes.models.compose import build, check_positive
 from dbtransform_lobes.models.detrend import Detrend
 from dbtransform_lobes.models.level import RunningLevel
 from dbtransform_lobes.models.mask_decoder import (
@@ -107,7 +102,8 @@ class DBTransform(nn.Module):
     The parts are given as factories (``!name:`` in YAML). Each is called
     with those of the following that its signature names and that were not
     given yet: num_channels, layout, num_bands, centres, edges_hz, causal,
-    for blocks layer (from 0), for the mask decoder norm.
+    for blocks layer (from 0), for the mask decoder norm. A ValueError tells of
+    a combination that cannot be.
 
     Arguments
     ---------
@@ -137,11 +133,6 @@ class DBTransform(nn.Module):
         Window of the STFT, such as ``torch.hann_window``: maps n_fft to
         (n_fft,). DC and rumble are then removed, see ``Detrend``. None keeps
         them.
-
-    Raises
-    ------
-    ValueError
-        For a combination that cannot be, saying what was expected.
 
     Example
     -------
@@ -175,8 +166,7 @@ class DBTransform(nn.Module):
         detrend=None,
     ):
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"num_layers is {num_layers}, expected at least 1")
+        check_positive(num_layers=num_layers)
         self.layout, self.causal = layout, causal
         common = {
             "num_channels": num_channels,
@@ -203,13 +193,13 @@ class DBTransform(nn.Module):
         )
         self.mask_decoder = build(mask_decoder, norm=norm, **common)
         # What YAML says of the parts, for figures.
+        parts = blocks | {
+            "band_split": band_split,
+            "mask_decoder": mask_decoder,
+        }
         self.settings = {
             part: getattr(factory, "keywords", {})
-            for part, factory in {
-                **blocks,
-                "band_split": band_split,
-                "mask_decoder": mask_decoder,
-            }.items()
+            for part, factory in parts.items()
         }
         self.neighbours = Neighbours(causal)
         looks = {
@@ -220,8 +210,8 @@ class DBTransform(nn.Module):
         self.num_caches = sum(isinstance(m, TimeBlock) for m in self.modules())
         # Whether a frame depends on a limited number of others.
         self.in_chunks = None not in looks.values()
-        if causal and any(ahead != 0 for ahead in looks.values()):
-            names = [name for name, ahead in looks.items() if ahead != 0]
+        names = [name for name, ahead in looks.items() if ahead != 0]
+        if causal and names:
             raise ValueError(
                 f"a causal model cannot look ahead, but {', '.join(names)} "
                 "do; give a norm of kind 'frame', band_split norm 'none' and "
@@ -229,7 +219,7 @@ class DBTransform(nn.Module):
             )
 
     def forward(self, spec, return_analysis=False, band=None):
-        """Enhance a spectrum.
+        """Enhance a spectrum, see ``check_spectrum``.
 
         Arguments
         ---------
@@ -246,13 +236,7 @@ class DBTransform(nn.Module):
         estimate : torch.Tensor
             Complex (B, F, T).
         analysis : dict
-            Only if asked for, see ``analyse``; without gradients.
-
-        Raises
-        ------
-        ValueError
-            If the rank, type, bin count or length is wrong, or there is no
-            such band.
+            Only if asked for, see ``analyse``.
         """
         check_spectrum(spec, self.layout.num_bins)
         self._check_band(spec, band)
@@ -268,20 +252,9 @@ class DBTransform(nn.Module):
     def run(self, apply, bins):
         """Enhance real and imaginary parts (B, T, F, 2).
 
-        Whole signals, chunks, live streams, analyses and exported graphs all
-        pass here.
-
-        Arguments
-        ---------
-        apply : Whole | Chunked | Live
-            How a part is applied, see ``models/chunks.py``.
-        bins : torch.Tensor or iterable of torch.Tensor
-            What it takes: a signal, its chunks or the next frames.
-
-        Returns
-        -------
-        torch.Tensor or iterator of torch.Tensor
-            The estimate, of the same kind.
+        ``apply`` is Whole, Chunked or Live of ``models/chunks.py``; ``bins``
+        and the estimate are what it takes and gives: a signal, its chunks or
+        the next frames.
         """
         bins, noisy = apply.fork(apply(self.detrend, bins))
         z = apply(self.band_split, apply(self.level, bins))  # (K, B, T, C)
@@ -299,7 +272,8 @@ class DBTransform(nn.Module):
         """Enhance the chunks of a long spectrum, one after the other.
 
         Memory does not grow with the number of chunks; a chunk comes out
-        when those that it depends on have been asked for.
+        when those that it depends on have been asked for. A ValueError tells
+        that a frame of this model depends on all others.
 
         Arguments
         ---------
@@ -311,14 +285,8 @@ class DBTransform(nn.Module):
         iterator of torch.Tensor
             Complex (B, F, T), together what ``forward`` gives for the whole.
 
-        Raises
-        ------
-        ValueError
-            If a frame of this model depends on all others.
-
         Example
         -------
-        >>> from functools import partial
         >>> from dbtransform_lobes.models.bands import BandLayout
         >>> from dbtransform_lobes.models.multi_scale_fusion import (
         ...     MultiScaleFusion,
@@ -343,33 +311,21 @@ class DBTransform(nn.Module):
         )
 
     def reach(self):
-        """Return how many frames before and after it a frame depends on.
-
-        Returns
-        -------
-        back, ahead : int
-        """
+        """Return how many frames before and after it a frame depends on."""
         parts = [part for part in self.modules() if hasattr(part, "ahead")]
         back = sum(getattr(part, "back", 0) for part in parts)
         return back, sum(part.ahead for part in parts)
 
     def initial_state(self):
-        """Return the state of streams that have not begun.
-
-        Returns
-        -------
-        StreamState
-
-        Raises
-        ------
-        ValueError
-            If the model is not causal.
-        """
+        """Return the StreamState of streams that have not begun."""
         self._check_causal()
         return StreamState()
 
     def step(self, frames, state):
         """Enhance the next frames of a stream.
+
+        A ValueError tells that the model is not causal, or that the frames or
+        the state do not fit it.
 
         Arguments
         ---------
@@ -386,14 +342,8 @@ class DBTransform(nn.Module):
         state : StreamState
             For the next step; its size does not grow.
 
-        Raises
-        ------
-        ValueError
-            If the frames or the state do not fit the model.
-
         Example
         -------
-        >>> from functools import partial
         >>> from dbtransform_lobes.models.bands import BandLayout
         >>> from dbtransform_lobes.models.multi_scale_fusion import (
         ...     MultiScaleFusion,
@@ -415,23 +365,11 @@ class DBTransform(nn.Module):
         return complex_spectrum(bins), state
 
     def advance(self, bins, caches, first):
-        """Enhance the next frames of streams, as real and imaginary parts.
+        """Do a step on real and imaginary parts (B, T, F, 2).
 
-        Arguments
-        ---------
-        bins : torch.Tensor
-            (B, T, F, 2).
-        caches : list of tuple of torch.Tensor | None
-            See ``StreamState``.
-        first : int | torch.Tensor
-            Number of the first frame, see ``TimeBlock.step``.
-
-        Returns
-        -------
-        torch.Tensor
-            The estimate (B, T, F, 2).
-        list of tuple of torch.Tensor
-            The next caches.
+        ``caches`` are those of ``StreamState``, ``first`` is the number of
+        the first frame, see ``TimeBlock.step``. Returned are the estimate
+        (B, T, F, 2) and the next caches.
         """
         if caches is None:
             caches = [None] * self.num_caches
@@ -453,10 +391,9 @@ class DBTransform(nn.Module):
 
     @torch.no_grad()
     def analyse(self, spec=None, band=None):
-        """Gather what the blocks report of themselves.
+        """Gather what the blocks report of themselves, without gradients.
 
-        In training and out of it alike; nothing of it has a gradient. A block
-        may have ``learned()``, a dict of what its weights say, and
+        A block may have ``learned()``, a dict of what its weights say, and
         ``observed(x, band)``, one of what it does with an input.
 
         Arguments
@@ -475,11 +412,6 @@ class DBTransform(nn.Module):
             ``adjacency`` and ``harmonic_pairs`` (the graph),
             ``fusion_weights`` (the fusion), with a spectrum ``lambda`` and
             with a band ``maps`` (the attention).
-
-        Raises
-        ------
-        ValueError
-            If there is no such band, or a band and no spectrum.
 
         Example
         -------
@@ -535,6 +467,5 @@ class DBTransform(nn.Module):
 def _stack(values):
     """One tensor of tensors of one shape; else as given."""
     shapes = {getattr(value, "shape", None) for value in values}
-    return (
-        torch.stack(values) if shapes - {None} and len(shapes) == 1 else values
-    )
+    alike = len(shapes) == 1 and None not in shapes
+    return torch.stack(values) if alike else values

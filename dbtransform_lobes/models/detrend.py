@@ -21,9 +21,7 @@ class Detrend(nn.Module):
     Arguments
     ---------
     window : torch.Tensor
-        Analysis window of the STFT, (N,) with N = n_fft.
-    order : int
-        Degree of the polynomial, 2 for a parabola.
+        Analysis window of the STFT, (N,) with N = n_fft, even.
 
     Example
     -------
@@ -33,18 +31,16 @@ class Detrend(nn.Module):
     True
     """
 
-    def __init__(self, window, order=2):
+    def __init__(self, window):
         super().__init__()
         window = window.double()
         size = len(window)
         time = torch.linspace(-1, 1, size, dtype=torch.float64)
-        trend = torch.stack([window * time**k for k in range(order + 1)], 1)
+        trend = torch.stack([window * time**k for k in range(3)], 1)
         basis = torch.fft.rfft(torch.linalg.qr(trend)[0], dim=0)  # (F, k)
         basis = torch.view_as_real(basis).transpose(1, 2)  # (F, 2, k)
         count = torch.full((size // 2 + 1, 1, 1), 2.0 / size)
-        count[0] = 1 / size
-        if size % 2 == 0:
-            count[-1] = 1 / size
+        count[0] = count[-1] = 1 / size
         analyse = (count * basis).flatten(0, 1).float()
         synthesise = basis.flatten(0, 1).T.float()
         self.register_buffer("analyse", analyse, persistent=False)

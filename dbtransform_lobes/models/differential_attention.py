@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
-from dbtransform_lobes.models.chunks import TimeBlock, zeros_before
+from dbtransform_lobes.models.chunks import TimeBlock, cache_or_zeros
+from dbtransform_lobes.models.compose import check_positive
 from dbtransform_lobes.models.lambdas import MapStatistics, VectorLambda
 from dbtransform_lobes.models.rotary import rotate
 from dbtransform_lobes.models.windowed_attention import (
@@ -41,7 +42,10 @@ class DifferentialBandAttention(TimeBlock):
     """concat_h((A1 - lambda A2) V) W_o with A_i = softmax(Q_i K_i^T / sqrt d).
 
     The channels of Q and K are split in two halves that give the two maps;
-    each half has H heads of d = C / H / 2 channels, V has C / 2 channels.
+    each half has H heads of d = C / H / 2 channels, V has C / 2 channels. A
+    ValueError tells of C that is no multiple of 2 H, of odd d with rotary
+    positions, of an unknown name, of a window with "statistics" and of causal
+    without one.
 
     Arguments
     ---------
@@ -68,12 +72,6 @@ class DifferentialBandAttention(TimeBlock):
         attention with the same number of parameters.
     layer : int
         Index of the layer, from 0, for ``vector``.
-
-    Raises
-    ------
-    ValueError
-        If C is not a multiple of 2 H, d is odd with rotary positions, a name
-        is unknown, "statistics" is given a window, or causal is not.
 
     Example
     -------
@@ -164,7 +162,7 @@ class DifferentialBandAttention(TimeBlock):
             return super().step(x, cache, first)
         (query, logit), new = self.prepare(x, first)
         slots = self.window + x.shape[2]
-        cache = zeros_before(new, slots, cache)
+        cache = cache_or_zeros(new, slots, cache)
         numbers = first + torch.arange(x.shape[2])
         key, value = (
             _write_slots(*pair, numbers % slots)
@@ -184,41 +182,23 @@ class DifferentialBandAttention(TimeBlock):
     def observed(self, x, band=None):
         """Report ``lambda_of`` and, of a band, ``maps_of``."""
         found = {"lambda": self.lambda_of(x)}
-        return (
-            found if band is None else {**found, "maps": self.maps_of(x, band)}
-        )
+        if band is not None:
+            found["maps"] = self.maps_of(x, band)
+        return found
 
     def lambda_of(self, x):
-        """lambda for a whole signal.
+        """Return lambda for a whole signal (K, B, T, C).
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            (K, B, T, C).
-
-        Returns
-        -------
-        torch.Tensor
-            (K, B, T, H) for "token", (K, B, 1, H) for "statistics",
-            (K or 1, 1, 1, 1) for "vector".
+        It is (K, B, T, H) for "token", (K, B, 1, H) for "statistics" and
+        (K or 1, 1, 1, 1) for "vector".
         """
-        own, shared = self.prepare(x)
-        return self._maps_and_lambda(own, shared)[-1]
+        return self._maps_and_lambda(*self.prepare(x))[-1]
 
     def maps_of(self, x, band):
-        """A1, A2 and A1 - lambda A2 of one band, for looking at.
+        """Return A1, A2 and A1 - lambda A2 of a band, (3, B, H, T, T).
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            (K, B, T, C); all T x T pairs of frames are held.
-        band : int
-            The band.
-
-        Returns
-        -------
-        torch.Tensor
-            (3, B, H, T, T). For a plain attention A1 is A2.
+        They are held for all T x T pairs of frames of x (K, B, T, C). For a
+        plain attention A1 is A2.
         """
         (query, _), (key, _) = self.prepare(x)
         logits = query[band] @ key[band].mT  # (B, maps H, T, T)
@@ -243,7 +223,7 @@ class DifferentialBandAttention(TimeBlock):
             *outs, statistics = self._maps_with_statistics(*parts)
         else:
             outs = self._maps(*parts, start)
-        first, second = outs[0].unflatten(0, lead), outs[-1].unflatten(0, lead)
+        first, second = (out.unflatten(0, lead) for out in outs)
         return first, second, self._lambda(logit, statistics, *lead)
 
     def _maps_with_statistics(self, query, key, value):
@@ -292,8 +272,7 @@ def _check_names(lambda_form, band_weights):
 
 
 def _check_sizes(num_channels, num_heads, rope):
-    if num_heads < 1:
-        raise ValueError(f"num_heads is {num_heads}, expected at least 1")
+    check_positive(num_heads=num_heads)
     if num_channels % (2 * num_heads):
         raise ValueError(
             f"num_channels is {num_channels}, expected a multiple of "

@@ -8,17 +8,9 @@ def edge_offset(samples):
     """Return the offset of the first or last samples of a signal, or 0.
 
     With zeros beyond it a large offset ends in a step, louder than speech, as
-    in ONNX graphs that have the STFT inside.
-
-    Arguments
-    ---------
-    samples : numpy.ndarray or torch.Tensor
-        Floating point (B, n), n > 0; shorter signals end in zeros.
-
-    Returns
-    -------
-    numpy.ndarray or torch.Tensor
-        (B, 1): the mean where the samples are mostly an offset, else 0.
+    in ONNX graphs that have the STFT inside. Maps floating point (B, n), of
+    NumPy or torch, n > 0, to (B, 1): the mean where the samples are mostly an
+    offset, else 0.
 
     Example
     -------

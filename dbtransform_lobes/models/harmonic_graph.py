@@ -18,25 +18,13 @@ FORMS = ("learned", "fixed", "dense")
 
 
 def frequency_features(centres, size, noise=0.01):
-    """Fourier features of log frequency that keep its order under a cosine.
+    """Return Fourier features of log frequency, (K, size).
 
     The longest wave spans a quarter turn from the lowest to the highest band
     and dominates, so that the cosine of two embeddings falls with their
-    distance in log frequency.
-
-    Arguments
-    ---------
-    centres : sequence of float
-        Centre frequencies in Hz, all above 0.
-    size : int
-        Length of an embedding, even.
-    noise : float
-        Standard deviation of what is added, so that ties break.
-
-    Returns
-    -------
-    torch.Tensor
-        (K, size).
+    distance in log frequency. ``centres`` are in Hz, all above 0, ``size`` is
+    even; ``noise`` is the standard deviation of what is added, so that ties
+    break.
 
     Example
     -------
@@ -57,26 +45,14 @@ def frequency_features(centres, size, noise=0.01):
 
 
 def nearest_neighbours(similarity, num_neighbours):
-    """Edges to the most similar bands, made symmetric, with self-loops.
+    """Join every band to itself and its most similar ones, symmetrically.
 
-    The forward value is 0 or 1; the gradient is that of a sigmoid around
-    each band's threshold, so that candidates not chosen learn as well. The
-    threshold has a gradient, too: the choice does not change if all bands
-    become more alike, and without it all embeddings become one.
-
-    Arguments
-    ---------
-    similarity : torch.Tensor
-        S, (..., K, K).
-    num_neighbours : int
-        Neighbours that every band chooses, besides itself; more if the last
-        ones are equal.
-
-    Returns
-    -------
-    torch.Tensor
-        Adjacency (..., K, K) of zeros and ones with a straight-through
-        gradient.
+    Maps S (..., K, K) to the adjacency of zeros and ones (..., K, K); a band
+    has more than ``num_neighbours`` if the last ones are equal. The gradient
+    is that of a sigmoid around each band's threshold, so that candidates not
+    chosen learn as well. The threshold has a gradient, too: the choice does
+    not change if all bands become more alike, and without it all embeddings
+    become one.
 
     Example
     -------
@@ -101,24 +77,13 @@ def nearest_neighbours(similarity, num_neighbours):
 
 
 def harmonic_overlap(edges_hz, num_neighbours=5):
-    """The graph that is not learned: bands joined by their harmonics.
+    """Join bands by their harmonics: the graph (K, K) that is not learned.
 
     Bands i and j are joined when n times the range of i meets the range of
     j for some n in 2..5; the ``num_neighbours`` largest overlaps (as a share
     of the width of j) of every band are kept, and those as large as the last
-    of them: many cover all of j. Symmetric, with self-loops.
-
-    Arguments
-    ---------
-    edges_hz : sequence of float
-        The K + 1 edges of the bands, ascending.
-    num_neighbours : int
-        Harmonic neighbours that every band keeps, ties aside.
-
-    Returns
-    -------
-    torch.Tensor
-        Adjacency (K, K) of zeros and ones.
+    of them: many cover all of j. Symmetric, with self-loops. ``edges_hz`` are
+    the K + 1 edges of the bands, ascending.
 
     Example
     -------
@@ -143,21 +108,10 @@ def harmonic_overlap(edges_hz, num_neighbours=5):
 
 
 def harmonic_pairs(adjacency, centres, tolerance=0.2):
-    """Edges that join a band with one near a multiple of its frequency.
+    """List edges (i, j, n) with f_j near n f_i, n in 2..5.
 
-    Arguments
-    ---------
-    adjacency : torch.Tensor
-        (K, K), above 0.5 where two bands are joined.
-    centres : sequence of float
-        Centre frequencies in Hz.
-    tolerance : float
-        Largest `|f_j / f_i - n|`.
-
-    Returns
-    -------
-    list of (int, int, int)
-        (i, j, n) with n in 2..5.
+    ``adjacency`` (K, K) is above 0.5 where two bands are joined, ``centres``
+    are in Hz, ``tolerance`` is the largest `|f_j / f_i - n|`.
 
     Example
     -------
@@ -177,7 +131,9 @@ class HarmonicGraphAttention(nn.Module):
     """Multi-head attention of a band to its neighbours in a graph of bands.
 
     S = cosine(E_i, E_j) / temperature is added to the attention logits of
-    the edges; the k most similar bands are the neighbours.
+    the edges; the k most similar bands are the neighbours. A ValueError tells
+    of C that is no multiple of H, of no more bands than k, of an unknown form
+    and of a graph that is conditioned and not learned.
 
     Arguments
     ---------
@@ -201,12 +157,6 @@ class HarmonicGraphAttention(nn.Module):
         d_e.
     temperature : float
         Divides the cosine.
-
-    Raises
-    ------
-    ValueError
-        If C is not a multiple of H, there are not more bands than k, the
-        form is unknown, or a graph that is not learned is conditioned.
 
     Example
     -------
@@ -255,19 +205,8 @@ class HarmonicGraphAttention(nn.Module):
         self.output = BandLinear(num_channels, num_channels)
 
     def similarity(self, x=None):
-        """S: cosine of the band embeddings over the temperature.
-
-        Arguments
-        ---------
-        x : torch.Tensor, optional
-            (K, B, T, C), what a conditioned graph follows; without it the
-            graph is that of the embeddings alone.
-
-        Returns
-        -------
-        torch.Tensor
-            (K, K), or (B, K, K) for a conditioned graph.
-        """
+        """Return S of the band embeddings alone (K, K) or, for a graph that is
+        conditioned on x (K, B, T, C), of each item (B, K, K)."""
         if self.embedding is None:
             return torch.zeros_like(self.fixed_edges)
         # Less precision would tie neighbours, or let the order in which a
@@ -306,10 +245,10 @@ class HarmonicGraphAttention(nn.Module):
         similarity = self.similarity(x)
         edges = self.adjacency(similarity)
         if similarity.dim() == 3:  # one graph for each item
-            frames_of_item = torch.arange(batch, device=x.device)
-            frames_of_item = frames_of_item.repeat_interleave(frames)
-            similarity = similarity[frames_of_item].unsqueeze(1)
-            edges = edges[frames_of_item].unsqueeze(1)  # (B T, 1, K, K)
+            similarity, edges = (
+                graph.repeat_interleave(frames, dim=0).unsqueeze(1)
+                for graph in (similarity, edges)
+            )  # (B T, 1, K, K)
         heads = (bands, batch * frames, 3 * self.num_heads, -1)
         query, key, value = (
             self.project(x).reshape(heads).permute(1, 2, 0, 3).chunk(3, dim=1)
@@ -350,21 +289,10 @@ class EdgeGradient(torch.autograd.Function):
 
 
 def attend_straight_through(query, key, value, similarity, edges):
-    """Attention over edges that leaves a gradient for those not chosen.
+    """Attend over edges, with a gradient also for those not chosen.
 
-    Arguments
-    ---------
-    query, key, value : torch.Tensor
-        (N, H, K, d).
-    similarity : torch.Tensor
-        Added to the logits, broadcast to (N, H, K, K).
-    edges : torch.Tensor
-        Zeros and ones, broadcast to (N, H, K, K).
-
-    Returns
-    -------
-    torch.Tensor
-        (N, H, K, d).
+    Query, key, value and result are (N, H, K, d); ``similarity``, added to the
+    logits, and ``edges`` of zeros and ones are broadcast to (N, H, K, K).
 
     Example
     -------

@@ -71,20 +71,9 @@ class RunningLevel(TimeBlock):
 def over_signal_level(spec):
     """Divide spectra by the RMS of their signals, for models that see all.
 
-    By Parseval for a Hamming window of n_fft samples; others differ by a few
-    per cent.
-
-    Arguments
-    ---------
-    spec : torch.Tensor
-        Complex (B, F, T).
-
-    Returns
-    -------
-    torch.Tensor
-        Complex (B, F, T), of an RMS of 1; digital silence stays silence.
-    torch.Tensor
-        The RMS, (B, 1, 1).
+    Maps complex (B, F, T) to such, of an RMS of 1, and the RMS (B, 1, 1), by
+    Parseval for a Hamming window of n_fft samples; others differ by a few per
+    cent. Digital silence stays silence.
 
     Example
     -------

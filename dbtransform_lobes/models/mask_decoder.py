@@ -20,10 +20,7 @@ ACTIVATIONS = {"tanh": torch.tanh, "silu": F.silu}
 class Neighbours(TimeBlock):
     """Give every frame those that the taps of its mask reach.
 
-    Arguments
-    ---------
-    causal : bool
-        Whether these are t-2, t-1, t in place of t-1, t, t+1.
+    These are t-1, t, t+1, or t-2, t-1, t if causal.
 
     Example
     -------
@@ -53,19 +50,9 @@ class Neighbours(TimeBlock):
 def apply_filter(taps, bins):
     """Filter every bin along time: Y[t,f] = sum_tau M[t,f,tau] X[t+tau,f].
 
-    Computed in fp32.
-
-    Arguments
-    ---------
-    taps : torch.Tensor
-        Real and imaginary parts of M, (B, T, F, 3, 2).
-    bins : torch.Tensor
-        Those of X, (B, T + 2, F, 2), see ``Neighbours``.
-
-    Returns
-    -------
-    torch.Tensor
-        Those of Y, (B, T, F, 2).
+    ``taps`` are real and imaginary parts of M (B, T, F, 3, 2), ``bins`` those
+    of X (B, T + 2, F, 2), see ``Neighbours``; returned are those of Y
+    (B, T, F, 2). Computed in fp32.
 
     Example
     -------
@@ -92,6 +79,8 @@ def apply_filter(taps, bins):
 class MaskDecoder(nn.Module):
     """norm, Linear(C, e C), activation, Linear(e C, 12 w_k), GLU, per band.
 
+    A ValueError tells of an unknown activation and of no hidden channel.
+
     Arguments
     ---------
     layout : BandLayout
@@ -107,11 +96,6 @@ class MaskDecoder(nn.Module):
         Whether the taps are t-2, t-1, t in place of t-1, t, t+1.
     activation : str
         "tanh" (the proposal), or "silu", which cannot saturate.
-
-    Raises
-    ------
-    ValueError
-        If the activation is unknown or there would be no hidden channel.
 
     Example
     -------

@@ -19,17 +19,13 @@ class MetricDiscriminator(nn.Module):
 
     The norm is InstanceNorm, which looks at no other item of the batch and so
     needs no talk between ranks, on CPU or GPU. All weights have a spectral
-    norm of one.
+    norm of one. A ValueError tells of spectra too short for four halvings.
 
     Arguments
     ---------
     num_channels : int
         C, of the first convolution; each next one has twice as many.
 
-    Raises
-    ------
-    ValueError
-        In ``forward``, for spectra that are too short for four halvings.
 
     Example
     -------
@@ -61,18 +57,7 @@ class MetricDiscriminator(nn.Module):
         self.slope = nn.Parameter(torch.ones(()))
 
     def forward(self, clean, estimate):
-        """Guess scores.
-
-        Arguments
-        ---------
-        clean, estimate : torch.Tensor
-            Compressed magnitudes (B, T, F), T and F at least 32.
-
-        Returns
-        -------
-        torch.Tensor
-            (B,), between 0 and 1.
-        """
+        """Map compressed magnitudes (B, T, F) to scores (B,) from 0 to 1."""
         if min(clean.shape[1:]) < 32:
             raise ValueError(
                 f"magnitudes have {clean.shape[1]} frames and "

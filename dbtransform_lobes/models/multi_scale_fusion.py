@@ -20,17 +20,9 @@ PRIORS = ((0.1, 0.3, 0.6), (0.3, 0.4, 0.3), (0.6, 0.3, 0.1))
 
 
 def band_groups(centres):
-    """Which frequency range each band belongs to: the bands of each range.
+    """Return the slice of bands of each of the three frequency ranges.
 
-    Arguments
-    ---------
-    centres : sequence of float
-        Centre frequencies in Hz, ascending.
-
-    Returns
-    -------
-    list of slice
-        One slice of bands for each of the three ranges.
+    Centre frequencies are in Hz, ascending.
 
     Example
     -------
@@ -51,15 +43,6 @@ class AdaptiveBlend(nn.Module):
     alpha = softmax(Linear([mean over time, std over time, band embedding])),
     returned is b alpha + (1 - b) softmax(w_k) with b = sigmoid of one learned
     number for each band.
-
-    Arguments
-    ---------
-    num_channels : int
-        C.
-    num_bands : int
-        K.
-    embedding_size : int
-        Length of the band embedding.
 
     Example
     -------
@@ -94,7 +77,9 @@ class MultiScaleFusion(TimeBlock):
     blend softmax(w_k) starts at the prior exactly. Since a sum of linear maps
     is linear, the three kernels of a band are folded into one before they
     are applied, in training too. Output length = input length; the frames a
-    kernel reaches back are at most one more than those it looks ahead.
+    kernel reaches back are at most one more than those it looks ahead. A
+    ValueError tells of windows that are not three by three positive lengths,
+    of an unknown form, and of an adaptive blend that is to be causal.
 
     Arguments
     ---------
@@ -114,12 +99,6 @@ class MultiScaleFusion(TimeBlock):
         SiLU on the blend (before the pointwise map).
     causal : bool
         Whether kernels look back only.
-
-    Raises
-    ------
-    ValueError
-        If the windows are not three by three positive lengths, the form is
-        unknown, or "adaptive" is to be causal.
 
     Example
     -------
@@ -184,34 +163,20 @@ class MultiScaleFusion(TimeBlock):
 
     def prior(self):
         """The blend that training began with, (K, 3): rows sum to 1."""
-        parts = zip(self.groups, self.priors, strict=True)
-        return torch.cat(
-            [
-                torch.tensor(weights).expand(group.stop - group.start, 3)
-                for group, weights in parts
-            ]
-        )
+        weights = []
+        for group, prior in zip(self.groups, self.priors, strict=True):
+            weights += [prior] * (group.stop - group.start)
+        return torch.tensor(weights)
 
     def _reach_back(self, size):
         """Frames that a kernel of this length reaches back."""
         return size - 1 if self.causal else size // 2
 
     def fold(self, blend, sizes):
-        """One kernel and bias for each blend of three convolutions.
+        """Fold the convolutions of three lengths into one for each blend.
 
-        Arguments
-        ---------
-        blend : torch.Tensor
-            (n, 3).
-        sizes : sequence of three ints
-            Lengths of the convolutions.
-
-        Returns
-        -------
-        kernel : torch.Tensor
-            (n, C, fan_in, S) with S the longest of the lengths.
-        bias : torch.Tensor
-            (n, C).
+        Maps the blends (n, 3) to kernels (n, C, fan_in, S) with S the longest
+        of the lengths, and biases (n, C).
         """
         longest = max(sizes)
         aligned = []
@@ -252,11 +217,8 @@ class MultiScaleFusion(TimeBlock):
         if blend.dim() == 2:
             return self._convolve(x, *self.fold(blend, sizes), frames)
         total = 0
-        for one, weight in zip(
-            torch.eye(3, device=x.device, dtype=blend.dtype),
-            blend.unbind(-1),
-            strict=True,
-        ):
+        each = torch.eye(3, device=x.device, dtype=blend.dtype)
+        for one, weight in zip(each, blend.unbind(-1), strict=True):
             part = self.fold(one.expand(x.shape[0], 3), sizes)
             part = self._convolve(x, *part, frames)
             total = total + weight[..., None, None] * part

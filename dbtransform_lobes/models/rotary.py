@@ -4,23 +4,14 @@ import math
 
 import torch
 
+BASE = 10000.0  # longest period over 2 pi, in frames
 
-def rotate(x, first=0, base=10000.0):
-    """Rotary positions: pair (i, i + d/2) turns by t base^(-2 i / d).
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        (..., T, H, d) with even d.
-    first : int | torch.Tensor
-        Position of the first frame; only differences of positions matter.
-    base : float
-        Longest period over 2 pi, in frames.
+def rotate(x, first=0):
+    """Rotate (..., T, H, d), d even: pair (i, i + d/2) by t BASE^(-2 i / d).
 
-    Returns
-    -------
-    torch.Tensor
-        (..., T, H, d).
+    ``first`` is the position of the first frame, an int or a tensor; only
+    differences of positions matter.
 
     Example
     -------
@@ -34,7 +25,7 @@ def rotate(x, first=0, base=10000.0):
     count = torch.arange(
         torch.sym_max(frames, half), dtype=dtype, device=x.device
     )
-    speed = base ** (-count[:half] / half)
+    speed = BASE ** (-count[:half] / half)
     angle = ((count[:frames, None] + first) * speed).unsqueeze(1)  # (T, 1, d/2)
     if isinstance(first, torch.Tensor):  # ONNX Runtime has no cosine of fp64
         angle = angle.fmod(2 * math.pi).to(x.dtype)

@@ -4,23 +4,11 @@ import torch
 
 
 def check_spectrum(spec, num_bins):
-    """Refuse what is not a finite complex spectrum of the right bin count.
+    """Refuse what is no finite complex spectrum (B, F, T), by a ValueError.
 
-    Values are looked at in inference only: training has a check of its own
-    on the loss, and torch.compile cannot branch on values.
-
-    Arguments
-    ---------
-    spec : torch.Tensor
-        What a model was given.
-    num_bins : int
-        F that the model was made for.
-
-    Raises
-    ------
-    ValueError
-        If the rank, type, bin count or length is wrong, or a value is NaN or
-        infinite.
+    F is that of the model, T >= 1. Values are looked at in inference only:
+    training has a check of its own on the loss, and torch.compile cannot
+    branch on values.
 
     Example
     -------

@@ -7,17 +7,9 @@ from dbtransform_lobes.models.edges import edge_offset
 
 
 def sqrt_hann_window(length):
-    """Square root of a periodic Hann window, for hops of half a window.
+    """Return the square root of a periodic Hann window, (length,).
 
-    Arguments
-    ---------
-    length : int
-        In samples.
-
-    Returns
-    -------
-    torch.Tensor
-        (length,); its square sums to one at hops of half its length.
+    Its square sums to one at hops of half its length.
 
     Example
     -------
@@ -28,25 +20,10 @@ def sqrt_hann_window(length):
     return torch.hann_window(length).sqrt()
 
 
-def continued(noisy, half, before, after):
-    """Return signals with what goes on beyond their edges.
+def _continued(noisy, half, before, after):
+    """Return signals (B, before + L + after) with what goes on beyond edges.
 
-    Arguments
-    ---------
-    noisy : torch.Tensor
-        (B, L).
-    half, before, after : int
-        Samples that tell an offset, and those that are added.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, before + L + after), see ``edge_offset``.
-
-    Example
-    -------
-    >>> continued(torch.ones(1, 4), half=2, before=1, after=3).shape
-    torch.Size([1, 8])
+    See ``edge_offset``; ``half`` is the number of samples that tell an offset.
     """
     begin = edge_offset(F.pad(noisy, (0, half))[:, :half])
     noisy = torch.cat((begin.expand(-1, before), noisy), dim=-1)
@@ -61,19 +38,8 @@ def noisy_spectrum(compute_stft, noisy):
     would lie in one frame alone, where its window is nearly 0, and the
     inverse transform would amplify what the model does to them. Where an
     edge of the signal is mostly an offset, this goes on in the padding;
-    elsewhere that is zeros.
-
-    Arguments
-    ---------
-    compute_stft : torch.nn.Module
-        SpeechBrain's STFT.
-    noisy : torch.Tensor
-        (B, L).
-
-    Returns
-    -------
-    torch.Tensor
-        Complex (B, F, T), T = 1 + ceil(L / hop).
+    elsewhere that is zeros. With SpeechBrain's STFT (B, L) becomes complex
+    (B, F, T), T = 1 + ceil(L / hop).
 
     Example
     -------
@@ -87,7 +53,7 @@ def noisy_spectrum(compute_stft, noisy):
     if compute_stft.pad_mode != "constant":  # it has another padding
         around = 0
     after = around * hop + -noisy.shape[-1] % hop
-    noisy = continued(noisy, half, around * hop, after)
+    noisy = _continued(noisy, half, around * hop, after)
     stft = compute_stft(noisy)  # (B, T, F, 2)
     stft = stft[:, around : stft.shape[1] - around]
     return torch.view_as_complex(stft.contiguous()).transpose(1, 2)

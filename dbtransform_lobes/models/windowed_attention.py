@@ -11,21 +11,11 @@ HIDDEN = -1e9
 
 
 def attend(query, key, value, mask=None):
-    """Scaled dot-product attention.
+    """Do scaled dot-product attention.
 
-    Arguments
-    ---------
-    query, key : torch.Tensor
-        (N, H, Q, d), (N, H, T, d).
-    value : torch.Tensor
-        (N, H, T, d_v), d_v <= d.
-    mask : torch.Tensor | None
-        Additive, broadcast to (N, H, Q, T).
-
-    Returns
-    -------
-    torch.Tensor
-        (N, H, Q, d_v).
+    Queries (N, H, Q, d), keys (N, H, T, d) and values (N, H, T, d_v), with
+    d_v <= d, give (N, H, Q, d_v). A mask is additive, broadcast to
+    (N, H, Q, T).
 
     Example
     -------
@@ -56,24 +46,11 @@ def _attend_by_products(query, key, value, mask):
 
 
 def window_mask(queries, keys, window=None, causal=False):
-    """Additive mask, 0 where a query may attend to a key, else -inf.
+    """Return a mask, 0 where a query may attend to a key, else -inf.
 
-    Arguments
-    ---------
-    queries : torch.Tensor
-        Frame numbers of the queries, (Q,).
-    keys : torch.Tensor
-        Frame numbers of the keys, (N,).
-    window : int | None
-        Frames attended on each side; None attends to all.
-    causal : bool
-        Whether later frames are hidden.
-
-    Returns
-    -------
-    torch.Tensor
-        (Q, N), 0 or -inf. Additive, because a boolean mask is turned into
-        one by every call.
+    Frame numbers of queries (Q,) and keys (N,) give (Q, N). A query attends to
+    ``window`` frames on each side, None to all; if ``causal``, to no later
+    ones. Additive, because a boolean mask is turned into one by every call.
 
     Example
     -------
@@ -82,38 +59,19 @@ def window_mask(queries, keys, window=None, causal=False):
             [0., 0., 0.]])
     """
     distance = queries[:, None] - keys
-    hidden = torch.zeros_like(distance, dtype=torch.bool)
+    mask = torch.zeros(distance.shape, device=distance.device)
     if window is not None:
-        hidden |= distance.abs() > window
-    if causal:
-        hidden |= distance < 0
-    return torch.zeros(hidden.shape, device=hidden.device).masked_fill(
-        hidden, -math.inf
-    )
+        mask = mask.masked_fill(distance.abs() > window, -math.inf)
+    return mask.masked_fill(distance < 0, -math.inf) if causal else mask
 
 
 def attend_within(query, key, value, window=None, causal=False, start=0):
-    """Scaled dot-product attention within a window, block by block of queries.
+    """Do attention within a window, block by block of queries.
 
-    Cost and memory grow linearly with T.
-
-    Arguments
-    ---------
-    query : torch.Tensor
-        (N, H, T, d).
-    key, value : torch.Tensor
-        (N, H, S, d), (N, H, S, d_v), d_v <= d.
-    window : int | None
-        Frames attended on each side; None attends to all.
-    causal : bool
-        Whether later frames are hidden.
-    start : int
-        Keys before the first query.
-
-    Returns
-    -------
-    torch.Tensor
-        (N, T, H, d_v).
+    Queries (N, H, T, d), keys (N, H, S, d) and values (N, H, S, d_v), with
+    d_v <= d, give (N, T, H, d_v). ``window`` and ``causal`` are those of
+    ``window_mask``, ``start`` are the keys before the first query. Cost and
+    memory grow linearly with T.
 
     Example
     -------
@@ -152,28 +110,13 @@ def attend_within(query, key, value, window=None, causal=False, start=0):
 
 
 def attend_in_blocks(query, key, value, window, causal=False):
-    """Scaled dot-product attention within a window, without a loop.
+    """Do attention within a window, without a loop.
 
-    Frames are cut into blocks of ``window``; the queries of a block see the
-    keys of its own block, the one before and, unless causal, the one after.
-    So the number of operations does not depend on T, as an exported graph
-    wants it, and cost and memory grow linearly with T.
-
-    Arguments
-    ---------
-    query, key : torch.Tensor
-        (N, H, T, d).
-    value : torch.Tensor
-        (N, H, T, d_v).
-    window : int
-        Frames attended on each side.
-    causal : bool
-        Whether later frames are hidden.
-
-    Returns
-    -------
-    torch.Tensor
-        (N, H, T, d_v).
+    Queries and keys (N, H, T, d) and values (N, H, T, d_v) give
+    (N, H, T, d_v). Frames are cut into blocks of ``window``; the queries of a
+    block see the keys of its own block, the one before and, unless causal, the
+    one after. So the number of operations does not depend on T, as an exported
+    graph wants it, and cost and memory grow linearly with T.
 
     Example
     -------

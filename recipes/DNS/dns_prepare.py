@@ -20,6 +20,7 @@ and ``test_set/synthetic``. The folder of the manifests gets
 """
 
 import re
+from itertools import product
 from pathlib import Path
 
 from dbtransform_lobes.data.audio import audio_info, find_audio
@@ -75,9 +76,10 @@ def prepare_dns(
     """Write the manifests of training, validation and test, see the module.
 
     A second call with the same arguments and the same data does nothing.
-    Returned is what ``dns_prepare.json`` holds. FileNotFoundError if
-    ``data_folder`` is missing; ValueError if there is no speech or no noise,
-    or a test pair is incomplete.
+    Returned is what ``dns_prepare.json`` holds; ``skip_prep`` does nothing and
+    returns {}.
+    FileNotFoundError if ``data_folder`` is missing; ValueError if there is no
+    speech or no noise, or a test pair is incomplete.
 
     Arguments
     ---------
@@ -91,8 +93,6 @@ def prepare_dns(
         16000; files below this rate are unfit, those above are resampled.
     jobs, seed : int
         Processes that read the files, and seed of the validation set.
-    skip_prep : bool
-        Do nothing, return an empty dict.
     """
     if skip_prep:
         return {}
@@ -102,7 +102,7 @@ def prepare_dns(
             "the validation mixtures and test sets"
         )
     save_folder = Path(save_folder)
-    rows, tests = find_recordings(data_folder), find_test_pairs(data_folder)
+    rows, tests = _find_recordings(data_folder), find_test_pairs(data_folder)
     settings = {
         "data_folder": str(Path(data_folder).resolve()),
         "valid_fraction": valid_fraction,
@@ -142,20 +142,18 @@ def _write_training(save_folder, rows, settings, jobs):
     return {**found, "refused": refused, "problems": problems}
 
 
-def find_recordings(data_folder):
+def _find_recordings(data_folder):
     """List speech, noise and impulse responses of a challenge folder.
 
-    Rows have path, kind, source (language or corpus) and speaker. ValueError
-    if there is no speech or no noise.
+    Rows have path, kind, source (language or corpus) and speaker.
     """
     data_folder = existing_folder(
         data_folder, "datasets/clean and datasets/noise of the DNS Challenge"
     )
     rows = []
     for kind, names in KIND_FOLDERS.items():
-        for parent in PARENTS:
-            for name in names:
-                rows += _list_kind(data_folder / parent / name, kind)
+        for parent, name in product(PARENTS, names):
+            rows += _list_kind(data_folder / parent / name, kind)
     missing = [
         f"{kind}: no audio below {' or '.join(KIND_FOLDERS[kind])}"
         for kind in ("speech", "noise")
@@ -197,8 +195,7 @@ def _speaker(inner):
     a folder is one speaker, or the first word of the name in a flat folder.
     """
     for pattern in SPEAKER_PATTERNS:
-        found = pattern.search(inner.stem)
-        if found:
+        if found := pattern.search(inner.stem):
             return found[1]
     folders = inner.parts[:-1]
     for gender in ("male", "female"):
@@ -238,15 +235,13 @@ def find_test_pairs(data_folder):
     """Pair the files of the synthetic test sets by their file id.
 
     Returns a dict of "no_reverb" and "with_reverb", where they are, to lists
-    of (id, noisy path, clean path) in the order of the ids. ValueError if a
-    file has no id, no partner, or a partner of another length.
+    of (id, noisy path, clean path) in the order of the ids.
     """
     sets = {}
-    for parent in PARENTS:
-        for name in TEST_SETS:
-            folder = Path(data_folder, parent, "test_set", "synthetic", name)
-            if folder.is_dir():
-                sets[name] = _pair_by_id(folder)
+    for parent, name in product(PARENTS, TEST_SETS):
+        folder = Path(data_folder, parent, "test_set", "synthetic", name)
+        if folder.is_dir():
+            sets[name] = _pair_by_id(folder)
     return sets
 
 

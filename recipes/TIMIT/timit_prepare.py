@@ -82,9 +82,10 @@ def prepare_timit(
     """Write the manifests of training, validation and test, see the module.
 
     A second call with the same arguments and the same data does nothing.
-    Returned is what ``timit_prepare.json`` holds. FileNotFoundError if a folder
-    is missing; ValueError if it does not hold what is said in the module, a
-    file of the test is unfit, or noises of the test are unknown.
+    Returned is what ``timit_prepare.json`` holds; ``skip_prep`` does nothing
+    and returns {}. FileNotFoundError if a folder is missing; ValueError if it
+    does not hold what is said in the module, a file of the test is unfit, or
+    noises of the test are unknown.
 
     Arguments
     ---------
@@ -102,17 +103,13 @@ def prepare_timit(
         Share of the speakers of TRAIN held out; length of the validation set.
     jobs, seed : int
         Processes that read the files; seed of validation and test mixtures.
-    skip_prep : bool
-        Do nothing, return an empty dict.
     """
     if skip_prep:
         return {}
     _check_choices(test_set, test_noises, snrs)
     save_folder = Path(save_folder)
-    rows = [
-        *find_speech(data_folder, test_set),
-        *find_noises(noise_folder, test_noises),
-    ]
+    rows = find_speech(data_folder, test_set)
+    rows += _find_noises(noise_folder, test_noises)
     given = [test_mixtures] if test_mixtures else []
     settings = {
         "data_folder": str(Path(data_folder).resolve()),
@@ -129,8 +126,7 @@ def prepare_timit(
     old = read_record(save_folder / RECORD_NAME)
     if all(old.get(key) == value for key, value in settings.items()):
         return old
-    found = _write_manifests(save_folder, rows, settings, jobs)
-    record = {**settings, **found}
+    record = settings | _write_manifests(save_folder, rows, settings, jobs)
     write_json(save_folder / RECORD_NAME, record)
     return record
 
@@ -198,7 +194,7 @@ def find_speech(data_folder, test_set="core"):
     Rows have path, kind, source (TRAIN or TEST), speaker and split; the
     ``test_set`` "core" leaves out all other speakers of TEST. Where a sentence
     is there twice (``SX37.WAV`` and, made of it, ``SX37.WAV.wav``), the latter
-    is taken. ValueError if there are no sentences of TRAIN or of TEST.
+    is taken.
     """
     data_folder = existing_folder(
         data_folder, "TRAIN/DR1/FCJF0/SX37.WAV and so on"
@@ -209,36 +205,29 @@ def find_speech(data_folder, test_set="core"):
         part = next((name for name in folders if name in SPLITS), None)
         sentence = path.name.split(".")[0].upper()
         speaker = path.parent.name.upper()
-        core = test_set == "full" or speaker in CORE_SPEAKERS
         if part is None or sentence.startswith("SA"):
             continue
-        if part == "TRAIN" or core:
-            found[speaker, sentence] = {
-                "path": str(path),
-                "kind": "speech",
-                "source": part,
-                "speaker": speaker,
-                "split": SPLITS[part],
-            }
-    rows = list(found.values())
+        whole = part == "TRAIN" or test_set == "full"
+        if not whole and speaker not in CORE_SPEAKERS:
+            continue
+        found[speaker, sentence] = {
+            "path": str(path),
+            "kind": "speech",
+            "source": part,
+            "speaker": speaker,
+            "split": SPLITS[part],
+        }
+    parts = {row["source"] for row in found.values()}
     raise_problems(
         f"{data_folder} is no TIMIT, expected TRAIN/DR1/FCJF0/SX37.WAV and so "
         f"on, and the speakers of the {test_set} test",
-        [
-            f"{part}: no sentences"
-            for part in SPLITS
-            if not any(row["source"] == part for row in rows)
-        ],
+        [f"{part}: no sentences" for part in SPLITS if part not in parts],
     )
-    return rows
+    return list(found.values())
 
 
-def find_noises(noise_folder, test_noises):
-    """List noises, a type a folder; those of the test are of its split.
-
-    Files in no folder are of no type and not listed. ValueError if a type of
-    the test is missing or fewer than two are left.
-    """
+def _find_noises(noise_folder, test_noises):
+    """List noises, a type a folder; files in no folder are of no type."""
     noise_folder = existing_folder(
         noise_folder, "a folder for each type of noise"
     )
@@ -277,8 +266,7 @@ def _draw_plan(rows, settings):
     for row in test:
         if row["kind"] == "noise":
             types.setdefault(row["speaker"], []).append(row["path"])
-    read = cached_reader(Path())
-    plan = []
+    read, plan = cached_reader(Path()), []
     for row in (row for row in test if row["kind"] == "speech"):
         sentence = Path(row["path"]).name.split(".")[0].upper()
         for snr in settings["snrs"]:

@@ -47,17 +47,15 @@ def prepare_voicebank(
     """Write train.json, valid.json and test.json of VoiceBank-DEMAND.
 
     An entry is ``{"noisy_wav": "{data_root}/...", "clean_wav": ..., "length":
-    seconds}``. If any file has another rate than ``sample_rate``, in Hz,
-    copies of all files at that rate are written once into ``save_folder``,
-    and the entries have their whole paths. Every sample is read once: clean
-    files that are silent or clipped are kept, since the corpus is what others
-    use, and named in a warning. A second call with the same arguments and the
-    same data does nothing.
+    seconds}``. If any file has another rate than ``sample_rate``, copies of all
+    files at that rate are written once into ``save_folder``, and the entries
+    have their whole paths. Clean files that are silent or clipped are kept,
+    since the corpus is what others use, and named in a warning. A second call
+    with the same arguments and data, or with ``skip_prep``, does nothing.
 
-    FileNotFoundError if ``data_folder`` is missing. ValueError if folders are
+    FileNotFoundError if ``data_folder`` is missing; ValueError if folders are
     missing, files are unpaired, differ in length, have several channels or
-    NaN or are no audio (one error for all of them), or ``valid_speakers`` are
-    not in the training set.
+    NaN or are no audio, or ``valid_speakers`` are not in the training set.
 
     Arguments
     ---------
@@ -65,12 +63,9 @@ def prepare_voicebank(
         Folder of the data set, what ``{data_root}`` stands for, and folder of
         the manifests, of copies and of a record of the arguments.
     valid_speakers : sequence of str
-        Training speakers held out for validation, where the data set has no
-        validation set.
+        Training speakers held out, where the data set has no validation set.
     sample_rate : int
         Rate of the data, in Hz.
-    skip_prep : bool
-        Do nothing.
     """
     if skip_prep:
         return
@@ -108,16 +103,14 @@ def _find_pairs(data_folder):
     """Map each set to its sorted (noisy, clean) relative paths."""
     problems, files = [], {}
     for name in (TRAIN, VALID, TEST):
-        folders = {
-            kind: _find_folder(data_folder, f"{kind}_{name}")
-            for kind in ("clean", "noisy")
-        }
-        if all(folders.values()):
-            files[name] = _pair(**folders, problems=problems)
-        elif name != VALID or any(folders.values()):
+        kinds = f"clean_{name}", f"noisy_{name}"
+        folders = [_find_folder(data_folder, kind) for kind in kinds]
+        if all(folders):
+            files[name] = _pair(*folders, problems)
+        elif name != VALID or any(folders):
             problems += [
-                f"{kind}_{name}: missing folder"
-                for kind, folder in folders.items()
+                f"{kind}: missing folder"
+                for kind, folder in zip(kinds, folders, strict=True)
                 if not folder
             ]
     raise_problems(_title(data_folder), problems)
@@ -138,23 +131,22 @@ def _find_folder(data_folder, name):
 
 
 def _pair(clean, noisy, problems):
-    names = [
-        {
-            path.name
-            for path in folder.iterdir()
-            if path.suffix.lower() == ".wav" and not path.name.startswith(".")
-        }
-        for folder in (clean, noisy)
-    ]
+    names = _wav_names(clean), _wav_names(noisy)
     for name in sorted(names[0] ^ names[1]):
         there, absent = (clean, noisy) if name in names[0] else (noisy, clean)
         problems.append(f"{there.name}/{name}: not in {absent.name}")
-    if not names[0] & names[1]:
+    both = sorted(names[0] & names[1])
+    if not both:
         problems.append(f"{clean.name}, {noisy.name}: no pair of .wav files")
-    return [
-        (f"{noisy.name}/{name}", f"{clean.name}/{name}")
-        for name in sorted(names[0] & names[1])
-    ]
+    return [(f"{noisy.name}/{name}", f"{clean.name}/{name}") for name in both]
+
+
+def _wav_names(folder):
+    return {
+        path.name
+        for path in folder.iterdir()
+        if path.suffix.lower() == ".wav" and not path.name.startswith(".")
+    }
 
 
 def _paths(files):

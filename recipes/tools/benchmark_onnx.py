@@ -7,6 +7,7 @@ import numpy as np
 
 from command import start
 from dbtransform_lobes.inference.onnx_model import import_onnxruntime
+from peers.adapters import open_graph
 
 HELP = "Time streaming ONNX graphs in turns, one thread, one call at a time."
 EXAMPLES = """\
@@ -92,14 +93,9 @@ def describe(times, hop_seconds):
 
 def _caller(path):
     """Return a function that calls a graph and keeps its states."""
-    runtime = import_onnxruntime()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    import_onnxruntime()  # its error says how to get it
     try:
-        session = runtime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        session = open_graph(path)
         first, *states = session.get_inputs()
         outputs = [each.name for each in session.get_outputs()]
         kept = {each.name: _kept(each.name, outputs) for each in states}

@@ -216,14 +216,11 @@ class Run:
 
     def _groups(self):
         """Weight decay for matrices only, not for biases and norms."""
-        parameters = list(self.model.named_parameters())
-        decayed = [p for n, p in parameters if p.dim() > 1 and "norm" not in n]
-        chosen = {id(p) for p in decayed}
-        rest = [p for _, p in parameters if id(p) not in chosen]
-        return [
-            {"params": decayed, "weight_decay": 0.01},
-            {"params": rest, "weight_decay": 0.0},
-        ]
+        groups = {0.01: [], 0.0: []}
+        for name, parameter in self.model.named_parameters():
+            is_matrix = parameter.dim() > 1 and "norm" not in name
+            groups[0.01 if is_matrix else 0.0].append(parameter)
+        return [{"params": p, "weight_decay": d} for d, p in groups.items()]
 
     def _resume(self):
         path = self.folder / "state.pt"
@@ -258,9 +255,8 @@ class Run:
             with replacing(self.folder / name) as temporary:
                 torch.save(content, temporary)
         given = vars(self.args).items()
-        given = {key: value for key, value in given if not callable(value)}
         about = {
-            "arguments": given,
+            "arguments": {k: v for k, v in given if not callable(v)},
             "steps": self.step,
             "heard_hours": self.heard_hours(),
             "versions": package_versions(),

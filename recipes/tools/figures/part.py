@@ -68,10 +68,7 @@ def find_part(path, seconds=None):
 
 
 def check_same_length(path, part):
-    """Raise an error if a file is missing or not of the same recording.
-
-    Its rate may differ from that of the noisy file, which the part is of.
-    """
+    """Raise an error if a file, of any rate, is not of the same recording."""
     info = audio_info(path)
     total = info.frames / info.samplerate
     if abs(total - part.total) > TOLERANCE_SECONDS:

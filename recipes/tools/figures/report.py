@@ -67,12 +67,6 @@ def render_report(
     ``notes`` are paragraphs, ``signals`` titles to samples (L,) for the
     players, ``pictures`` title, caption and PNG of every figure, ``left_out``
     titles and reasons, ``tables`` titles and rows of two cells.
-
-    Example
-    -------
-    >>> page = render_report("<b>", [], {}, 16000, [], [], [])
-    >>> "<h1>Analysis of &lt;b&gt;</h1>" in page
-    True
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -81,11 +75,11 @@ def render_report(
         name=name,
         notes=notes,
         players=[
-            (title, data_uri("audio/wav", wav_bytes(signal, sample_rate)))
+            (title, _data_uri("audio/wav", _wav_bytes(signal, sample_rate)))
             for title, signal in signals.items()
         ],
         pictures=[
-            (title, caption, data_uri("image/png", data))
+            (title, caption, _data_uri("image/png", data))
             for title, caption, data in pictures
         ],
         left_out=left_out,
@@ -93,18 +87,12 @@ def render_report(
     )
 
 
-def data_uri(kind, data):
-    """Return an address that holds bytes of a media type.
-
-    Example
-    -------
-    >>> data_uri("text/plain", b"abc")
-    'data:text/plain;base64,YWJj'
-    """
+def _data_uri(kind, data):
+    """Return an address that holds bytes of a media type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def wav_bytes(signal, sample_rate):
+def _wav_bytes(signal, sample_rate):
     """Return a 16-bit WAV file of samples (L,), clipped at full scale."""
     file = io.BytesIO()
     sf.write(file, signal.clip(-1, 1), sample_rate, "PCM_16", format="WAV")

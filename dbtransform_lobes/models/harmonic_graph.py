@@ -245,10 +245,10 @@ class HarmonicGraphAttention(nn.Module):
         similarity = self.similarity(x)
         edges = self.adjacency(similarity)
         if similarity.dim() == 3:  # one graph for each item
-            similarity, edges = (
-                graph.repeat_interleave(frames, dim=0).unsqueeze(1)
-                for graph in (similarity, edges)
-            )  # (B T, 1, K, K)
+            frames_of_item = torch.arange(batch, device=x.device)
+            frames_of_item = frames_of_item.repeat_interleave(frames)
+            similarity = similarity[frames_of_item].unsqueeze(1)
+            edges = edges[frames_of_item].unsqueeze(1)  # (B T, 1, K, K)
         heads = (bands, batch * frames, 3 * self.num_heads, -1)
         query, key, value = (
             self.project(x).reshape(heads).permute(1, 2, 0, 3).chunk(3, dim=1)

@@ -10,6 +10,17 @@ def check_positive(**numbers):
             raise ValueError(f"{name} is {number}, expected at least 1")
 
 
+def hidden_channels(part, expansion, num_channels):
+    """Return expansion times C, refusing none at all."""
+    hidden = int(expansion * num_channels)
+    if hidden < 1:
+        raise ValueError(
+            f"{part} expansion is {expansion}, expected at least "
+            f"1 / num_channels = 1 / {num_channels}"
+        )
+    return hidden
+
+
 def build(factory, **common):
     """Call a factory with the common arguments that it asks for.
 

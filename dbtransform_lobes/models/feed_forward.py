@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
+from dbtransform_lobes.models.compose import hidden_channels
 
 
 class FeedForward(nn.Module):
@@ -32,12 +33,7 @@ class FeedForward(nn.Module):
     ):
         super().__init__()
         num_bands = num_bands if per_band else None
-        hidden = int(expansion * num_channels)
-        if hidden < 1:
-            raise ValueError(
-                f"feed-forward expansion is {expansion}, expected at least "
-                f"1 / num_channels = 1 / {num_channels}"
-            )
+        hidden = hidden_channels("feed-forward", expansion, num_channels)
         self.expand = BandLinear(num_channels, 2 * hidden, num_bands)
         self.reduce = BandLinear(hidden, num_channels, num_bands)
 

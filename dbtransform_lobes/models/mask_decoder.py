@@ -11,7 +11,7 @@ from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
 from dbtransform_lobes.models.chunks import TimeBlock
-from dbtransform_lobes.models.compose import build
+from dbtransform_lobes.models.compose import build, hidden_channels
 
 NUM_TAPS = 3
 ACTIVATIONS = {"tanh": torch.tanh, "silu": F.silu}
@@ -123,12 +123,7 @@ class MaskDecoder(nn.Module):
         self.activation = activation
         self.layout = layout
         self.centre = NUM_TAPS - 1 if causal else NUM_TAPS // 2
-        hidden = int(expansion * num_channels)
-        if hidden < 1:
-            raise ValueError(
-                f"decoder expansion is {expansion}, expected at least "
-                f"1 / num_channels = 1 / {num_channels}"
-            )
+        hidden = hidden_channels("decoder", expansion, num_channels)
         self.norm = build(
             norm,
             num_channels=num_channels,

@@ -1,14 +1,15 @@
 """``benchmark_models.py``: size, cost and speed of models, side by side."""
 
 import sys
+from pathlib import Path
 
 import torch
 
 from benchmark.candidates import LITERAL, load_candidate
 from benchmark.measure import benchmark
 from benchmark.report import plot_cost, table
-from command import check_parent, start
-from dbtransform_lobes.data.files import write_json
+from command import start
+from dbtransform_lobes.data.files import check_parent, write_json
 from dbtransform_lobes.plotting import check_plot
 
 HELP = "Measure models side by side: size, cost, speed, memory."
@@ -79,7 +80,7 @@ def add_arguments(parser):
 def run(args):
     """Measure, print the table, write what was asked for; return 0."""
     for path in filter(None, (args.json, args.plot)):
-        check_parent(path)
+        check_parent(Path(path))
     if args.plot:
         check_plot(args.plot)
     names = list(args.models)

@@ -27,12 +27,3 @@ def run_tool(name, argv):
 def start(file):
     """Run the tool whose file is given with the command line; then exit."""
     sys.exit(run_tool(Path(file).stem, sys.argv[1:]))
-
-
-def check_parent(path):
-    """Raise a ValueError if the folder of a file to write is missing."""
-    folder = Path(path).parent
-    if not folder.is_dir():
-        raise ValueError(
-            f"there is no folder {folder} for {path}: make it first"
-        )

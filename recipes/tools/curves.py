@@ -1,8 +1,11 @@
 """``curves.py``: plot the training of runs."""
 
+from pathlib import Path
+
 import pandas as pd
 
-from command import check_parent, start
+from command import start
+from dbtransform_lobes.data.files import check_parent
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.plotting import (
     PANEL_COLUMNS,
@@ -43,7 +46,7 @@ def add_arguments(parser):
 
 def run(args):
     """Plot the curves; return 0."""
-    check_parent(args.output)
+    check_parent(Path(args.output))
     plot_curves(find_runs(args.runs), args.output)
     return 0
 

@@ -387,7 +387,7 @@ def test_names(models):
         (["--models", "bsrnn", "--lengths", "0"], "from 0.1 s"),
         (["--models", "bsrnn", "--repeats", "0"], "at least 1"),
         (["--models", "bsrnn", "--plot", "cost.txt"], ".png or .pdf"),
-        (["--models", "bsrnn", "--json", "no/out.json"], "no folder no"),
+        (["--models", "bsrnn", "--json", "no/out.json"], "no: there is no"),
     ],
 )
 def test_refused(models, capsys, no_children, arguments, message):

@@ -19,6 +19,7 @@ from onnxscript.rewriter.rules import common
 from torch import nn
 
 from dbtransform_lobes.models.chunks import Whole
+from dbtransform_lobes.models.waveform import continued
 
 OPSET = 18
 # Fewer nodes for ONNX Runtime to call.
@@ -84,7 +85,7 @@ class _Waveforms(nn.Module):
         samples = noisy.shape[-1]
         # To whole hops, so that the end is not louder.
         end = (samples + hop - 1) // hop * hop - samples
-        x = F.pad(noisy, (half, half + end)).unsqueeze(1)
+        x = continued(noisy, half, half, half + end).unsqueeze(1)
         spec = F.conv1d(x, self.forward_rows, stride=hop)  # (B, 2 F, T)
         spec = spec.unflatten(1, (2, -1)).permute(0, 3, 2, 1)  # (B, T, F, 2)
         spec = self.spectra(spec)

@@ -69,16 +69,13 @@ class OnnxEnhancer(Enhancer):
 
     def enhance_segment(self, noisy):
         """Map samples (n,), float32, to as many."""
-        length = len(noisy)
-        if not self.stft_inside:
-            transform = self.window, self.hop_length
-            spec = BlockSTFT(*transform).push(noisy[None], last=True)
-            estimate = self._run(_parts(spec), self._others)[0]
-            made = BlockISTFT(*transform).push(_complex(estimate), last=True)
-        else:  # to whole hops, so that the end is not louder
-            noisy = np.pad(noisy, (0, -length % self.hop_length))
-            made = self._run(noisy[None], self._others)[0]
-        return made[0, :length]
+        if self.stft_inside:
+            return self._run(noisy[None], self._others)[0][0]
+        transform = self.window, self.hop_length
+        spec = BlockSTFT(*transform).push(noisy[None], last=True)
+        estimate = self._run(_parts(spec), self._others)[0]
+        made = BlockISTFT(*transform).push(_complex(estimate), last=True)
+        return made[0, : len(noisy)]
 
     def open_signal(self, channels):
         """Return a stage for a whole signal."""

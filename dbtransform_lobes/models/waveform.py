@@ -20,10 +20,15 @@ def sqrt_hann_window(length):
     return torch.hann_window(length).sqrt()
 
 
-def _continued(noisy, half, before, after):
+def continued(noisy, half, before, after):
     """Return signals (B, before + L + after) with what goes on beyond edges.
 
     See ``edge_offset``; ``half`` is the number of samples that tell an offset.
+
+    Example
+    -------
+    >>> continued(torch.ones(1, 4), half=2, before=1, after=3).tolist()
+    [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]
     """
     begin = edge_offset(F.pad(noisy, (0, half))[:, :half])
     noisy = torch.cat((begin.expand(-1, before), noisy), dim=-1)
@@ -53,7 +58,7 @@ def noisy_spectrum(compute_stft, noisy):
     if compute_stft.pad_mode != "constant":  # it has another padding
         around = 0
     after = around * hop + -noisy.shape[-1] % hop
-    noisy = _continued(noisy, half, around * hop, after)
+    noisy = continued(noisy, half, around * hop, after)
     stft = compute_stft(noisy)  # (B, T, F, 2)
     stft = stft[:, around : stft.shape[1] - around]
     return torch.view_as_complex(stft.contiguous()).transpose(1, 2)

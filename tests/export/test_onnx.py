@@ -125,6 +125,10 @@ def test_offline_graph_of_any_length(folders, tmp_path, name, place):
         assert found.shape == noisy.shape and found.dtype == np.float32
         assert np.abs(found - expected).max() < 1e-5
     assert np.abs(found - noisy).max() > 1e-2  # the model does something
+    # An offset goes on in the padding.
+    expected = enhanced_by_torch(folders / name, noisy + np.float32(1))
+    found = enhancer.enhance_array(noisy + np.float32(1), 16000)
+    assert np.abs(found - expected).max() < 1e-4
     with pytest.raises(ValueError, match="sees the future"):
         enhancer.stream()
     assert not enhancer.enhance_array(np.zeros(50), 16000).any()

@@ -192,15 +192,8 @@ class DBTransform(nn.Module):
             for factory in blocks.values()
         )
         self.mask_decoder = build(mask_decoder, norm=norm, **common)
-        # What YAML says of the parts, for figures.
-        parts = blocks | {
-            "band_split": band_split,
-            "mask_decoder": mask_decoder,
-        }
-        self.settings = {
-            part: getattr(factory, "keywords", {})
-            for part, factory in parts.items()
-        }
+        ends = {"band_split": band_split, "mask_decoder": mask_decoder}
+        self.settings = _settings({**blocks, **ends})
         self.neighbours = Neighbours(causal)
         looks = {
             name: part.ahead
@@ -462,6 +455,11 @@ class DBTransform(nn.Module):
             raise ValueError(
                 f"band is {band}, expected 0 to {self.layout.num_bands - 1}"
             )
+
+
+def _settings(factories):
+    """Return what YAML says of each part, for figures."""
+    return {k: getattr(f, "keywords", {}) for k, f in factories.items()}
 
 
 def _stack(values):

@@ -149,13 +149,13 @@ def _without_interrupts():
     """
     sent, came = {signal.SIGINT, signal.SIGHUP}, []
     handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in {*sent, signal.SIGTERM}:
-            handlers[number] = signal.signal(
-                number, lambda number, frame: came.append(number)
-            )
     before = signal.pthread_sigmask(signal.SIG_BLOCK, sent)
     try:
+        if threading.current_thread() is threading.main_thread():
+            for number in {*sent, signal.SIGTERM}:
+                handlers[number] = signal.signal(
+                    number, lambda number, frame: came.append(number)
+                )
         resource_tracker.ensure_running()  # its start unblocks Ctrl-C
         signal.pthread_sigmask(signal.SIG_BLOCK, sent)
         yield

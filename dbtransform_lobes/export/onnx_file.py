@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 import warnings
+from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -154,10 +155,25 @@ def _describe(proto, model, streaming, stft, frames):
         "window": model.window.tolist(),
         "reach": model.reach,
         "causal": model.causal,
+        "in_place": _written_in_place(proto.graph),
         **model.description,
     }
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA, json.dumps(settings)
+
+
+def _written_in_place(graph):
+    """Return the states whose only reader writes into them, see GraphStream."""
+    readers = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    return [
+        state.name
+        for state in graph.input
+        if [(n.op_type, n.input[0], *n.output) for n in readers[state.name]]
+        == [("ScatterND", state.name, f"next_{state.name}")]
+    ]
 
 
 def _write(proto, model, path, int8):

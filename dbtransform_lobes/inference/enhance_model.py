@@ -213,18 +213,20 @@ class EnhanceModel(Pretrained, Enhancer):
         with torch.inference_mode(), self.inference_ctx:
             return self._enhance(noisy)[0].cpu().numpy()
 
-    def initial_state(self):
-        """Return the state of streams that have not begun."""
-        return self.mods.model.initial_state()
+    def open_frames(self, channels):
+        """Return a function for the next frames, see ``Enhancer``."""
+        state = self.mods.model.initial_state()
 
-    def step(self, spec, state):
-        """Enhance the next frames (channels, F, T); also the next state."""
-        parts, spec = [], torch.from_numpy(spec).to(self.device)
-        with torch.inference_mode(), self.inference_ctx:
-            for frames in spec.split(CHUNK_FRAMES, dim=-1):
-                estimate, state = self.mods.model.step(frames, state)
-                parts.append(estimate)
-            return torch.cat(parts, dim=-1).cpu().numpy(), state
+        def enhance(spec):
+            nonlocal state
+            parts, spec = [], torch.from_numpy(spec).to(self.device)
+            with torch.inference_mode(), self.inference_ctx:
+                for frames in spec.split(CHUNK_FRAMES, dim=-1):
+                    estimate, state = self.mods.model.step(frames, state)
+                    parts.append(estimate)
+                return torch.cat(parts, dim=-1).cpu().numpy()
+
+        return enhance
 
     def _transforms(self):
         return self.hparams.compute_stft, self.hparams.compute_istft

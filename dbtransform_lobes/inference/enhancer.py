@@ -40,7 +40,7 @@ class Enhancer:
     window : numpy.ndarray
         Of the STFT, (n_fft,), float32.
     frames : int
-        Frames of a call of ``step``.
+        Frames of a call of a streaming graph.
     causal : bool
         Whether streams can be enhanced.
     reach : tuple of int | None
@@ -57,12 +57,11 @@ class Enhancer:
         """Map samples (n,), float32, to as many."""
         raise NotImplementedError
 
-    def initial_state(self):
-        """Return the state of streams that have not begun."""
-        raise NotImplementedError
+    def open_frames(self, channels):
+        """Return a function that enhances the next frames (channels, F, T).
 
-    def step(self, spec, state):
-        """Enhance the next frames (channels, F, T); also the next state."""
+        It keeps the state of these streams; T is a multiple of ``frames``.
+        """
         raise NotImplementedError
 
     def open_stream(self, channels):

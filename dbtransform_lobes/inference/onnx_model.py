@@ -12,9 +12,9 @@ import numpy as np
 from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT, Waiting
 from dbtransform_lobes.inference.bundled import find_onnx
 from dbtransform_lobes.inference.enhancer import Enhancer
+from dbtransform_lobes.inference.onnx_stream import GraphStream
 
 METADATA = "dbtransform"
-NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
 
 class OnnxEnhancer(Enhancer):
@@ -59,21 +59,14 @@ class OnnxEnhancer(Enhancer):
         self.hop_length = settings["hop_length"]
         self.window = np.array(settings["window"], np.float32)
         self.reach = settings.get("reach")
-        first, *others = self.session.get_inputs()
-        self._input = first.name
-        self._others = {
-            each.name: np.zeros(each.shape, NUMPY_TYPES[each.type])
-            for each in others
-        }
-        self._outputs = [each.name for each in self.session.get_outputs()]
 
     def enhance_segment(self, noisy):
         """Map samples (n,), float32, to as many."""
         if self.stft_inside:
-            return self._run(noisy[None], self._others)[0][0]
+            return self._run(noisy[None])[0]
         transform = self.window, self.hop_length
         spec = BlockSTFT(*transform).push(noisy[None], last=True)
-        estimate = self._run(_parts(spec), self._others)[0]
+        estimate = self._run(_parts(spec))
         made = BlockISTFT(*transform).push(_complex(estimate), last=True)
         return made[0, : len(noisy)]
 
@@ -88,51 +81,46 @@ class OnnxEnhancer(Enhancer):
             return _Hops(self, channels)
         return super().open_stream(channels)
 
-    def initial_state(self):
-        """Return the state of a stream that has not begun, by name."""
-        return self._others
+    def open_frames(self, channels):
+        """Return a function for the next frames, see ``Enhancer``."""
+        calls = self.open_calls(channels)
 
-    def step(self, spec, state):
-        """Enhance frames (channels, F, T), T a multiple of those of a call."""
-        frames, following = _parts(spec), []
-        estimate = np.empty_like(frames)
-        if isinstance(state, dict):  # none of the streams has begun
-            state = [state] * len(frames)
-        for number, one in enumerate(state):
-            for start in range(0, frames.shape[1], self.frames):
-                part = slice(start, start + self.frames)
-                out, one = self.call(frames[number : number + 1, part], one)
-                estimate[number, part] = out[0]
-            following.append(one)
-        return _complex(estimate), following
+        def enhance(spec):
+            frames = _parts(spec)
+            estimate = np.empty_like(frames)
+            for number, call in enumerate(calls):
+                for start in range(0, frames.shape[1], self.frames):
+                    part = slice(start, start + self.frames)
+                    estimate[number, part] = call(frames[number, part][None])[0]
+            return _complex(estimate)
 
-    def call(self, block, state):
-        """Call a streaming graph once; return the result and the next state.
+        return enhance
 
-        Block and result are frames (1, N, F, 2), or samples (1, hop); the
-        state is that of ``initial_state`` or of the call before and is not
-        changed.
+    def open_calls(self, channels):
+        """Return a function for each channel that calls a streaming graph.
+
+        It maps frames (1, N, F, 2), or samples (1, hop), to as many, and
+        keeps the states of its channel.
         """
-        named = dict(zip(self._outputs, self._run(block, state), strict=True))
-        following = {name: named.pop(f"next_{name}") for name in state}
-        (out,) = named.values()
-        return out, following
+        in_place = self.description.get("in_place", ())
+        return [GraphStream(self.session, in_place) for _ in range(channels)]
 
-    def _run(self, block, others):
-        return self.session.run(None, {self._input: block, **others})
+    def _run(self, block):
+        (place,) = self.session.get_inputs()
+        return self.session.run(None, {place.name: block})[0]
 
 
 class _Hops:
     """A stage for a graph of samples: a hop in, the hop before out."""
 
     def __init__(self, model, channels):
-        self._model, self._waiting = model, Waiting()
-        self._states = [model.initial_state()] * channels
-        self._skip, self._left = model.hop_length, 0
+        self._hop, self._waiting = model.hop_length, Waiting()
+        self._calls = model.open_calls(channels)
+        self._skip, self._left = self._hop, 0
 
     def push(self, noisy, last=False):
         """Take samples (channels, n); return those that are ready."""
-        hop = self._model.hop_length
+        hop = self._hop
         self._waiting.put(noisy)
         self._left += noisy.shape[-1]
         count = self._waiting.size // hop
@@ -141,11 +129,8 @@ class _Hops:
         made = np.zeros((len(noisy), count * hop), np.float32)
         for start in range(0, count * hop, hop):
             block = self._waiting.take(hop)
-            for number, samples in enumerate(block):
-                out, self._states[number] = self._model.call(
-                    samples[None], self._states[number]
-                )
-                made[number, start : start + hop] = out[0]
+            for number, call in enumerate(self._calls):
+                made[number, start : start + hop] = call(block[number][None])
         # The first hop is the one before the signal.
         skipped = min(self._skip, made.shape[-1])
         self._skip -= skipped

@@ -22,7 +22,7 @@ class Frames:
     def __init__(self, model, channels):
         transform = model.window, model.hop_length, channels
         self._stft, self._istft = BlockSTFT(*transform), BlockISTFT(*transform)
-        self._model, self._state = model, model.initial_state()
+        self._size, self._enhance = model.frames, model.open_frames(channels)
         bins = len(model.window) // 2 + 1
         self._spec = np.zeros((channels, bins, 0), np.complex64)
         self._left = 0  # samples to return
@@ -32,7 +32,7 @@ class Frames:
         self._left += noisy.shape[-1]
         spec = self._stft.push(noisy, last)
         spec = np.concatenate((self._spec, spec), axis=-1)
-        count, size = spec.shape[-1], self._model.frames
+        count, size = spec.shape[-1], self._size
         if last:  # frames of silence make the last call whole
             spec = np.pad(spec, ((0, 0), (0, 0), (0, -count % size)))
         else:
@@ -40,7 +40,7 @@ class Frames:
         whole = spec.shape[-1] - spec.shape[-1] % size
         self._spec, estimate = spec[..., whole:], spec[..., :whole]
         if whole:
-            estimate, self._state = self._model.step(estimate, self._state)
+            estimate = self._enhance(estimate)
         made = self._istft.push(estimate[..., :count], last)[:, : self._left]
         self._left -= made.shape[-1]
         return made

@@ -1,12 +1,15 @@
 """``benchmark_onnx.py``: speed of streaming graphs, side by side."""
 
+import json
 import time
+from functools import partial
 from statistics import median
 
 import numpy as np
 
 from command import start
-from dbtransform_lobes.inference.onnx_model import import_onnxruntime
+from dbtransform_lobes.inference.onnx_model import METADATA, import_onnxruntime
+from dbtransform_lobes.inference.onnx_stream import GraphStream
 from peers.adapters import open_graph
 
 HELP = "Time streaming ONNX graphs in turns, one thread, one call at a time."
@@ -15,10 +18,9 @@ EXAMPLES = """\
   benchmark_onnx.py stream.onnx gtcrn_simple.onnx --rounds 200
 
 The graphs of other projects are welcome if their shapes are fixed and the
-states x come back as next_x or x_out.
+states come back in their order.
 """
 
-NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 CALLS = 20
 
 
@@ -55,11 +57,10 @@ def run(args):
 def time_streams(paths, rounds=50):
     """Time graphs in turns, in seconds of the processor.
 
-    Graphs have fixed shapes, and the signal as their first input. States go
-    round: input ``x`` is fed from output ``next_x`` or ``x_out``. In each of
-    the rounds every graph is called 20 times on one thread. Returned are by
-    path the seconds of a call in each round; a ValueError tells of a graph
-    that cannot be loaded or called.
+    Graphs are such as ``GraphStream`` takes. In each of the rounds every graph
+    is called 20 times on one thread. Returned are by path the seconds of a
+    call in each round; a ValueError tells of a graph that cannot be loaded or
+    called.
     """
     calls = {str(path): _caller(path) for path in paths}
     times = {path: [] for path in calls}
@@ -96,16 +97,11 @@ def _caller(path):
     import_onnxruntime()  # its error says how to get it
     try:
         session = open_graph(path)
-        first, *states = session.get_inputs()
-        outputs = [each.name for each in session.get_outputs()]
-        kept = {each.name: _kept(each.name, outputs) for each in states}
-        values = {
-            each.name: np.zeros(each.shape, NUMPY_TYPES[each.type])
-            for each in states
-        }
-        noise = np.random.default_rng(0).standard_normal(first.shape)
-        values[first.name] = 0.1 * noise.astype(np.float32)
-        session.run(None, values)
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA, "{}")
+        stream = GraphStream(session, json.loads(text).get("in_place", ()))
+        shape = session.get_inputs()[0].shape
+        noise = 0.1 * np.random.default_rng(0).standard_normal(shape)
+        stream(noise)
     except Exception as error:
         # ONNX Runtime has a class of its own for every kind of error.
         reason = str(error).partition("\n")[0]
@@ -113,22 +109,7 @@ def _caller(path):
             f"{path}: expected a streaming graph of fixed shapes with states "
             f"in and out ({reason}); export with --streaming"
         ) from error
-
-    def call():
-        found = session.run(None, values)
-        for name, place in kept.items():
-            values[name] = found[place]
-        return found
-
-    return call
-
-
-def _kept(name, outputs):
-    """Return the place of the output that follows on a state."""
-    for each in (f"next_{name}", f"{name}_out"):
-        if each in outputs:
-            return outputs.index(each)
-    raise ValueError(f"no output follows on the state {name}")
+    return partial(stream, noise)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,10 @@ from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.export import onnx_file
 from dbtransform_lobes.export.model_folder import PRETRAINER
 from dbtransform_lobes.export.onnx_file import export_onnx
-from dbtransform_lobes.export.onnx_graph import (
-    streaming_model,
-)
+from dbtransform_lobes.export.onnx_graph import streaming_model
 from dbtransform_lobes.inference import EnhanceModel
-from dbtransform_lobes.inference.onnx_model import (
-    METADATA,
-    NUMPY_TYPES,
-    OnnxEnhancer,
-)
+from dbtransform_lobes.inference.onnx_model import METADATA, OnnxEnhancer
+from dbtransform_lobes.inference.onnx_stream import NUMPY_TYPES, GraphStream
 from tests.composition import composed, front_end_yaml, model_yaml
 from tests.models.tiny import LEVEL
 from tests.signals import noise_like, speech_like, write_wav
@@ -348,31 +343,40 @@ def test_command_line(folders, tmp_path, capsys):
     assert not outputs[0].exists()
 
 
-@pytest.mark.parametrize("suffix", ["next_{}", "{}_out"])
-def test_benchmark_feeds_states_back(tmp_path, suffix):
-    """A graph that counts its calls, with the states of either naming."""
-    name = suffix.format("count")
+def counting_graph():
+    """A graph that adds its calls to its input."""
     value = functools.partial(
         onnx.helper.make_tensor_value_info, elem_type=1, shape=[1]
     )
+    node = onnx.helper.make_node
     graph = onnx.helper.make_graph(
         [
-            onnx.helper.make_node("Constant", [], ["one"], value_floats=[1.0]),
-            onnx.helper.make_node("Add", ["count", "one"], [name]),
-            onnx.helper.make_node("Add", ["x", name], ["y"]),
+            node("Constant", [], ["one"], value_floats=[1.0]),
+            node("Add", ["count", "one"], ["count_out"]),
+            node("Add", ["x", "count_out"], ["y"]),
         ],
         "count",
         [value("x"), value("count")],
-        [value("y"), value(name)],
+        [value("y"), value("count_out")],
     )
     opset = onnx.helper.make_opsetid("", 18)
-    proto = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
-    onnx.save(proto, tmp_path / "count.onnx")
-    call = benchmark_onnx._caller(tmp_path / "count.onnx")
-    assert [call()[1].item() for _ in range(3)] == [1, 2, 3]
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
+
+
+@pytest.mark.parametrize("in_place", [(), ("count",)])
+def test_streams_of_a_graph_keep_their_own_states(in_place):
+    session = opened(counting_graph())
+    one, other = (GraphStream(session, in_place) for _ in range(2))
+    results = [one(np.array([x])) for x in (0.5, 1.5, 0.5)]
+    assert [y.item() for y in results] == [1.5, 3.5, 3.5]
+    assert other(np.zeros(1)).item() == 1
+
+
+def test_state_that_does_not_come_back_is_refused(tmp_path):
+    proto = counting_graph()
     del proto.graph.output[1]
     onnx.save(proto, tmp_path / "lost.onnx")
-    with pytest.raises(ValueError, match="lost.onnx: .* follows on the state"):
+    with pytest.raises(ValueError, match="lost.onnx: .* 1 states in and 0 out"):
         benchmark_onnx.time_streams([tmp_path / "lost.onnx"])
 
 

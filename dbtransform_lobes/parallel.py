@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 from pebble import ProcessExpired, ProcessPool
+from tqdm import tqdm
 
 MAX_STARTS = 5  # of pools whose processes die before their first task
 CRASHED = (
@@ -169,6 +170,8 @@ def _without_interrupts():
 
 def _start(initializer, initargs):
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Its own lock, a semaphore, would be left by a process that is stopped.
+    tqdm.set_lock(threading.RLock())
     if initializer is not None:
         initializer(*initargs)
 

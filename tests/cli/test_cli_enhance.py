@@ -471,8 +471,7 @@ def test_interrupt_leaves_no_partial_file(
     # a worker that lives on would keep stderr open
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    # Python may add a note on semaphores of workers that were stopped.
     assert "dbtransform enhance: interrupted\n" in error
-    assert "Traceback" not in error
+    assert "Traceback" not in error and "leaked semaphore" not in error
     for name in files(tmp_path / "out"):  # whole files, if any
         assert sf.info(tmp_path / "out" / name).duration == LONG

@@ -4,6 +4,7 @@ import mmap
 import re
 import shlex
 import struct
+import zlib
 from pathlib import Path
 
 UNKNOWN = 0xFFFFFFFF  # the size that programs write into a pipe
@@ -24,6 +25,8 @@ NO_SIZE = re.compile(
 )
 # Samples by that log, of AVR, MATLAB and MPC 2000; by the header of SPHERE.
 FRAMES = re.compile(r"\b(?:Frames|Cols) *: (\d+)")
+OGG_LAST = 4  # flag of a page
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 SPHERE_FRAMES = re.compile(r"NIST_1A\n.*?\nsample_count -i (\d+)\n", re.DOTALL)
 
 
@@ -110,9 +113,10 @@ def promised_frames(path, frames, container="WAV", log=""):
 
 
 def check_single(path, container):
-    """Refuse files joined in one, of which libsndfile reads the first alone.
+    """Refuse what libsndfile reads in part: files joined, or damaged Ogg.
 
-    ValueError if the eight bytes that the file begins with come again.
+    ValueError if the eight bytes that the file begins with come again, or a
+    page of an Ogg file is not as it was written.
     """
     if container not in SIGNED:
         return
@@ -125,19 +129,43 @@ def check_single(path, container):
             f"{path}: another file begins at byte {place} of it, expected one; "
             f"cut it there, or {mending(path)}"
         )
+    lacks_end(path)
 
 
 def lacks_end(path):
-    """Whether an Ogg file stops before the end of the page that is its last."""
+    """Whether an Ogg file stops before the end of the page that is its last.
+
+    ValueError if a page before is damaged.
+    """
+    flags = list(_ogg_pages(path))
+    return bool(flags) and not flags[-1] & OGG_LAST
+
+
+def _ogg_pages(path):
+    """Yield the flags of the pages of an Ogg file (RFC 3533) that are whole."""
+    place = flags = 0
     with open(path, "rb") as file:
-        if file.read(4) != b"OggS":
-            return False
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 2**17))  # a page has less than 64 KiB
-        tail = file.read()
-    last = tail.rfind(b"OggS")
-    page = tail[last:] if last >= 0 else b""
-    if len(page) < 27 or not page[5] & 4:
-        return True
-    segments = page[27 : 27 + page[26]]
-    return len(page) < 27 + page[26] + sum(segments)
+        while len(head := file.read(27)) == 27:
+            named = head[:4] == b"OggS"
+            if not named and (not place or flags & OGG_LAST):
+                return  # another format, or something after the end
+            page = head + file.read(head[26])
+            size = len(page) + sum(page[27:])
+            page += file.read(sum(page[27:]))
+            if len(page) < max(size, 27 + head[26]):
+                return
+            bare = page[:22] + bytes(4) + page[26:]
+            if not named or _ogg_crc(bare) != head[22:26]:
+                raise ValueError(
+                    f"{path}: is damaged at byte {place}, and what follows may "
+                    f"not be read; get it again, or {mending(path)}"
+                )
+            flags = head[5]
+            yield flags
+            place += len(page)
+
+
+def _ogg_crc(page):
+    """Return Ogg's CRC of bytes: that of zlib, but of bits in reverse."""
+    crc = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{crc:032b}"[::-1], 2).to_bytes(4, "little")

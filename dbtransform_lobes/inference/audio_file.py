@@ -21,6 +21,7 @@ from dbtransform_lobes.data.headers import (
     promised_frames,
     wav_fault,
 )
+from dbtransform_lobes.inference.flac import Checksum
 from dbtransform_lobes.inference.mpeg import (
     has_header,
     true_length,
@@ -104,6 +105,7 @@ def read_blocks(path):
     """
     length = 0
     with _open_whole(path) as file:
+        checksum = Checksum(path, file)
         size = max(1, SAMPLES_AT_ONCE // file.channels)
         while len(block := file.read(size, "float32", always_2d=True)):
             if not np.isfinite(block).all():
@@ -111,12 +113,19 @@ def read_blocks(path):
                     f"{path}: samples are not finite (NaN or infinity), "
                     "expected audio; repair or remove the file"
                 )
+            checksum.add(block)
             length += len(block)
             yield block
     if not length:
         raise ValueError(
             f"{path}: no samples can be read, the file is cut off or damaged; "
             "get it again"
+        )
+    if checksum.is_wrong():
+        warnings.warn(
+            f"{path}: its samples are not those that were encoded, by their "
+            "checksum: some are missing or damaged; get it again",
+            stacklevel=2,
         )
 
 

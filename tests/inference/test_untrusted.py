@@ -347,6 +347,39 @@ def test_joined_files_are_refused(tmp_path, suffix, options, identity):
         identity.enhance_file(path)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("change", ["turned", "left out"])
+def test_ogg_with_a_damaged_page_is_refused(
+    tmp_path, subtype, change, identity
+):
+    """libsndfile gives what is before it, or jumps over it."""
+    path = tmp_path / "a.ogg"
+    sf.write(path, np.tile(speech_like(1.0), 10), 16000, subtype)
+    content, damaged = path.read_bytes(), b"\0\xff" * 100
+    middle = len(content) // 2
+    rest = content[middle + 200 :]
+    damaged = damaged if change == "turned" else b""
+    path.write_bytes(content[:middle] + damaged + rest)
+    with pytest.raises(ValueError, match="a.ogg: is damaged at byte"):
+        identity.enhance_file(path)
+    path.write_bytes(content + bytes(99))  # after the last page
+    assert len(identity.enhance_file(path)) == 160000
+
+
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
+def test_a_flac_with_more_samples_than_it_says(tmp_path, subtype, identity):
+    path = tmp_path / "a.flac"
+    sf.write(path, np.stack([speech_like(1.0)] * 2, 1), 16000, subtype)
+    content = bytearray(path.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        identity.enhance_file(path)
+    content[24:26] = (8000).to_bytes(2, "big")
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="a.flac: .* some are missing or dam"):
+        assert len(identity.enhance_file(path)) == 8000
+
+
 def test_a_flac_without_length_is_refused_with_the_remedy(tmp_path, identity):
     """As programs write it into a pipe; libsndfile cannot read it."""
     path = tmp_path / "a.flac"

@@ -166,6 +166,8 @@ def draw_mixtures(available, root, arguments, read):
 
 
 class _Drawer:
+    """Draws the mixtures of a split from its recordings."""
+
     def __init__(self, available, root, split, arguments):
         self.root, self.split = root, split
         self.seed, self.babble = arguments["seed"], arguments["babble"]

@@ -8,7 +8,7 @@ BASE = 10000.0  # longest period over 2 pi, in frames
 
 
 def rotate(x, first=0):
-    """Rotate (..., T, H, d), d even: pair (i, i + d/2) by t BASE^(-2 i / d).
+    """Rotate (*, T, H, d), d even: pair (i, i + d/2) by t BASE^(-2 i / d).
 
     ``first`` is the position of the first frame, an int or a tensor; only
     differences of positions matter.

@@ -40,6 +40,7 @@ class GraphStream:
             buffer if state.name in in_place else _buffer(state)
             for state, buffer in zip(states, one, strict=True)
         ]
+        self._states = one, other  # they own the memory that is bound
         turns = self._bind(one, other), self._bind(other, one)
         self._turns = cycle(turns)
 

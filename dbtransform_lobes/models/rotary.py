@@ -27,8 +27,10 @@ def rotate(x, first=0):
     )
     speed = BASE ** (-count[:half] / half)
     angle = ((count[:frames, None] + first) * speed).unsqueeze(1)  # (T, 1, d/2)
-    if isinstance(first, torch.Tensor):  # ONNX Runtime has no cosine of fp64
-        angle = angle.fmod(2 * math.pi).to(x.dtype)
+    # Turns of less than a whole one keep their digits in fp32; of fp64 ONNX
+    # Runtime has no cosine before 1.29.
+    angle = angle.fmod(2 * math.pi)
+    angle = angle.to(torch.promote_types(x.dtype, torch.float32))
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     left, right = x.chunk(2, dim=-1)
     turned = x * torch.cat((cos, cos), dim=-1)

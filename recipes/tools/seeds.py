@@ -20,6 +20,7 @@ TITLES = {
     "test": "Test scores of the best checkpoint",
     "valid": "Validation scores of the epoch of the best PESQ",
 }
+MEAN = "mean ± standard deviation (n - 1) over runs"
 
 
 def add_arguments(parser):
@@ -41,43 +42,25 @@ def add_arguments(parser):
 
 def run(args):
     """Print the table; 1 if a run has no scores, else 0."""
-    report = compare_seeds(find_runs(args.runs), args.valid)
-    if report["groups"]:
-        print(seeds_text(report), end="")
-    for name, reason in report["failed"].items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    return 1 if report["failed"] else 0
-
-
-def compare_seeds(runs, valid=False):
-    """Compare configurations over their seeds, see ``group_runs``.
-
-    The report has ``source`` ("test" or "valid"); ``groups``: by
-    configuration ``scores`` (by metric ``mean`` and ``std``, the sample
-    standard deviation, None for one run) and ``runs``, a list of ``run``,
-    ``scores`` and ``num_files`` or ``epoch``; ``failed`` (run to reason).
-    """
-    groups, failed = {}, {}
-    read = _validation_scores if valid else _test_scores
-    for label, members in group_runs(runs).items():
-        entries = []
-        for run in members:
+    source = "valid" if args.valid else "test"
+    read = _validation_scores if args.valid else _test_scores
+    rows, failed = [], []
+    for label, members in group_runs(find_runs(args.runs)).items():
+        for folder in members:
             try:
-                entries.append({"run": str(run), **read(run)})
+                rows.append({"configuration": label, **read(folder)})
             except (ValueError, OSError) as error:
-                failed[str(run)] = str(error)
-        if entries:
-            scores = pd.DataFrame([e["scores"] for e in entries]).dropna(axis=1)
-            table = pd.DataFrame({"mean": scores.mean(), "std": scores.std()})
-            summary = without_nan(table).to_dict("index")
-            groups[label] = {"scores": summary, "runs": entries}
-    source = "valid" if valid else "test"
-    return {"source": source, "groups": groups, "failed": failed}
+                failed.append(f"failed: {folder}: {error}")
+    if rows:
+        print(f"{TITLES[source]}, {MEAN}\n\n{seeds_table(rows)}", end="")
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _test_scores(run):
+def _test_scores(folder):
     """Return the mean test scores of a run, from ``test/scores.json``."""
-    path = run / "test" / "scores.json"
+    path = folder / "test" / "scores.json"
     if not path.is_file():
         raise ValueError(
             "there is no scores.json, the run has not come to its test; "
@@ -87,44 +70,54 @@ def _test_scores(run):
         report = json.loads(path.read_text(encoding="utf-8"))
         if not report["num_scored"]:
             raise ValueError("no file was scored")
-        scores = {name: float(each) for name, each in report["means"].items()}
-        return {"num_files": report["num_scored"], "scores": scores}
+        return {name: float(each) for name, each in report["means"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"scores.json is not that of a tested run ({error})"
         ) from error
 
 
-def _validation_scores(run):
+def _validation_scores(folder):
     """Return the validation scores, as logged, of the epoch of best PESQ."""
-    log = read_train_log(run)
+    log = read_train_log(folder)
     if "valid pesq" not in log or log["valid pesq"].isna().all():
         raise ValueError("train_log.txt has no epoch with a valid pesq")
-    best = log["valid pesq"].idxmax()
-    scores = log.loc[best].filter(like="valid ").dropna()
-    scores = scores.rename(lambda key: key.removeprefix("valid "))
-    kept = {name: scores[name] for name in scores.index if name in LABELS}
-    return {"epoch": int(best), "scores": kept}
+    scores = log.loc[log["valid pesq"].idxmax()].dropna()
+    names = [name for name in LABELS if f"valid {name}" in scores]
+    return {name: scores[f"valid {name}"] for name in names}
 
 
-def seeds_text(report):
-    """Return a comparison over seeds as Markdown, a row a configuration."""
-    groups = report["groups"]
-    metrics = dict.fromkeys(
-        metric for group in groups.values() for metric in group["scores"]
-    )
-    header = ["configuration", "runs", *(LABELS.get(m, m) for m in metrics)]
-    rows = [
+def seeds_table(rows):
+    """Return scores of runs as Markdown, a row for each configuration.
+
+    A score that not all runs of a configuration have is left out there.
+
+    Example
+    -------
+    >>> rows = [{"configuration": "a", "pesq": x} for x in (1.0, 2.0)]
+    >>> print(seeds_table(rows), end="")
+    | configuration   |   runs |       PESQ-WB |
+    |:----------------|-------:|--------------:|
+    | a               |      2 | 1.500 ± 0.707 |
+    """
+    groups = pd.DataFrame(rows).groupby("configuration", sort=False)
+    means, spreads = (without_nan(t) for t in (groups.mean(), groups.std()))
+    whole = groups.count().eq(groups.size(), axis=0)
+    texts = [
         [
             label,
-            len(group["runs"]),
-            *(mean_text(group["scores"].get(metric)) for metric in metrics),
+            len(members),
+            *(
+                mean_text({"mean": means[m][label], "std": spreads[m][label]})
+                if whole[m][label]
+                else "-"
+                for m in means
+            ),
         ]
-        for label, group in groups.items()
+        for label, members in groups
     ]
-    title = TITLES[report["source"]]
-    title += ", mean ± standard deviation (n - 1) over runs\n"
-    return f"{title}\n{markdown_table(header, rows)}"
+    header = ["configuration", "runs", *(LABELS.get(m, m) for m in means)]
+    return markdown_table(header, texts)
 
 
 def mean_text(score):

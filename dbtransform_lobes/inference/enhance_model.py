@@ -218,6 +218,7 @@ class EnhanceModel(Pretrained, Enhancer):
         state = self.mods.model.initial_state()
 
         def enhance(spec):
+            """Return the estimate of the frames that follow."""
             nonlocal state
             parts, spec = [], torch.from_numpy(spec).to(self.device)
             with torch.inference_mode(), self.inference_ctx:

@@ -86,6 +86,7 @@ class OnnxEnhancer(Enhancer):
         calls = self.open_calls(channels)
 
         def enhance(spec):
+            """Return the estimate of the frames that follow."""
             frames = _parts(spec)
             estimate = np.empty_like(frames)
             for number, call in enumerate(calls):

@@ -160,19 +160,19 @@ def _load(path, threads):
             "`dbtransform export-onnx`"
         )
     settings = json.loads(text)
-    if threads is None and settings["form"] == "streaming":
-        session = _session(path, 1)
+    if settings["form"] == "streaming":
+        session = _session(path, threads or 1, whole=False)
     return settings, session
 
 
-def _session(path, threads):
+def _session(path, threads, whole=True):
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = int(threads)  # 0: all
-    # Else buffers of all layers are held to the end: half the memory, faster.
-    options.enable_mem_reuse = False
-    options.enable_mem_pattern = False
+    # For whole signals buffers of all layers would be held to the end, twice
+    # the memory; the small ones of a stream are best planned once.
+    options.enable_mem_reuse = options.enable_mem_pattern = not whole
     try:
         return runtime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

@@ -13,6 +13,7 @@ from multiprocessing import resource_tracker
 from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
+ATTEMPTS = 2  # for a task whose process dies
 MAX_STARTS = 5  # of pools whose processes die before their first task
 CRASHED = (
     "the process that worked on it died (crashed, or was killed for want of "
@@ -47,7 +48,6 @@ def run_isolated(
     function,
     tasks,
     jobs=1,
-    attempts=1,
     initializer=None,
     initargs=(),
     on_crash=None,
@@ -57,8 +57,8 @@ def run_isolated(
     A task is a tuple of arguments. Yields (task, result, reason): the reason
     says why the task failed and is "" if it did not. When a process dies, even
     of a segmentation fault in C code, the tasks of the others go on, which the
-    pools of the standard library cannot do; its own task is tried ``attempts``
-    times, and ``on_crash`` is called with the task and the process id.
+    pools of the standard library cannot do; its own task is tried once more,
+    and ``on_crash`` is called with the task and the process id.
     ``initializer`` is called first in each process. Workers are not forked from
     this process, which may run threads: a script that calls this needs
     ``if __name__ == "__main__":``. They end with this generator and process.
@@ -72,7 +72,7 @@ def run_isolated(
     """
     work = _Work(jobs, initializer, initargs)
     try:
-        yield from work.collect(function, tasks, attempts, on_crash)
+        yield from work.collect(function, tasks, on_crash)
     finally:  # also when interrupted
         work.stop()
 
@@ -101,7 +101,7 @@ class _Work:
         self.pool.stop()
         self.pool.join()
 
-    def collect(self, function, tasks, attempts, on_crash):
+    def collect(self, function, tasks, on_crash):
         """Keep a few tasks waiting in the pool and yield what is done."""
         left, pending = iter(tasks), {}
 
@@ -127,7 +127,7 @@ class _Work:
                 crashed = isinstance(error, ProcessExpired)
                 if crashed and on_crash is not None:
                     on_crash(task, error.pid)
-                if crashed and attempt < attempts:
+                if crashed and attempt < ATTEMPTS:
                     submit(task, attempt + 1)
                     continue
                 if idle or crashed:

@@ -38,15 +38,24 @@ def test_a_process_that_dies_costs_one_task(jobs):
             assert value == 20 / number and reason == ""
 
 
+def test_a_task_whose_process_was_killed_is_tried_once_more(tmp_path):
+    for times, reason in ((1, ""), (2, CRASHED)):
+        folder = tmp_path / str(times)
+        folder.mkdir()
+        assert list(run_isolated(die, [(folder, times)])) == [
+            ((folder, times), None, reason)
+        ]
+
+
 def test_processes_that_die_before_their_first_task_are_replaced(tmp_path):
     tasks = [(number,) for number in (1, 2, 4, 5)]
-    found = list(run_isolated(share, tasks, 1, 1, die, (tmp_path, 2)))
+    found = list(run_isolated(share, tasks, 1, die, (tmp_path, 2)))
     assert sorted(found) == [((n,), 20 / n, "") for n in (1, 2, 4, 5)]
 
 
 def test_processes_that_always_die_end_with_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "MAX_STARTS", 2)
-    found = list(run_isolated(share, [(1,), (2,)], 1, 1, die, (tmp_path, 99)))
+    found = list(run_isolated(share, [(1,), (2,)], 1, die, (tmp_path, 99)))
     assert sorted(found) == [((1,), None, CRASHED), ((2,), None, CRASHED)]
 
 

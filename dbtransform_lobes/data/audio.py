@@ -64,14 +64,21 @@ def find_audio(
             suffix = path.suffix.lower()
             if path.name.startswith("."):
                 continue
-            if suffix not in suffixes:
-                if suffix in AUDIO_SUFFIXES + OTHER_SUFFIXES:
-                    skipped(path, conversion(path))
-            elif path.exists() and not path.is_file():
-                skipped(path, "is a pipe or device, expected a file")
-            else:
+            if path.exists() and not path.is_file():
+                if suffix in suffixes:
+                    skipped(path, "is a pipe or device, expected a file")
+            elif suffix in suffixes:
                 found.append(path)
+            elif suffix in AUDIO_SUFFIXES + OTHER_SUFFIXES or _is_audio(path):
+                skipped(path, conversion(path))
     return sorted(found)
+
+
+def _is_audio(path):
+    try:
+        return bool(audio_info(path))
+    except (ValueError, OSError):
+        return False
 
 
 def _remedy(path):
@@ -124,7 +131,7 @@ def open_audio(path):
             source = io.BytesIO(shard.read(last - first + 1))
     try:
         file = sf.SoundFile(source)
-    except (sf.LibsndfileError, RuntimeError) as error:
+    except (RuntimeError, TypeError) as error:  # the latter for .raw
         raise ValueError(
             f"{path}: expected audio that soundfile can read ({error})"
             f"{_remedy(name)}"
@@ -180,7 +187,7 @@ def read_audio(path, start=0, frames=-1, sample_rate=16000):
                 file.seek(first)
             count = -1 if frames < 0 else round(frames * ratio)
             signal = file.read(count, always_2d=True)
-        except (sf.LibsndfileError, RuntimeError) as error:
+        except RuntimeError as error:
             raise ValueError(f"{path}: reading failed ({error})") from error
     signal = signal.mean(axis=1)
     if not np.all(np.isfinite(signal)):
@@ -199,4 +206,5 @@ def write_audio(path, signal, sample_rate=16000):
     The folder of the file must exist.
     """
     with replacing(path) as temporary:
-        sf.write(temporary, signal, sample_rate, subtype="PCM_16", format="WAV")
+        file = for_soundfile(temporary)
+        sf.write(file, signal, sample_rate, subtype="PCM_16", format="WAV")

@@ -44,6 +44,14 @@ def is_lfs_pointer(path):
         return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
+def refuse_lfs_pointer(path):
+    """Raise a ValueError that says how to get what a Git LFS pointer is for."""
+    if is_lfs_pointer(path):
+        raise ValueError(
+            f"{path}: is a Git LFS pointer; get the file by `git lfs pull`"
+        )
+
+
 def fingerprint(paths):
     """Digest the names, sizes and times of files."""
     digest = hashlib.sha256()
@@ -91,9 +99,12 @@ def replacing(path):
 
 
 def write_text(path, text):
-    """Write a text file under a temporary name, then rename it."""
+    """Write a text file under a temporary name, then rename it.
+
+    It is UTF-8; in it file names may be any bytes.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, "utf-8", "backslashreplace")
 
 
 def write_json(path, content):

@@ -150,7 +150,7 @@ def _open(path):
         source = path if isinstance(path, int) else for_soundfile(path)
         with sf.SoundFile(source, closefd=False) as file:
             yield file
-    except (sf.LibsndfileError, RuntimeError) as error:
+    except RuntimeError as error:
         raise ValueError(
             f"{path}: reading failed ({_reason(error)}), the file is cut off "
             "or damaged; get it again"

@@ -7,7 +7,6 @@ import warnings
 from dbtransform_lobes.data.audio import audio_info
 from dbtransform_lobes.inference.backend import load_enhancer
 
-ATTEMPTS = 2  # for a file whose process dies
 # What a worker process has: its model, and whether a file is being made.
 _WORKER = {"model": None, "busy": False}
 
@@ -51,7 +50,7 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     tasks = [(pair, options) for pair in readable]
     start = _start_worker, (model_options,)
     for task, result, reason in run_isolated(
-        _work, tasks, jobs, ATTEMPTS, *start, on_crash=_remove_unfinished
+        _work, tasks, jobs, *start, on_crash=_remove_unfinished
     ):
         yield result or (task[0][0], reason, [])
 

@@ -9,6 +9,7 @@ from numbers import Integral
 
 import numpy as np
 
+from dbtransform_lobes.data.files import refuse_lfs_pointer
 from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT, Waiting
 from dbtransform_lobes.inference.bundled import find_onnx
 from dbtransform_lobes.inference.enhancer import Enhancer
@@ -152,6 +153,7 @@ def _complex(parts):
 
 
 def _load(path, threads):
+    refuse_lfs_pointer(path)
     session = _session(path, threads or 0)
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if text is None:

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from dbtransform_lobes.data.files import is_lfs_pointer
+from dbtransform_lobes.data.files import refuse_lfs_pointer
 
 
 def load_strictly(model, path):
@@ -60,11 +60,7 @@ def read_state_dict(path):
             f"{path}: there is no such file, expected the weights; make a "
             "model folder with `dbtransform export RUN_FOLDER MODEL_FOLDER`"
         )
-    if is_lfs_pointer(path):
-        raise ValueError(
-            f"{path}: expected weights, given a Git LFS pointer to them; get "
-            "the file by `git lfs pull`"
-        )
+    refuse_lfs_pointer(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

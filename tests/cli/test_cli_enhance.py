@@ -341,6 +341,7 @@ def test_what_is_left_out_of_a_folder_is_listed(enhance, tree, capsys):
     write_wav(tree / "elsewhere/e.wav", noise_like(0.1))
     (tree / "noisy/link").symlink_to(tree / "elsewhere")
     os.mkfifo(tree / "noisy/pipe.wav")
+    shutil.copy(tree / "noisy/a.wav", tree / "noisy/take.2")
     assert enhance("noisy", "--output", "out") == 0
     assert files(tree / "out") == ["a.wav", "b.wav", "deep/er/c.wav"]
     out, error = capsys.readouterr()
@@ -351,6 +352,8 @@ def test_what_is_left_out_of_a_folder_is_listed(enhance, tree, capsys):
         "skipped: noisy/my talk.m4a: convert it first: ffmpeg -i "
         "'noisy/my talk.m4a' 'noisy/my talk.wav'",
         "skipped: noisy/pipe.wav: is a pipe or device, expected a file",
+        "skipped: noisy/take.2: convert it first: ffmpeg -i noisy/take.2 "
+        "noisy/take.wav",
     ]
 
 
@@ -419,6 +422,7 @@ def test_a_lack_of_memory_is_a_failure_of_its_file(
         ),
         (["noisy/notes.txt", "out.wav"], "failed: noisy/notes.txt: expected a"),
         (["noisy/talk.m4a", "out.wav"], "convert it first: ffmpeg -i noisy/t"),
+        (["x.raw", "out.wav"], "failed: x.raw: expected audio that"),
         (["lfs.wav", "out.wav"], "get the file by `git lfs pull`"),
         (
             ["noisy/a.wav", "out.wav", "--model", "no_model"],
@@ -436,6 +440,7 @@ def test_mistakes_are_found_before_the_weights_are_loaded(
 ):
     (tree / "empty").mkdir()
     (tree / "noisy/talk.m4a").write_text("")
+    (tree / "x.raw").write_bytes(bytes(999))
     (tree / "lfs.wav").write_text("version https://git-lfs.github.com/")
     for name in ("b.wav", "b_x.wav"):
         write_wav(tree / "x" / name, np.full(100, 0.1))

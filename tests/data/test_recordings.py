@@ -222,10 +222,12 @@ def test_read_audio_refuses_bad_files(tmp_path):
 
 
 def test_write_audio_leaves_no_temporary_file(tmp_path):
-    path = tmp_path / "a.wav"
+    folder = tmp_path / os.fsdecode(b"caf\xe9")  # no UTF-8
+    folder.mkdir()
+    path = folder / "a.wav"
     write_audio(path, np.array([0.5, -0.5]))
     with pytest.raises(ValueError, match="dtype"):
         write_audio(path, np.array(["text"]))
-    assert [item.name for item in tmp_path.iterdir()] == ["a.wav"]
-    info = sf.info(str(path))
+    assert [item.name for item in folder.iterdir()] == ["a.wav"]
+    info = sf.info(os.fsencode(path))
     assert (info.subtype, info.samplerate, info.frames) == ("PCM_16", 16000, 2)

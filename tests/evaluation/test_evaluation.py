@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -317,6 +318,13 @@ def folders(tmp_path):
         sf.write(clean_folder / f"file_{seed}.wav", 0.3 * clean, RATE)
         sf.write(estimate_folder / f"file_{seed}.{suffix}", 0.3 * noisy, RATE)
     return clean_folder, estimate_folder
+
+
+def test_file_names_are_any_bytes(folders, tmp_path):
+    for folder in folders:
+        (folder / "file_0.wav").rename(folder / os.fsdecode(b"caf\xe9.wav"))
+    evaluate_folders(*folders, tmp_path / "scores")
+    assert rows_of(tmp_path / "scores/scores.csv")[0]["file"] == r"caf\udce9"
 
 
 def test_folder_scores_are_those_of_the_files(folders, tmp_path):

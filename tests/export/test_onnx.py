@@ -304,6 +304,9 @@ def test_files_that_are_no_such_graphs(folders, tmp_path):
     path.write_bytes(b"no graph")
     with pytest.raises(ValueError, match="cannot load this file"):
         OnnxEnhancer(path)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="model.onnx: .*git lfs pull"):
+        OnnxEnhancer(path)
     proto = streaming_model(tiny(causal=True))
     path.write_bytes(proto.SerializeToString())
     assert METADATA not in {each.key for each in proto.metadata_props}

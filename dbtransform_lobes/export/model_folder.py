@@ -45,12 +45,16 @@ HEADER = """\
 # For speechbrain.inference.interfaces.foreign_class, which wants a file of
 # the model folder.
 CUSTOM = '''\
-"""What SpeechBrain's foreign_class makes of this folder.
+"""What SpeechBrain's foreign_class makes of this folder."""
 
-It needs the package: pip install dbtransform
-"""
+try:
+    from dbtransform_lobes.inference import EnhanceModel
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"{error}; the model needs its package: pip install dbtransform"
+    ) from error
 
-from dbtransform_lobes.inference import EnhanceModel  # noqa: F401
+__all__ = ["EnhanceModel"]
 '''
 PLAYERS = "\n\n## Example\n" + "".join(
     f'\n[{name}]({name})\n\n<audio controls src="{name}"></audio>\n'

@@ -1,6 +1,7 @@
 """EnhanceModel: strict and offline loading, batches, files."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -53,11 +54,13 @@ def test_a_folder_loads_offline_and_leaves_nothing(
         assert not any(w.requires_grad for w in loaded.parameters())
         assert not loaded.mods.model.training
     assert EnhanceModel.from_hparams("own", download_only=True) is None
-    foreign = foreign_class(
-        "own", pymodule_file="custom.py", classname="EnhanceModel", run_opts=CPU
-    )
-    assert type(foreign) is EnhanceModel
+    foreign = {"pymodule_file": "custom.py", "classname": "EnhanceModel"}
+    made = foreign_class("own", **foreign, run_opts=CPU)
+    assert type(made) is EnhanceModel
     assert files_below(tmp_path) == before
+    monkeypatch.setitem(sys.modules, "dbtransform_lobes.inference", None)
+    with pytest.raises(ImportError, match="pip install dbtransform"):
+        foreign_class("own", **foreign)
 
 
 def test_overrides_and_savedir_are_never_stale(own_folder, tmp_path):

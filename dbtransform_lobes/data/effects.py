@@ -64,9 +64,10 @@ def fade_edges(signal, samples):
 
 
 def jump_level(signals, rng, range_db=(-25.0, 25.0), sample_rate=16000):
-    """Change the gain of signals (*, L) once, over 50 ms in the middle part.
+    """Change the gain of signals once, over 50 ms in the middle part.
 
-    All get the same jump, of a gain drawn from ``range_db`` in dB.
+    All signals (..., L) get the same jump, of a gain drawn from ``range_db``
+    in dB.
 
     Example
     -------

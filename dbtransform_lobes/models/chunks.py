@@ -13,7 +13,7 @@ from torch import nn
 
 
 def join(parts):
-    """Join tuples of tensors (*, T, C) along time."""
+    """Join tuples of tensors along time, their last axis but one."""
     if len(parts) == 1:
         return parts[0]
     return tuple(torch.cat(each, dim=-2) for each in zip(*parts, strict=True))

@@ -8,10 +8,10 @@ BASE = 10000.0  # longest period over 2 pi, in frames
 
 
 def rotate(x, first=0):
-    """Rotate (*, T, H, d), d even: pair (i, i + d/2) by t BASE^(-2 i / d).
+    """Rotate pair (i, i + d/2) of frame t by t BASE^(-2 i / d).
 
-    ``first`` is the position of the first frame, an int or a tensor; only
-    differences of positions matter.
+    ``x`` is (..., T, H, d), d even; ``first`` is the position of the first
+    frame, an int or a tensor; only differences of positions matter.
 
     Example
     -------

@@ -109,7 +109,9 @@ def promised_frames(path, frames, container="WAV", log=""):
     promised, there = chunks[-1] if chunks else (0, 0)
     if promised == UNKNOWN or promised in UNKNOWN_OF_SOX:
         return None if promised > there else frames
-    return frames * promised // there if promised > there > 0 else frames
+    if not promised > there > 0:
+        return frames
+    return -(-frames * promised // there)  # rounded up: one sample may lack
 
 
 def check_single(path, container):

@@ -13,6 +13,7 @@ from dbtransform_lobes.inference.mpeg import MARGIN, frames_of
 
 COUNT, BATCH = 1000, 250
 RATES = (8000, 11025, 16000, 22050, 44100, 48000)
+LENGTHS = (1, 2, 63, 400, 1999, 6000)
 # Rates and channels of the formats that do not take all.
 LIMITED = {
     "OPUS": ((8000, 12000, 16000, 24000, 48000), (1, 2)),
@@ -69,7 +70,8 @@ def odd_file(folder, number, rng):
     suffix, container, subtype = FORMATS[rng.integers(len(FORMATS))]
     rates, channels = LIMITED.get(subtype, (RATES, (1, 1, 2, 5)))
     rate, channels = int(rng.choice(rates)), int(rng.choice(channels))
-    frames = int(rng.choice([1, 2, 63, 400, 1999, 6000]))
+    lengths = LENGTHS if container != "OGG" else (1, 400, 40000)  # pages
+    frames = int(rng.choice(lengths))
     path = folder / f"{number:04d}.{suffix}"
     noise = 0.1 * rng.standard_normal((frames, channels))
     sf.write(path, noise, rate, subtype, format=container)
@@ -81,8 +83,9 @@ def odd_file(folder, number, rng):
         path.write_bytes(content[: rng.integers(len(content))])
         return path.name, frames, "any"
     if damage in ("turned", "left_out") and middle > 300:  # no header
+        place = middle + rng.integers(middle - 40)
         other = rng.bytes(40) if damage == "turned" else b""
-        path.write_bytes(content[:middle] + other + content[middle + 40 :])
+        path.write_bytes(content[:place] + other + content[place + 40 :])
         return path.name, frames, "any"
     if damage in ("empty", "text"):
         path.write_bytes(b"" if damage == "empty" else b"no audio, a text\n")

@@ -27,7 +27,7 @@ FORMATS = [
     *(("wav", "WAV", name) for name in ("ALAW", "IMA_ADPCM", "GSM610")),
     *(("wav", name, "PCM_16") for name in ("WAVEX", "RF64", "W64", "AIFF")),
     *(("flac", "FLAC", name) for name in ("PCM_S8", "PCM_16", "PCM_24")),
-    *(("ogg", "OGG", "VORBIS"), ("ogg", "OGG", "OPUS")),
+    *2 * (("ogg", "OGG", "VORBIS"), ("ogg", "OGG", "OPUS")),
     *2 * (("mp3", "MP3", "MPEG_LAYER_III"),),
 ]
 WARNINGS = ("ends after", "its samples are not those that were encoded")
@@ -70,7 +70,7 @@ def odd_file(folder, number, rng):
     suffix, container, subtype = FORMATS[rng.integers(len(FORMATS))]
     rates, channels = LIMITED.get(subtype, (RATES, (1, 1, 2, 5)))
     rate, channels = int(rng.choice(rates)), int(rng.choice(channels))
-    lengths = LENGTHS if container != "OGG" else (1, 400, 40000)  # pages
+    lengths = LENGTHS if container != "OGG" else (1, 20000, 20000)  # pages
     frames = int(rng.choice(lengths))
     path = folder / f"{number:04d}.{suffix}"
     noise = 0.1 * rng.standard_normal((frames, channels))

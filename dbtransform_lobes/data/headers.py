@@ -25,38 +25,60 @@ NO_SIZE = re.compile(
 )
 # Samples by that log, of AVR, MATLAB and MPC 2000; by the header of SPHERE.
 FRAMES = re.compile(r"\b(?:Frames|Cols) *: (\d+)")
+# Chunks of WAV: of the format, fillers, tags that are copied as such.
+COPIED = (
+    b"fmt |data|fact|ds64|PEAK|LIST|JUNK|junk|PAD |FLLR|id3 |ID3 |"
+    b"INAM|ICOP|ISFT|IART|ICMT|ICRD|IPRD|ITRK|IGNR"
+).split(b"|")
 OGG_LAST = 4  # flag of a page
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 SPHERE_FRAMES = re.compile(r"NIST_1A\n.*?\nsample_count -i (\d+)\n", re.DOTALL)
 
 
-def _data_chunks(path):
-    """List the data chunks of a WAV file; of no other than WAV, RF64, RIFX.
+def _chunks(path):
+    """Yield (name, first byte, bytes promised) of the chunks of a WAV file.
 
-    They are pairs of the bytes that the header promises and those that follow,
-    none if that are whole chunks up to its end.
+    None of other than WAV, RF64 and RIFX; those in LIST INFO are among them.
     """
-    found = []
     with open(path, "rb") as file:
         riff = file.read(12)
         if riff[:4] not in (b"RIFF", b"RF64", b"RIFX") or riff[8:] != b"WAVE":
-            return []
-        order = ">" if riff[:4] == b"RIFX" else "<"
-        end, long = Path(path).stat().st_size, None
+            return
+        order, long = ">" if riff[:4] == b"RIFX" else "<", None
         while len(head := file.read(8)) == 8:
             name, promised = struct.unpack(f"{order}4sI", head)
             begin = file.tell()
             if not (name.isascii() and name.decode().isprintable()):
-                break  # samples, not a chunk
+                return  # samples, not a chunk
             if name == b"ds64":  # of RF64: sizes of 64 bits
                 (long,) = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))
             if name == b"data":
                 promised = promised if long is None else long
-                found.append((promised, end - begin))
-            place = file.seek(begin + promised + promised % 2)
-            if found and place in (end, end + promised % 2):
-                found[-1] = (found[-1][0], min(found[-1]))
+            yield name, begin, promised
+            inside = name == b"LIST" and file.read(4) == b"INFO"
+            file.seek(begin + (4 if inside else promised + promised % 2))
+
+
+def _data_chunks(path):
+    """List the data chunks of a WAV file.
+
+    They are pairs of the bytes that the header promises and those that follow,
+    none if that are whole chunks up to its end.
+    """
+    found, end = [], Path(path).stat().st_size
+    for name, begin, promised in _chunks(path):
+        if name == b"data":
+            found.append((promised, end - begin))
+        place = begin + promised + promised % 2
+        if found and place in (end, end + promised % 2):
+            found[-1] = (found[-1][0], min(found[-1]))
     return found
+
+
+def rare_chunks(path):
+    """List the names of chunks of a WAV file that soundfile does not copy."""
+    names = dict.fromkeys(name for name, *_ in _chunks(path))
+    return [name.decode().strip() for name in names if name not in COPIED]
 
 
 def wav_fault(path):

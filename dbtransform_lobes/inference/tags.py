@@ -6,6 +6,8 @@ import mutagen
 from mutagen import id3
 from mutagen.mp3 import MP3
 
+from dbtransform_lobes.data.headers import rare_chunks
+
 # Names of soundfile, frames of ID3.
 FRAMES = {
     "title": id3.TIT2,
@@ -35,8 +37,13 @@ def copy_tags(source, target, container, tags):
     Between files of one kind all are copied, pictures as well. Otherwise the
     target, a file of this container, has what soundfile wrote into it, and an
     MP3, into which it writes Latin-1 only, gets ``tags``, those that it could
-    read of the source.
+    read of the source. What is left out is told by a warning.
     """
+    if rare := rare_chunks(source):
+        warnings.warn(
+            f"{source}: {', '.join(rare)} of it are not carried over",
+            stacklevel=2,
+        )
     # Of a name without suffix mutagen does not know an MP3.
     reader = MP3 if container == "MP3" else mutagen.File
     given, made = _open(source), _open(target, reader)

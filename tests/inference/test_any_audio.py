@@ -423,6 +423,31 @@ def test_tags_of_a_flac_reach_other_containers(tmp_path, suffix, identity):
         assert (file.title, file.artist) == ("Hören", "Somebody")
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_chunks_that_are_not_carried_over_are_told(tmp_path, suffix, identity):
+    path, output = tmp_path / "a.wav", tmp_path / f"b{suffix}"
+    with sf.SoundFile(path, "w", 16000, 1) as file:
+        file.title = "Title"
+        file.write(noisy_signal(0.2, 16000))
+    plain = path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        identity.enhance_file(path, output)
+
+    def chunk(name, content):
+        return name + struct.pack("<I", len(content)) + content
+
+    info = chunk(b"LIST", b"INFO" + chunk(b"IENG", b"Me\0\0"))
+    chunks = (
+        plain[12:] + info + chunk(b"bext", bytes(602)) + chunk(b"cue ", b"")
+    )
+    size = struct.pack("<I", len(chunks) + 4)
+    path.write_bytes(b"RIFF" + size + b"WAVE" + chunks)
+    with pytest.warns(UserWarning, match="a.wav: IENG, bext, cue of it are"):
+        identity.enhance_file(path, output)
+    assert sf.SoundFile(output).title == "Title"
+
+
 @pytest.mark.parametrize(
     ("before", "subtype", "kept"),
     [

@@ -38,6 +38,11 @@ HEADERS = {  # what files begin with
     rb"#!AMR": "AMR",
     rb"0&\xb2u\x8ef\xcf\x11": "WMA",
     rb"wvpk": "WavPack",
+    rb"MAC ": "APE",
+    rb"TTA1": "TTA",
+    rb"MPCK|MP\+": "Musepack",
+    rb"DSD ": "DSF",
+    rb"FLV": "FLV",
     rb"\x1f\x8b\x08\x08|PK\x03\x04": "compressed",
 }
 

@@ -12,7 +12,7 @@ OPTIONS = {
         "choices": ("onnx", "torch"),
         "help": "what computes: ONNX Runtime or PyTorch (default: the faster "
         "one; onnx on the CPU for models that have a model.onnx, as those of "
-        "the package, and less than three minutes of audio)",
+        "the package, and less than two minutes of audio)",
     },
     "--revision": {"help": "branch, tag or commit of a model of the hub"},
     "--trust-code": {

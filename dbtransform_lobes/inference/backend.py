@@ -10,8 +10,9 @@ from dbtransform_lobes.inference.bundled import (
     local_folder,
 )
 
-# Audio of a process from which on PyTorch, 3.5 s later to start, is faster.
-LONG_SECONDS = 180
+# Audio of a process from which on PyTorch, 3 s later to start, is faster:
+# about 60 s offline, 250 s for the model of streams.
+LONG_SECONDS = 120
 
 
 def choose_backend(source=None, device="cpu", backend=None, seconds=0):

@@ -17,7 +17,8 @@ class Checksum:
 
     def __init__(self, path, file):
         self._bits = BITS.get(file.subtype) if file.format == "FLAC" else None
-        self._heard, self._path = hashlib.md5(), path
+        self._heard = hashlib.md5(usedforsecurity=False)
+        self._path = path
 
     def add(self, block):
         """Take the next samples, (n, channels), float32."""

@@ -228,9 +228,27 @@ def test_other_states_are_refused(change, message):
         convert_public_state_dict(state)
 
 
-def test_a_missing_layer_is_refused_by_the_model():
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.pop("fc_k2.bias"), "Missing .*band_layers.1.linear.bias"),
+        (
+            lambda s: s.update({"fc_t3.bias": torch.ones(2)}),
+            "Unexpected .*time_layers.2.linear.bias",
+        ),
+        (
+            lambda s: s.update({"fc_t1.weight": torch.ones(2, 3)}),
+            "size mismatch for time_layers.0.linear.weight",
+        ),
+        (
+            lambda s: s.update({"band_split.fc31.weight": torch.ones(2, 32)}),
+            "size mismatch for band_split.linears",
+        ),
+    ],
+)
+def test_other_layers_and_shapes_are_refused_by_the_model(change, message):
     state = public_state(c=2, layers=2)
-    del state["fc_k2.bias"]
+    change(state)
     model = BSRNN(num_channels=2, num_layers=2)
-    with pytest.raises(RuntimeError, match="band_layers.1.linear.bias"):
+    with pytest.raises(RuntimeError, match=message):
         model.load_state_dict(convert_public_state_dict(state))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
+import torch
 from scipy.signal import lfilter
 
 # Formant frequencies in Hz of a few vowels (Peterson and Barney, 1952).
@@ -135,6 +136,21 @@ def noisy_signal(seconds, sample_rate=16000, channels=1):
         for n in range(channels)
     ]
     return np.stack(rows, axis=1).astype(np.float32)
+
+
+def noisy_batch(seconds, *seeds):
+    """Noisy "speech" of these seeds, a float32 tensor (B, L)."""
+    rows = [speech_like(seconds, n) + noise_like(seconds, n) for n in seeds]
+    return torch.tensor(np.stack(rows), dtype=torch.float32)
+
+
+def contents(folder):
+    """Map the name of every file below a folder to its bytes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
 
 
 def snr_db(reference, estimate):

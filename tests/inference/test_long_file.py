@@ -14,7 +14,12 @@ import soundfile as sf
 import soxr
 import torch
 
-from dbtransform_lobes.inference import EnhanceModel, enhancer, segments
+from dbtransform_lobes.inference import (
+    EnhanceModel,
+    audio_file,
+    enhancer,
+    segments,
+)
 from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT, Resampler
 from dbtransform_lobes.inference.segments import Segments
 from dbtransform_lobes.inference.signal_path import SignalPath
@@ -299,9 +304,7 @@ def test_a_long_file_is_as_a_short_one(
 def test_what_wav_cannot_hold_is_rf64(long, model, tmp_path, monkeypatch):
     path = write(tmp_path / "a.wav", channels=2)
     model.enhance_long_file(path, tmp_path / "b.wav")
-    monkeypatch.setattr(
-        "dbtransform_lobes.inference.audio_file.WAV_BYTES", 4 * 16000
-    )
+    monkeypatch.setattr(audio_file, "WAV_BYTES", 4 * 16000)
     model.enhance_long_file(path, tmp_path / "c.wav")
     model.enhance_long_file(path, tmp_path / "c.flac")
     names = "b.wav c.wav c.flac".split()
@@ -311,13 +314,9 @@ def test_what_wav_cannot_hold_is_rf64(long, model, tmp_path, monkeypatch):
     assert np.array_equal(*signals)
 
 
-def test_a_long_file_that_fails_leaves_nothing(
-    long, model, tmp_path, monkeypatch
-):
-    path, output = (
-        write(tmp_path / "a.wav", 48000, seconds=3.0),
-        tmp_path / "b.wav",
-    )
+def test_a_failing_long_file_leaves_nothing(long, model, tmp_path, monkeypatch):
+    path, output = tmp_path / "a.wav", tmp_path / "b.wav"
+    write(path, 48000, seconds=3.0)
     output.write_text("old")
     for error in (KeyboardInterrupt, RuntimeError):
 
@@ -330,12 +329,9 @@ def test_a_long_file_that_fails_leaves_nothing(
                 model.enhance_long_file(path, output)
         assert output.read_text() == "old"
 
-    class Broken(torch.nn.Module):
-        def forward(self, spec):
-            return spec * float("nan")
-
+    broken = model_of(lambda spec: spec * math.nan)
     with pytest.raises(ValueError, match="a.wav: the model returned samples"):
-        model_of(Broken()).enhance_long_file(path, output)
+        broken.enhance_long_file(path, output)
     assert len(list(tmp_path.iterdir())) == 2 and output.read_text() == "old"
 
 

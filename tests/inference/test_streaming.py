@@ -20,7 +20,7 @@ from dbtransform_lobes.inference.mpeg import frames_of
 from dbtransform_lobes.inference.pcm import decode, encode, enhance_pcm
 from dbtransform_lobes.inference.streaming import StreamingEnhancer
 from tests.runs import model_of
-from tests.signals import noise_like, speech_like
+from tests.signals import noisy_batch
 
 CPU = {"device": "cpu"}
 SIZES = [1, 7, 100, 128, 129, 512, 1000, 4001]
@@ -37,16 +37,6 @@ def graph(causal_folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("graph") / "stream.onnx"
     export_onnx(causal_folder, path, streaming=True, stft="outside")
     return path
-
-
-def noisy_signal(seconds, *seeds, sample_rate=16000):
-    """Noisy "speech", (B, L), of other levels in each row."""
-    rows = [
-        10 ** (-seed / 2)
-        * (speech_like(seconds, seed, sample_rate) + noise_like(seconds, seed))
-        for seed in seeds
-    ]
-    return torch.tensor(np.stack(rows), dtype=torch.float32)
 
 
 def fed(enhancer, noisy, sizes):
@@ -66,7 +56,8 @@ def fed(enhancer, noisy, sizes):
 
 @pytest.mark.parametrize("sizes", [[n] for n in SIZES[2:]] + [SIZES, [9000]])
 def test_blocks_of_any_size_give_the_offline_result(model, sizes):
-    noisy = noisy_signal(0.5, 0, 1)
+    noisy = noisy_batch(0.5, 0, 1)
+    noisy[1] *= 0.3
     noisy[:, 5000:] *= 0.1
     streamed = fed(StreamingEnhancer(model), noisy, sizes)
     offline = model.enhance_batch(noisy)
@@ -77,7 +68,7 @@ def test_blocks_of_any_size_give_the_offline_result(model, sizes):
 
 
 def test_single_samples_and_single_streams(model):
-    noisy = noisy_signal(0.1, 0)[0]
+    noisy = noisy_batch(0.1, 0)[0]
     one = fed(StreamingEnhancer(model), noisy, [1])
     whole = fed(StreamingEnhancer(model), noisy, [5000])
     assert one.shape == noisy.shape and (one - whole).abs().max() < 1e-5
@@ -88,7 +79,7 @@ def test_latency_is_what_is_stated_and_no_less(model):
     enhancer = StreamingEnhancer(model)
     assert enhancer.latency_ms == 32.0 and enhancer.hop_length == 128
     assert math.isnan(enhancer.processing_ms)
-    noisy, sent, worst = noisy_signal(0.2, 0)[0], 0, 0
+    noisy, sent, worst = noisy_batch(0.2, 0)[0], 0, 0
     for received, sample in enumerate(noisy, 1):
         worst = max(worst, received - sent)
         sent += len(enhancer.feed(sample[None]))
@@ -97,7 +88,7 @@ def test_latency_is_what_is_stated_and_no_less(model):
 
 
 def test_strength_blends_samples_of_the_same_time(model):
-    noisy = noisy_signal(0.3, 0)
+    noisy = noisy_batch(0.3, 0)
     full = fed(StreamingEnhancer(model), noisy, [200])
     half = fed(StreamingEnhancer(model, strength=0.5), noisy, [77])
     assert torch.allclose(half, (noisy + full) / 2, atol=1e-5)
@@ -109,7 +100,7 @@ def test_strength_blends_samples_of_the_same_time(model):
 
 
 def test_reset_flush_and_errors_leave_no_trace(model):
-    noisy = noisy_signal(0.2, 0)
+    noisy = noisy_batch(0.2, 0)
     enhancer = StreamingEnhancer(model)
     assert len(enhancer.flush()) == 0
     first = fed(enhancer, noisy, [300])
@@ -139,7 +130,7 @@ def test_reset_flush_and_errors_leave_no_trace(model):
 
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 255, 256, 512, 513])
 def test_shortest_streams(model, length):
-    noisy = noisy_signal(0.1, 0)[:, :length]
+    noisy = noisy_batch(0.1, 0)[:, :length]
     enhancer = StreamingEnhancer(model)
     if length:
         assert fed(enhancer, noisy, [100]).shape == (1, length)
@@ -187,12 +178,11 @@ def pipe(model, data, rate=16000, channels=1, dtype="f32", most=10**9):
 
 
 def test_pcm_is_enhanced_whatever_a_read_gives(model):
-    noisy = noisy_signal(0.3, 0, 1)
+    noisy = noisy_batch(0.3, 0, 1)
     expected = fed(StreamingEnhancer(model), noisy, [128])
     for most in (10**9, 1001, 3):
-        out, report = pipe(
-            model, encode(noisy.numpy(), "f32"), 16000, 2, most=most
-        )
+        data = encode(noisy.numpy(), "f32")
+        out, report = pipe(model, data, channels=2, most=most)
         assert np.allclose(decode(out, "f32", 2), expected, atol=1e-6)
     assert report.samples == 4800 and report.blocks == 38
     assert report.latency == 0.032 and report.repaired == report.lost == 0
@@ -223,7 +213,7 @@ def test_other_rates_keep_length_and_time(rate):
 
 
 def test_what_is_no_number_or_no_whole_sample_is_reported(model):
-    noisy = noisy_signal(0.1, 0).numpy()
+    noisy = noisy_batch(0.1, 0).numpy()
     broken = noisy.copy()
     broken[0, 5:9] = [math.nan, math.inf, -math.inf, math.nan]
     out, report = pipe(model, encode(broken, "f32") + b"xy")
@@ -239,7 +229,7 @@ def test_a_slow_block_is_an_underrun(model, monkeypatch):
     monkeypatch.setattr(
         "dbtransform_lobes.inference.pcm.time.perf_counter", lambda: next(clock)
     )
-    _, report = pipe(model, encode(noisy_signal(0.1, 0).numpy(), "f32"))
+    _, report = pipe(model, encode(noisy_batch(0.1, 0).numpy(), "f32"))
     assert report.underruns == report.blocks == 13
 
 
@@ -272,7 +262,7 @@ def start(causal_folder):
 
 @pytest.mark.parametrize(("dtype", "channels"), [("s16", 1), ("f32", 2)])
 def test_command_ends_with_its_input(start, model, dtype, channels):
-    noisy = noisy_signal(1.0, *range(channels)).numpy()
+    noisy = noisy_batch(1.0, *range(channels)).numpy()
     data = encode(noisy, dtype)
     options = ["--dtype", dtype, "--channels", str(channels)]
     out, errors = start(*options).communicate(data)
@@ -288,7 +278,7 @@ def test_command_ends_with_its_input(start, model, dtype, channels):
 
 def test_command_ends_with_ctrl_c_and_keeps_what_it_has(start):
     process = start()
-    data = encode(noisy_signal(1.0, 0).numpy(), "s16")
+    data = encode(noisy_batch(1.0, 0).numpy(), "s16")
     process.stdin.write(data)
     process.stdin.flush()
     out = os.read(process.stdout.fileno(), 100)  # it has begun
@@ -305,7 +295,7 @@ def test_command_ends_with_ctrl_c_and_keeps_what_it_has(start):
 
 def test_command_ends_with_a_closed_pipe(start):
     process = start()
-    process.stdin.write(encode(noisy_signal(1.0, 0).numpy(), "s16"))
+    process.stdin.write(encode(noisy_batch(1.0, 0).numpy(), "s16"))
     process.stdin.flush()
     os.read(process.stdout.fileno(), 10)
     process.stdout.close()
@@ -374,7 +364,7 @@ def test_a_file_in_place_of_samples_is_named(container, stream, capfd):
 
 
 def test_bundled_model_is_the_default(stream, capfdbinary):
-    data = encode(noisy_signal(0.3, 1).numpy(), "s16")
+    data = encode(noisy_batch(0.3, 1).numpy(), "s16")
     assert stream(data) == 0
     out = np.frombuffer(capfdbinary.readouterr().out, "<i2")
     model = EnhanceModel.from_hparams("db_transform_streaming", run_opts=CPU)
@@ -384,7 +374,7 @@ def test_bundled_model_is_the_default(stream, capfdbinary):
 
 
 def test_onnx_stream_is_that_of_torch(model, graph):
-    noisy = noisy_signal(0.4, 1, 2)
+    noisy = noisy_batch(0.4, 1, 2)
     expected = fed(StreamingEnhancer(model), noisy, [700])
     enhancer = OnnxEnhancer(graph).stream()
     for sizes in ([700], [64, 1000]):  # flush has reset it in between
@@ -392,7 +382,7 @@ def test_onnx_stream_is_that_of_torch(model, graph):
 
 
 def test_command_with_onnx(causal_folder, graph, stream, capfdbinary):
-    data, outs = encode(noisy_signal(0.4, 1).numpy(), "s16"), []
+    data, outs = encode(noisy_batch(0.4, 1).numpy(), "s16"), []
     for source in (causal_folder, graph):
         assert stream(data, "--model", source) == 0
         outs.append(np.frombuffer(capfdbinary.readouterr().out, "<i2"))

@@ -86,9 +86,7 @@ def test_no_code_runs_from_yaml(tmp_path):
 def test_names_that_are_not_of_a_model_are_refused(tmp_path, text):
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(
-        ValueError, match="asks for .*could run any code; if you"
-    ):
+    with pytest.raises(ValueError, match="asks for .*could run any code; if"):
         load_restricted(path)
 
 
@@ -130,9 +128,8 @@ def test_a_stranger_model_asks_for_trust(own_folder):
     path.write_text(text + "extra: !name:os.getcwd\n")
     with pytest.raises(ValueError, match="!name:os.getcwd.*trust_code=True"):
         EnhanceModel.from_hparams(own_folder, run_opts=CPU)
-    trusted = EnhanceModel.from_hparams(
-        own_folder, run_opts=CPU, trust_code=True
-    )
+    options = {"run_opts": CPU, "trust_code": True}
+    trusted = EnhanceModel.from_hparams(own_folder, **options)
     assert trusted.hparams.extra is os.getcwd
 
 
@@ -253,9 +250,7 @@ def test_a_rate_that_no_speech_has(tmp_path, rate, identity):
     content = bytearray(path.read_bytes())
     content[24:28] = rate.to_bytes(4, "little")
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match="a.wav: the sample rate is .* expected"
-    ):
+    with pytest.raises(ValueError, match="a.wav: the sample rate is .* exp"):
         identity.enhance_file(path)
 
 
@@ -349,9 +344,7 @@ def test_joined_files_are_refused(tmp_path, suffix, options, identity):
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 @pytest.mark.parametrize("change", ["turned", "left out"])
-def test_ogg_with_a_damaged_page_is_refused(
-    tmp_path, subtype, change, identity
-):
+def test_ogg_with_a_bad_page_is_refused(tmp_path, subtype, change, identity):
     """libsndfile gives what is before it, or jumps over it."""
     path = tmp_path / "a.ogg"
     sf.write(path, np.tile(speech_like(1.0), 10), 16000, subtype)

@@ -25,11 +25,6 @@ def parallel_map(function, tasks, jobs, chunksize=1):
     """Yield the results of all tasks in their order, from ``jobs`` processes.
 
     OSError if a process dies.
-
-    Example
-    -------
-    >>> list(parallel_map(abs, [-1, 2], jobs=1))
-    [1, 2]
     """
     if jobs == 1:
         yield from map(function, tasks)

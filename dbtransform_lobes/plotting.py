@@ -38,11 +38,6 @@ def style(number):
     """Return colour and marker of the n-th curve, as arguments of ``plot``.
 
     When the colours are used up, they come again with other markers.
-
-    Example
-    -------
-    >>> style(0)
-    {'color': '#0072B2', 'marker': 'o'}
     """
     turn, place = divmod(number, len(COLOURS))
     marker = MARKERS[(place + turn) % len(MARKERS)]

@@ -12,13 +12,7 @@ PACKAGES = (
 
 
 def package_versions():
-    """Return versions of this package, of Python and of what results need.
-
-    Example
-    -------
-    >>> sorted(package_versions())[:2]
-    ['dbtransform_lobes', 'numpy']
-    """
+    """Return versions of this package, of Python and of what results need."""
     versions = {"dbtransform_lobes": __version__}
     versions["python"] = platform.python_version()
     for name in PACKAGES:

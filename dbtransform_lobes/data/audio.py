@@ -98,13 +98,7 @@ def _remedy(path):
 
 
 def conversion(path):
-    """Say how to make a WAV file of another program's audio.
-
-    Example
-    -------
-    >>> conversion(Path("my talk.m4a"))
-    "convert it first: ffmpeg -i 'my talk.m4a' 'my talk.wav'"
-    """
+    """Say how to make a WAV file of another program's audio."""
     paths = shlex.join((str(path), str(path.with_suffix(".wav"))))
     return f"convert it first: ffmpeg -i {paths}"
 
@@ -190,14 +184,19 @@ def read_audio(path, start=0, frames=-1, sample_rate=16000):
         except RuntimeError as error:
             raise ValueError(f"{path}: reading failed ({error})") from error
     signal = signal.mean(axis=1)
-    if not np.all(np.isfinite(signal)):
+    check_finite(path, signal)
+    if rate != sample_rate:
+        signal = soxr.resample(signal, rate, sample_rate)
+    return signal if frames < 0 else signal[:frames]
+
+
+def check_finite(path, signal):
+    """Refuse samples of a file that are no numbers by a ValueError."""
+    if not np.isfinite(signal).all():
         raise ValueError(
             f"{path}: samples are not finite (NaN or infinity), expected "
             "audio; repair or remove the file"
         )
-    if rate != sample_rate:
-        signal = soxr.resample(signal, rate, sample_rate)
-    return signal if frames < 0 else signal[:frames]
 
 
 def write_audio(path, signal, sample_rate=16000):

@@ -67,8 +67,9 @@ def fingerprint(paths):
 
 def read_text(path):
     """Read a text file in UTF-8; in another encoding it is a ValueError."""
+    path = existing_file(path, "text in UTF-8")
     try:  # spreadsheets begin the file with a byte order mark
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
         if "\0" in text:
             raise ValueError("it has bytes of 0, as UTF-16 has")
     except ValueError as error:
@@ -147,13 +148,7 @@ def write_table(path, columns, rows):
 
 
 def table_text(columns, rows):
-    """Return the csv of some columns of dicts.
-
-    Example
-    -------
-    >>> table_text(["id", "snr"], [{"id": "a", "snr": 5.0, "seed": 1}])
-    'id,snr\\na,5.0\\n'
-    """
+    """Return the csv of some columns of dicts."""
     stream = io.StringIO()
     writer = csv.DictWriter(
         stream, columns, extrasaction="ignore", lineterminator="\n"
@@ -163,7 +158,17 @@ def table_text(columns, rows):
     return stream.getvalue()
 
 
-# Folders
+# Files and folders
+
+
+def existing_file(path, content):
+    """Return the path of a file; FileNotFoundError says its content."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: there is no such file, expected {content}"
+        )
+    return path
 
 
 def existing_folder(folder, content):
@@ -210,16 +215,21 @@ def check_output_folder(target, files, content, force):
         raise ValueError(f"{target}: exists; use --force to replace it")
 
 
-def replace_folder(target, temporary):
-    """Give the folder ``temporary`` the name of another, which is removed."""
-    if not target.exists():
-        os.rename(temporary, target)
-        return
-    old = temporary_beside(target)
-    os.rename(target, old)
+@contextmanager
+def replacing_folder(target):
+    """Yield a new folder, which replaces the target when all went well."""
+    temporary, old = temporary_beside(target), temporary_beside(target)
     try:
-        os.rename(temporary, target)
-    except BaseException:
-        os.rename(old, target)
-        raise
-    shutil.rmtree(old)
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            if old.exists():
+                os.rename(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -4,8 +4,10 @@ import mmap
 import re
 import shlex
 import struct
-import zlib
 from pathlib import Path
+
+from mutagen import MutagenError
+from mutagen.ogg import OggPage
 
 UNKNOWN = 0xFFFFFFFF  # the size that programs write into a pipe
 UNKNOWN_OF_SOX = range(0x7F000000, 0x80000000)  # by format
@@ -30,8 +32,6 @@ COPIED = (
     b"fmt |data|fact|ds64|PEAK|LIST|JUNK|junk|PAD |FLLR|id3 |ID3 |"
     b"INAM|ICOP|ISFT|IART|ICMT|ICRD|IPRD|ITRK|IGNR"
 ).split(b"|")
-OGG_LAST = 4  # flag of a page
-REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 SPHERE_FRAMES = re.compile(r"NIST_1A\n.*?\nsample_count -i (\d+)\n", re.DOTALL)
 
 
@@ -161,35 +161,21 @@ def lacks_end(path):
 
     ValueError if a page before is damaged.
     """
-    flags = list(_ogg_pages(path))
-    return bool(flags) and not flags[-1] & OGG_LAST
-
-
-def _ogg_pages(path):
-    """Yield the flags of the pages of an Ogg file (RFC 3533) that are whole."""
-    place = flags = 0
+    page = None
     with open(path, "rb") as file:
-        while len(head := file.read(27)) == 27:
-            named = head[:4] == b"OggS"
-            if not named and (not place or flags & OGG_LAST):
-                return  # another format, or something after the end
-            page = head + file.read(head[26])
-            size = len(page) + sum(page[27:])
-            page += file.read(sum(page[27:]))
-            if len(page) < max(size, 27 + head[26]):
-                return
-            bare = page[:22] + bytes(4) + page[26:]
-            if not named or _ogg_crc(bare) != head[22:26]:
+        while True:
+            place, before = file.tell(), page
+            try:
+                page = OggPage(file)
+                file.seek(place)
+                whole = file.read(page.size) == page.write()  # with its CRC
+            except (EOFError, MutagenError):
+                # of another format, after the end, or cut off
+                if before is None or before.last or not file.read(1):
+                    return before is not None and not before.last
+                whole = False
+            if not whole:
                 raise ValueError(
                     f"{path}: is damaged at byte {place}, and what follows may "
                     f"not be read; get it again, or {mending(path)}"
                 )
-            flags = head[5]
-            yield flags
-            place += len(page)
-
-
-def _ogg_crc(page):
-    """Return Ogg's CRC of bytes: that of zlib, but of bits in reverse."""
-    crc = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{crc:032b}"[::-1], 2).to_bytes(4, "little")

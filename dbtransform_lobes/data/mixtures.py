@@ -53,13 +53,6 @@ def render(mixture, read):
 
     ``read`` gives the samples of a path. ValueError if speech or noise is
     silent or unreadable.
-
-    Example
-    -------
-    >>> item = Mixture("a.wav", "test", "s", ("n",), (0,), 5.0)
-    >>> clean, noisy = render(item, lambda path: np.ones(160))
-    >>> noisy.shape
-    (160,)
     """
     speech = read(mixture.speech)
     parts = [
@@ -82,8 +75,6 @@ def read_test_mixtures(path):
     FileNotFoundError if there is no such file, ValueError if columns are
     missing or values are wrong.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: there is no such csv of mixtures")
     rows = read_table(path, TEST_COLUMNS)
     problems = []
     items = [

@@ -30,13 +30,7 @@ FULL_SCALE, MAX_CLIPPED = 0.999, 1e-3
 
 
 def flaw(signal, speech=True):
-    """Say what makes a recording unfit: silence, or clipping of speech.
-
-    Example
-    -------
-    >>> flaw(np.zeros(8)), flaw(np.ones(8), speech=False)
-    ('silent: all samples are zero', '')
-    """
+    """Say what makes a recording unfit: silence, or clipping of speech."""
     if not np.any(signal):
         return "silent: all samples are zero"
     clipped = np.mean(np.abs(signal) >= FULL_SCALE)
@@ -74,11 +68,6 @@ def measure(rows, sample_rate=16000, jobs=1):
     rate that is accepted, in Hz. Returned are the rows of fit files, with
     ``frames`` and ``sample_rate``, and a dict of each unfit file to what was
     expected and given.
-
-    Example
-    -------
-    >>> measure([{"path": "nothing.wav", "kind": "speech"}])
-    ([], {'nothing.wav': 'unreadable: nothing.wav: there is no such file'})
     """
     check = partial(_check_file, sample_rate=sample_rate)
     results = parallel_map(check, rows, jobs, chunksize=64)
@@ -97,13 +86,6 @@ def hold_out(rows, key, fraction):
     Of the names of ``key``, such as "speaker", at least one is held out, by
     their hash, so that more names hardly change the choice. ValueError if
     there are fewer than two.
-
-    Example
-    -------
-    >>> rows = [{"speaker": name} for name in ("anna", "ben", "carl")]
-    >>> hold_out(rows, "speaker", 0.01)
-    >>> sorted(row["split"] for row in rows)
-    ['train', 'train', 'valid']
     """
     names = sorted({row[key] for row in rows})
     if len(names) < 2 or not 0 < fraction < 1:
@@ -122,11 +104,6 @@ def summary(rows, problems):
     """Count files, speakers, hours and rates of each source, and reasons.
 
     Takes what ``measure`` returns, of rows with ``source`` and ``speaker``.
-
-    Example
-    -------
-    >>> summary([], {"a.wav": "silent: all samples are zero"})["unfit"]
-    {'silent': 1}
     """
     groups = {}
     for row in rows:

@@ -38,17 +38,11 @@ KNOWN = "kind speaker split source licence frames sample_rate".split()
 
 def shard_order(paths, rng):
     """Draw an order of recordings (their indices) that deals out the shards.
+
     With N shards of equal size, position p of the order lies in the same
     shard as p + N. Ranks take every W-th position: where W divides N, no two
     ranks read the same shard, and yet the order does not depend on W. Without
     shards, it is simply random.
-
-    Example
-    -------
-    >>> paths = ["a.tar#0-1", "a.tar#2-3", "b.tar#0-1", "b.tar#2-3"]
-    >>> order = shard_order(paths, np.random.default_rng(0))
-    >>> [paths[i][0] for i in order]
-    ['b', 'a', 'b', 'a']
     """
     found = (MEMBER.fullmatch(path) for path in paths)
     names = [match[1] if match else "" for match in found]

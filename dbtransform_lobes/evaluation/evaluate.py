@@ -109,11 +109,6 @@ def score_files(files, jobs=1, with_dnsmos=False):
     scored) and, if scored, one float for each metric, with DNSMOS if wanted.
     A file that crashes its process has failed like any other. ``jobs`` below
     1, or DNSMOS that is not installed, is a ValueError.
-
-    Example
-    -------
-    >>> [row] = score_files([("a", Path("no_such.wav"), Path("no_such.wav"))])
-    >>> assert row["status"] == "failed" and "no_such" in row["reason"]
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected a number of at least 1")

@@ -13,7 +13,6 @@
 
 import io
 import math
-import shutil
 from pathlib import Path
 
 import ruamel.yaml
@@ -24,8 +23,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from dbtransform_lobes.data.files import (
     check_output_folder,
-    replace_folder,
-    temporary_beside,
+    existing_file,
+    existing_folder,
+    read_text,
+    replacing_folder,
     write_text,
 )
 from dbtransform_lobes.export.model_card import model_card
@@ -102,15 +103,14 @@ def export_model(
     """
     run, target = Path(run_folder), Path(model_folder).absolute()
     check_output_folder(target, (*FILES, *EXAMPLES), "a model", force)
-    text = _read_card(card) + (PLAYERS if example else "")
+    text = "" if card is None else read_text(card)
+    text += PLAYERS if example else ""
     hyperparams = minimal_hyperparams(run)
     checkpoint = _best_checkpoint(run / "save")
     ema = checkpoint.paramfiles["ema"]
     state = _averaged_state(ema)
     card = model_card(run, hyperparams, checkpoint.meta, text, language)
-    temporary = temporary_beside(target)
-    try:
-        temporary.mkdir()
+    with replacing_folder(target) as temporary:
         write_text(temporary / "hyperparams.yaml", hyperparams)
         write_text(temporary / "custom.py", CUSTOM)
         write_text(temporary / "README.md", card)
@@ -118,19 +118,12 @@ def export_model(
         model = _check_round_trip(temporary, hyperparams, ema)
         for name, strength in EXAMPLES.items() if example else ():
             model.enhance_file(example, temporary / name, strength=strength)
-        replace_folder(target, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return checkpoint
 
 
 def _best_checkpoint(save):
     """Find the checkpoint of the highest PESQ, else of the last epoch."""
-    if not save.is_dir():
-        raise FileNotFoundError(
-            f"{save}: there is no such folder, expected the checkpoints of a "
-            "run; give the output_folder of a training"
-        )
+    existing_folder(save, "checkpoints; give the output_folder of a training")
     ranked = []
     for each in Checkpointer(save).list_checkpoints():
         if not each.meta or "ema" not in each.paramfiles:
@@ -171,12 +164,10 @@ def minimal_hyperparams(run_folder):
     ``KEPT_KEYS``, ``modules`` and ``pretrainer``. FileNotFoundError if there is
     none; ValueError if it cannot be parsed or a key is missing.
     """
-    path = Path(run_folder) / "hyperparams.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: there is no such file, expected a run folder; give the "
-            "output_folder of a training"
-        )
+    path = existing_file(
+        Path(run_folder) / "hyperparams.yaml",
+        "a run folder; give the output_folder of a training",
+    )
     yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     with open_yaml(path) as file:
@@ -215,17 +206,6 @@ def _check_round_trip(folder, hyperparams, ema_path):
             f"expected at most {TOLERANCE}; nothing was written"
         )
     return exported
-
-
-def _read_card(card):
-    if card is None:
-        return ""
-    if not Path(card).is_file():
-        raise FileNotFoundError(
-            f"{card}: there is no such file, expected text for the model "
-            "card; leave out --card for none"
-        )
-    return Path(card).read_text(encoding="utf-8")
 
 
 def _test_signal(sample_rate):

@@ -47,15 +47,7 @@ class _Spectra(nn.Module):
 
 
 def _fourier_rows(window):
-    """Return rows (2 F, n_fft), real parts first, of DFT and inverse.
-
-    Example
-    -------
-    >>> forward, inverse = _fourier_rows(torch.ones(8))
-    >>> x = torch.randn(8)
-    >>> torch.allclose((forward @ x) @ inverse, x, atol=1e-5)
-    True
-    """
+    """Return rows (2 F, n_fft), real parts first, of DFT and inverse."""
     n_fft = len(window)
     bins = torch.arange(n_fft // 2 + 1)[:, None]
     turn = bins * torch.arange(n_fft) % n_fft  # exact, unlike large angles

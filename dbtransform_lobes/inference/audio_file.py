@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import soundfile as sf
 
 from dbtransform_lobes.data.audio import (
     AUDIO_SUFFIXES,
+    check_finite,
     for_soundfile,
     open_audio,
 )
-from dbtransform_lobes.data.files import check_parent, temporary_beside
+from dbtransform_lobes.data.files import check_parent, replacing
 from dbtransform_lobes.data.headers import (
     check_single,
     lacks_end,
@@ -22,11 +22,7 @@ from dbtransform_lobes.data.headers import (
     wav_fault,
 )
 from dbtransform_lobes.inference.flac import Checksum
-from dbtransform_lobes.inference.mpeg import (
-    has_header,
-    true_length,
-    without_header,
-)
+from dbtransform_lobes.inference.mpeg import true_length, without_header
 from dbtransform_lobes.inference.tags import copy_tags
 
 # soundfile's names
@@ -79,7 +75,9 @@ def read_format(path):
     if fault := wav_fault(path):
         raise ValueError(f"{path}: {fault}")
     check_single(path, audio.container)
-    length = _length(path, file)
+    length = (
+        true_length(path, file.frames)[0] if _is_mpeg(file) else file.frames
+    )
     promised = promised_frames(path, length, audio.container, log)
     if promised is None:
         warnings.warn(
@@ -88,10 +86,6 @@ def read_format(path):
             stacklevel=2,
         )
     return audio, promised or length
-
-
-def _length(path, info):
-    return true_length(path, info.frames) if _is_mpeg(info) else info.frames
 
 
 def _is_mpeg(info):
@@ -108,11 +102,7 @@ def read_blocks(path):
         checksum = Checksum(path, file)
         size = max(1, SAMPLES_AT_ONCE // file.channels)
         while len(block := file.read(size, "float32", always_2d=True)):
-            if not np.isfinite(block).all():
-                raise ValueError(
-                    f"{path}: samples are not finite (NaN or infinity), "
-                    "expected audio; repair or remove the file"
-                )
+            check_finite(path, block)
             checksum.add(block)
             length += len(block)
             yield block
@@ -161,10 +151,7 @@ def _open(path):
 def _open_whole(path):
     """Open a file; an MP3 to its true end, whatever length it says."""
     with _open(path) as file:
-        right = not _is_mpeg(file) or (
-            has_header(path) and _length(path, file) <= file.frames
-        )
-        if right:
+        if not _is_mpeg(file) or true_length(path, file.frames)[1]:
             yield file
             return
     with without_header(path) as pipe, _open(pipe) as file:
@@ -201,13 +188,7 @@ def check_output(path, output):
 
 
 def with_room(audio, frames):
-    """Take RF64 instead of WAV for more samples than WAV can hold.
-
-    Example
-    -------
-    >>> with_room(AudioFormat(48000, 2, "WAV", "PCM_16", {}), 2**31).container
-    'RF64'
-    """
+    """Take RF64 instead of WAV for more samples than WAV can hold."""
     width = SAMPLE_BYTES.get(audio.subtype, 4) * audio.channels
     fits = frames * width < WAV_BYTES or audio.container == "W64"
     return audio if fits else replace(audio, container="RF64")
@@ -221,15 +202,6 @@ def write_blocks(path, blocks, audio):
     blocks (L, channels) are clipped but in floating-point formats. ValueError
     if the container cannot hold it, the folder cannot be written or the disk
     is full; there is no file then, or the old one.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> audio = AudioFormat(8000, 2, "WAV", "PCM_U8", {})
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_blocks(f"{folder}/a.flac", [np.zeros((9, 2))], audio)
-    ...     sf.info(f"{folder}/a.flac").subtype
-    'PCM_S8'
     """
     path = Path(path)
     containers = CONTAINERS[path.suffix.lower()]
@@ -243,13 +215,12 @@ def write_blocks(path, blocks, audio):
             f"sample, so this is {subtype}",
             stacklevel=2,
         )
-    temporary = temporary_beside(path)
     try:
-        frames = _encode(temporary, blocks, audio, container, subtype)
-        if audio.source is not None:
-            copy_tags(audio.source, temporary, container, audio.tags)
-        _check_written(temporary, frames)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            frames = _encode(temporary, blocks, audio, container, subtype)
+            if audio.source is not None:
+                copy_tags(audio.source, temporary, container, audio.tags)
+            _check_written(temporary, frames)
     except (sf.LibsndfileError, OSError) as error:
         raise ValueError(
             f"{path}: writing failed ({_reason(error)}): {container} {subtype} "
@@ -257,8 +228,6 @@ def write_blocks(path, blocks, audio):
             "check the folder, the room on the disk, and whether the format "
             "can hold this"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _encode(path, blocks, audio, container, subtype):

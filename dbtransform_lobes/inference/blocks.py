@@ -12,15 +12,7 @@ from dbtransform_lobes.models.edges import edge_offset
 
 
 class Waiting:
-    """Samples that came and are not taken yet, first in, first out.
-
-    Example
-    -------
-    >>> waiting = Waiting()
-    >>> waiting.put(np.ones((1, 2)))
-    >>> waiting.size, waiting.take(1), waiting.take(2)
-    (2, array([[1.]]), array([[1., 0.]]))
-    """
+    """Samples that came and are not taken yet, first in, first out."""
 
     def __init__(self):
         self.size, self._parts = 0, []
@@ -41,14 +33,7 @@ class Waiting:
 
 
 class Resampler:
-    """Resamples channels side by side; samples pass if both rates are equal.
-
-    Example
-    -------
-    >>> resampler = Resampler(8000, 16000, channels=2)
-    >>> resampler.push(np.zeros((2, 4000), np.float32), last=True).shape
-    (2, 8000)
-    """
+    """Resamples channels side by side; samples pass if both rates are equal."""
 
     def __init__(self, sample_rate, new_rate, channels):
         self.stream = None
@@ -68,13 +53,6 @@ class BlockSTFT:
 
     What ``noisy_spectrum`` gives for SpeechBrain's STFT of centred frames. The
     window w is (n_fft,), n_fft even; ``channels`` are signals side by side.
-
-    Example
-    -------
-    >>> stft, signal = BlockSTFT(np.hanning(8), 4), np.ones((1, 21))
-    >>> [stft.push(part, last).shape for part, last in (
-    ...     (signal[:, :5], False), (signal[:, 5:], True))]  # 1 + ceil(21 / 4)
-    [(1, 5, 1), (1, 5, 6)]
     """
 
     def __init__(self, window, hop_length, channels=1):
@@ -115,14 +93,6 @@ class BlockISTFT:
 
     n = m + n_fft // 2 - t hop; the sums go over 0 <= n < n_fft. Arguments as
     of ``BlockSTFT``.
-
-    Example
-    -------
-    >>> settings, signal = (np.hanning(9)[:8], 4), np.ones((1, 21))
-    >>> spec = BlockSTFT(*settings).push(signal, last=True)
-    >>> same = BlockISTFT(*settings).push(spec, last=True)
-    >>> same.shape, np.allclose(signal, same[:, :21])  # the rest is padding
-    ((1, 24), True)
     """
 
     def __init__(self, window, hop_length, channels=1):

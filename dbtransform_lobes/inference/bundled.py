@@ -4,11 +4,14 @@ import os
 import re
 from pathlib import Path
 
+from dbtransform_lobes.data.files import existing_file, existing_folder
+
 BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
 DEFAULT = "db_transform_small"
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 WEIGHTS = "model.ckpt"
 GRAPH = "model.onnx"
+EXPORT = "write one with `dbtransform export RUN_FOLDER MODEL_FOLDER`"
 
 
 def bundled_models():
@@ -23,11 +26,6 @@ def local_folder(source=None):
     It is not looked into. Without a name it is the default bundled model. A
     bundled model goes before a folder of its name, which is meant by
     ``./name``. FileNotFoundError if there is no such folder or model.
-
-    Example
-    -------
-    >>> local_folder("owner/name") is None
-    True
     """
     if not isinstance(source, str | os.PathLike | None):
         raise ValueError(
@@ -36,8 +34,7 @@ def local_folder(source=None):
     if source is None and not bundled_models():
         raise FileNotFoundError(
             "this package was built without weights: give a model folder or a "
-            "name on the hub, or make a model folder with `dbtransform export "
-            "RUN_FOLDER MODEL_FOLDER`"
+            f"name on the hub, or, for a model folder, {EXPORT}"
         )
     source = os.fspath(bundled_models()[0] if source is None else source)
     folder = os.path.expanduser(source)
@@ -56,23 +53,13 @@ def local_folder(source=None):
 
 def check_folder(folder, hparams_file="hyperparams.yaml"):
     """Refuse a folder that is no model folder by a FileNotFoundError."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: there is no such folder, expected a model folder: "
-            "write one with `dbtransform export RUN_FOLDER MODEL_FOLDER`"
-        )
+    folder = existing_folder(folder, f"a model: {EXPORT}")
     if (folder / "save").is_dir() and not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(
             f"{folder}: this is the output folder of a training, expected a "
-            f"model folder: write one with `dbtransform export {folder} "
-            "MODEL_FOLDER`"
+            f"model folder: {EXPORT.replace('RUN_FOLDER', str(folder))}"
         )
-    if not (folder / hparams_file).is_file():
-        raise FileNotFoundError(
-            f"{folder}: there is no {hparams_file}, expected a model folder "
-            "as `dbtransform export` writes it"
-        )
+    existing_file(folder / hparams_file, f"a model folder: {EXPORT}")
 
 
 def model_folder(source=None, revision=None):
@@ -94,11 +81,6 @@ def find_onnx(source=None):
     The source is a file of ``dbtransform export-onnx``, or a folder or bundled
     model with one in it, the default model if not given. FileNotFoundError if
     there is none.
-
-    Example
-    -------
-    >>> os.path.basename(find_onnx())
-    'model.onnx'
     """
     if isinstance(source, str | os.PathLike) and os.path.isfile(source):
         return os.fspath(source)

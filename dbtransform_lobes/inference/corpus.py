@@ -133,11 +133,6 @@ def _read_corpus(manifest):
     folder, of files from elsewhere their whole path.
     """
     root, files = os.path.dirname(os.path.abspath(manifest)), []
-    if not os.path.isfile(manifest):
-        raise FileNotFoundError(
-            f"{manifest}: there is no such file, expected a folder or a CSV "
-            "with a column path"
-        )
     for number, row in enumerate(read_table(manifest, ["path"]), start=1):
         path = (row["path"] or "").strip()
         if not path:

@@ -61,6 +61,15 @@ class EnhanceModel(Pretrained, Enhancer):
         _check_types(modules, hparams)
         run_opts = _checked_run_opts({} if run_opts is None else run_opts)
         super().__init__(modules, hparams, run_opts, freeze_params)
+        network, stft = self.mods.model, self.hparams.compute_stft
+        count = sum(weight.numel() for weight in network.parameters())
+        self.description = {
+            "class": type(network).__name__,
+            "parameters": count,
+        }
+        self.causal = getattr(network, "causal", False)
+        self.sample_rate = self.hparams.sample_rate
+        self.hop_length = getattr(stft, "hop_length", None)
 
     @classmethod
     def from_hparams(
@@ -162,34 +171,12 @@ class EnhanceModel(Pretrained, Enhancer):
         return torch.from_numpy(np.ascontiguousarray(enhanced))
 
     @property
-    def sample_rate(self):
-        """Of the model, in Hz."""
-        return self.hparams.sample_rate
-
-    @property
-    def causal(self):
-        """Whether the model can enhance streams."""
-        return getattr(self.mods.model, "causal", False)
-
-    @property
-    def description(self):
-        """Class and number of parameters of the network."""
-        network = self.mods.model
-        count = sum(weight.numel() for weight in network.parameters())
-        return {"class": type(network).__name__, "parameters": count}
-
-    @property
     def reach(self):
         """Frames before and after a frame that it depends on, if limited."""
         limited = getattr(self.mods.model, "in_chunks", False)
         if not limited or not _takes_blocks(*self._transforms()):
             return None
         return self.mods.model.reach()
-
-    @property
-    def hop_length(self):
-        """Samples from frame to frame."""
-        return self.hparams.compute_stft.hop_length
 
     @property
     def window(self):

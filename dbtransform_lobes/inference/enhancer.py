@@ -17,7 +17,7 @@ from dbtransform_lobes.inference.high_band import check_high_band
 from dbtransform_lobes.inference.segments import Segments
 from dbtransform_lobes.inference.signal_path import (
     SignalPath,
-    as_array,
+    as_channels,
     check_sample_rate,
 )
 from dbtransform_lobes.inference.streaming import Frames, StreamingEnhancer
@@ -134,13 +134,10 @@ class Enhancer:
         >>> model.enhance_array(np.zeros((4410, 2)), 44100).shape
         (4410, 2)
         """
-        noisy, given_as = as_array(signal)
-        _check_signal(noisy)
+        noisy, give_back = as_channels(signal)
         options = strength, attenuation_limit_db, high_band
-        blocks = noisy.reshape(len(noisy), -1)
-        stage = self._open(sample_rate, blocks.shape[1], *options)
-        enhanced = np.concatenate(list(_pushed(stage, [blocks])))
-        return given_as(enhanced.reshape(noisy.shape))
+        stage = self._open(sample_rate, noisy.shape[1], *options)
+        return give_back(np.concatenate(list(_pushed(stage, [noisy]))))
 
     def enhance_file(self, filename, output_filename=None, **options):
         """Enhance an audio file of any sample rate and number of channels.
@@ -256,17 +253,3 @@ def _pushed(stage, blocks):
             yield stage.push(block[start : start + SAMPLES_AT_ONCE].T).T
     nothing = np.zeros((stage.channels, 0), np.float32)
     yield stage.push(nothing, last=True).T
-
-
-def _check_signal(noisy):
-    if noisy.ndim not in (1, 2) or noisy.size == 0:
-        raise ValueError(
-            f"the signal has shape {noisy.shape}, expected (samples,) or "
-            "(samples, channels) with at least one of each"
-        )
-    if noisy.ndim == 2 and noisy.shape[1] > noisy.shape[0]:
-        raise ValueError(
-            f"the signal has shape {noisy.shape}, more channels than samples; "
-            "expected (samples, channels), as soundfile reads them: give "
-            "signal.T"
-        )

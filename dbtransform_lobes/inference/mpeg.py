@@ -4,22 +4,16 @@ Where the header of an MP3 tells no length (written into a pipe) or that of
 the first of two files joined, libsndfile guesses and stops there, silently.
 """
 
+import io
 import os
 import threading
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 
-# Kilobits a second by version (1, or 2 and 2.5) and layer, index 1 to 14.
-BITRATES = {
-    (1, 1): range(32, 449, 32),
-    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-BITRATES[2, 3] = BITRATES[2, 2]
-RATES = (44100, 48000, 32000)
-DIVISORS = {3: 1, 2: 2, 0: 4}  # of the rates, by the bits of the version
+from mutagen.mp3 import HeaderNotFoundError, MPEGFrame
+
 # Samples that a decoder leaves out at the start and the end, as the header
 # says, are fewer than this.
 MARGIN = 8000
@@ -29,7 +23,7 @@ def frames_of(data):
     """Yield (first byte, bytes, samples) of each MPEG frame of a file."""
     place = _after_id3(data)
     while 0 <= (place := data.find(b"\xff", place)) <= len(data) - 4:
-        size, samples = _frame(data, place)
+        size, samples = _frame(data[place : place + 4])
         if not size:
             place += 1
             continue
@@ -50,53 +44,39 @@ def _after_id3(data):
     return 10 + (a << 21 | b << 14 | c << 7 | d)
 
 
-def _frame(data, place):
-    """Bytes and samples of the frame at a place; 0 if there is none."""
-    _, second, third, _ = data[place : place + 4]
-    version, layer = second >> 3 & 3, 4 - (second >> 1 & 3)
-    bitrate, rate = third >> 4, third >> 2 & 3
-    if second < 0xE0 or version == 1 or layer == 4 or rate == 3:
+@lru_cache
+def _frame(header):
+    """Return bytes and samples of the frame of a header; 0 if it is none."""
+    try:
+        frame = MPEGFrame(io.BytesIO(header))
+    except HeaderNotFoundError:
         return 0, 0
-    if not 0 < bitrate < 15:
-        return 0, 0
-    old = version != 3
-    kilobits = BITRATES[2 if old else 1, layer][bitrate - 1]
-    hertz = RATES[rate] // DIVISORS[version]
-    samples = {1: 384, 2: 1152, 3: 576 if old else 1152}[layer]
-    slot = 4 if layer == 1 else 1
-    slots = samples // 8 * 1000 * kilobits // hertz // slot
-    return slot * (slots + (third >> 1 & 1)), samples
+    half = frame.layer == 3 and frame.version > 1
+    samples = 384 if frame.layer == 1 else 576 if half else 1152
+    slot = 4 if frame.layer == 1 else 1
+    slots = samples // 8 * frame.bitrate // frame.sample_rate // slot
+    return slot * (slots + frame.padding), samples
 
 
 def true_length(path, promised):
-    """Return the samples of an MP3, whatever its header promises.
+    """Return the samples of an MP3, and whether those promised are all.
 
-    That is what is promised, also if the file is cut off; or, where its
-    frames have far more samples or there is no header, so that libsndfile has
-    guessed, at least how many they have.
+    They are not where its frames have far more samples, or where there is no
+    header, so that libsndfile has guessed: then at least how many they have.
     """
-    with open(path, "rb") as file:
-        data = file.read()
+    data = Path(path).read_bytes()
     counted = sum(samples for _, _, samples in frames_of(data))
     if _begin(data)[1] and counted <= promised + MARGIN:
-        return promised
-    return max(0, counted - MARGIN)
-
-
-def has_header(path):
-    """Whether the first frame of an MP3 is a header with its length."""
-    with open(path, "rb") as file:
-        return _begin(file.read())[1]
+        return promised, True
+    return max(0, counted - MARGIN), False
 
 
 def _begin(data):
-    """Where audio begins, and whether a frame before it is a header."""
-    for place, size, _ in islice(frames_of(data), 1):
-        first = data[place : place + size]
-        if any(name in first for name in (b"Xing", b"Info", b"VBRI")):
-            return place + size, True
-        return place, False
-    return 0, False
+    """Return where audio begins, and whether a frame before it is a header."""
+    place, size, _ = next(frames_of(data), (0, 0, 0))
+    first = data[place : place + size]
+    header = any(name in first for name in (b"Xing", b"Info", b"VBRI"))
+    return place + size * header, header
 
 
 @contextmanager
@@ -105,8 +85,7 @@ def without_header(path):
 
     Then the decoder has no length to stop at. Yields a file descriptor.
     """
-    with open(path, "rb") as file:
-        data = file.read()
+    data = Path(path).read_bytes()
     begin, _ = _begin(data)
     reader, writer = os.pipe()
 

@@ -32,26 +32,14 @@ class Report:
 
 
 def decode(data, dtype, channels):
-    """Turn bytes of interleaved samples into (channels, n), float32.
-
-    Example
-    -------
-    >>> decode(bytes([0, 64, 0, 128]), "s16", channels=2).tolist()
-    [[0.5], [-1.0]]
-    """
+    """Turn bytes of interleaved samples into (channels, n), float32."""
     kind, scale = DTYPES[dtype]
     samples = np.frombuffer(data, dtype=kind).reshape(-1, channels).T
     return (samples / scale).astype(np.float32)
 
 
 def encode(samples, dtype):
-    """Turn (channels, n) into bytes; beyond full scale integers are clipped.
-
-    Example
-    -------
-    >>> encode(np.array([[0.5], [-1.5]]), "s16")
-    b'\\x00@\\x00\\x80'
-    """
+    """Turn (channels, n) into bytes; beyond full scale integers are clipped."""
     kind, scale = DTYPES[dtype]
     samples = samples.T
     if dtype != "f32":

@@ -38,16 +38,6 @@ def load_restricted(
     ``overrides_must_match`` is False; ``trust_code`` loads it without
     restrictions. ValueError if it is no HyperPyYAML, asks for more than it may
     have or lacks a key that is to be changed.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = f"{folder}/hyperparams.yaml"
-    ...     with open(path, "w") as file:
-    ...         _ = file.write("activation: !new:torch.nn.ReLU\\nfiles: 3")
-    ...     load_restricted(path, {"files": 4})
-    {'activation': ReLU(), 'files': 4}
     """
     try:
         with open_yaml(path) as file:

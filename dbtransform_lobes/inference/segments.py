@@ -15,14 +15,6 @@ class Segments:
     of ``hop_length``, and the result is that of the whole signal. Segments of
     other models, such as those with full attention, overlap and are
     cross-faded.
-
-    Example
-    -------
-    >>> segments = Segments(lambda x: 2 * x, sample_rate=1, seconds=16)
-    >>> block = np.arange(50.0).reshape(1, 50)
-    >>> first, rest = segments.push(block), segments.push(block, last=True)
-    >>> first.shape, rest.shape, bool(rest[0, -1] == 98)
-    ((1, 42), (1, 58), True)
     """
 
     def __init__(self, enhance, sample_rate, seconds, reach=None, hop_length=1):

@@ -27,11 +27,12 @@ def check_sample_rate(sample_rate):
         )
 
 
-def as_array(signal):
-    """Return samples as float32, and what makes the given kind of an array.
+def as_channels(signal, least=1, most=0):
+    """Return samples (n, channels), float32, and what returns such as given.
 
-    The signal is an array or tensor of any shape; ValueError if it is not of
-    floating point, or a sample is not finite.
+    The signal is an array or tensor (n,) or (n, channels). ValueError if it is
+    not of floating point, a sample is not finite, there are fewer than
+    ``least`` samples, or more channels than samples and than ``most``.
     """
     given_as, torch = np.asarray, sys.modules.get("torch")
     try:
@@ -56,7 +57,28 @@ def as_array(signal):
             "samples are not finite (NaN or infinity), expected audio; put "
             "zeros in their place or leave out this signal"
         )
-    return array, given_as
+    _check_shape(array.shape, least, most)
+
+    def give_back(samples):
+        """Return samples (m, channels) of the kind and rank that was given."""
+        samples = samples if array.ndim == 2 else samples[:, 0]
+        return given_as(np.ascontiguousarray(samples))
+
+    return array if array.ndim == 2 else array[:, None], give_back
+
+
+def _check_shape(shape, least, most):
+    if len(shape) not in (1, 2) or shape[0] < least or 0 in shape[1:]:
+        raise ValueError(
+            f"the signal has shape {shape}, expected (samples,) or "
+            "(samples, channels) with at least one of each"
+        )
+    if len(shape) == 2 and shape[1] > max(most, shape[0]):
+        raise ValueError(
+            f"the signal has shape {shape}, more channels than samples; "
+            "expected (samples, channels), as soundfile reads them: give "
+            "signal.T"
+        )
 
 
 class SignalPath:
@@ -65,12 +87,6 @@ class SignalPath:
     The ``stage`` enhances (channels, n) at ``rate``, see ``blocks.py``; in all
     it returns as many samples as it is given. Rates are in Hz; for ``wet`` and
     ``high_band`` see ``wet_share`` and ``Enhancer.enhance_array``.
-
-    Example
-    -------
-    >>> path = SignalPath(Resampler(1, 1, 1), 16000, 48000, channels=1)
-    >>> path.push(np.ones((1, 1000), np.float32), last=True).shape
-    (1, 1000)
     """
 
     def __init__(

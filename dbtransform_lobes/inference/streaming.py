@@ -8,7 +8,7 @@ import numpy as np
 from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT
 from dbtransform_lobes.inference.signal_path import (
     SignalPath,
-    as_array,
+    as_channels,
     check_sample_rate,
 )
 from dbtransform_lobes.inference.strength import wet_share
@@ -127,11 +127,14 @@ class StreamingEnhancer:
         if the type or shape is wrong or a sample is not finite; the stream
         then goes on as if nothing had been given.
         """
-        noisy, given_as = as_array(samples)
-        single = noisy.ndim == 1
-        noisy = noisy[:, None] if single else noisy
-        self._check(noisy)
-        self._single, self._given_as = single, given_as
+        most = MOST_CHANNELS if self._path is None else math.inf
+        noisy, give_back = as_channels(samples, least=0, most=most)
+        if self._path and noisy.shape[1] != self._path.channels:
+            raise ValueError(
+                f"{noisy.shape[1]} channels given, expected "
+                f"{self._path.channels} as before; reset() begins others"
+            )
+        self._give_back = give_back
         return self._push(noisy.T)
 
     def flush(self):
@@ -157,23 +160,4 @@ class StreamingEnhancer:
         enhanced = self._path.push(noisy, last)
         self._fed += noisy.shape[-1]
         self._seconds += time.perf_counter() - start
-        enhanced = enhanced[0] if self._single else enhanced.T
-        return self._given_as(np.ascontiguousarray(enhanced))
-
-    def _check(self, noisy):
-        if noisy.ndim != 2 or not noisy.shape[1]:
-            raise ValueError(
-                f"the samples have shape {noisy.shape}, expected (samples,) or "
-                "(samples, channels), as soundfile reads them"
-            )
-        many = noisy.shape[1] > max(MOST_CHANNELS, noisy.shape[0])
-        if self._path is None and many:
-            raise ValueError(
-                f"the samples have shape {noisy.shape}, more channels than "
-                "samples; expected (samples, channels): give samples.T"
-            )
-        if self._path and noisy.shape[1] != self._path.channels:
-            raise ValueError(
-                f"{noisy.shape[1]} channels given, expected "
-                f"{self._path.channels} as before; reset() begins others"
-            )
+        return self._give_back(enhanced.T)

@@ -37,11 +37,5 @@ def wet_share(strength=1.0, attenuation_limit_db=None):
 
 
 def blend(noisy, enhanced, wet):
-    """Blend two arrays or tensors of one shape; exact at both ends.
-
-    Example
-    -------
-    >>> blend(4.0, 2.0, wet=0.25)
-    3.5
-    """
+    """Blend two arrays or tensors of one shape; exact at both ends."""
     return enhanced if wet == 1 else noisy + wet * (enhanced - noisy)

@@ -1,10 +1,9 @@
 """Weights from a file, without running anything that is in it."""
 
-import os
-
 import torch
 
-from dbtransform_lobes.data.files import refuse_lfs_pointer
+from dbtransform_lobes.data.files import existing_file, refuse_lfs_pointer
+from dbtransform_lobes.inference.bundled import EXPORT
 
 
 def load_strictly(model, path):
@@ -12,17 +11,6 @@ def load_strictly(model, path):
 
     FileNotFoundError if there is no such file; ValueError if it holds no state
     dict or that of another model, or a weight is not finite.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = f"{folder}/model.ckpt"
-    ...     torch.save({"weight": torch.ones(1, 1)}, path)
-    ...     model = torch.nn.Linear(1, 1, bias=False)
-    ...     load_strictly(model, path)
-    >>> model.weight.item()
-    1.0
     """
     given = read_state_dict(path)
     damaged = [key for key in given if not given[key].isfinite().all()]
@@ -55,11 +43,7 @@ def read_state_dict(path):
     FileNotFoundError if there is no such file, ValueError if it holds
     anything but tensors.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{path}: there is no such file, expected the weights; make a "
-            "model folder with `dbtransform export RUN_FOLDER MODEL_FOLDER`"
-        )
+    existing_file(path, f"the weights; {EXPORT}")
     refuse_lfs_pointer(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

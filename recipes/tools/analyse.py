@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import shutil
 from pathlib import Path
 
 import ruamel.yaml
@@ -16,8 +15,7 @@ from dbtransform_lobes.cli.evaluate import named_paths
 from dbtransform_lobes.cli.options import LOADING, add_options
 from dbtransform_lobes.data.files import (
     check_output_folder,
-    replace_folder,
-    temporary_beside,
+    replacing_folder,
     write_text,
 )
 from dbtransform_lobes.export.model_card import configuration_rows
@@ -190,9 +188,7 @@ def run(args):
 
 def _write(target, drawn, description):
     """Write figures and page under a temporary name, then rename it."""
-    temporary = temporary_beside(target)
-    try:
-        temporary.mkdir()
+    with replacing_folder(target) as temporary:
         pictures = []
         for name, figure in drawn.items():
             for suffix in ("png", "pdf"):
@@ -201,9 +197,6 @@ def _write(target, drawn, description):
             pictures.append((*FIGURES[name], data))
         page = render_report(pictures=pictures, **description)
         write_text(temporary / "report.html", page)
-        replace_folder(target, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check(args, systems, target):

@@ -32,11 +32,6 @@ def wrap_noise(noise, offset, length):
     """Read ``length`` samples from ``offset``, going round the end.
 
     Both may exceed the samples of the noise; ValueError if it has none.
-
-    Example
-    -------
-    >>> print(wrap_noise(np.array([1.0, 2.0, 3.0]), 2, 5))
-    [3. 1. 2. 3. 1.]
     """
     noise = np.asarray(noise, dtype=np.float64)
     if not noise.size:

@@ -47,7 +47,7 @@ def recordings_root(source):
     )
 
 
-def read_recordings(source, split=None, kind=None):
+def read_recordings(source, split=None):
     """List the recordings of a manifest or of a folder.
 
     In a folder, the kind of a file is the first folder on its way named
@@ -58,8 +58,8 @@ def read_recordings(source, split=None, kind=None):
     it (train for 0.8 of the speakers, valid and test for 0.1), so that no
     speaker is in two splits and new files move no old ones.
 
-    Only those of a split and of a kind may be wanted. The list of Recording
-    is sorted by path. FileNotFoundError if the source is missing; ValueError
+    Only those of a split may be wanted. The list of Recording is sorted by
+    path. FileNotFoundError if the source is missing; ValueError
     if files are missing or unreadable (one error for all of them), the
     manifest has a wrong column or value, or nothing is left.
 
@@ -75,20 +75,17 @@ def read_recordings(source, split=None, kind=None):
     >>> found[0].speaker, found[0].seconds
     ('anna', 0.5)
     """
-    _check_choice("split", split, SPLITS)
-    _check_choice("kind", kind, KINDS)
+    if split not in (None, *SPLITS):
+        raise ValueError(
+            f"split is {split!r}, expected one of {', '.join(SPLITS)}"
+        )
     root = recordings_root(source)
     folder = Path(source).is_dir()
     rows = _folder_rows(root) if folder else _manifest_rows(source)
-    rows = [
-        row
-        for row in rows
-        if split in (None, row["split"]) and kind in (None, row["kind"])
-    ]
+    rows = [row for row in rows if split in (None, row["split"])]
     if not rows:
-        wanted = " ".join(word for word in (split, kind) if word)
         raise ValueError(
-            f"{source}: no {wanted or 'audio'} recordings found, expected at "
+            f"{source}: no {split or 'audio'} recordings found, expected at "
             "least one; see the columns or folders that read_recordings takes"
         )
     problems = []
@@ -98,13 +95,6 @@ def read_recordings(source, split=None, kind=None):
     ]
     raise_problems(f"{source}: missing or unreadable recordings", problems)
     return recordings
-
-
-def _check_choice(name, value, choices):
-    if value is not None and value not in choices:
-        raise ValueError(
-            f"{name} is {value!r}, expected one of {', '.join(choices)}"
-        )
 
 
 def _recording(root, row):

@@ -31,6 +31,11 @@ FADED_SECONDS = 16  # of a segment where all frames depend on each other
 class Enhancer:
     """An engine, which computes at its model's rate; subclasses give these.
 
+    ``enhance_segment(noisy)`` maps samples (n,), float32, to as many.
+    ``open_frames(channels)`` returns a function that enhances the next frames
+    (channels, F, T), T a multiple of ``frames``, and keeps the state of these
+    streams.
+
     Attributes
     ----------
     sample_rate : int
@@ -52,17 +57,6 @@ class Enhancer:
     """
 
     frames, segment_seconds = 1, 16
-
-    def enhance_segment(self, noisy):
-        """Map samples (n,), float32, to as many."""
-        raise NotImplementedError
-
-    def open_frames(self, channels):
-        """Return a function that enhances the next frames (channels, F, T).
-
-        It keeps the state of these streams; T is a multiple of ``frames``.
-        """
-        raise NotImplementedError
 
     def open_stream(self, channels):
         """Return a stage for live streams, see ``SignalPath``.

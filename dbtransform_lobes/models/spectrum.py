@@ -9,10 +9,6 @@ def check_spectrum(spec, num_bins):
     F is that of the model, T >= 1. Values are looked at in inference only:
     training has a check of its own on the loss, and torch.compile cannot
     branch on values.
-
-    Example
-    -------
-    >>> check_spectrum(torch.zeros(1, 257, 4, dtype=torch.complex64), 257)
     """
     if not torch.is_complex(spec):
         raise ValueError(
@@ -35,22 +31,10 @@ def check_spectrum(spec, num_bins):
 
 
 def real_parts(spec):
-    """Return real and imaginary parts (B, T, F, 2) of (B, F, T).
-
-    Example
-    -------
-    >>> real_parts(torch.zeros(1, 257, 4, dtype=torch.complex64)).shape
-    torch.Size([1, 4, 257, 2])
-    """
+    """Return real and imaginary parts (B, T, F, 2) of (B, F, T)."""
     return torch.view_as_real(spec).transpose(1, 2)
 
 
 def complex_spectrum(bins):
-    """Return the complex spectrum (B, F, T) of (B, T, F, 2).
-
-    Example
-    -------
-    >>> complex_spectrum(torch.zeros(1, 4, 257, 2)).shape
-    torch.Size([1, 257, 4])
-    """
+    """Return the complex spectrum (B, F, T) of (B, T, F, 2)."""
     return torch.view_as_complex(bins).transpose(1, 2)

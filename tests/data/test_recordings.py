@@ -50,8 +50,8 @@ def test_manifest_is_read_sorted_and_relative_to_itself(tmp_path):
         str(tmp_path / "a/1.wav"), "speech", "ann", "train", 0.1, "CC0", "src"
     )
     assert recordings_root(manifest) == tmp_path
-    chosen = read_recordings(str(manifest), split="train", kind="noise")
-    assert [r.speaker for r in chosen] == ["rain"]
+    chosen = read_recordings(str(manifest), split="train")
+    assert [r.speaker for r in chosen] == ["ann", "rain"]
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_missing_source_and_wrong_choices_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no audio recordings"):
         read_recordings(tmp_path)
     manifest = make_manifest(tmp_path, ROWS)
-    with pytest.raises(ValueError, match="no test speech"):
-        read_recordings(manifest, split="test", kind="speech")
+    with pytest.raises(ValueError, match="no test recordings"):
+        read_recordings(manifest, split="test")
     with pytest.raises(ValueError, match="expected one of train"):
         read_recordings(manifest, split="dev")
 

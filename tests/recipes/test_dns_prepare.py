@@ -41,15 +41,16 @@ def test_languages_noises_and_rooms_are_found(prepared):
     german = record["found"]["speech german_speech"]
     assert german["speakers"] == 1  # two books of one reader
     assert german["hours"] == pytest.approx(2.5 / 3600, abs=2e-4)
-    rooms = read_recordings(save / "manifest.csv", kind="rir")
-    assert len(rooms) == len(ROOMS)
+    items = read_recordings(save / "manifest.csv")
+    assert sum(item.kind == "rir" for item in items) == len(ROOMS)
 
 
 def test_test_speakers_of_voicebank_are_refused(prepared):
     _, save, record = prepared
     refused = [path.split("/")[-1] for path in record["refused"]]
     assert refused == ["p232_001_mic1.wav", "p257_001_mic2.wav"]
-    speech = read_recordings(save / "manifest.csv", kind="speech")
+    items = read_recordings(save / "manifest.csv")
+    speech = [item for item in items if item.kind == "speech"]
     assert len(speech) == len(CLEAN) - 2
     assert "p225" in {item.speaker for item in speech}
     assert not {"p232", "p257"} & {item.speaker for item in speech}

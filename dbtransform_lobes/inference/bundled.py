@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from dbtransform_lobes.data.files import existing_file, existing_folder
+from dbtransform_lobes.data.files import existing_folder
 
 BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
 DEFAULT = "db_transform_small"
@@ -59,7 +59,11 @@ def check_folder(folder, hparams_file="hyperparams.yaml"):
             f"{folder}: this is the output folder of a training, expected a "
             f"model folder: {EXPORT.replace('RUN_FOLDER', str(folder))}"
         )
-    existing_file(folder / hparams_file, f"a model folder: {EXPORT}")
+    if not (folder / hparams_file).is_file():
+        raise FileNotFoundError(
+            f"{folder}: there is no {hparams_file}, expected a model folder "
+            "as `dbtransform export` writes it"
+        )
 
 
 def model_folder(source=None, revision=None):

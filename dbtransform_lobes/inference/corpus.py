@@ -132,7 +132,7 @@ def _read_corpus(manifest):
     Paths are absolute or relative to the manifest; the place is that below its
     folder, of files from elsewhere their whole path.
     """
-    root, files = os.path.dirname(os.path.abspath(manifest)), []
+    root, files = Path(os.path.abspath(manifest)).parent, []
     for number, row in enumerate(read_table(manifest, ["path"]), start=1):
         path = (row["path"] or "").strip()
         if not path:
@@ -140,10 +140,9 @@ def _read_corpus(manifest):
                 f"{manifest}: row {number} has no path; fill it in or remove "
                 "the row"
             )
-        file = os.path.normpath(os.path.join(root, path))
-        inside = os.path.commonpath((root, file)) == root
-        anchor = root if inside else Path(file).anchor
-        files.append((Path(file), Path(file).relative_to(anchor)))
+        file = Path(os.path.normpath(root / path))
+        anchor = root if file.is_relative_to(root) else file.anchor
+        files.append((file, file.relative_to(anchor)))
     return files
 
 

@@ -13,28 +13,15 @@ EXAMPLES = """\
       --output fixed_test"""
 
 
-def _hours(split, default):
-    text = f"hours of the {split} set, 0 for none (default {default})"
-    return {"type": float, "help": text}
-
-
-def _snrs(split, default):
-    text = f"SNRs of the {split} set in dB (default {default})"
-    return {"type": float, "nargs": "+", "metavar": "DB", "help": text}
-
-
 DRAWING = {
-    "hours": _hours("training", 1.0),
-    "valid_hours": _hours("validation", 0.1),
-    "test_hours": _hours("test", 0.1),
-    "snrs": _snrs("training and validation", "0 5 10 15"),
-    "test_snrs": _snrs("test", "2.5 7.5 12.5 17.5"),
-    "seed": {"type": int, "help": "of all draws (default 0)"},
-    "babble": {
-        "type": float,
-        "help": "probability that the noise is 4 to 10 other talkers of the "
-        "same split (default 0.25)",
-    },
+    "hours": "hours of the training set, 0 for none (default 1)",
+    "valid_hours": "hours of the validation set, 0 for none (default 0.1)",
+    "test_hours": "hours of the test set, 0 for none (default 0.1)",
+    "snrs": "SNRs of the training and validation set in dB (default 0 5 10 15)",
+    "test_snrs": "SNRs of the test set in dB (default 2.5 7.5 12.5 17.5)",
+    "seed": "of all draws (default 0)",
+    "babble": "probability that the noise is 4 to 10 other talkers of the same "
+    "split (default 0.25)",
 }
 
 
@@ -54,8 +41,10 @@ def add_arguments(parser):
         help="build the test set that this csv prescribes (id, speech, "
         "noise, noise_offset_s, snr_db); the options on drawing do not apply",
     )
-    for name, settings in DRAWING.items():
-        parser.add_argument(f"--{name}", **settings)
+    for name, text in DRAWING.items():
+        kind = int if name == "seed" else float
+        several = {"nargs": "+", "metavar": "DB"} if "snrs" in name else {}
+        parser.add_argument(f"--{name}", type=kind, help=text, **several)
     add_options(parser, "--force")
 
 

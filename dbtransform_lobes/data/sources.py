@@ -356,15 +356,12 @@ class Pairs:
         with open(manifest, encoding="utf-8") as file:
             entries = json.load(file)
         self.sample_rate, self.snr_db = sample_rate, snr_db
-        self.items = [
-            (
-                name,
-                entry["noisy_wav"].replace("{data_root}", str(data_root)),
-                entry["clean_wav"].replace("{data_root}", str(data_root)),
-                int(entry["length"] * sample_rate),
-            )
-            for name, entry in sorted(entries.items())
-        ]
+        self.items = []
+        for name, entry in sorted(entries.items()):
+            paths = entry["noisy_wav"], entry["clean_wav"]
+            paths = [p.replace("{data_root}", str(data_root)) for p in paths]
+            length = int(entry["length"] * sample_rate)
+            self.items.append((name, *paths, length))
 
     def __len__(self):
         return len(self.items)

@@ -80,6 +80,7 @@ def export_model(
     example=None,
 ):
     """Write the best checkpoint of a run, which is returned, as a model folder.
+
     That is the one of the highest validation PESQ, or without any scores the
     newest one from the end of an epoch. The folder is loaded again and
     compared with the averaged model of the run before it gets its name; on any

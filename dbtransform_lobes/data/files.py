@@ -176,7 +176,7 @@ def existing_folder(folder, content):
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder}: there is no such folder, expected one with {content}"
+            f"{folder}: there is no such folder, expected {content}"
         )
     return folder
 

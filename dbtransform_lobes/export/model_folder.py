@@ -104,8 +104,10 @@ def export_model(
     """
     run, target = Path(run_folder), Path(model_folder).absolute()
     check_output_folder(target, (*FILES, *EXAMPLES), "a model", force)
-    text = "" if card is None else read_text(card)
-    text += PLAYERS if example else ""
+    text = PLAYERS if example else ""
+    if card is not None:
+        wanted = "text for the model card; leave out --card for none"
+        text = read_text(existing_file(card, wanted)) + text
     hyperparams = minimal_hyperparams(run)
     checkpoint = _best_checkpoint(run / "save")
     ema = checkpoint.paramfiles["ema"]
@@ -124,7 +126,9 @@ def export_model(
 
 def _best_checkpoint(save):
     """Find the checkpoint of the highest PESQ, else of the last epoch."""
-    existing_folder(save, "checkpoints; give the output_folder of a training")
+    existing_folder(
+        save, "the checkpoints of a run; give the output_folder of a training"
+    )
     ranked = []
     for each in Checkpointer(save).list_checkpoints():
         if not each.meta or "ema" not in each.paramfiles:

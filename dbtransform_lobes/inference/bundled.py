@@ -53,7 +53,7 @@ def local_folder(source=None):
 
 def check_folder(folder, hparams_file="hyperparams.yaml"):
     """Refuse a folder that is no model folder by a FileNotFoundError."""
-    folder = existing_folder(folder, f"a model: {EXPORT}")
+    folder = existing_folder(folder, f"a model folder: {EXPORT}")
     if (folder / "save").is_dir() and not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(
             f"{folder}: this is the output folder of a training, expected a "

@@ -63,7 +63,9 @@ def find_model(
         fetch_config=(config, FetchConfig, "a FetchConfig"),
     )
     kind, path = _resolve(source)
-    savedir = _used_savedir(savedir, path, local_strategy)
+    in_place = savedir is None or local_strategy == LocalStrategy.NO_LINK
+    in_place = in_place or Path(savedir).resolve() == Path(path)
+    savedir = None if in_place else Path(savedir)
     if savedir and _is_filled(savedir, kind, path, hparams_file, config):
         return savedir
     folder = Path(path)
@@ -97,15 +99,6 @@ def _resolve(source):
     if kind == FetchFrom.LOCAL:
         path = str(Path(path).expanduser().resolve())
     return kind, path
-
-
-def _used_savedir(savedir, path, local_strategy):
-    """Return None if the files are taken from where they are."""
-    if savedir is None or Path(savedir).resolve() == Path(path):
-        return None
-    if local_strategy == LocalStrategy.NO_LINK:
-        return None
-    return Path(savedir)
 
 
 def _is_filled(savedir, kind, path, hparams_file, config):

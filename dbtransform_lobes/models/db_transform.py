@@ -281,10 +281,7 @@ class DBTransform(nn.Module):
         Example
         -------
         >>> from dbtransform_lobes.models.bands import BandLayout
-        >>> from dbtransform_lobes.models.multi_scale_fusion import (
-        ...     MultiScaleFusion,
-        ... )
-        >>> model = DBTransform(BandLayout(), 16, {"fusion": MultiScaleFusion})
+        >>> model = DBTransform(BandLayout(), 16, blocks={})
         >>> noisy = torch.randn(1, 257, 30, dtype=torch.complex64)
         >>> with torch.no_grad():
         ...     chunks = list(model.stream(noisy.split(20, dim=-1)))
@@ -338,11 +335,7 @@ class DBTransform(nn.Module):
         Example
         -------
         >>> from dbtransform_lobes.models.bands import BandLayout
-        >>> from dbtransform_lobes.models.multi_scale_fusion import (
-        ...     MultiScaleFusion,
-        ... )
-        >>> blocks = {"fusion": MultiScaleFusion}
-        >>> model = DBTransform(BandLayout(), 16, blocks, causal=True)
+        >>> model = DBTransform(BandLayout(), 16, blocks={}, causal=True)
         >>> state = model.initial_state()
         >>> noisy = torch.randn(1, 257, 1, dtype=torch.complex64)
         >>> estimate, state = model.step(noisy, state)

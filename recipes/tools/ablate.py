@@ -23,7 +23,7 @@ written from all runs of the plan that have been tested, also from earlier ones.
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    parser.add_argument("plan", metavar="ABLATION.yaml", help="rows and seeds")
+    parser.add_argument("plan", help="YAML of rows and seeds")
     parser.add_argument(
         "--small",
         action="store_true",
@@ -31,10 +31,9 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--output",
-        metavar="FOLDER",
         required=True,
-        help="runs are FOLDER/ROW/SEED; the table is FOLDER/ablation.md, "
-        ".csv, .json, .png and .pdf",
+        help="folder: runs are OUTPUT/ROW/SEED; the table is "
+        "OUTPUT/ablation.md, .json, .png and .pdf",
     )
     parser.add_argument(
         "--set",
@@ -43,15 +42,10 @@ def add_arguments(parser):
         default=[],
         help="what all rows set besides, as --KEY=VALUE of train.py",
     )
-    parser.add_argument(
-        "--seeds", metavar="N", type=int, nargs="+", help="only these seeds"
-    )
-    parser.add_argument(
-        "--rows", metavar="ROW", nargs="+", help="only these rows"
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
+    parser.add_argument("--rows", nargs="+", help="only these rows")
     parser.add_argument(
         "--devices",
-        metavar="DEVICE",
         nargs="+",
         default=["cpu"],
         help="one run at a time on each; 'cpu cpu' means two at a time "

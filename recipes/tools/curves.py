@@ -32,15 +32,11 @@ def add_arguments(parser):
     """Add the arguments of this command to its parser."""
     parser.add_argument(
         "runs",
-        metavar="RUN",
         nargs="+",
         help="output folder of a training, or a folder of such",
     )
     parser.add_argument(
-        "--output",
-        metavar="FILE",
-        required=True,
-        help="the plot, .png or .pdf (replacing an older one)",
+        "--output", required=True, help="the plot, .png or .pdf"
     )
 
 
@@ -107,7 +103,6 @@ def _draw(panel, groups, name):
             if f"{stage} {name}" not in table:
                 continue
             seeds = table[f"{stage} {name}"]  # (epochs, seeds)
-            is_marked = stage == "valid" or len(seeds) == 1
             if seeds.shape[1] > 1:
                 panel.fill_between(
                     seeds.index,
@@ -120,8 +115,7 @@ def _draw(panel, groups, name):
             panel.plot(
                 seeds.index,
                 seeds.mean(axis=1),
-                color=look["color"],
-                marker=look["marker"] if is_marked else None,
+                **look,
                 # of many epochs, mark some twenty
                 markevery=max(1, len(seeds) // 20),
                 markersize=3.5,
@@ -129,8 +123,6 @@ def _draw(panel, groups, name):
                 linestyle=line,
             )
     title = LABELS.get(name, name.replace("_", " "))
-    if name.startswith("loss_"):
-        title = title.replace("loss ", "loss: ")
     panel.set_title(title, fontsize="medium")
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 

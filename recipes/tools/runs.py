@@ -8,6 +8,7 @@ import pandas as pd
 # What a run writes, from its start to its test.
 RUN_FILES = ("hyperparams.yaml", "train_log.txt", "test/scores.json")
 SEED_FOLDER = re.compile(r"(seed[_-]?)?\d+")
+NUMBER = re.compile(r"(\w[\w ]*): (-?(?:\d[\d.e+-]*|nan|inf))")
 
 
 def find_runs(folders):
@@ -75,23 +76,10 @@ def read_train_log(run):
             f"{run} has no train_log.txt; its first epoch has not ended"
         )
     epochs = {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    for line in lines:
-        numbers = _numbers(line) if line.endswith("\n") else {}
-        if "epoch" in numbers:
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        numbers = {key: float(text) for key, text in NUMBER.findall(line)}
+        if "epoch" in numbers and line.endswith("\n"):
             epochs[int(numbers.pop("epoch"))] = numbers
     if not epochs:
         raise ValueError(f"{path} has no line of an epoch (epoch: 1, ...)")
     return pd.DataFrame.from_dict(epochs, orient="index").sort_index()
-
-
-def _numbers(line):
-    """Return the items ``key: value`` of a line whose value is a number."""
-    numbers = {}
-    for item in re.split(r" - |, ", line.strip()):
-        key, _, text = item.partition(": ")
-        try:
-            numbers[key] = float(text)
-        except ValueError:  # text such as "best checkpoint"
-            continue
-    return numbers

@@ -2,13 +2,13 @@
 
 import json
 import sys
+from statistics import fmean, stdev
 
 import pandas as pd
 
 from command import start
 from dbtransform_lobes.evaluation.metrics import LABELS
-from dbtransform_lobes.evaluation.statistics import without_nan
-from dbtransform_lobes.evaluation.tables import markdown_table, number
+from dbtransform_lobes.evaluation.tables import markdown_table
 from runs import find_runs, group_runs, read_train_log
 
 HELP = "Mean and standard deviation of scores over the seeds of runs."
@@ -27,7 +27,6 @@ def add_arguments(parser):
     """Add the arguments of this command to its parser."""
     parser.add_argument(
         "runs",
-        metavar="RUN",
         nargs="+",
         help="output folder of a training, or a folder of such: runs in "
         "NAME/1, NAME/2 are seeds of NAME",
@@ -42,7 +41,6 @@ def add_arguments(parser):
 
 def run(args):
     """Print the table; 1 if a run has no scores, else 0."""
-    source = "valid" if args.valid else "test"
     read = _validation_scores if args.valid else _test_scores
     rows, failed = [], []
     for label, members in group_runs(find_runs(args.runs)).items():
@@ -52,7 +50,8 @@ def run(args):
             except (ValueError, OSError) as error:
                 failed.append(f"failed: {folder}: {error}")
     if rows:
-        print(f"{TITLES[source]}, {MEAN}\n\n{seeds_table(rows)}", end="")
+        title = TITLES["valid" if args.valid else "test"]
+        print(f"{title}, {MEAN}\n\n{seeds_table(rows)}", end="")
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0
@@ -100,38 +99,32 @@ def seeds_table(rows):
     |:----------------|-------:|--------------:|
     | a               |      2 | 1.500 ± 0.707 |
     """
-    groups = pd.DataFrame(rows).groupby("configuration", sort=False)
-    means, spreads = (without_nan(t) for t in (groups.mean(), groups.std()))
-    whole = groups.count().eq(groups.size(), axis=0)
+    table = pd.DataFrame(rows).set_index("configuration")
     texts = [
         [
             label,
-            len(members),
+            len(scores),
             *(
-                mean_text({"mean": means[m][label], "std": spreads[m][label]})
-                if whole[m][label]
-                else "-"
-                for m in means
+                "-" if scores[m].hasnans else mean_text(scores[m])
+                for m in table
             ),
         ]
-        for label, members in groups
+        for label, scores in table.groupby(level=0, sort=False)
     ]
-    header = ["configuration", "runs", *(LABELS.get(m, m) for m in means)]
+    header = ["configuration", "runs", *(LABELS.get(m, m) for m in table)]
     return markdown_table(header, texts)
 
 
-def mean_text(score):
-    """Return a mean and its deviation, if there is any, as text.
+def mean_text(values):
+    """Return the mean and, of several values, the deviation as text.
 
     Example
     -------
-    >>> mean_text({"mean": 1.0, "std": 0.5}), mean_text(None)
-    ('1.000 ± 0.500', '-')
+    >>> mean_text([1.0, 2.0]), mean_text([1.0])
+    ('1.500 ± 0.707', '1.000')
     """
-    if score is None:
-        return "-"
-    spread = "" if score["std"] is None else f" ± {score['std']:.3f}"
-    return number(score["mean"]) + spread
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{fmean(values):.3f}{spread}"
 
 
 if __name__ == "__main__":

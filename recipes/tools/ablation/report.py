@@ -2,13 +2,14 @@
 
 import math
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml
 
 from ablation.train import read_settings
-from benchmark.candidates import Candidate
+from benchmark.candidates import KEYS, Candidate
 from benchmark.counts import count_parameters, macs_per_second
 from dbtransform_lobes.data.files import write_json, write_text
 from dbtransform_lobes.evaluation.evaluate import SCORED
@@ -22,7 +23,6 @@ from runs import read_train_log
 from seeds import mean_text
 
 METRICS = ("pesq", "estoi", "si_sdr")  # of the Markdown table and the plot
-COST = ("parameters", "mmacs_per_second", "training_hours")
 MACS_SECONDS = 4.0
 NOTE = """\
 {num_files} test files. Means ± standard deviation over seeds. Differences are
@@ -69,7 +69,7 @@ def ablation_report(runs, reference):
                 "seeds": [run.seed for run in members],
                 "settings": read_settings(members[0]),
                 **_cost(members[0]),
-                "training_hours": _mean_hours(members),
+                "training_hours": _training_hours(members),
                 "scores": _row_scores(scores, name, reference),
             }
             for name, members in rows.items()
@@ -107,29 +107,24 @@ def _row_scores(scores, name, reference):
     return found
 
 
-def _mean_hours(runs):
-    """Return the mean training time of runs, None if one is not known."""
-    hours = [_training_hours(run.folder) for run in runs]
-    return None if None in hours else math.fsum(hours) / len(hours)
-
-
-def _training_hours(folder):
-    """Return the hours of training alone, None if an epoch was not timed."""
-    settings = ruamel.yaml.YAML().load(Path(folder, "hyperparams.yaml"))
-    keys = ("steps_per_epoch", "batch_size", "crop_seconds")
-    heard = math.prod(settings[key] for key in keys)
-    log = read_train_log(folder)
-    speeds = log.get("train audio_s_per_s", pd.Series(0.0, log.index))
-    if not (speeds > 0).all():
-        return None
-    return float((heard / speeds).sum() / 3600)
+def _training_hours(runs):
+    """Return the mean hours of training alone, None if one was not timed."""
+    hours = []
+    for run in runs:
+        settings = ruamel.yaml.YAML().load(run.folder / "hyperparams.yaml")
+        keys = ("steps_per_epoch", "batch_size", "crop_seconds")
+        heard = math.prod(settings[key] for key in keys)
+        speeds = read_train_log(run.folder).get("train audio_s_per_s")
+        if speeds is None or not (speeds > 0).all():
+            return None
+        hours.append(float((heard / speeds).sum() / 3600))
+    return fmean(hours)
 
 
 def _cost(run):
     """Return parameters and operations of the model of a run."""
     parts = load_hyperpyyaml(minimal_hyperparams(run.folder))
-    keys = ("model", "compute_stft", "compute_istft", "sample_rate")
-    candidate = Candidate(run.row, **{key: parts[key] for key in keys})
+    candidate = Candidate(run.row, **{key: parts[key] for key in KEYS})
     candidate.model.eval()
     macs = macs_per_second(candidate, MACS_SECONDS)["total"]
     return {
@@ -139,34 +134,13 @@ def _cost(run):
 
 
 def write_report(report, folder):
-    """Write ``ablation`` .json, .csv, .md, .png and .pdf into a folder."""
+    """Write ``ablation`` .json, .md, .png and .pdf into a folder."""
     folder = Path(folder)
     write_json(folder / "ablation.json", report)
-    text = _flat(report).to_csv(index=False, lineterminator="\n")
-    write_text(folder / "ablation.csv", text)
     write_text(folder / "ablation.md", report_text(report))
-    figure = plot_ablation(report)
-    for suffix in ("png", "pdf"):
-        if figure is not None:
+    if figure := plot_ablation(report):
+        for suffix in ("png", "pdf"):
             save_figure(figure, folder / f"ablation.{suffix}")
-
-
-def _flat(report):
-    """Return a table with a row for each row, a column for each number."""
-    rows = []
-    for name, row in report["rows"].items():
-        cells = {"row": name, "seeds": len(row["seeds"])}
-        cells |= {key: row[key] for key in COST}
-        for metric, scores in row["scores"].items():
-            cells |= {f"{metric}_{key}": scores[key] for key in ("mean", "std")}
-            difference = scores["difference"] or {}
-            for kind in ("files", "seeds"):
-                estimate = difference.get(f"over_{kind}", {})
-                for end in ("mean", "low", "high"):
-                    title = f"{metric}_difference_{kind}_{end}"
-                    cells[title] = estimate.get(end)
-        rows.append(cells)
-    return pd.DataFrame(rows)
 
 
 def report_text(report):
@@ -182,7 +156,7 @@ def report_text(report):
             [
                 name,
                 len(row["seeds"]),
-                *map(mean_text, scores),
+                *(mean_text(score["by_seed"]) for score in scores),
                 *(_paired(score["difference"]) for score in scores),
                 f"{row['parameters']:,}",
                 f"{row['mmacs_per_second']:.0f}",

@@ -9,7 +9,7 @@ from threading import Event
 
 from tqdm import tqdm
 
-from dbtransform_lobes.data.files import write_text
+from dbtransform_lobes.data.files import write_json
 
 SETTINGS, LOG = "ablation_settings.json", "ablation_log.txt"
 POLL_SECONDS = 0.2
@@ -73,10 +73,9 @@ def _check_settings(runs):
         if not (run.folder / SETTINGS).is_file():
             continue
         saved = read_settings(run)
-        names = set(saved) | set(run.settings)
         changed = [
             f"{name}: {saved.get(name)} before, {run.settings.get(name)} now"
-            for name in sorted(names)
+            for name in sorted({*saved, *run.settings})
             if saved.get(name) != run.settings.get(name)
         ]
         if changed:
@@ -91,8 +90,7 @@ def _train(run, free, threads, stop):
     device = free.get()
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(run.settings, indent=2) + "\n"
-        write_text(run.folder / SETTINGS, text)
+        write_json(run.folder / SETTINGS, run.settings)
         with open(run.folder / LOG, "ab") as log:
             process = subprocess.Popen(
                 run.command(device),

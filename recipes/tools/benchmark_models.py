@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark.candidates import LITERAL, load_candidate
+from benchmark.candidates import load_candidate
 from benchmark.measure import benchmark
 from benchmark.report import plot_cost, table
 from command import start
@@ -15,7 +15,7 @@ from dbtransform_lobes.plotting import check_plot
 HELP = "Measure models side by side: size, cost, speed, memory."
 EXAMPLES = """\
   benchmark_models.py --models db_transform bsrnn --lengths 4 10 30
-  benchmark_models.py --models db_transform bsrnn cmgan --literal \\
+  benchmark_models.py --models db_transform bsrnn cmgan literal \\
       --json benchmark.json --plot benchmark.png
 
 Times are those of an idle machine only if nothing else runs on it.
@@ -26,31 +26,27 @@ def add_arguments(parser):
     """Add the arguments of this command to its parser."""
     parser.add_argument(
         "--models",
-        metavar="NAME",
         nargs="+",
         required=True,
-        help="names of hparams/models/NAME.yaml, or paths of such files",
+        help="names of hparams/models/NAME.yaml, or paths of such files; "
+        "literal: db_transform_proposal with the proposal's loops over bands",
     )
     parser.add_argument(
-        "--literal",
-        action="store_true",
-        help="also the proposal's loops over the bands (db_transform_proposal)",
+        "--lengths",
+        nargs="+",
+        type=float,
+        default=[4.0, 10.0, 30.0, 120.0],
+        help="of signals, in s (default: 4 10 30 120)",
     )
-    for name, kind, metavar, default, text in (
-        ("--lengths", float, "SECONDS", [4.0, 10.0, 30.0, 120.0], "of signals"),
-        ("--threads", int, "N", [1, 2], "numbers of threads"),
-    ):
-        parser.add_argument(
-            name,
-            metavar=metavar,
-            nargs="+",
-            type=kind,
-            default=default,
-            help=f"{text} (default: {' '.join(f'{d:g}' for d in default)})",
-        )
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=int,
+        default=[1, 2],
+        help="numbers of threads (default: 1 2)",
+    )
     parser.add_argument(
         "--repeats",
-        metavar="N",
         type=int,
         default=5,
         help="timed runs of each model (default: 5)",
@@ -65,15 +61,9 @@ def add_arguments(parser):
         action="store_true",
         help="also print where the time of a pass of the first length goes",
     )
+    parser.add_argument("--json", help="file for all results")
     parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="write all results there (replacing older ones)",
-    )
-    parser.add_argument(
-        "--plot",
-        metavar="FILE",
-        help="plot cost against length, .png or .pdf (replacing an older one)",
+        "--plot", help="plot of cost against length, .png or .pdf"
     )
 
 
@@ -83,11 +73,8 @@ def run(args):
         check_parent(Path(path))
     if args.plot:
         check_plot(args.plot)
-    names = list(args.models)
-    if args.literal and LITERAL not in names:
-        names.append(LITERAL)
     results = benchmark(
-        names,
+        args.models,
         lengths=args.lengths,
         threads=args.threads,
         repeats=args.repeats,
@@ -99,7 +86,7 @@ def run(args):
     print(table(results))
     if args.plot:
         plot_cost(results, args.plot)
-    for name in names if args.profile else ():
+    for name in args.models if args.profile else ():
         candidate = load_candidate(name)
         length, threads = min(args.lengths), max(args.threads)
         print(f"{candidate.name}, {length:g} s, threads: {threads}")

@@ -7,6 +7,7 @@ from statistics import median
 
 import numpy as np
 
+from benchmark.measure import interleaved
 from command import start
 from dbtransform_lobes.inference.onnx_model import METADATA, import_onnxruntime
 from dbtransform_lobes.inference.onnx_stream import GraphStream
@@ -26,19 +27,15 @@ CALLS = 20
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "paths", metavar="GRAPH.onnx", nargs="+", help="streaming graphs"
-    )
+    parser.add_argument("paths", nargs="+", help="streaming graphs, .onnx")
     parser.add_argument(
         "--rounds",
-        metavar="N",
         type=int,
         default=50,
         help="turns of 20 calls of each graph (default 50)",
     )
     parser.add_argument(
         "--hop",
-        metavar="MS",
         type=float,
         default=16.0,
         help="audio of a call in ms, for the real-time factor (default 16)",
@@ -55,25 +52,22 @@ def run(args):
 
 
 def time_streams(paths, rounds=50):
-    """Time graphs in turns, in seconds of the processor.
+    """Return the seconds of a call in each round by path of the graph.
 
-    Graphs are such as ``GraphStream`` takes. In each of the rounds every graph
-    is called 20 times on one thread. Returned are by path the seconds of a
-    call in each round; a ValueError tells of a graph that cannot be loaded or
-    called.
+    Graphs are such as ``GraphStream`` takes, called in turns on one thread. A
+    ValueError tells of one that cannot be loaded or called.
     """
-    calls = {str(path): _caller(path) for path in paths}
-    times = {path: [] for path in calls}
-    for number in range(rounds + 1):
-        for path, call in calls.items():
-            call()  # brings the graph back into the caches
-            start = time.process_time()
-            for _ in range(CALLS):
-                call()
-            if number:  # the first round warms up
-                elapsed = time.process_time() - start
-                times[path].append(elapsed / CALLS)
-    return times
+    runs = {str(path): partial(_time_calls, _caller(path)) for path in paths}
+    return interleaved(runs, rounds)
+
+
+def _time_calls(call):
+    """Return the seconds of the processor of a call, the mean of 20."""
+    call()  # brings the graph back into the caches
+    start = time.process_time()
+    for _ in range(CALLS):
+        call()
+    return (time.process_time() - start) / CALLS
 
 
 def describe(times, hop_seconds):

@@ -1,6 +1,5 @@
 """The models of a benchmark: found by name, made from their YAML."""
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,39 +45,26 @@ class Candidate:
         return torch.randn(batch, samples, generator=generator)
 
 
-def available_models():
-    """Return the YAML files of models by name, sorted.
-
-    ``hparams/models`` of the current folder (that of the repository or of a
-    recipe) comes before that of the repository.
-    """
-    folders = (ROOT / "hparams/models", Path("hparams/models"))
-    return {
-        path.stem: path
-        for folder in folders
-        for path in sorted(folder.glob("*.yaml"))
-        if re.search("^model:", path.read_text("utf-8"), re.MULTILINE)
-    }
-
-
 def find_configuration(name):
     """Return the path of the YAML of a model.
 
-    The name is a path, or that of a file of hparams/models/ without its
-    suffix; "literal" stands for the proposal band by band. A ValueError that
-    lists the names tells of one that is unknown.
+    The name is a path, or that of a file of hparams/models/, of the current
+    folder or of the repository, without its suffix; "literal" stands for the
+    proposal band by band. A ValueError lists the names that there are.
     """
+    folders = (Path("hparams/models"), ROOT / "hparams/models")
+    file = f"{PROPOSAL if name == LITERAL else name}.yaml"
+    paths = [folder / file for folder in folders]
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise ValueError(f"there is no file {name}: check the path")
-        return Path(name)
-    wanted, models = PROPOSAL if name == LITERAL else name, available_models()
-    if wanted not in models:
-        raise ValueError(
-            f"there is no model {wanted!r}, expected the path of a YAML or one "
-            f"of: {', '.join(models)}"
-        )
-    return models[wanted]
+        paths = [Path(name)]
+    for path in paths:
+        if path.is_file():
+            return path
+    names = sorted({path.stem for f in folders for path in f.glob("*.yaml")})
+    raise ValueError(
+        f"there is no model {name!r}, expected the path of a YAML or one of: "
+        f"{', '.join(names)}"
+    )
 
 
 def load_candidate(name):

@@ -10,17 +10,24 @@ import platform
 import sys
 from contextlib import ExitStack
 from functools import partial
+from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
 from benchmark.candidates import LITERAL, load_candidate
 from benchmark.counts import count_parameters, macs_per_second
-from benchmark.worker import TRAINING, Worker, peak_memory
+from benchmark.worker import BATCH_SIZE, CROP_SECONDS, Worker, peak_memory
 from dbtransform_lobes.versions import package_versions
 
-BASELINES = (LITERAL, "bsrnn")
+BASELINES = [LITERAL, "bsrnn"]
 FRAMES_A_CALL = (1, 4)  # of a live stream
 STREAM_SECONDS = 8.0
+# What is measured.
+MACS, MEMORY = "MMAC per second of audio", "peak memory of a pass, MB"
+INFERENCE, STREAMING = "real-time factor", "real-time factor of a live stream"
+TRAINING = "seconds of audio trained on per second"
+RATIOS = {INFERENCE: "time over that of", TRAINING: "training over that of"}
 
 
 def benchmark(
@@ -33,125 +40,109 @@ def benchmark(
 ):
     """Measure models side by side, as the options of the command say.
 
-    Ratios of times are to the first model, to "literal" and to "bsrnn".
     ``report`` is called with a line of text before every stage. A ValueError
     tells of a wrong name or number before any measurement.
 
-    Returned are, ready for JSON, ``settings``, ``machine``, ``versions``,
-    ``models`` (parameters, configuration), and lists with an entry for each
-    measured case: ``macs``, ``memory``, ``inference``, ``streaming`` (of
-    causal models), ``training``. A length for which a model found not enough
-    memory has peak_bytes None and no further entries.
+    Returned are, ready for JSON, ``machine``, ``versions``, ``models`` (by
+    name ``parameters``, ``sample_rate``, ``configuration``) and ``cases``:
+    ``model``, ``measure`` and ``value``, with ``length`` in s, ``threads``,
+    ``frames`` of a call, operations of the ``parts`` and ``seconds`` of every
+    repeat where there are any. The value is None where the memory did not
+    suffice. Times are also given over those of the first model, of "literal"
+    and of "bsrnn".
     """
     lengths, threads = sorted(set(lengths)), sorted(set(threads))
     _check_numbers(lengths, threads, repeats)
     report("making the models")
-    candidates = {name: load_candidate(name) for name in names}
-    labels = [candidate.name for candidate in candidates.values()]
-    if len(set(labels)) < len(names):
+    candidates = {each.name: each for each in map(load_candidate, names)}
+    if len(candidates) < len(names):
         raise ValueError(
             f"the models are {', '.join(names)}, expected models of different "
             "names: rename one of the files"
         )
-    results = {
-        "settings": {
-            "models": labels,
-            "lengths": lengths,
-            "threads": threads,
-            "repeats": repeats,
-            "memory_threads": threads[-1],
-            "training": dict(TRAINING) if training else None,
-        },
+    sources = dict(zip(candidates, names, strict=True))
+    cases = []
+    for length in lengths:
+        report(f"memory and operations at {length:g} s")
+        for label, candidate in candidates.items():
+            peak = peak_memory(sources[label], length, threads[-1])
+            cases += _size_cases(candidate, length, peak)
+    fit = {(case["model"], case["length"]) for case in cases if case["value"]}
+    with ExitStack() as stack:
+        workers = {
+            label: stack.enter_context(Worker(name))
+            for label, name in sources.items()
+        }
+        for count in threads:
+            for length in lengths:
+                report(f"time of {length:g} s, threads: {count}")
+                able = {n: w for n, w in workers.items() if (n, length) in fit}
+                cases += _time_passes(able, length, count, repeats)
+            report(f"time of live streams, threads: {count}")
+            cases += time_streaming(workers, candidates.values(), count)
+        if training:
+            report(f"time of training, threads: {count}")
+            cases += _time_training(workers, count, repeats)
+    return {
         "machine": machine(),
         "versions": package_versions(),
         "models": {
-            candidate.name: {
+            label: {
                 "parameters": count_parameters(candidate.model),
                 "sample_rate": candidate.sample_rate,
                 "configuration": candidate.configuration,
             }
-            for candidate in candidates.values()
+            for label, candidate in candidates.items()
         },
+        "cases": cases + ratios(cases, [*sources][:1] + BASELINES),
     }
-    for kind in ("memory", "macs", "inference", "streaming", "training"):
-        results[kind] = []
-    _measure_sizes(candidates, results, report)
-    with ExitStack() as stack:
-        workers = {
-            candidate.name: stack.enter_context(Worker(name))
-            for name, candidate in candidates.items()
-        }
-        _measure_times(workers, candidates.values(), results, report)
-    for kind in ("inference", "training"):
-        _add_ratios(results[kind], results["settings"]["models"])
-    return results
 
 
-def _measure_sizes(candidates, results, report):
-    """Measure memory, and count the operations of those with enough."""
-    for length in results["settings"]["lengths"]:
-        report(f"memory and operations at {length:g} s")
-        for name, candidate in candidates.items():
-            case = {"model": candidate.name, "length": length}
-            threads = results["settings"]["memory_threads"]
-            peak = peak_memory(name, length, threads)
-            results["memory"].append({**case, "peak_bytes": peak})
-            if peak is not None:
-                macs = macs_per_second(candidate, length)
-                results["macs"].append({**case, "macs_per_second": macs})
-
-
-def _measure_times(workers, candidates, results, report):
-    """Measure inference, live streams and training, models in turns."""
-    settings = results["settings"]
-    repeats = settings["repeats"]
-    for threads in settings["threads"]:
-        for length in settings["lengths"]:
-            report(f"time of {length:g} s, threads: {threads}")
-            able = {
-                case["model"]: workers[case["model"]]
-                for case in results["macs"]
-                if case["length"] == length
-            }
-            cases = time_task(able, "inference", threads, repeats, length)
-            for case in cases:
-                factor = median(case["seconds"]) / length
-                case |= {"length": length, "real_time_factor": factor}
-            results["inference"] += cases
-        report(f"time of live streams, threads: {threads}")
-        results["streaming"] += time_streaming(workers, candidates, threads)
-    if settings["training"]:
-        report(f"time of training, threads: {threads}")
-        cases = time_task(workers, "training", threads, repeats)
-        heard = TRAINING["crop_seconds"] * TRAINING["batch_size"]
-        for case in cases:
-            speed = heard / median(case["seconds"])
-            case["audio_seconds_per_second"] = speed
-        results["training"] = cases
-
-
-def time_task(workers, task, threads, repeats, *arguments):
-    """Return ``model``, ``threads`` and ``seconds`` of every repeat of a task.
-
-    ``workers`` are those of ``Worker`` by name of the model. Models for which
-    the memory does not suffice are left out.
-    """
-    runs = {
-        name: partial(worker.run, task, threads, *arguments)
-        for name, worker in workers.items()
-    }
+def _size_cases(candidate, length, peak):
+    """Return the memory of a pass and, if it sufficed, the operations."""
+    case = {"model": candidate.name, "length": length}
+    if peak is None:
+        return [{**case, "measure": MEMORY, "value": None}]
+    macs = macs_per_second(candidate, length)
     return [
-        {"model": name, "threads": threads, "seconds": seconds}
-        for name, seconds in interleaved(runs, repeats).items()
+        {**case, "measure": MEMORY, "value": peak / 1e6},
+        {**case, "measure": MACS, "value": macs["total"] / 1e6, "parts": macs},
     ]
+
+
+def _time_passes(workers, length, threads, repeats):
+    """Time passes of a length in s."""
+    times = _in_turns(workers, repeats, "inference", threads, length)
+    case = {"measure": INFERENCE, "length": length, "threads": threads}
+    return [
+        {**case, "model": name, "value": median(t) / length, "seconds": t}
+        for name, t in times.items()
+    ]
+
+
+def _time_training(workers, threads, repeats):
+    """Time steps of training."""
+    times = _in_turns(workers, repeats, "training", threads)
+    heard = CROP_SECONDS * BATCH_SIZE
+    case = {"measure": TRAINING, "length": None, "threads": threads}
+    return [
+        {**case, "model": name, "value": heard / median(t), "seconds": t}
+        for name, t in times.items()
+    ]
+
+
+def _in_turns(workers, repeats, *task):
+    """Return the seconds of every repeat of a task of ``Worker.run``."""
+    runs = {name: partial(each.run, *task) for name, each in workers.items()}
+    return interleaved(runs, repeats)
 
 
 def time_streaming(workers, candidates, threads, seconds=STREAM_SECONDS):
     """Time the calls of ``step`` on a live stream, for causal models.
 
-    Returned are ``model``, ``threads``, ``frames`` of a call, ``seconds``,
-    the median of a call, without STFT and iSTFT, and ``real_time_factor``.
-    The first quarter of the stream fills the state and is not timed.
+    Returned are cases as of ``benchmark``, without STFT and iSTFT, by the
+    median of a call. The first quarter of the stream fills the state and is
+    not timed.
     """
     cases = []
     for candidate in candidates:
@@ -163,15 +154,9 @@ def time_streaming(workers, candidates, threads, seconds=STREAM_SECONDS):
             worker = workers[candidate.name]
             times = worker.run("streaming", threads, frames, total)
             call = median(times[len(times) // 4 :])
-            cases.append(
-                {
-                    "model": candidate.name,
-                    "frames": frames,
-                    "threads": threads,
-                    "seconds": call,
-                    "real_time_factor": call / (frames * hop),
-                }
-            )
+            case = {"frames": frames, "threads": threads, "seconds": call}
+            case |= {"model": candidate.name, "measure": STREAMING}
+            cases.append({**case, "value": call / (frames * hop)})
     return cases
 
 
@@ -202,27 +187,21 @@ def interleaved(runs, repeats):
     return {n: times for n, times in seconds.items() if None not in times}
 
 
-def median_ratio(times, reference):
-    """Return the median of the ratios of times in the same repeat."""
-    pairs = zip(times, reference, strict=True)
-    return median(mine / other for mine, other in pairs)
+def ratios(cases, references):
+    """Return the times of cases over those of the references, as cases.
 
-
-def _add_ratios(cases, names):
-    """Give every timed case its ``time_ratios`` to the references."""
-    references = [n for n in names if n in {names[0], *BASELINES}]
-    seconds = {_key(case): case["seconds"] for case in cases}
-    for case in cases:
-        _, *rest = _key(case)
-        case["time_ratios"] = {
-            other: median_ratio(case["seconds"], seconds[(other, *rest)])
-            for other in references
-            if (other, *rest) in seconds
-        }
-
-
-def _key(case):
-    return case["model"], case.get("length"), case["threads"]
+    A ratio is the median of those in the same repeat.
+    """
+    timed = [case for case in cases if case["measure"] in RATIOS]
+    setting = itemgetter("measure", "length", "threads")
+    found = []
+    for other, case in product(timed, timed):
+        if other["model"] in references and setting(case) == setting(other):
+            pairs = zip(case["seconds"], other["seconds"], strict=True)
+            title = f"{RATIOS[case['measure']]} {other['model']}"
+            ratio = median(mine / others for mine, others in pairs)
+            found.append({**case, "measure": title, "value": ratio})
+    return found
 
 
 def machine():

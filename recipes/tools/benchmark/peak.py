@@ -18,14 +18,7 @@ def peak_bytes():
     its parent.
     """
     if sys.platform == "linux":
-        return kilobytes("/proc/self/status", "VmHWM") * 1024
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def kilobytes(path, field):
-    """Return a field of a status file of the Linux kernel."""
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1])
-    raise OSError(f"{path} has no field {field}")

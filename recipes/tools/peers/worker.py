@@ -26,9 +26,9 @@ def work(request):
     """Enhance all files of a request and write their times.
 
     A request is a dict of ``system`` (see ``choose_systems``), ``folder`` of
-    the results and ``pairs`` of paths: noisy and enhanced. It goes on after a
-    file that fails, ``failed`` tells why it did; if every file fails, that is
-    a ValueError.
+    the results, ``sources``, a digest of what they are made from, and
+    ``pairs`` of paths: noisy and enhanced. It goes on after a file that fails,
+    ``failed`` tells why it did; if every file fails, that is a ValueError.
     """
     begin, latency_ms = load(request["system"])
     pairs, failed, totals = request["pairs"], {}, np.zeros(3)
@@ -45,11 +45,7 @@ def work(request):
         raise ValueError(f"every file failed, the first is {noisy}: {reason}")
     audio, wall, cpu = totals.tolist()
     timing = {
-        "system": request["system"],
-        "files": [
-            os.path.relpath(estimate, request["folder"])
-            for _, estimate in pairs
-        ],
+        **{key: request[key] for key in ("system", "sources")},
         "failed": failed,
         "audio_seconds": audio,
         "real_time_factor": wall / audio,
@@ -64,45 +60,21 @@ def load(system):
     """Return ``begin`` and the latency in ms (see ``Peer``) of a system.
 
     ``begin()`` returns, for each signal anew, a function from noisy samples
-    (L,) at 16 kHz to enhanced ones (L,).
-    """
-    if system["model"] is not None:
-        return load_model(system["model"])
-    peer = PEERS[system["peer"]]
-    begin = peer.load()
-    return lambda: partial(peer.enhance, begin()), peer.latency_ms
-
-
-def load_model(source):
-    """Return what ``load`` does, for a model of ours.
-
-    It is a source of ``EnhanceModel.from_hparams``, or a graph (.onnx) of
+    (L,) at 16 kHz to enhanced ones (L,). A model of ours is a source of
+    ``EnhanceModel.from_hparams``, or a graph (.onnx) of
     ``dbtransform export-onnx``.
     """
-    if source.endswith(".onnx"):
-        return _load_graph(source)
-    import torch
+    source = system["model"]
+    if source is None:
+        peer = PEERS[system["peer"]]
+        begin = peer.load()
+        return lambda: partial(peer.enhance, begin()), peer.latency_ms
+    from dbtransform_lobes.inference.backend import load_enhancer
 
-    from dbtransform_lobes.inference import EnhanceModel, StreamingEnhancer
-
-    torch.set_num_threads(1)
-    model = EnhanceModel.from_hparams(source, run_opts={"device": "cpu"})
-    causal = getattr(model.mods.model, "causal", False)
-    latency_ms = StreamingEnhancer(model).latency_ms if causal else None
+    backend = "onnx" if source.endswith(".onnx") else "torch"
+    model = load_enhancer(source, backend, threads=1)
+    latency_ms = model.stream().latency_ms if model.causal else None
     process = partial(model.enhance_array, sample_rate=SAMPLE_RATE)
-    return lambda: process, latency_ms
-
-
-def _load_graph(path):
-    from dbtransform_lobes.inference.onnx_model import OnnxEnhancer
-
-    graph = OnnxEnhancer(path, threads=1)
-    if graph.sample_rate != SAMPLE_RATE:
-        raise ValueError(
-            f"{path} takes {graph.sample_rate} Hz, expected {SAMPLE_RATE}"
-        )
-    latency_ms = graph.stream().latency_ms if graph.causal else None
-    process = partial(graph.enhance_array, sample_rate=SAMPLE_RATE)
     return lambda: process, latency_ms
 
 

@@ -7,7 +7,6 @@ never silently: the reasons stand in the report of the preparation.
 import hashlib
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +18,11 @@ from dbtransform_lobes.data.audio import (
     write_audio,
 )
 from dbtransform_lobes.data.dataset import mix_dataset
-from dbtransform_lobes.data.files import write_json
+from dbtransform_lobes.data.files import (
+    read_record,
+    write_json,
+    write_table,
+)
 from dbtransform_lobes.parallel import parallel_map
 
 MANIFEST_COLUMNS = "path kind speaker split source frames sample_rate".split()
@@ -124,6 +127,20 @@ def _count(rows):
     }
 
 
+def prepare_once(path, settings, write):
+    """Return the record of a preparation, of an earlier one where it is there.
+
+    The record, at ``path``, holds the settings, for JSON, and what ``write``,
+    which is called with them if they are other ones, returns.
+    """
+    old = read_record(path)
+    if all(old.get(key) == value for key, value in settings.items()):
+        return old
+    record = {**settings, **write(settings)}
+    write_json(path, record)
+    return record
+
+
 # Pairs of noisy and clean files
 
 
@@ -155,11 +172,14 @@ def write_pairs(path, folder, name):
     write_json(path, entries)
 
 
-def mix_validation(save_folder, hours, snrs, seed):
-    """Mix the split valid of ``manifest.csv`` once, into ``valid.json``."""
-    folder = Path(save_folder, "valid").resolve()
+def write_training(save_folder, rows, hours, snrs, seed):
+    """Write ``manifest.csv`` and, of its split valid, ``valid.json``."""
+    save_folder.mkdir(parents=True, exist_ok=True)
+    manifest = save_folder / "manifest.csv"
+    write_table(manifest, MANIFEST_COLUMNS, rows)
+    folder = (save_folder / "valid").resolve()
     mix_dataset(
-        Path(save_folder, "manifest.csv"),
+        manifest,
         folder,
         hours=0.0,
         valid_hours=hours,
@@ -169,4 +189,4 @@ def mix_validation(save_folder, hours, snrs, seed):
         babble=0.0,
         force=True,
     )
-    write_pairs(Path(save_folder, "valid.json"), folder, "validset_wav")
+    write_pairs(save_folder / "valid.json", folder, "validset_wav")

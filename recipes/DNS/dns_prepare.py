@@ -20,6 +20,7 @@ and ``test_set/synthetic``. The folder of the manifests gets
 """
 
 import re
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -28,19 +29,17 @@ from dbtransform_lobes.data.files import (
     existing_folder,
     fingerprint,
     raise_problems,
-    read_record,
     write_json,
-    write_table,
 )
 from dbtransform_lobes.data.mixtures import SAMPLE_RATE
 from dbtransform_lobes.data.prepare import (
-    MANIFEST_COLUMNS,
     copy_at_rate,
     hold_out,
     measure,
-    mix_validation,
     pair_entry,
+    prepare_once,
     summary,
+    write_training,
 )
 
 PARENTS = ("", "datasets", "datasets_fullband")
@@ -111,16 +110,8 @@ def prepare_dns(
         "seed": seed,
         "files_sha256": fingerprint(_paths(rows, tests)),
     }
-    old = read_record(save_folder / RECORD_NAME)
-    if all(old.get(key) == value for key, value in settings.items()):
-        return old
-    found = _write_training(save_folder, rows, settings, jobs)
-    for name, pairs in tests.items():
-        _write_test(save_folder, name, pairs, sample_rate)
-    sizes = {name: len(pairs) for name, pairs in tests.items()}
-    record = {**settings, **found, "test_sets": sizes}
-    write_json(save_folder / RECORD_NAME, record)
-    return record
+    write = partial(_write_all, save_folder, rows, tests, jobs)
+    return prepare_once(save_folder / RECORD_NAME, settings, write)
 
 
 def _paths(rows, tests):
@@ -128,24 +119,28 @@ def _paths(rows, tests):
     return [row["path"] for row in rows] + [p for pair in pairs for p in pair]
 
 
-def _write_training(save_folder, rows, settings, jobs):
-    """Write manifest.csv and valid.json; return what was found and left out."""
+def _write_all(save_folder, rows, tests, jobs, settings):
+    """Write the manifests; return what was found and left out."""
     refused = sorted(row["path"] for row in rows if _is_refused(row))
     rows = [row for row in rows if row["path"] not in refused]
     kept, problems = measure(rows, settings["sample_rate"], jobs)
     _set_splits(kept, settings)
-    save_folder.mkdir(parents=True, exist_ok=True)
-    write_table(save_folder / "manifest.csv", MANIFEST_COLUMNS, kept)
     hours, seed = settings["valid_hours"], settings["seed"]
-    mix_validation(save_folder, hours, VALID_SNRS, seed)
-    found = summary(kept, problems)
-    return {**found, "refused": refused, "problems": problems}
+    write_training(save_folder, kept, hours, VALID_SNRS, seed)
+    for name, pairs in tests.items():
+        _write_test(save_folder, name, pairs, settings["sample_rate"])
+    return {
+        **summary(kept, problems),
+        "refused": refused,
+        "problems": problems,
+        "test_sets": {name: len(pairs) for name, pairs in tests.items()},
+    }
 
 
 def _find_recordings(data_folder):
     """List speech, noise and impulse responses of a challenge folder.
 
-    Rows have path, kind, source (language or corpus) and speaker.
+    Rows have path, kind, source (language or corpus), speaker and split.
     """
     data_folder = existing_folder(
         data_folder, "datasets/clean and datasets/noise of the DNS Challenge"
@@ -183,6 +178,7 @@ def _list_kind(folder, kind):
                 "kind": kind,
                 "source": inner.parts[0] if nested else folder.name,
                 "speaker": _speaker(inner) if kind == "speech" else kind,
+                "split": "train",
             }
         )
     return rows
@@ -215,20 +211,15 @@ def _is_refused(row):
 
 def _set_splits(rows, settings):
     """Hold out speakers and noise files; rooms all serve training."""
-    kinds = {
-        kind: [row for row in rows if row["kind"] == kind]
-        for kind in KIND_FOLDERS
-    }
     try:
         for kind, key in (("speech", "speaker"), ("noise", "path")):
-            hold_out(kinds[kind], key, settings["valid_fraction"])
+            some = [row for row in rows if row["kind"] == kind]
+            hold_out(some, key, settings["valid_fraction"])
     except ValueError as error:
         raise ValueError(
             f"{settings['data_folder']}: too few fit speakers or noise files "
             f"for a validation set: {error}"
         ) from error
-    for row in kinds["rir"]:
-        row["split"] = "train"
 
 
 def find_test_pairs(data_folder):
@@ -282,12 +273,10 @@ def _write_test(save_folder, name, pairs, sample_rate):
     """Write the manifest of a test set; copies where the rate is another."""
     entries = {}
     for number, *pair in pairs:
-        paths = []
-        for part, path in zip(("noisy", "clean"), pair, strict=True):
-            if audio_info(path).samplerate != sample_rate:
+        for place, part in enumerate(("noisy", "clean")):
+            if audio_info(pair[place]).samplerate != sample_rate:
                 copy = save_folder / f"test_{name}" / part / f"{number}.wav"
-                copy_at_rate(path, copy, sample_rate)
-                path = copy
-            paths.append(path)
-        entries[number] = pair_entry(*paths)
+                copy_at_rate(pair[place], copy, sample_rate)
+                pair[place] = copy
+        entries[number] = pair_entry(*pair)
     write_json(save_folder / f"test_{name}.json", entries)

@@ -18,6 +18,7 @@ which every speaker reads, are left out. The folder of the manifests gets
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,7 @@ from dbtransform_lobes.data.files import (
     existing_folder,
     fingerprint,
     raise_problems,
-    read_record,
     read_table,
-    write_json,
     write_table,
 )
 from dbtransform_lobes.data.mixtures import (
@@ -43,12 +42,12 @@ from dbtransform_lobes.data.mixtures import (
     safe_name,
 )
 from dbtransform_lobes.data.prepare import (
-    MANIFEST_COLUMNS,
     hold_out,
     measure,
-    mix_validation,
+    prepare_once,
     summary,
     write_pairs,
+    write_training,
 )
 
 SUFFIXES = (*AUDIO_SUFFIXES, ".sph")
@@ -123,16 +122,12 @@ def prepare_timit(
         "seed": seed,
         "files_sha256": fingerprint([row["path"] for row in rows] + given),
     }
-    old = read_record(save_folder / RECORD_NAME)
-    if all(old.get(key) == value for key, value in settings.items()):
-        return old
-    record = settings | _write_manifests(save_folder, rows, settings, jobs)
-    write_json(save_folder / RECORD_NAME, record)
-    return record
+    write = partial(_write_all, save_folder, rows, jobs)
+    return prepare_once(save_folder / RECORD_NAME, settings, write)
 
 
-def _write_manifests(save_folder, rows, settings, jobs):
-    """Write all but the record; return what was found and left out."""
+def _write_all(save_folder, rows, jobs, settings):
+    """Write the manifests; return what was found and left out."""
     kept, problems = measure(rows, SAMPLE_RATE, jobs)
     _check_test(rows, problems, settings)
     for kind, share in (
@@ -142,10 +137,8 @@ def _write_manifests(save_folder, rows, settings, jobs):
         key = kind, "train"
         train = [row for row in kept if (row["kind"], row["split"]) == key]
         hold_out(train, "speaker", share)
-    save_folder.mkdir(parents=True, exist_ok=True)
-    write_table(save_folder / "manifest.csv", MANIFEST_COLUMNS, kept)
     drawn = (settings[key] for key in ("valid_hours", "snrs", "seed"))
-    mix_validation(save_folder, *drawn)
+    write_training(save_folder, kept, *drawn)
     if settings["test_mixtures"]:
         plan = read_table(settings["test_mixtures"], TEST_COLUMNS)
     else:
@@ -205,18 +198,16 @@ def find_speech(data_folder, test_set="core"):
         part = next((name for name in folders if name in SPLITS), None)
         sentence = path.name.split(".")[0].upper()
         speaker = path.parent.name.upper()
-        if part is None or sentence.startswith("SA"):
-            continue
         whole = part == "TRAIN" or test_set == "full"
-        if not whole and speaker not in CORE_SPEAKERS:
-            continue
-        found[speaker, sentence] = {
-            "path": str(path),
-            "kind": "speech",
-            "source": part,
-            "speaker": speaker,
-            "split": SPLITS[part],
-        }
+        core = speaker in CORE_SPEAKERS
+        if part and (whole or core) and not sentence.startswith("SA"):
+            found[speaker, sentence] = {
+                "path": str(path),
+                "kind": "speech",
+                "source": part,
+                "speaker": speaker,
+                "split": SPLITS[part],
+            }
     parts = {row["source"] for row in found.values()}
     raise_problems(
         f"{data_folder} is no TIMIT, expected TRAIN/DR1/FCJF0/SX37.WAV and so "
@@ -231,19 +222,17 @@ def _find_noises(noise_folder, test_noises):
     noise_folder = existing_folder(
         noise_folder, "a folder for each type of noise"
     )
-    rows = []
-    for path in find_audio(noise_folder, SUFFIXES):
-        kind = path.relative_to(noise_folder).parts[0]
-        if kind != path.name:
-            rows.append(
-                {
-                    "path": str(path),
-                    "kind": "noise",
-                    "source": kind,
-                    "speaker": kind,
-                    "split": "test" if kind in test_noises else "train",
-                }
-            )
+    rows = [
+        {
+            "path": str(path),
+            "kind": "noise",
+            "source": kind,
+            "speaker": kind,
+            "split": "test" if kind in test_noises else "train",
+        }
+        for path in find_audio(noise_folder, SUFFIXES)
+        if (kind := path.relative_to(noise_folder).parts[0]) != path.name
+    ]
     types = {row["speaker"] for row in rows}
     absent = set(test_noises) - types
     if absent or len(types - set(test_noises)) < 2:

@@ -103,18 +103,37 @@ def _find_pairs(data_folder):
     """Map each set to its sorted (noisy, clean) relative paths."""
     problems, files = [], {}
     for name in (TRAIN, VALID, TEST):
-        kinds = f"clean_{name}", f"noisy_{name}"
-        folders = [_find_folder(data_folder, kind) for kind in kinds]
-        if all(folders):
-            files[name] = _pair(*folders, problems)
-        elif name != VALID or any(folders):
-            problems += [
-                f"{kind}: missing folder"
-                for kind, folder in zip(kinds, folders, strict=True)
-                if not folder
-            ]
+        kinds = f"noisy_{name}", f"clean_{name}"
+        found = {kind: _wav_files(data_folder, kind) for kind in kinds}
+        missing = [kind for kind in kinds if found[kind] is None]
+        if name == VALID and len(missing) == 2:
+            continue
+        problems += [f"{kind}: missing folder" for kind in missing]
+        if missing:
+            continue
+        noisy, clean = found.values()
+        alone = noisy.keys() ^ clean.keys()
+        problems += [
+            f"{(noisy | clean)[file]}: not in both folders"
+            for file in sorted(alone)
+        ]
+        both = sorted(noisy.keys() & clean.keys())
+        if not both:
+            problems.append(f"{' and '.join(kinds)}: no pair of .wav files")
+        files[name] = [(noisy[file], clean[file]) for file in both]
     raise_problems(_title(data_folder), problems)
     return files
+
+
+def _wav_files(data_folder, name):
+    """Return relative paths by file name, None if there is no such folder."""
+    found = (data_folder / (name + suffix) for suffix in SUFFIXES)
+    folder = next((folder for folder in found if folder.is_dir()), None)
+    return folder and {
+        path.name: f"{folder.name}/{path.name}"
+        for path in folder.iterdir()
+        if path.suffix.lower() == ".wav" and not path.name.startswith(".")
+    }
 
 
 def _title(data_folder):
@@ -123,30 +142,6 @@ def _title(data_folder):
         "layout; unpack its archives there again, or make one with "
         "'dbtransform mix'"
     )
-
-
-def _find_folder(data_folder, name):
-    found = (data_folder / (name + suffix) for suffix in SUFFIXES)
-    return next((folder for folder in found if folder.is_dir()), None)
-
-
-def _pair(clean, noisy, problems):
-    names = _wav_names(clean), _wav_names(noisy)
-    for name in sorted(names[0] ^ names[1]):
-        there, absent = (clean, noisy) if name in names[0] else (noisy, clean)
-        problems.append(f"{there.name}/{name}: not in {absent.name}")
-    both = sorted(names[0] & names[1])
-    if not both:
-        problems.append(f"{clean.name}, {noisy.name}: no pair of .wav files")
-    return [(f"{noisy.name}/{name}", f"{clean.name}/{name}") for name in both]
-
-
-def _wav_names(folder):
-    return {
-        path.name
-        for path in folder.iterdir()
-        if path.suffix.lower() == ".wav" and not path.name.startswith(".")
-    }
 
 
 def _paths(files):

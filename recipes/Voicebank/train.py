@@ -16,6 +16,7 @@ import sys
 import time
 from glob import glob
 from pathlib import Path
+from statistics import fmean
 
 import speechbrain as sb
 import torch
@@ -117,27 +118,21 @@ class EnhanceBrain(ResumableBrain):
         clean = batch.clean.data.double().cpu().numpy()
         estimate = estimate.double().cpu().numpy()
         for name, *pair in zip(batch.id, clean, estimate, strict=True):
+            scores, reason = None, None
             try:
-                scores = {
-                    key: metric(*pair)
-                    for key, metric in VALIDATION_METRICS.items()
-                }
+                scores = {k: m(*pair) for k, m in VALIDATION_METRICS.items()}
             except ValueError as error:
-                self.scores.append((name, None, str(error)))
-                continue
-            self.scores.append((name, scores, None))
+                reason = str(error)
+            self.scores.append((name, scores, reason))
 
     def _write(self, batch, estimate):
         signals = {"clean": batch.clean.data, "enhanced": estimate}
         for part, waves in signals.items():
-            (self.test_folder / part).mkdir(parents=True, exist_ok=True)
+            folder, rate = self.test_folder / part, self.hparams.sample_rate
+            folder.mkdir(parents=True, exist_ok=True)
             # Clipping happens on writing, as in any player.
             for name, wave in zip(batch.id, waves.cpu().numpy(), strict=True):
-                write_audio(
-                    self.test_folder / part / f"{name}.wav",
-                    wave.clip(-1, 1),
-                    self.hparams.sample_rate,
-                )
+                write_audio(folder / f"{name}.wav", wave.clip(-1, 1), rate)
 
     def on_fit_batch_start(self, batch, should_step):
         """Set the learning rate of the coming step."""
@@ -177,7 +172,9 @@ class EnhanceBrain(ResumableBrain):
         means |= {f"loss_{name}": mean for name, mean in terms}
         if stage == sb.Stage.TRAIN:
             self.train_stats = mean_over_ranks(means)
-            self.train_stats["audio_s_per_s"] = self._speed()
+            seconds = time.monotonic() - self.started
+            heard = sum(gather_lists([self.heard])) / self.hparams.sample_rate
+            self.train_stats["audio_s_per_s"] = heard / seconds
             if self.adversary is not None:
                 self.train_stats.update(self.adversary.counts())
         elif stage == sb.Stage.VALID:
@@ -188,11 +185,6 @@ class EnhanceBrain(ResumableBrain):
             ddp_barrier()  # all files are written
             self._end_test()
             ddp_barrier()  # a rank that left before would end the others
-
-    def _speed(self):
-        """Return seconds of audio trained on in a second, by all ranks."""
-        seconds = sum(gather_lists([self.heard])) / self.hparams.sample_rate
-        return seconds / (time.monotonic() - self.started)
 
     def _end_validation(self, stats, epoch):
         files = sorted(gather_lists(self.scores), key=lambda file: file[0])
@@ -206,8 +198,7 @@ class EnhanceBrain(ResumableBrain):
         if failed and if_main_process():
             logger.warning("not scored: %s", "; ".join(failed))
         for name in VALIDATION_METRICS:
-            values = [scores[name] for scores in scored]
-            stats[name] = float(sum(values) / len(values))
+            stats[name] = fmean(scores[name] for scores in scored)
         stats["unscored_files"] = len(failed)
         hours = (time.monotonic() - self.started) / 3600
         epochs_left = self.hparams.number_of_epochs - epoch
@@ -253,12 +244,8 @@ def training_loader(hparams, accumulation=1):
     if hparams["recordings"]:  # mixed on the fly
         source = hparams["recordings_source"](hparams["recordings"])
     else:
-        source = Pairs(
-            hparams["train_annotation"],
-            hparams["data_folder"],
-            hparams["sample_rate"],
-            hparams["snr_db"],
-        )
+        keys = ("train_annotation", "data_folder", "sample_rate", "snr_db")
+        source = Pairs(*(hparams[key] for key in keys))
     crops = TrainingCrops(
         source,
         hparams["steps_per_epoch"] * hparams["batch_size"],
@@ -313,13 +300,10 @@ def dataio_prep(hparams, accumulation=1):
     tests = sorted(map(Path, glob(hparams["test_annotation"])))
     if not tests:
         logger.warning("no test set: no %s", hparams["test_annotation"])
-    return (
-        training_loader(hparams, accumulation),
-        whole_files(
-            hparams, hparams["valid_annotation"], hparams["valid_files"]
-        ),
-        {path.stem: whole_files(hparams, path) for path in tests},
-    )
+    tests = {path.stem: whole_files(hparams, path) for path in tests}
+    valid, count = hparams["valid_annotation"], hparams["valid_files"]
+    valid = whole_files(hparams, valid, count)
+    return training_loader(hparams, accumulation), valid, tests
 
 
 if __name__ == "__main__":
@@ -331,17 +315,10 @@ if __name__ == "__main__":
         with open(hparams_file, encoding="utf-8") as fin:
             hparams = load_hyperpyyaml(fin, overrides)
         output = Path(hparams["output_folder"])
-        run_on_main(
-            check_same_run,
-            args=[
-                output,
-                hparams_file,
-                overrides,
-                run_opts.get("debug", False),
-            ],
-        )
+        debug = run_opts.get("debug", False)
+        run_on_main(check_same_run, [output, hparams_file, overrides, debug])
         sb.create_experiment_directory(str(output), hparams_file, overrides)
-        run_on_main(save_versions, args=[output])
+        run_on_main(save_versions, [output])
         prepare_on_main(hparams["prepare"])
         if hparams["pretrained"]:
             load_pretrained(hparams)

@@ -1,5 +1,7 @@
 """Figure of the graph between the bands, learned and fixed."""
 
+from itertools import combinations
+
 import numpy as np
 
 from dbtransform_lobes.models.harmonic_graph import HarmonicGraphAttention
@@ -41,7 +43,14 @@ def band_graph(model):
 
     parts = model.modules()
     graphs = [p for p in parts if isinstance(p, HarmonicGraphAttention)]
-    _check_learned(model, graphs)
+    name = type(model).__name__
+    if not graphs:
+        raise MissingPart(f"this {name} has no graph between its bands")
+    if graphs[0].form != "learned":
+        raise MissingPart(
+            f"the graph of this model is {graphs[0].form!r}: its edges are "
+            "not learned"
+        )
     rows = [
         (f"Layer {number}: learned graph", edges)
         for number, edges in enumerate(model.analyse()["adjacency"], start=1)
@@ -60,18 +69,6 @@ def band_graph(model):
     panels[-1, 1].set_xlabel("frequency of the lower band in Hz (logarithmic)")
     _graph_legend(figure)
     return figure
-
-
-def _check_learned(model, graphs):
-    if not graphs:
-        raise MissingPart(
-            f"this {type(model).__name__} has no graph between its bands"
-        )
-    if graphs[0].form != "learned":
-        raise MissingPart(
-            f"the graph of this model is {graphs[0].form!r}: its edges are "
-            "not learned"
-        )
 
 
 def _place(layout, hertz):
@@ -113,15 +110,13 @@ def _draw_arcs(panel, layout, edges):
 def _draw_ratios(panel, layout, edges):
     """Draw edges at their lower bands and the ratios of frequencies."""
     centres = np.asarray(layout.centres)
-    places = _place(layout, centres)
-    beyond = 0
-    for i, j in edges:
-        colour, _, marker, near = _look(layout, (i, j))
-        ratio = centres[j] / centres[i]
-        beyond += ratio > HIGHEST_RATIO
+    places, (lower, higher) = _place(layout, centres), edges.T
+    ratios = centres[higher] / centres[lower]
+    for edge, ratio in zip(edges, ratios, strict=True):
+        colour, _, marker, near = _look(layout, edge)
         look = {"color": colour if near else "0.6"}
         look["markersize"] = 4.5 if near else 3
-        panel.plot(places[i], ratio, marker, **look)
+        panel.plot(places[edge[0]], ratio, marker, **look)
     tidy(panel)
     panel.set_yscale("log", base=2)
     panel.set_ylim(1, HIGHEST_RATIO)
@@ -131,11 +126,11 @@ def _draw_ratios(panel, layout, edges):
     panel.minorticks_off()
     panel.grid(axis="y", color="0.6", linewidth=0.8)
     panel.set_ylabel("ratio")
-    if beyond:
+    if beyond := sum(ratios > HIGHEST_RATIO):
         look = {"ha": "right", "va": "top", "fontsize": "small"}
         text = f"{beyond} above {HIGHEST_RATIO}:1 not shown"
         panel.text(0.98, 0.95, text, transform=panel.transAxes, **look)
-    pairs = np.argwhere(np.triu(np.ones((len(centres), len(centres))), 1))
+    pairs = [*combinations(range(len(centres)), 2)]
     panel.set_title(
         f"near a ratio: {_share_near(layout, edges)} of {len(edges)} edges, "
         f"{_share_near(layout, pairs)} of all {len(pairs)} pairs",
@@ -165,8 +160,7 @@ def _graph_legend(figure):
     handles = []
     for (p, q), (colour, line, marker) in RATIOS.items():
         look = {"color": colour, "linestyle": line, "marker": marker}
-        handles.append(
-            Line2D([], [], **look, markersize=5, label=f"near {p}:{q}")
-        )
+        look |= {"markersize": 5, "label": f"near {p}:{q}"}
+        handles.append(Line2D([], [], **look))
     handles.append(Line2D([], [], color="0.6", marker=".", label="other edges"))
     legend_below(figure, handles, len(handles), handlelength=3.5)

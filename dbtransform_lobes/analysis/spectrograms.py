@@ -4,9 +4,7 @@ import numpy as np
 
 WINDOW_SECONDS = 0.032
 RANGE_DB = 80
-# Panels beside each other; more signals make more rows.
-COLUMNS = {1: 1, 2: 2, 4: 2}
-MOST_COLUMNS = 3
+COLUMNS = 3  # panels beside each other; more signals make more rows
 
 
 def spectrograms(signals, sample_rate, start=0.0):
@@ -17,7 +15,7 @@ def spectrograms(signals, sample_rate, start=0.0):
     """
     from matplotlib.figure import Figure
 
-    columns = COLUMNS.get(len(signals), MOST_COLUMNS)
+    columns = min(len(signals), COLUMNS)
     rows = -(-len(signals) // columns)
     figure = Figure(figsize=(11, 3.2 * rows + 0.4), layout="constrained")
     grid = figure.subplots(

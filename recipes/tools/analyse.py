@@ -1,6 +1,5 @@
 """``analyse.py``: figures of a model, and of what it does."""
 
-import importlib.metadata
 import os
 from pathlib import Path
 
@@ -38,7 +37,6 @@ HELP = (
 )
 EXAMPLES = """\
   analyse.py my_model noisy.wav --output analysis
-  analyse.py db_transform_small noisy.wav --output analysis --force
   analyse.py my_model noisy.wav --output analysis --clean clean.wav \\
       --systems BSRNN=bsrnn_model CMGAN=cmgan_enhanced.wav
   analyse.py my_model noisy.wav --output graph --figures graph
@@ -93,30 +91,14 @@ def add_arguments(parser):
     """Add the arguments of this command to its parser."""
     parser.add_argument(
         "model",
-        metavar="MODEL",
         help="model folder, name of a model of the package "
         "(db_transform_small) or of the Hugging Face hub (owner/name)",
     )
     parser.add_argument(
-        "audio",
-        metavar="AUDIO",
-        help="noisy file of any rate and number of channels, which are "
-        "averaged",
+        "audio", help="noisy file of any rate; its channels are averaged"
     )
-    parser.add_argument(
-        "--output",
-        metavar="FOLDER",
-        required=True,
-        help="folder to write",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace a folder of an earlier analysis, all of it",
-    )
-    parser.add_argument(
-        "--clean", metavar="FILE", help="the recording without noise"
-    )
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--clean", help="the recording without noise")
     parser.add_argument(
         "--systems",
         metavar="NAME=FILE_OR_MODEL",
@@ -134,7 +116,6 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--band",
-        metavar="K",
         type=int,
         help="band of the attention maps, from 0 (default: the one nearest "
         "to 500 Hz)",
@@ -147,7 +128,7 @@ def add_arguments(parser):
         help="part of the recording, at most 30 s (default: the first 10 s); "
         "attention maps are those of its first 4 s",
     )
-    add_options(parser, *LOADING)
+    add_options(parser, "--force", *LOADING)
 
 
 def run(args):
@@ -171,23 +152,6 @@ def run(args):
         signals["Clean"] = part.read(args.clean)
     figures = list(dict.fromkeys(args.figures))
     drawn, left_out = _draw(model, signals, part, band, figures)
-    description = {
-        "name": folder.name if os.path.isdir(source) else source,
-        "notes": _notes(args.audio, part, figures),
-        "signals": signals,
-        "sample_rate": part.sample_rate,
-        "left_out": [(FIGURES[name][0], left_out[name]) for name in left_out],
-        "tables": _tables(model, folder),
-    }
-    _write(target, drawn, description)
-    for name, reason in left_out.items():
-        print(f"left out: {name}: {reason}")
-    print(f"{Path(args.output, 'report.html')} written")
-    return 0
-
-
-def _write(target, drawn, description):
-    """Write figures and page under a temporary name, then rename it."""
     with replacing_folder(target) as temporary:
         pictures = []
         for name, figure in drawn.items():
@@ -195,8 +159,20 @@ def _write(target, drawn, description):
                 save_figure(figure, temporary / f"{name}.{suffix}")
             data = (temporary / f"{name}.png").read_bytes()
             pictures.append((*FIGURES[name], data))
-        page = render_report(pictures=pictures, **description)
+        page = render_report(
+            folder.name if os.path.isdir(source) else source,
+            _notes(args.audio, part, figures),
+            signals,
+            part.sample_rate,
+            pictures,
+            [(FIGURES[name][0], reason) for name, reason in left_out.items()],
+            _tables(model, folder),
+        )
         write_text(temporary / "report.html", page)
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}")
+    print(f"{Path(args.output, 'report.html')} written")
+    return 0
 
 
 def _check(args, systems, target):
@@ -222,16 +198,13 @@ def _check(args, systems, target):
 
 def _choose_band(network, band):
     """Return the band of the maps, None for a network without bands."""
-    layout = getattr(network, "layout", None)
-    if layout is None:
+    if not hasattr(network, "layout"):
         return None
+    bands, centres = range(network.layout.num_bands), network.layout.centres
     if band is None:
-        distances = [abs(centre - MAP_HZ) for centre in layout.centres]
-        return distances.index(min(distances))
-    if not 0 <= band < layout.num_bands:
-        raise ValueError(
-            f"band is {band}, expected 0 to {layout.num_bands - 1}"
-        )
+        return min(bands, key=lambda k: abs(centres[k] - MAP_HZ))
+    if band not in bands:
+        raise ValueError(f"band is {band}, expected 0 to {bands[-1]}")
     return band
 
 
@@ -322,9 +295,8 @@ def _tables(model, folder):
     tree = ruamel.yaml.YAML().load(text)
     if all(isinstance(tree.get(k), dict) for k in ("model", "compute_stft")):
         rows += configuration_rows(tree)
-    versions = package_versions()
-    versions["matplotlib"] = importlib.metadata.version("matplotlib")
-    return [("Configuration", rows), ("Versions", list(versions.items()))]
+    versions = list(package_versions().items())
+    return [("Configuration", rows), ("Versions", versions)]
 
 
 if __name__ == "__main__":

@@ -51,11 +51,10 @@ def stages(model):
         layer = [describe(first[name], settings[name]) for name in first]
         repeated = [(model.num_layers, layer)]
     elif isinstance(model, BSRNN):
-        layers = len(model.time_layers)
-        first = [describe(model.time_layers[0]), describe(model.band_layers[0])]
+        pair = [describe(model.time_layers[0]), describe(model.band_layers[0])]
         in_turn = model.order == "interleaved"
-        repeated = [(layers, first)] if in_turn else [(layers, first[:1])]
-        repeated += [] if in_turn else [(layers, first[1:])]
+        groups = [pair] if in_turn else [[each] for each in pair]
+        repeated = [(len(model.time_layers), group) for group in groups]
     else:
         return [_child(*child) for child in model.named_children()]
     shapes = {
@@ -64,7 +63,7 @@ def stages(model):
     }
     settings = getattr(model, "settings", {})
     first, last = (
-        (1, [describe(getattr(model, name), settings.get(name, {}), shape)])
+        (1, [describe(getattr(model, name), settings.get(name), shape)])
         for name, shape in shapes.items()
     )
     return [first, *repeated, last]
@@ -83,11 +82,14 @@ def _child(name, module):
 def describe(module, settings=None, output=""):
     """Return the box of a part: its class and what the YAML says of it."""
     inner = module.block if isinstance(module, Residual) else module
-    items = (settings or {}).items()
-    text = ", ".join(
-        f"{name}:{NO_BREAK}{_text(value)}" for name, value in items
+    texts = (
+        f"{name}: {getattr(x, '__name__', x)}"
+        for name, x in (settings or {}).items()
     )
-    lines = textwrap.wrap(text, LINE_CHARACTERS)
+    lines = textwrap.wrap(
+        ", ".join(text.replace(" ", NO_BREAK) for text in texts),
+        LINE_CHARACTERS,
+    )
     if isinstance(module, Residual):
         norm = getattr(module.norm, "kind", type(module.norm).__name__)
         norm += " norm"
@@ -95,11 +97,6 @@ def describe(module, settings=None, output=""):
         lines.append(order[module.order])
     title = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(inner).__name__)
     return Stage(title, tuple(lines), _count(module), output)
-
-
-def _text(value):
-    """Write a value as in YAML, functions by their names, on one line."""
-    return getattr(value, "__name__", str(value)).replace(" ", NO_BREAK)
 
 
 def _count(module):
@@ -132,22 +129,20 @@ def architecture(model, compute_stft):
 def _front(stft):
     rate, bins = stft.sample_rate, stft.n_fft // 2 + 1
     window, hop = (1000 * n / rate for n in (stft.win_length, stft.hop_length))
-    lines = (
-        f"{rate / 1000:g} kHz, window {window:g} ms, hop {hop:g} ms, "
-        f"n_fft {stft.n_fft}",
-    )
-    return [(1, [Stage("STFT", lines, 0, f"(B, {bins}, T) complex")])]
+    line = f"{rate / 1000:g} kHz, window {window:g} ms, hop {hop:g} ms, "
+    line += f"n_fft {stft.n_fft}"
+    return [(1, [Stage("STFT", (line,), 0, f"(B, {bins}, T) complex")])]
 
 
 def _back(model):
     """Return what is done with the filter; others return a spectrum."""
-    stage = Stage("Inverse STFT", (), 0, "(B, L)")
+    stages = [Stage("Inverse STFT", (), 0, "(B, L)")]
     if isinstance(model, DBTransform | BSRNN):
         causal = getattr(model, "causal", False)
         taps = "t-2, t-1, t" if causal else "t-1, t, t+1"
         lines = (f"sum over the noisy frames {taps}",)
-        return [(1, [Stage("Filter", lines)]), (1, [stage])]
-    return [(1, [stage])]
+        stages.insert(0, Stage("Filter", lines))
+    return [(1, stages)]
 
 
 def _height(stage):
@@ -225,15 +220,11 @@ def _draw_bands(panel, layout):
     for band, (low, high) in enumerate(itertools.pairwise(edges)):
         panel.axvspan(low, high, color="0.55" if band % 2 else "0.85")
     runs = ", ".join(
-        rf"{run.num_bands} $\times$ {run.width}"
-        if run.num_bands > 1
-        else str(run.width)
+        rf"{run.num_bands} $\times$ " * (run.num_bands > 1) + f"{run.width}"
         for run in layout.runs
     )
-    panel.set_title(
-        f"{layout.num_bands} bands of {runs} bins of {layout.bin_hz:g} Hz",
-        fontsize=9,
-    )
+    title = f"{layout.num_bands} bands of {runs} bins of {layout.bin_hz:g} Hz"
+    panel.set_title(title, fontsize=9)
     panel.set_xlim(0, edges[-1])
     panel.set_yticks([])
     panel.tick_params(labelsize=8)

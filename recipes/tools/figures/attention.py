@@ -8,6 +8,7 @@ from dbtransform_lobes.models.differential_attention import (
     DifferentialBandAttention,
 )
 from dbtransform_lobes.plotting import style, tidy
+from figures.fusion import band_axis
 
 TITLES = ("$A_1$", "$A_2$", r"$A_1 - \lambda A_2$")
 # Entries above this share of all are drawn as the largest.
@@ -76,12 +77,8 @@ def _draw_layer(figure, row, maps, span):
             interpolation="nearest",
         )
         panel.set_title(TITLES[number] if len(maps) == 3 else "$A$")
-        figure.colorbar(
-            image,
-            ax=panel,
-            extend="both" if signed else "max",
-            shrink=0.85,
-        )
+        extend = "both" if signed else "max"
+        figure.colorbar(image, ax=panel, extend=extend, shrink=0.85)
 
 
 def _draw_lambda(figure, lambdas, layout, band):
@@ -107,9 +104,6 @@ def _draw_lambda(figure, lambdas, layout, band):
         )
     panel.axvspan(band - 0.5, band + 0.5, color="0.9", zorder=0)
     tidy(panel)
-    shown = bands[:: max(len(bands) // 10, 1)]
-    labels = [f"{k}\n{layout.centres[k]:.0f}" for k in shown]
-    panel.set_xticks(shown, labels)
-    panel.set_xlabel("band, and its centre frequency in Hz")
+    band_axis(panel, layout)
     panel.set_ylabel(r"$\lambda$")
     panel.legend(ncols=len(lambdas), frameon=False, fontsize="small")

@@ -8,11 +8,10 @@ from dbtransform_lobes.plotting import COLOURS, legend_below, tidy
 
 # Of the short, middle and long window: the last is the darkest in print.
 LOOKS = (
-    (COLOURS[4], "o", ":"),
-    (COLOURS[2], "s", "--"),
-    (COLOURS[0], "^", "-"),
+    ("short", COLOURS[4], "o", ":"),
+    ("middle", COLOURS[2], "s", "--"),
+    ("long", COLOURS[0], "^", "-"),
 )
-NAMES = ("short", "middle", "long")
 
 
 def fusion_weights(model):
@@ -23,16 +22,13 @@ def fusion_weights(model):
     """
     from matplotlib.figure import Figure
 
-    fusions = [
-        part for part in model.modules() if isinstance(part, MultiScaleFusion)
-    ]
+    fusions = [m for m in model.modules() if isinstance(m, MultiScaleFusion)]
     if not fusions:
         raise MissingPart(
             f"this {type(model).__name__} has no multi-scale fusion"
         )
-    figure = Figure(
-        figsize=(10, 2.3 * len(fusions) + 0.8), layout="constrained"
-    )
+    size = (10, 2.3 * len(fusions) + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(fusions), 1, squeeze=False, sharex=True)[:, 0]
     for number, (panel, fusion) in enumerate(
         zip(panels, fusions, strict=True), start=1
@@ -40,21 +36,29 @@ def fusion_weights(model):
         _draw(panel, fusion)
         panel.set_title(f"Layer {number}", loc="left", fontsize="medium")
         panel.set_ylabel("weight")
-    _band_axis(panels[-1], model.layout)
+    band_axis(panels[-1], model.layout)
     handles, _ = panels[0].get_legend_handles_labels()
     legend_below(figure, handles, 6)
     return figure
 
 
+def band_axis(panel, layout):
+    """Name some ten bands and their centre frequencies below a panel."""
+    shown = range(0, layout.num_bands, max(layout.num_bands // 10, 1))
+    labels = [f"{band}\n{layout.centres[band]:.0f}" for band in shown]
+    panel.set_xticks(list(shown), labels)
+    panel.set_xlim(-0.6, layout.num_bands - 0.4)
+    panel.set_xlabel("band, and its centre frequency in Hz")
+
+
 def _draw(panel, fusion):
     weights = fusion.fusion_weights().detach().cpu().numpy()  # (K, 3)
     prior = fusion.prior().numpy()
-    bands = np.arange(len(weights))
-    for scale, (colour, marker, line) in enumerate(LOOKS):
-        name = NAMES[scale]
+    edges = np.arange(len(weights) + 1) - 0.5
+    for scale, (name, colour, marker, line) in enumerate(LOOKS):
         panel.stairs(
             prior[:, scale],
-            np.arange(len(bands) + 1) - 0.5,
+            edges,
             baseline=None,
             color=colour,
             linestyle=line,
@@ -63,7 +67,6 @@ def _draw(panel, fusion):
             label=f"prior, {name}",
         )
         panel.plot(
-            bands,
             weights[:, scale],
             marker=marker,
             linestyle="none",
@@ -88,11 +91,3 @@ def _draw(panel, fusion):
             va="bottom",
             fontsize="small",
         )
-
-
-def _band_axis(panel, layout):
-    shown = range(0, layout.num_bands, max(layout.num_bands // 10, 1))
-    labels = [f"{band}\n{layout.centres[band]:.0f}" for band in shown]
-    panel.set_xticks(list(shown), labels)
-    panel.set_xlim(-0.6, layout.num_bands - 0.4)
-    panel.set_xlabel("band, and its centre frequency in Hz")

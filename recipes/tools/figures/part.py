@@ -47,10 +47,7 @@ def find_part(path, seconds=None):
     (0.5, 2.0, 2.0)
     """
     info = audio_info(path)
-    try:
-        check_sample_rate(info.samplerate)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    check_sample_rate(info.samplerate)
     total = info.frames / info.samplerate
     start, stop = seconds or (0.0, DEFAULT_SECONDS)
     if not 0 <= start < min(stop, total):

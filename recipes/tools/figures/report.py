@@ -14,7 +14,6 @@ TEMPLATE = """\
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; media-src data:;
  style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
 <title>Analysis of {{ name }}</title>
 <style>
 body { font-family: system-ui, sans-serif; line-height: 1.4;

@@ -44,25 +44,18 @@ def load_pretrained(hparams):
 def _read_on_main(source, hparams):
     """Read weights of the recipe's front end; every rank gets them."""
     given = EnhanceModel.from_hparams(source, run_opts={"device": "cpu"})
+    theirs, ours = given.hparams.compute_stft, hparams["compute_stft"]
+    pairs = {"sample_rate": (given.hparams.sample_rate, hparams["sample_rate"])}
+    for name in ("n_fft", "win_length", "hop_length"):
+        pairs[name] = getattr(theirs, name), getattr(ours, name)
     problems = [
-        f"{name} is {theirs}, expected {ours}"
-        for name, theirs, ours in _front_ends(given.hparams, hparams)
-        if theirs != ours
+        f"{n} is {a}, expected {b}" for n, (a, b) in pairs.items() if a != b
     ]
+    if not problems and not torch.allclose(theirs.window, ours.window):
+        problems = ["window is another, expected the same"]
     if problems:
         raise ValueError(
             f"pretrained={source} has another front end than the recipe "
             f"({'; '.join(problems)}): {REMEDY}"
         )
     return given.mods.model.state_dict()
-
-
-def _front_ends(given, hparams):
-    """Yield (name, theirs, ours)."""
-    yield "sample_rate", given.sample_rate, hparams["sample_rate"]
-    theirs, ours = given.compute_stft, hparams["compute_stft"]
-    for name in ("n_fft", "win_length", "hop_length"):
-        yield name, getattr(theirs, name), getattr(ours, name)
-    if theirs.window.shape == ours.window.shape:
-        same = torch.allclose(theirs.window, ours.window)
-        yield "window", "the same" if same else "another", "the same"

@@ -18,26 +18,25 @@ def add_arguments(parser):
     """Add the arguments of this command to its parser."""
     parser.add_argument(
         "recordings",
-        metavar="MANIFEST",
         help="manifest.csv, or a folder with speech/, noise/ and perhaps rir/",
     )
     parser.add_argument(
         "--output",
-        metavar="DIR",
         required=True,
         help="folder of the shards; a run that was stopped goes on there",
     )
-    for name, default, text in (
-        ("--samples", 1000, "recordings in a shard, at most"),
-        ("--sample_rate", 16000, "in Hz; other files are resampled"),
-    ):
-        parser.add_argument(
-            name,
-            metavar="N",
-            type=int,
-            default=default,
-            help=f"{text} (default: {default})",
-        )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1000,
+        help="recordings in a shard, at most (default: 1000)",
+    )
+    parser.add_argument(
+        "--sample_rate",
+        type=int,
+        default=16000,
+        help="in Hz; other files are resampled (default: 16000)",
+    )
     add_options(parser, "--force", "--jobs")
 
 

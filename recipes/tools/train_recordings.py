@@ -105,9 +105,6 @@ def add_arguments(parser):
         default="bf16",
         help="fp32 on processors without bf16, where that is emulated",
     )
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the model first"
-    )
 
 
 def negative_bounded_sdr(clean, estimate):
@@ -152,13 +149,8 @@ class RecordingsLoss(EnhancementLoss):
                 f"{sorted(WEIGHTS)}"
             )
         weights = {**WEIGHTS, **weights}
-        stft = STFT(
-            16000,
-            win_length=32,
-            hop_length=8,
-            n_fft=512,
-            window_fn=torch.hann_window,
-        )
+        # Rate in Hz, window and hop in ms, FFT length.
+        stft = STFT(16000, 32, 8, 512, torch.hann_window)
         super().__init__(stft, {n: [weights[n], TERMS[n]] for n in TERMS})
 
     def forward(self, noisy, clean, estimate):
@@ -166,9 +158,8 @@ class RecordingsLoss(EnhancementLoss):
         gain = unit_rms_gain(noisy, eps=1e-6)
         _, terms = super().forward(clean * gain, estimate.float() * gain)
         speech = clean.abs().amax(-1) > 0
-        everything = torch.ones_like(speech)
         for name, term in terms.items():
-            heard = everything if name in SPECTRAL else speech
+            heard = speech | (name in SPECTRAL)
             terms[name] = (term * heard).sum() / heard.sum().clamp_min(1)
         return sum(self.weights[name] * terms[name] for name in terms), terms
 
@@ -203,16 +194,16 @@ class Run:
             self.hparams = load_hyperpyyaml(file)
         self.model = self.hparams["model"].to(args.device)
         if args.pretrained:
-            load_and_grow(
-                self.model, torch.load(args.pretrained, weights_only=True)
-            )
+            state = torch.load(args.pretrained, weights_only=True)
+            load_and_grow(self.model, state)
         self.ema = weight_ema(self.model, 0.999)
         self.optimizer = torch.optim.AdamW(
             self._groups(), lr=args.lr, betas=(0.9, 0.99)
         )
+        self.parts = {"model": self.model, "optimizer": self.optimizer}
+        self.parts["ema"] = self.ema.module
         self.step, self.seconds = 0, 0.0
         self._resume()
-        self.forward = torch.compile(self.model) if args.compile else self.model
 
     def _groups(self):
         """Weight decay for matrices only, not for biases and norms."""
@@ -232,25 +223,18 @@ class Run:
                 f"{self.folder} holds a run of {state['model_yaml']}, "
                 f"expected one of {self.args.model}: give another --output"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.ema.module.load_state_dict(state["ema"])
         self.ema.n_averaged.fill_(self.step)
 
     def save(self):
         """Write state and averaged weights, each under a temporary name."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        ema = self.ema.module.state_dict()
-        ema = {name: value.cpu() for name, value in ema.items()}
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": ema,
-            "step": self.step,
-            "seconds": self.seconds,
-            "model_yaml": Path(self.args.model).name,
-        }
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        ema = {name: value.cpu() for name, value in state["ema"].items()}
+        state |= {"step": self.step, "seconds": self.seconds}
+        state["model_yaml"] = Path(self.args.model).name
         for name, content in (("state.pt", state), ("model_ema.ckpt", ema)):
             with replacing(self.folder / name) as temporary:
                 torch.save(content, temporary)
@@ -283,7 +267,7 @@ class Run:
         bf16 = self.args.precision == "bf16"
         with torch.autocast(self.args.device, torch.bfloat16, enabled=bf16):
             estimate = enhance_waveform(
-                self.forward,
+                self.model,
                 self.hparams["compute_stft"],
                 self.hparams["compute_istft"],
                 noisy,

@@ -1,7 +1,9 @@
 """Scores and costs of systems as one table and one plot."""
 
+from tabulate import tabulate
+
 from dbtransform_lobes.evaluation.metrics import LABELS
-from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
+from dbtransform_lobes.evaluation.tables import comparison_text
 from dbtransform_lobes.plotting import save_figure, style, tidy
 
 # Column to title and format.
@@ -46,23 +48,17 @@ def system_rows(comparison, timings):
 
 def peers_text(found):
     """Return the table, what is missing and the differences as Markdown."""
-    titles = [title for title, _ in COLUMNS.values()]
-    rows = [
-        [
-            row["system"],
-            *(
-                "-" if row[key] is None else format(row[key], form)
-                for key, (_, form) in COLUMNS.items()
-            ),
-            row["packages"],
-        ]
-        for row in found["systems"]
-    ]
+    titles, formats = zip(*COLUMNS.values(), strict=True)
+    table = tabulate(
+        [row.values() for row in found["systems"]],
+        ["system", *titles, "packages"],
+        "pipe",
+        ("", *formats, ""),
+        missingval="-",
+    )
     computer = found["machine"]
-    lines = [
-        markdown_table(["system", *titles, "packages"], rows),
-        NOTES + f"Measured on {computer['cpu']}, {computer['system']}.\n",
-    ]
+    note = f"{NOTES}Measured on {computer['cpu']}, {computer['system']}.\n"
+    lines = [f"{table}\n", note]
     for key, title in (("missing", "Left out"), ("failed", "Failed")):
         listed = [f"- {name}: {why}\n" for name, why in found[key].items()]
         if listed:

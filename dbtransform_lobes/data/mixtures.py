@@ -75,6 +75,8 @@ def read_test_mixtures(path):
     FileNotFoundError if there is no such file, ValueError if columns are
     missing or values are wrong.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such csv of mixtures")
     rows = read_table(path, TEST_COLUMNS)
     problems = []
     items = [

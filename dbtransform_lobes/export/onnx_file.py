@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import tempfile
 import warnings
 from collections import defaultdict
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dbtransform_lobes.data.files import check_parent
+from dbtransform_lobes.data.files import check_parent, replacing
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.onnx_model import (
     METADATA,
@@ -178,10 +176,7 @@ def _written_in_place(graph):
 
 def _write(proto, model, path, int8):
     """Write the file if it computes what the model does."""
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=f".{path.name}."
-    ) as folder:
-        temporary = Path(folder) / path.name
+    with replacing(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
         difference = _difference(model, temporary)
         if not difference <= TOLERANCE:
@@ -191,9 +186,8 @@ def _write(proto, model, path, int8):
                 f"{TOLERANCE:g}; try other versions of both"
             )
         if int8:
-            temporary = _quantise(temporary)
+            _quantise(temporary)
             difference = _difference(model, temporary)
-        os.replace(temporary, path)
     return difference
 
 
@@ -214,20 +208,17 @@ def _difference(model, path):
 
 
 def _quantise(path):
-    """Round the weights to eight bits, but those of the STFT; a new file."""
+    """Round the weights of a file to eight bits, but those of the STFT."""
     import onnx
     from onnxruntime.quantization import quantize_dynamic
 
-    graph = onnx.load(path).graph
-    quantised = path.with_suffix(".int8.onnx")
     with _quiet():
         quantize_dynamic(
             path,
-            quantised,
+            path,
             op_types_to_quantize=["MatMul", "Gemm"],
-            nodes_to_exclude=_stft_nodes(graph),
+            nodes_to_exclude=_stft_nodes(onnx.load(path).graph),
         )
-    return quantised
 
 
 def _stft_nodes(graph):

@@ -60,9 +60,9 @@ def test_no_speaker_and_no_noise_is_in_two_splits(prepared):
     _, save, _ = prepared
     sides = {}
     for split in ("train", "valid"):
-        for kind in ("speech", "noise"):
-            found = read_recordings(save / "manifest.csv", split, kind)
-            key = "speaker" if kind == "speech" else "path"
+        items = read_recordings(save / "manifest.csv", split)
+        for kind, key in (("speech", "speaker"), ("noise", "path")):
+            found = [item for item in items if item.kind == kind]
             sides[split, kind] = {getattr(item, key) for item in found}
             assert sides[split, kind]
     for kind in ("speech", "noise"):

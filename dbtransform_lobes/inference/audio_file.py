@@ -220,7 +220,9 @@ def write_blocks(path, blocks, audio):
             frames = _encode(temporary, blocks, audio, container, subtype)
             if audio.source is not None:
                 copy_tags(audio.source, temporary, container, audio.tags)
-            _check_written(temporary, frames)
+            written = sf.info(for_soundfile(temporary)).frames
+            if written != frames:  # a full disk cuts off without an error
+                raise OSError(f"{written} of {frames} samples were written")
     except (sf.LibsndfileError, OSError) as error:
         raise ValueError(
             f"{path}: writing failed ({_reason(error)}): {container} {subtype} "
@@ -259,13 +261,6 @@ def _subtype(container, audio):
         if kept and sf.check_format(container, subtype or "no"):
             return subtype
     return sf.default_subtype(container)
-
-
-def _check_written(path, frames):
-    """Notice what a full disk cut off without an error."""
-    written = sf.info(for_soundfile(path)).frames
-    if written != frames:
-        raise OSError(f"{written} of {frames} samples were written")
 
 
 def _reason(error):

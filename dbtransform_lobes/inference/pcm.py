@@ -22,14 +22,6 @@ class Report:
     repaired: int = 0  # samples that were not finite, taken as zero
     lost: int = 0  # bytes at the end that make no whole sample
 
-    def add(self, samples, seconds, sample_rate):
-        """Count a block."""
-        self.blocks += 1
-        self.samples += samples
-        self.underruns += seconds > samples / sample_rate
-        self.seconds += seconds
-        self.worst = max(self.worst, seconds)
-
 
 def decode(data, dtype, channels):
     """Turn bytes of interleaved samples into (channels, n), float32."""
@@ -58,7 +50,7 @@ def enhance_pcm(enhancer, read, write, channels=1, dtype="s16"):
     Interleaved channels are enhanced each on its own; ``dtype`` is a key of
     DTYPES.
     """
-    report, sent = Report(), 0
+    report, sent, rate = Report(), 0, enhancer.sample_rate
     width = channels * np.dtype(DTYPES[dtype][0]).itemsize
     try:
         while data := _read_block(read, enhancer.hop_length * width):
@@ -69,8 +61,12 @@ def enhance_pcm(enhancer, read, write, channels=1, dtype="s16"):
             noisy = np.nan_to_num(noisy, posinf=0, neginf=0)
             enhanced = enhancer.feed(noisy.T).T
             seconds = time.perf_counter() - start
-            report.add(noisy.shape[-1], seconds, enhancer.sample_rate)
-            waited = (report.samples - sent) / enhancer.sample_rate
+            report.blocks += 1
+            report.samples += noisy.shape[-1]
+            report.seconds += seconds
+            report.worst = max(report.worst, seconds)
+            report.underruns += seconds > noisy.shape[-1] / rate
+            waited = (report.samples - sent) / rate
             report.latency = max(report.latency, waited)
             sent += enhanced.shape[-1]
             write(encode(enhanced, dtype))

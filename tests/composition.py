@@ -15,42 +15,26 @@ NAMES = {
     "graph": "harmonic_graph.HarmonicGraphAttention",
     "graph_feed_forward": "feed_forward.FeedForward",
 }
-# Where an option of these tests goes: part and name of the argument.
-PLACES = {
-    "num_heads": [("attention", "num_heads"), ("graph", "num_heads")],
-    "lambda_form": [("attention", "lambda_form")],
-    "rope": [("attention", "rope")],
-    "window": [("attention", "window")],
-    "differential": [("attention", "differential")],
-    "fusion": [("fusion", "form")],
-    "fusion_windows": [("fusion", "windows")],
-    "separable": [("fusion", "separable")],
-    "fusion_activation": [("fusion", "activation")],
-    "graph": [("graph", "form")],
-    "num_neighbours": [("graph", "num_neighbours")],
-    "input_conditioned": [("graph", "input_conditioned")],
-    "feed_forward": [
-        ("feed_forward", "expansion"),
-        ("graph_feed_forward", "expansion"),
-    ],
-    "norm": [("norm", "kind")],
-    "compression": [("band_split", "compression")],
-    "split_norm": [("band_split", "norm")],
-    "magnitude": [("band_split", "magnitude")],
-    "decoder_expansion": [("mask_decoder", "expansion")],
-    "decoder_activation": [("mask_decoder", "activation")],
-    "band_widths": [("layout", "widths")],
-    "n_fft": [("layout", "n_fft")],
-    "sample_rate": [("layout", "sample_rate")],
+# The options of these tests that go to a part; option:argument if it has
+# another name there.
+OPTIONS = {
+    "attention": "num_heads lambda_form rope window differential",
+    "fusion": "fusion:form fusion_windows:windows separable "
+    "fusion_activation:activation",
+    "graph": "num_heads graph:form num_neighbours input_conditioned",
+    "feed_forward": "feed_forward:expansion",
+    "graph_feed_forward": "feed_forward:expansion",
+    "norm": "norm:kind",
+    "band_split": "compression split_norm:norm magnitude",
+    "mask_decoder": "decoder_expansion:expansion decoder_activation:activation",
+    "layout": "band_widths:widths n_fft sample_rate",
 }
-OF_ARCHITECTURE = (
-    "num_channels",
-    "num_layers",
-    "num_heads",
-    "causal",
-    "hop_length",
-    "window_fn",
-)
+PLACES = defaultdict(list)  # option to parts and arguments
+for part, options in OPTIONS.items():
+    for each in options.split():
+        option, _, argument = each.partition(":")
+        PLACES[option].append((part, argument or option))
+ARCHITECTURE = "num_channels num_layers num_heads causal hop_length window_fn"
 LEFT_OUT = {  # by "none" or 0
     "fusion": ("fusion",),
     "graph": ("graph", "graph_feed_forward"),
@@ -107,7 +91,7 @@ def recipe_overrides(**options):
     """Return overrides of a recipe; options of the model below architecture."""
     own, architecture = {}, {}
     for option, value in options.items():
-        if option in OF_ARCHITECTURE:
+        if option in ARCHITECTURE.split():
             architecture[option] = value
         elif value in (0, "none") and option in LEFT_OUT:
             blocks = architecture.setdefault("blocks", {})

@@ -67,6 +67,23 @@ def own_folder(model_folder, tmp_path):
 
 
 @pytest.fixture
+def run(capsys):
+    """Run a command or tool; return what it wrote (``.out`` and ``.err``)."""
+    from command import run_tool
+    from dbtransform_lobes.cli.main import COMMANDS, main
+
+    def run(name, *arguments, code=0):
+        words = [str(each) for each in arguments]
+        is_tool = name not in COMMANDS
+        ended = run_tool(name, words) if is_tool else main([name, *words])
+        written = capsys.readouterr()
+        assert ended == code, written.err
+        return written
+
+    return run
+
+
+@pytest.fixture
 def no_weights(monkeypatch):
     """Fail when weights are loaded."""
     from dbtransform_lobes.inference import EnhanceModel

@@ -58,37 +58,25 @@ def dns_tree(folder, sample_rate=16000, seconds=1.2, suffix=""):
             clean = speech_like(seconds, seed, sample_rate)
             noisy = 0.8 * clean + noise_like(seconds, seed, sample_rate)
             test = folder / "datasets/test_set/synthetic" / name
-            write_wav(
-                test / f"clean/clean_fileid_{number}.wav",
-                0.8 * clean,
-                sample_rate,
-            )
-            write_wav(
-                test / f"noisy/book_snr{number}_tl-21_fileid_{number}.wav",
-                noisy,
-                sample_rate,
-            )
+            path = test / f"clean/clean_fileid_{number}.wav"
+            write_wav(path, 0.8 * clean, sample_rate)
+            path = test / f"noisy/book_snr{number}_tl-21_fileid_{number}.wav"
+            write_wav(path, noisy, sample_rate)
     return folder
 
 
-def timit_tree(folder, form="NIST"):
+def timit_tree(folder):
     """Write TIMIT/{TRAIN,TEST}/DRn/SPEAKER/*.WAV; return the folder."""
-    folder = Path(folder)
     seed = 0
     for split, speakers in SPEAKERS.items():
         for region, speaker in enumerate(speakers, start=1):
+            path = Path(folder) / split / f"DR{region}" / speaker
+            path.mkdir(parents=True)
             for sentence in ("SA1", "SI648", "SX37"):
                 seed += 1
-                path = folder / split / f"DR{region}" / speaker
-                path.mkdir(parents=True, exist_ok=True)
-                sf.write(
-                    path / f"{sentence}.WAV",
-                    speech_like(1.1, seed),
-                    16000,
-                    subtype="PCM_16",
-                    format=form,
-                )
-    return folder
+                signal, file = speech_like(1.1, seed), path / f"{sentence}.WAV"
+                sf.write(file, signal, 16000, "PCM_16", format="NIST")
+    return Path(folder)
 
 
 def noise_tree(folder, types=("babble", "car", "factory", "white")):

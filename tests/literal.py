@@ -14,21 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from dbtransform_lobes.models.bands import BandLayout
-from dbtransform_lobes.models.db_transform import DBTransform
-from dbtransform_lobes.models.differential_attention import (
-    DifferentialBandAttention,
-)
-from dbtransform_lobes.models.harmonic_graph import (
-    HarmonicGraphAttention,
-    frequency_features,
-)
+from dbtransform_lobes.models.harmonic_graph import frequency_features
 from dbtransform_lobes.models.level import RunningLevel
 from dbtransform_lobes.models.mask_decoder import NUM_TAPS
-from dbtransform_lobes.models.multi_scale_fusion import (
-    PRIORS,
-    RANGES_HZ,
-    MultiScaleFusion,
-)
+from dbtransform_lobes.models.multi_scale_fusion import PRIORS, RANGES_HZ
 from dbtransform_lobes.models.spectrum import (
     check_spectrum,
     complex_spectrum,
@@ -51,16 +40,13 @@ class LiteralBandSplit(nn.Module):
         self.layout = layout
         sizes = [2 * width for width in layout.widths]
         self.norms = nn.ModuleList(nn.GroupNorm(1, size) for size in sizes)
-        self.linears = nn.ModuleList(
-            nn.Linear(size, num_channels) for size in sizes
-        )
+        linears = [nn.Linear(size, num_channels) for size in sizes]
+        self.linears = nn.ModuleList(linears)
 
     def forward(self, spec):
         """Map complex (B, F, T) to K tensors (B, T, C)."""
-        bands = []
-        for k, (norm, linear) in enumerate(
-            zip(self.norms, self.linears, strict=True)
-        ):
+        bands, parts = [], zip(self.norms, self.linears, strict=True)
+        for k, (norm, linear) in enumerate(parts):
             first, last = self.layout.edges[k : k + 2]
             x = torch.view_as_real(spec[:, first:last])  # (B, w, T, 2)
             x = x.permute(0, 2, 1, 3).flatten(2)  # (B, T, 2 w)
@@ -69,9 +55,8 @@ class LiteralBandSplit(nn.Module):
 
     def load_from(self, split):
         """Copy the weights of a ``BandSplit``."""
-        for run, norm, linear in zip(
-            self.layout.runs, split.norms, split.linears, strict=True
-        ):
+        parts = self.layout.runs, split.norms, split.linears
+        for run, norm, linear in zip(*parts, strict=True):
             for i, k in enumerate(range(run.bands.start, run.bands.stop)):
                 _copy_norm(self.norms[k], norm, i)
                 _copy(self.linears[k], linear.weight[i], linear.bias[i])
@@ -88,9 +73,8 @@ class LiteralAttention(nn.Module):
         self.key = nn.Linear(num_channels, num_channels)
         self.value = nn.Linear(num_channels, half)
         self.output = nn.Linear(half, num_channels)
-        self.mlp = nn.Sequential(
-            nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1), nn.Sigmoid()
-        )
+        first, last = nn.Linear(8, 16), nn.Linear(16, 1)
+        self.mlp = nn.Sequential(first, nn.ReLU(), last, nn.Sigmoid())
 
     def forward(self, x):
         """Map (B, T, C) to (B, T, C)."""
@@ -98,9 +82,8 @@ class LiteralAttention(nn.Module):
         key1, key2 = self.key(x).chunk(2, dim=-1)
         map1 = self._map(query1, key1)  # (B, H, T, T)
         map2 = self._map(query2, key2)
-        statistics = torch.stack(
-            [*self._statistics(map1), *self._statistics(map2)], dim=-1
-        )
+        statistics = *self._statistics(map1), *self._statistics(map2)
+        statistics = torch.stack(statistics, dim=-1)
         lam = self.mlp(statistics).unsqueeze(-1)  # (B, H, 1, 1)
         out = (map1 - lam * map2) @ self._heads(self.value(x))
         return self.output(out.transpose(1, 2).flatten(2))
@@ -133,11 +116,9 @@ class LiteralAttention(nn.Module):
         for linear, weight, bias in zip(linears, weights, biases, strict=True):
             _copy(linear, weight, bias)
         of_mlp = attention.statistics
-        for linear, source in (
-            (self.mlp[0], of_mlp.hidden),
-            (self.mlp[2], of_mlp.output),
-            (self.output, attention.output),
-        ):
+        linears = (self.mlp[0], self.mlp[2], self.output)
+        sources = (of_mlp.hidden, of_mlp.output, attention.output)
+        for linear, source in zip(linears, sources, strict=True):
             _copy(linear, source.weight[k], source.bias[k])
 
 
@@ -194,9 +175,8 @@ class LiteralGraph(nn.Module):
         super().__init__()
         self.num_heads, self.num_neighbours = num_heads, num_neighbours
         self.temperature = temperature
-        self.embedding = nn.Parameter(
-            frequency_features(centres, embedding_size)
-        )
+        features = frequency_features(centres, embedding_size)
+        self.embedding = nn.Parameter(features)
         self.query = nn.Linear(num_channels, num_channels)
         self.key = nn.Linear(num_channels, num_channels)
         self.value = nn.Linear(num_channels, num_channels)
@@ -253,9 +233,8 @@ class LiteralMaskDecoder(nn.Module):
             )
             for width in layout.widths
         )
-        self.norms = nn.ModuleList(
-            nn.GroupNorm(1, num_channels) for _ in layout.widths
-        )
+        norms = [nn.GroupNorm(1, num_channels) for _ in layout.widths]
+        self.norms = nn.ModuleList(norms)
 
     def forward(self, bands, spec):
         """Filter complex (B, F, T) with the masks of K tensors (B, T, C)."""
@@ -303,45 +282,27 @@ class LiteralProposal(nn.Module):
         self.level = level  # which has a twin of its own
         bands, centres = self.layout.num_bands, self.layout.centres
 
-        def norms():
-            return nn.ModuleList(
-                nn.GroupNorm(1, num_channels) for _ in range(bands)
-            )
+        def with_norms(block):
+            norms = [nn.GroupNorm(1, num_channels) for _ in range(bands)]
+            norms = nn.ModuleList(norms)
+            return nn.ModuleDict({"block": block, "norms": norms})
 
         self.band_split = LiteralBandSplit(self.layout, num_channels)
-        self.attention = nn.ModuleDict(
-            {
-                "bands": nn.ModuleList(
-                    LiteralAttention(num_channels, num_heads)
-                    for _ in range(bands)
-                ),
-                "norms": norms(),
-            }
-        )
-        self.fusion = nn.ModuleDict(
-            {
-                "block": LiteralFusion(num_channels, centres, fusion_windows),
-                "norms": norms(),
-            }
-        )
-        self.graph = nn.ModuleDict(
-            {
-                "block": LiteralGraph(
-                    num_channels, num_heads, centres, num_neighbours
-                ),
-                "norms": norms(),
-            }
-        )
-        self.mask_decoder = LiteralMaskDecoder(
-            self.layout, num_channels, decoder_expansion
-        )
+        sizes = num_channels, num_heads
+        attention = [LiteralAttention(*sizes) for _ in range(bands)]
+        self.attention = with_norms(nn.ModuleList(attention))
+        fusion = LiteralFusion(num_channels, centres, fusion_windows)
+        self.fusion = with_norms(fusion)
+        self.graph = with_norms(LiteralGraph(*sizes, centres, num_neighbours))
+        sizes = self.layout, num_channels, decoder_expansion
+        self.mask_decoder = LiteralMaskDecoder(*sizes)
 
     def forward(self, spec):
         """Enhance a spectrum, complex (B, F, T) to (B, F, T)."""
         check_spectrum(spec, self.layout.num_bins)
         seen = complex_spectrum(RunningLevel(self.level)(real_parts(spec)))
         bands = self.band_split(seen)
-        for k, attend in enumerate(self.attention["bands"]):
+        for k, attend in enumerate(self.attention["block"]):
             norm = self.attention["norms"][k]
             bands[k] = normalise(norm, bands[k] + attend(bands[k]))
         for k, norm in enumerate(self.fusion["norms"]):
@@ -356,14 +317,12 @@ class LiteralProposal(nn.Module):
     def load_from(self, model):
         """Copy the weights of a DBTransform; the same function follows."""
         attention, fusion, graph = model.blocks
-        parts = zip(
-            (self.attention, self.fusion, self.graph), model.blocks, strict=True
-        )
-        for part, residual in parts:
+        parts = self.attention, self.fusion, self.graph
+        for part, residual in zip(parts, model.blocks, strict=True):
             for k, norm in enumerate(part["norms"]):
                 _copy_norm(norm, residual.norm, k)
         self.band_split.load_from(model.band_split)
-        for k, band in enumerate(self.attention["bands"]):
+        for k, band in enumerate(self.attention["block"]):
             band.load_from(attention.block, k)
         self.fusion["block"].load_from(fusion.block)
         self.graph["block"].load_from(graph.block)
@@ -372,8 +331,28 @@ class LiteralProposal(nn.Module):
 
 
 def literal_twin(model):
-    """Return the literal form of a proposal, with its sizes and weights."""
-    check_proposal(model)
+    """Return the literal form of a proposal, with its sizes and weights.
+
+    A ValueError tells of a DBTransform that is not as the proposal wrote it.
+    """
+    try:
+        twin = _with_weights_of(model)
+        shape = (1, model.layout.num_bins, 40, 2)
+        spec = torch.randn(shape).to(twin.fusion["block"].logits[0])
+        spec = torch.view_as_complex(spec)
+        with torch.no_grad():
+            right = torch.allclose(twin(spec), model(spec), rtol=0, atol=1e-4)
+    except (AttributeError, RuntimeError, ValueError):  # it has other parts
+        right = False
+    if not right:
+        raise ValueError(
+            "the literal form is of the proposal only: given another "
+            "configuration, expected hparams/models/db_transform_proposal.yaml"
+        )
+    return twin
+
+
+def _with_weights_of(model):
     attention, fusion, graph = (residual.block for residual in model.blocks)
     layout, expand = model.layout, model.mask_decoder.expand.weight
     n_fft = 2 * (layout.num_bins - 1)
@@ -389,42 +368,6 @@ def literal_twin(model):
         level=model.level.back,
     )
     return twin.to(expand.device, expand.dtype).load_from(model)
-
-
-def check_proposal(model):
-    """Refuse a DBTransform that is not as the proposal wrote it."""
-    wanted = (
-        DifferentialBandAttention,
-        MultiScaleFusion,
-        HarmonicGraphAttention,
-    )
-    right = isinstance(model, DBTransform) and wanted == tuple(
-        type(residual.block) for residual in model.blocks
-    )
-    if right:
-        attention, fusion, graph = (r.block for r in model.blocks)
-        right = (
-            attention.statistics is not None
-            and attention.embedding is None
-            and attention.num_maps == 2
-            and not attention.rope
-            and not fusion.separable
-            and not fusion.activation
-            and fusion.adaptive is None
-            and graph.form == "learned"
-            and graph.condition is None
-            and all(r.order == "post" for r in model.blocks)
-            and all(r.norm.kind == "group" for r in model.blocks)
-            and model.mask_decoder.norm.kind == "group"
-            and not isinstance(model.band_split.norms[0], nn.Identity)
-            and model.band_split.compression == 1.0
-            and not model.band_split.magnitude
-        )
-    if not right:
-        raise ValueError(
-            "the literal form is of the proposal only: given another "
-            "configuration, expected hparams/models/db_transform_proposal.yaml"
-        )
 
 
 def _copy(module, weight, bias):

@@ -9,9 +9,8 @@ from pathlib import Path
 import command
 from dbtransform_lobes.cli.main import build_parser, main
 from tests.signals import noise_like, speech_like, write_wav
-from tests.training_runs import run_script
+from tests.training_runs import ROOT, run_script
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     "README.md",
     *(f"recipes/{name}/README.md" for name in ("Voicebank", "DNS", "TIMIT")),

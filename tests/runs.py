@@ -27,10 +27,9 @@ def write_hyperparams(folder, **overrides):
         "output_folder": str(folder),
         **recipe_overrides(**{**TINY_MODEL, **overrides}),
     }
+    given = str(folder), str(RECIPE), overrides
     with process_as_before():
-        sb.create_experiment_directory(
-            str(folder), str(RECIPE), overrides, save_env_desc=False
-        )
+        sb.create_experiment_directory(*given, save_env_desc=False)
     return folder
 
 

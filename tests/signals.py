@@ -98,7 +98,6 @@ def voicebank_tree(
     sample_rate=48000,
     speakers=("p226", "p287", "p225"),
     utterances=2,
-    test_speakers=("p232",),
     suffix="",
     seconds=0.5,
 ):
@@ -108,7 +107,7 @@ def voicebank_tree(
     as in the corpus (``p226_001.wav``), each about ``seconds`` long.
     """
     folder = Path(folder)
-    sets = {"trainset_28spk": speakers, "testset": test_speakers}
+    sets = {"trainset_28spk": speakers, "testset": ("p232",)}
     seed = 0
     for name, members in sets.items():
         for speaker in members:
@@ -117,14 +116,10 @@ def voicebank_tree(
                 length = seconds + 0.05 * number
                 clean = speech_like(length, seed, sample_rate)
                 noisy = clean + noise_like(length, seed, sample_rate)
+                file = f"{name}_wav{suffix}/{speaker}_{number:03d}.wav"
                 for kind, signal in (("clean", clean), ("noisy", noisy)):
-                    write_wav(
-                        folder
-                        / f"{kind}_{name}_wav{suffix}"
-                        / f"{speaker}_{number:03d}.wav",
-                        0.8 * signal,
-                        sample_rate,
-                    )
+                    path = folder / f"{kind}_{file}"
+                    write_wav(path, 0.8 * signal, sample_rate)
     return folder
 
 

@@ -42,9 +42,8 @@ def test_a_task_whose_process_was_killed_is_tried_once_more(tmp_path):
     for times, reason in ((1, ""), (2, CRASHED)):
         folder = tmp_path / str(times)
         folder.mkdir()
-        assert list(run_isolated(die, [(folder, times)])) == [
-            ((folder, times), None, reason)
-        ]
+        found = list(run_isolated(die, [(folder, times)]))
+        assert found == [((folder, times), None, reason)]
 
 
 def test_processes_that_die_before_their_first_task_are_replaced(tmp_path):

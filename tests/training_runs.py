@@ -46,10 +46,8 @@ def arguments(data, output, **changes):
     given = recipe_overrides(**given)
     if "architecture" in given:
         given["architecture"] = flow(given["architecture"])
-    flags = [
-        f"--{name}" if value is None else f"--{name}={value}"
-        for name, value in given.items()
-    ]
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    flags = [flag.removesuffix("=None") for flag in flags]
     hparams = ROOT / "hparams" / "db_transform.yaml"
     return [str(hparams), "--noprogressbar", *flags]
 

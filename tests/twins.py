@@ -1,5 +1,6 @@
 """What the slow literal twins share: float64 numpy in, float64 numpy out."""
 
+import cmath
 import math
 
 import numpy as np
@@ -24,10 +25,7 @@ def scramble(module, seed=0, scale=0.5):
     module.double()
     with torch.no_grad():
         for parameter in module.parameters():
-            noise = torch.randn(
-                parameter.shape, generator=generator, dtype=torch.float64
-            )
-            parameter.copy_(scale * noise)
+            parameter.normal_(0, scale, generator=generator)
     for number, part in enumerate(module.modules()):
         if isinstance(part, torch.nn.BatchNorm1d):
             part.running_mean.copy_(randn(part.num_features, seed=number))
@@ -72,6 +70,23 @@ def filter_twin(mask, spec, taps=(-1, 0, 1)):
             if 0 <= t + tau < spec.shape[-1]:
                 out[b, f, t] += mask[b, f, t, i] * spec[b, f, t + tau]
     return out
+
+
+def literal_stft(signal, n_fft, hop, window):
+    """X_t[f] in loops, zeros around the signal; a list of frames."""
+    frames = []
+    for t in range(1 - (-len(signal) // hop)):
+        bins = []
+        for f in range(n_fft // 2 + 1):
+            total = 0j
+            for n in range(n_fft):
+                at = n + t * hop - n_fft // 2
+                if 0 <= at < len(signal):
+                    turn = cmath.exp(-2j * math.pi * f * n / n_fft)
+                    total += window[n] * signal[at] * turn
+            bins.append(total)
+        frames.append(bins)
+    return frames
 
 
 def softmax(logits):

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel
 from tests.hub_stand_in import free_port
 from tests.signals import noise_like, speech_like
@@ -31,12 +30,11 @@ in_browser = pytest.mark.skipif(
 )
 
 
-def test_mistakes(monkeypatch, capsys):
-    assert main(["demo", "--port", "0"]) == 1
-    assert "--port is 0, expected 1 to 65535" in capsys.readouterr().err
+def test_mistakes(monkeypatch, run):
+    told = run("demo", "--port", 0, code=1).err
+    assert "--port is 0, expected 1 to 65535" in told
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert main(["demo"]) == 1
-    assert "pip install 'dbtransform[demo]'" in capsys.readouterr().err
+    assert "pip install 'dbtransform[demo]'" in run("demo", code=1).err
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +80,8 @@ def page(address):
         "--use-fake-device-for-media-stream",
     ]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=arguments
-        )
+        chromium = playwright.chromium
+        browser = chromium.launch(executable_path=CHROMIUM, args=arguments)
         page = browser.new_page()
         page.requested = []
         page.on("request", lambda request: page.requested.append(request.url))
@@ -92,12 +89,9 @@ def page(address):
         page.wait_for_selector("#graph img")
         yield page
         browser.close()
-    elsewhere = [
-        url
-        for url in page.requested
-        if not url.startswith((address, "data:", "blob:"))
-    ]
-    assert page.requested and elsewhere == []
+    here = (address, "data:", "blob:")
+    assert page.requested
+    assert all(url.startswith(here) for url in page.requested)
 
 
 def enhance(page):

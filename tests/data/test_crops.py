@@ -68,9 +68,7 @@ def test_workers_do_not_change_the_examples():
     sampler = EpochSampler(len(crops))
     given = {}
     for workers in (0, 2):
-        loader = DataLoader(
-            crops, batch_size=2, sampler=sampler, num_workers=workers
-        )
+        loader = DataLoader(crops, 2, sampler=sampler, num_workers=workers)
         for epoch in (1, 2):
             sampler.set_epoch(epoch)
             given[workers, epoch] = list(loader)

@@ -1,18 +1,18 @@
 """The mixing recipe and the data sets made with it."""
 
-import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 
-from dbtransform_lobes.cli import mix as command
 from dbtransform_lobes.data import levels
 from dbtransform_lobes.data.dataset import SET_NAMES, mix_dataset, mix_testset
 from dbtransform_lobes.evaluation.conditions import read_conditions
 from tests.signals import (
+    contents,
     noise_like,
     rows_of,
     speech_like,
@@ -88,15 +88,6 @@ def recordings(tmp_path_factory):
     return folder
 
 
-def contents(folder):
-    """Map every file below a folder to its bytes."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory, recordings):
     """A data set and the rows of its plan; not to be changed."""
@@ -114,9 +105,8 @@ def test_plan_rebuilds_the_audio(mixed, recordings):
     for row in rows:
         speech, _ = sf.read(recordings / row["speech"])
         noise, places = 0, np.arange(len(speech))
-        for path, offset in zip(
-            row["noise"].split("|"), row["offset"].split("|"), strict=True
-        ):
+        parts = row["noise"].split("|"), row["offset"].split("|")
+        for path, offset in zip(*parts, strict=True):
             part = sf.read(recordings / path)[0]
             part = part[(int(offset) + places) % len(part)]
             noise = noise + part / np.sqrt(np.mean(part**2))
@@ -152,10 +142,8 @@ def test_plan_keeps_splits_snrs_and_passes_apart(mixed, split):
 def test_the_plan_gives_the_conditions_of_an_evaluation(mixed):
     folder, _, _ = mixed
     noisy = {path.stem for path in folder.glob("noisy_testset_wav/*.wav")}
-    conditions = {
-        Path(name).name: known
-        for name, known in read_conditions(folder / "mixtures.csv").items()
-    }
+    found = read_conditions(folder / "mixtures.csv")
+    conditions = {Path(name).name: known for name, known in found.items()}
     assert noisy and noisy <= set(conditions)
     for name in noisy:
         known = conditions[name]
@@ -256,9 +244,7 @@ def small_collection(folder, speakers=1, bad=None):
         (1, np.full(800, np.nan), {}, "not finite"),
     ],
 )
-def test_unfit_recordings_are_refused(
-    tmp_path, speakers, bad, arguments, message
-):
+def test_unfit_files_are_refused(tmp_path, speakers, bad, arguments, message):
     source = small_collection(tmp_path / "in", speakers, bad)
     output = tmp_path / "out"
     with pytest.raises(ValueError, match=message):
@@ -280,11 +266,8 @@ def fixed_test(folder, recordings, rows):
     """Write a csv of fixed mixtures."""
     path = folder / "test.csv"
     lines = ["id,speech,noise,noise_offset_s,snr_db"]
-    for name, offset, snr in rows:
-        lines.append(
-            f"{name},speech/test/s p20/utterance.wav,"
-            f"noise/test/n21/noise.wav,{offset},{snr}"
-        )
+    files = "speech/test/s p20/utterance.wav,noise/test/n21/noise.wav"
+    lines += [f"{name},{files},{offset},{snr}" for name, offset, snr in rows]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -345,25 +328,16 @@ def test_bad_fixed_test_is_refused(tmp_path, recordings, old, new, message):
     assert not output.exists()
 
 
-def run_command(*words):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return command.run(parser.parse_args([str(word) for word in words]))
-
-
-def test_command_mixes_and_reports(tmp_path, recordings, capsys):
+def test_command_mixes_and_reports(tmp_path, recordings, run):
     output = tmp_path / "out"
-    words = ["--recordings", recordings, "--output", output]
-    hours = ["--hours", 2 / 3600, "--valid_hours", 0, "--test_hours", 0]
-    assert run_command(*words, *hours, "--snrs", 3, "--seed", 2) == 0
-    assert "train: 4 files" in capsys.readouterr().out
-    assert {row["snr_db"] for row in rows_of(output / "mixtures.csv")} == {
-        "3.0"
-    }
+    mix = partial(run, "mix", "--recordings", recordings, "--output", output)
+    hours = "--hours", 2 / 3600, "--valid_hours", 0, "--test_hours", 0
+    assert "train: 4 files" in mix(*hours, "--snrs", 3, "--seed", 2).out
+    snrs = {row["snr_db"] for row in rows_of(output / "mixtures.csv")}
+    assert snrs == {"3.0"}
     mixtures = fixed_test(tmp_path, recordings, [("mix_000", 0.0, 5.0)])
-    assert run_command(*words, "--mixtures", mixtures) == 0
-    assert "test: 1 files" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="--seed given with --mixtures"):
-        run_command(*words, "--mixtures", mixtures, "--seed", 1)
-    with pytest.raises(FileNotFoundError, match="no such csv"):
-        run_command(*words, "--mixtures", tmp_path / "none.csv")
+    assert "test: 1 files" in mix("--mixtures", mixtures).out
+    told = mix("--mixtures", mixtures, "--seed", 1, code=1).err
+    assert "--seed given with --mixtures" in told
+    told = mix("--mixtures", tmp_path / "none.csv", code=1).err
+    assert "no such csv" in told

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ import soundfile as sf
 import webdataset
 from torch.utils.data import DataLoader, DistributedSampler
 
-from command import run_tool
 from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.recordings import read_recordings
@@ -23,8 +21,8 @@ from dbtransform_lobes.data.shards import shard_order, write_shards
 from dbtransform_lobes.data.sources import Recordings
 from tests.corpora import room
 from tests.signals import noise_like, speech_like, write_wav
+from tests.training_runs import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_SPEECH = 14
 
 
@@ -37,9 +35,8 @@ def recordings(tmp_path_factory):
     for seed in range(3):
         write_wav(folder / f"noise/train/n{seed}/0.wav", noise_like(0.2, seed))
     write_wav(folder / "rir/train/small/0.wav", room(), 16000)
-    write_wav(
-        folder / "speech/valid/v/0.wav", speech_like(0.5, 50, 48000), 48000
-    )
+    valid = speech_like(0.5, 50, 48000)
+    write_wav(folder / "speech/valid/v/0.wav", valid, 48000)
     return folder
 
 
@@ -52,14 +49,12 @@ def shards(recordings, tmp_path_factory):
 
 
 def originals(folder):
-    """Samples of every file by its duration, speaker and kind."""
-    found = read_recordings(folder)
-    return {
-        (item.kind, item.speaker, item.split, round(item.seconds * 16000)): (
-            read_audio(item.path)
-        )
-        for item in found
-    }
+    """Samples of every file by its kind, speaker, split and duration."""
+    found = {}
+    for item in read_recordings(folder):
+        key = item.kind, item.speaker, item.split, round(16000 * item.seconds)
+        found[key] = read_audio(item.path)
+    return found
 
 
 def test_shards_hold_what_the_files_hold(recordings, shards):
@@ -81,10 +76,8 @@ def test_shards_hold_what_the_files_hold(recordings, shards):
 def test_a_part_of_a_member_is_read(shards):
     item = read_recordings(shards / "manifest.csv", "train")[-1]
     assert item.kind == "speech"
-    whole = read_audio(item.path)
-    np.testing.assert_array_equal(
-        read_audio(item.path, 1000, 500), whole[1000:1500]
-    )
+    part, whole = read_audio(item.path, 1000, 500), read_audio(item.path)
+    np.testing.assert_array_equal(part, whole[1000:1500])
     with pytest.raises(ValueError, match="expected audio"):
         read_audio(item.path.split("#")[0] + "#0-511")
     with pytest.raises(FileNotFoundError, match="gone.tar"):
@@ -122,9 +115,8 @@ class Names(Recordings):
 def epoch_of(shards, ranks, rank, workers, examples):
     """Paths that one rank reads in an epoch, in batches of 2."""
     crops = TrainingCrops(Names(shards / "manifest.csv"), examples, 0.01)
-    sampler = DistributedSampler(
-        EpochSampler(examples), ranks, rank, shuffle=False
-    )
+    whole = EpochSampler(examples)
+    sampler = DistributedSampler(whole, ranks, rank, shuffle=False)
     keys = [(1, position) for position in sampler]
     loader = DataLoader(crops, 2, sampler=keys, num_workers=workers)
     return [name.rsplit("@")[0] for batch in loader for name in batch["id"]]
@@ -204,27 +196,21 @@ def test_full_disk_keeps_whole_shards_and_goes_on(recordings, shards, tmp_path):
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
 
 
-def test_other_shards_are_replaced_by_force_only(recordings, tmp_path, capsys):
-    def shards(*options):
-        command = [str(recordings), "--output", str(tmp_path), *options]
-        return run_tool("shards", command)
-
-    assert shards("--samples", "9") == 0
-    assert shards("--samples", "3") == 1
-    assert "--force" in capsys.readouterr().err
-    assert shards("--samples", "3", "--force") == 0
+def test_other_shards_are_replaced_by_force_only(recordings, tmp_path, run):
+    command = "shards", recordings, "--output", tmp_path, "--samples"
+    run(*command, 9)
+    assert "--force" in run(*command, 3, code=1).err
+    run(*command, 3, "--force")
     assert len(list(tmp_path.glob("train-speech*.tar"))) == 5
-    assert shards("--samples", "0") == 1
+    run(*command, 0, code=1)
 
 
-def test_unreadable_recordings_are_left_out_and_listed(tmp_path, capsys):
+def test_unreadable_recordings_are_left_out_and_listed(tmp_path, run):
     for name in "abc":
         write_wav(tmp_path / f"in/speech/train/x/{name}.wav", speech_like(0.3))
     bad = tmp_path / "in/speech/train/x/b.wav"
     sf.write(bad, np.full(3000, np.nan), 16000, subtype="FLOAT")
-    command = [str(tmp_path / "in"), "--output", str(tmp_path / "o")]
-    assert run_tool("shards", command) == 1
-    output = capsys.readouterr()
+    output = run("shards", tmp_path / "in", "--output", tmp_path / "o", code=1)
     assert "b.wav: samples are not finite" in output.err
     assert "2 recordings in 1 shards" in output.out
     (path,) = (tmp_path / "o").glob("*.tar")

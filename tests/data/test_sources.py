@@ -30,15 +30,11 @@ def tree(tmp_path_factory):
     for number in range(2):
         for speaker in ("a", "b"):
             seed = number + 10 * (speaker == "b")
-            write_wav(
-                folder / f"speech/train/{speaker}/{number}.wav",
-                speech_like(0.4 + 0.3 * number, seed),
-            )
+            signal = speech_like(0.4 + 0.3 * number, seed)
+            write_wav(folder / f"speech/train/{speaker}/{number}.wav", signal)
+        signal = noise_like(0.3 + 0.4 * number, number)
         for kind in ("hum", "wind"):
-            write_wav(
-                folder / f"noise/train/{kind}/{number}.wav",
-                noise_like(0.3 + 0.4 * number, number),
-            )
+            write_wav(folder / f"noise/train/{kind}/{number}.wav", signal)
         write_wav(folder / f"rir/train/hall/{number}.wav", room(number))
     write_wav(folder / "speech/valid/c/0.wav", speech_like(0.5, 5))
     write_wav(folder / "noise/valid/rain/0.wav", noise_like(0.5, 5))
@@ -242,13 +238,12 @@ def test_band_limit_is_on_the_target_as_well(tree):
 @pytest.mark.parametrize("name", ["codec", "clipping", "level_jump"])
 def test_codec_and_clipping_spare_the_target_not_so_jumps(tree, name):
     """Drawn apart from the rest, they change nothing but the mixture."""
+    plain = {**PLAIN, "snr_db": (0, 0)}
+    both = Recordings(tree, **plain, **{name: 1.0}), Recordings(tree, **plain)
     for seed in range(5):
-        one, other = (
-            Recordings(tree, **PLAIN, snr_db=(0, 0), **options).draw(
-                0, 8000, np.random.default_rng(seed)
-            )
-            for options in ({name: 1.0}, {})
-        )
+        rngs = np.random.default_rng(seed), np.random.default_rng(seed)
+        pairs = zip(both, rngs, strict=True)
+        one, other = (source.draw(0, 8000, rng) for source, rng in pairs)
         assert np.abs(one[2] - other[2]).max() > 1e-4
         if name == "level_jump":  # on both alike
             np.testing.assert_allclose(one[1] * other[2], one[2] * other[1])

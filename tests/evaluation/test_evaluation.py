@@ -9,7 +9,6 @@ import pytest
 import soundfile as sf
 from scipy.linalg import toeplitz
 
-from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.evaluation import composite as measures
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders, pair_files
 from dbtransform_lobes.evaluation.metrics import (
@@ -72,10 +71,9 @@ def literal_llr(clean, estimate):
 def literal_levels(frame, floor=1e-10):
     """Critical band levels in dB of one frame, band by band."""
     power, bins = np.abs(np.fft.fft(frame, 1024)[:512]) ** 2, np.arange(512)
+    bands = measures.CRITICAL_CENTRES, measures.CRITICAL_WIDTHS
     levels = []
-    for centre, width in zip(
-        measures.CRITICAL_CENTRES, measures.CRITICAL_WIDTHS, strict=True
-    ):
+    for centre, width in zip(*bands, strict=True):
         place = math.floor(centre / 8000 * 512)
         offset = (bins - place) / (width / 8000 * 512)
         gain = np.exp(-11 * offset**2 + math.log(70.0 / width))
@@ -106,11 +104,8 @@ def literal_weights(levels, slopes, rising_offset=-1):
 def literal_wss(clean, estimate, scale=32768.0, rising_offset=-1):
     """Klatt's distance, frame by frame."""
     values = []
-    for pair in zip(
-        literal_frames(scale * clean),
-        literal_frames(scale * estimate),
-        strict=True,
-    ):
+    signals = literal_frames(scale * clean), literal_frames(scale * estimate)
+    for pair in zip(*signals, strict=True):
         levels = [literal_levels(frame) for frame in pair]
         slopes = [np.diff(level) for level in levels]
         weights = [
@@ -310,14 +305,14 @@ def test_too_short_signals_are_refused():
 @pytest.fixture
 def folders(tmp_path):
     """Three good pairs, one estimate as FLAC."""
-    clean_folder, estimate_folder = tmp_path / "clean", tmp_path / "noisy"
-    clean_folder.mkdir()
-    estimate_folder.mkdir()
+    folders = tmp_path / "clean", tmp_path / "noisy"
+    for folder in folders:
+        folder.mkdir()
     for seed, suffix in enumerate(["wav", "flac", "wav"]):
         clean, noisy = noisy_pair(5.0 * seed, seed=seed)
-        sf.write(clean_folder / f"file_{seed}.wav", 0.3 * clean, RATE)
-        sf.write(estimate_folder / f"file_{seed}.{suffix}", 0.3 * noisy, RATE)
-    return clean_folder, estimate_folder
+        sf.write(folders[0] / f"file_{seed}.wav", 0.3 * clean, RATE)
+        sf.write(folders[1] / f"file_{seed}.{suffix}", 0.3 * noisy, RATE)
+    return folders
 
 
 def test_file_names_are_any_bytes(folders, tmp_path):
@@ -412,14 +407,10 @@ def test_impossible_folders_are_refused(folders, tmp_path):
         evaluate_folders(*folders)
 
 
-def run_command(*arguments):
-    return main(["evaluate", *map(str, arguments)])
-
-
-def test_command_prints_the_means(folders, tmp_path, capsys):
+def test_command_prints_the_means(folders, tmp_path, run):
     output = tmp_path / "scores"
-    assert run_command(*folders, "--output", output, "--jobs", 2) == 0
-    title, names, values = capsys.readouterr().out.splitlines()
+    out = run("evaluate", *folders, "--output", output, "--jobs", 2).out
+    title, names, values = out.splitlines()
     assert title == "3 of 3 files scored"
     assert tuple(names.split()) == METRICS
     means = json.loads((output / "scores.json").read_text())["means"]
@@ -427,11 +418,10 @@ def test_command_prints_the_means(folders, tmp_path, capsys):
         assert abs(float(value) - means[metric]) <= 0.0005 + 1e-9
 
 
-def test_command_fails_for_failed_but_not_for_silent_files(folders, capsys):
+def test_command_fails_for_failed_but_not_for_silent_files(folders, run):
     sf.write(folders[0] / "mute.wav", np.zeros(RATE), RATE)
     sf.write(folders[1] / "mute.wav", noise_like(1.0, 0), RATE)
-    assert run_command(*folders) == 0
-    assert "silent, not scored (1): mute" in capsys.readouterr().out
+    assert "silent, not scored (1): mute" in run("evaluate", *folders).out
     sf.write(folders[1] / "mute.wav", np.zeros(RATE - 1), RATE)
-    assert run_command(*folders) == 1
-    assert "failed: mute: clean has 16000" in capsys.readouterr().err
+    told = run("evaluate", *folders, code=1).err
+    assert "failed: mute: clean has 16000" in told

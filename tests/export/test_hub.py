@@ -10,7 +10,6 @@ import sys
 import pytest
 import torch
 
-from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.export.hub import plan_upload
 from dbtransform_lobes.export.model_folder import FILES
 from tests.hub_stand_in import TOKEN, olah, olah_command, stand_in
@@ -65,13 +64,9 @@ def python(code, cwd, endpoint, **environment):
 
 
 def git(folder, *arguments):
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    subprocess.run(
-        ["git", *identity, *arguments],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
+    words = "git -c user.name=test -c user.email=test@example.org".split()
+    words += arguments
+    subprocess.run(words, cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -183,26 +178,20 @@ def test_push_sends_what_the_dry_run_lists_and_it_loads(own_folder, tmp_path):
         " load(token=True), push('--token', 'hf_wrong')]))"
     )
     with stand_in() as (address, repos):
-        pushed, without, loaded, refused = python(
-            first, tmp_path, address, HF_TOKEN=TOKEN
-        )
+        options = tmp_path, address
+        told = python(first, *options, HF_TOKEN=TOKEN)
+        pushed, without, loaded, refused = told
         repo = repos[NAME]
         repo["private"] = False
         second = PUSH + "print(json.dumps(push('--private')))"
-        public = python(second, tmp_path, address, HF_TOKEN=TOKEN)
+        public = python(second, *options, HF_TOKEN=TOKEN)
     code, out, error = pushed
     assert code == 0, error
     assert repo["branches"] == ["main", "v2"] and repo["commits"] == ["v2"]
     assert "left out: secret.txt" in out
-    sent = {
-        name: hashlib.sha256(data).hexdigest()
-        for name, data in repo["files"].items()
-    }
-    assert sent == {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in planned
-    }
-    assert all(digest in out for digest in sent.values())
+    assert repo["files"] == {path.name: path.read_bytes() for path in planned}
+    for data in repo["files"].values():
+        assert hashlib.sha256(data).hexdigest() in out
     # Private: with the token it loads, without it does not.
     assert "a private model needs FetchConfig(token=True)" in without
     assert loaded == pytest.approx(total(own_folder))
@@ -211,9 +200,8 @@ def test_push_sends_what_the_dry_run_lists_and_it_loads(own_folder, tmp_path):
     assert "pushing failed" in refused[2] and "is public" in public[2]
 
 
-def test_dry_run_lists_and_sends_nothing(model_folder, capsys, no_network):
-    assert main(["push", str(model_folder), NAME, "--dry-run"]) == 0
-    out = capsys.readouterr().out
+def test_dry_run_lists_and_sends_nothing(model_folder, run, no_network):
+    out = run("push", model_folder, NAME, "--dry-run").out
     assert f"nothing was sent to {NAME}, revision main" in out
     for name in FILES:
         data = (model_folder / name).read_bytes()
@@ -223,33 +211,29 @@ def test_dry_run_lists_and_sends_nothing(model_folder, capsys, no_network):
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "message"),
+    ("file", "text", "message"),
     [
-        (None, "name", "expected owner/name"),
-        (None, "a/b/c", "a/b/c"),
-        (None, "owner/na me", "owner/na me"),
-        ("no model.ckpt", NAME, "model.ckpt missing, expected"),
-        ("no README.md", NAME, "README.md missing"),
-        ("bad weights", NAME, "expected a state dict"),
-        ("bad yaml", NAME, "could run any code"),
-        ("bare card", NAME, "front matter lacks license, library_name"),
-        ("broken card", NAME, "README.md: the front matter is no YAML"),
-        ("no folder", NAME, "there is no such folder"),
+        ("model.ckpt", None, "model.ckpt missing, expected"),
+        ("README.md", None, "README.md missing"),
+        ("model.ckpt", "no weights", "expected a state dict"),
+        ("hyperparams.yaml", "x: !apply:os.getcwd []", "could run any code"),
+        ("README.md", "# A model", "front matter lacks license, library_name"),
+        ("README.md", "---\ntags: [\n---\n", "the front matter is no YAML"),
+        (None, None, "there is no such folder"),
     ],
 )
-def test_dry_run_finds_what_is_wrong(own_folder, capsys, change, name, message):
-    own = own_folder
-    if (change or "").startswith("no "):
-        path = own / change.removeprefix("no ")
-        shutil.rmtree(own) if change == "no folder" else path.unlink()
-    elif change == "bad weights":
-        (own / "model.ckpt").write_bytes(b"no weights")
-    elif change == "bad yaml":
-        with open(own / "hyperparams.yaml", "a") as file:
-            file.write("x: !apply:os.getcwd []\n")
-    elif change == "bare card":
-        (own / "README.md").write_text("# A model")
-    elif change == "broken card":
-        (own / "README.md").write_text("---\ntags: [\n---\n# A model")
-    assert main(["push", str(own), name, "--dry-run"]) == 1
-    assert message in capsys.readouterr().err
+def test_dry_run_finds_what_is_wrong(own_folder, run, file, text, message):
+    """A file that is gone or has another text; no file: the folder is gone."""
+    if file and text is None:
+        (own_folder / file).unlink()
+    elif file:
+        (own_folder / file).write_text(text)
+    folder = own_folder if file else own_folder / "no"
+    told = run("push", folder, NAME, "--dry-run", code=1).err
+    assert message in told
+
+
+@pytest.mark.parametrize("name", ["name", "a/b/c", "owner/na me"])
+def test_names_of_no_repository_are_refused(model_folder, run, name):
+    told = run("push", model_folder, name, "--dry-run", code=1).err
+    assert ("expected owner/name" if name == "name" else name) in told

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,36 +12,29 @@ import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
 
-from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.export.hub import plan_upload
 from dbtransform_lobes.export.model_folder import export_model
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.models.waveform import enhance_waveform
 from tests.runs import save_checkpoint, tiny_run, write_hyperparams
-from tests.signals import noise_like, speech_like, write_wav
+from tests.signals import noisy_batch, write_wav
 
 FILES = ["README.md", "custom.py", "hyperparams.yaml", "model.ckpt"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def trained(tmp_path_factory):
     """A run folder and its best averaged model; not to be changed."""
     folder = tmp_path_factory.mktemp("run")
     return folder, tiny_run(folder)
-
-
-@pytest.fixture
-def noisy():
-    signal = speech_like(1.0) + noise_like(1.0)
-    return torch.tensor(signal, dtype=torch.float32)[None]
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_round_trip_is_the_averaged_model_of_the_best(run, noisy, tmp_path):
-    folder, best = run
+def test_round_trip_is_the_averaged_model_of_the_best(trained, tmp_path):
+    (folder, best), noisy = trained, noisy_batch(1.0, 0)
     assert export_model(folder, tmp_path / "m").path.name == "CKPT+second"
     assert names(tmp_path) == ["m"] and names(tmp_path / "m") == FILES
     model = EnhanceModel.from_hparams(str(tmp_path / "m"))
@@ -57,16 +51,14 @@ def test_round_trip_is_the_averaged_model_of_the_best(run, noisy, tmp_path):
     assert (enhanced - raw).abs().max() > 1e-4
 
 
-def test_weights_are_plain_and_the_yaml_is_minimal(run, model_folder):
+def test_weights_are_plain_and_the_yaml_is_minimal(trained, model_folder):
     state = torch.load(model_folder / "model.ckpt", weights_only=True)
-    assert state.keys() == run[1].state_dict().keys()
+    assert state.keys() == trained[1].state_dict().keys()
     assert all(type(value) is torch.Tensor for value in state.values())
     numbers = [value for value in state.values() if value.is_floating_point()]
     assert {value.dtype for value in numbers} == {torch.float32}
-    texts = [
-        (model_folder / name).read_text()
-        for name in ("hyperparams.yaml", "README.md")
-    ]
+    names = "hyperparams.yaml", "README.md"
+    texts = [(model_folder / name).read_text() for name in names]
     hparams = load_hyperpyyaml(texts[0])
     keys = "sample_rate compute_stft compute_istft model modules pretrainer"
     assert set(hparams) == set(keys.split())
@@ -86,35 +78,29 @@ def test_without_scores_the_newest_epoch_is_taken(tmp_path, meta):
     assert export_model(run, tmp_path / "m").path.name == "CKPT+a"
 
 
-def card_of(run, tmp_path, **overrides):
+def card_of(trained, tmp_path, **overrides):
     """Card of the run with a data set, other hyperparameters and scores."""
     folder = tmp_path / "run"
-    shutil.copytree(run[0], folder)
+    shutil.copytree(trained[0], folder)
     write_hyperparams(folder, data_folder=str(tmp_path / "data"), **overrides)
     (tmp_path / "data").mkdir()
-    record = {
-        "sources": [
-            {"source": "waves", "licence": "CC-BY", "files": 3, "hours": 0.5}
-        ],
-        "splits": {
-            "train": {"files": 9, "hours": 0.75},
-            "valid": {"files": 7, "hours": 0.25},
-        },
-    }
+    waves = {"source": "waves", "licence": "CC-BY", "files": 3, "hours": 0.5}
+    hours = {"train": (9, 0.75), "valid": (7, 0.25)}
+    splits = {k: {"files": n, "hours": h} for k, (n, h) in hours.items()}
+    record = {"sources": [waves], "splits": splits}
     (tmp_path / "data/dataset.json").write_text(json.dumps(record))
     scores = {"num_scored": 60, "means": {"pesq": 2.125, "stoi": None}}
     (folder / "scores.json").write_text(json.dumps(scores))
-    (tmp_path / "limits.md").write_text("## Limits\n\nNot for music.")
-    export_model(
-        folder, tmp_path / "m", card=tmp_path / "limits.md", language="cs"
-    )
+    limits = tmp_path / "limits.md"
+    limits.write_text("## Limits\n\nNot for music.")
+    export_model(folder, tmp_path / "m", card=limits, language="cs")
     card = (tmp_path / "m/README.md").read_text()
     assert str(tmp_path) not in card
     return card
 
 
-def test_card_says_what_is_known(run, tmp_path):
-    card = card_of(run, tmp_path)
+def test_card_says_what_is_known(trained, tmp_path):
+    card = card_of(trained, tmp_path)
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "speechbrain"
     assert front["pipeline_tag"] == "audio-to-audio"
@@ -123,7 +109,7 @@ def test_card_says_what_is_known(run, tmp_path):
     result = front["model-index"][0]["results"][0]
     assert result["metrics"] == [{"type": "pesq", "value": 2.125}]
     assert result["dataset"]["name"].startswith("test")
-    count = sum(weight.numel() for weight in run[1].parameters())
+    count = sum(weight.numel() for weight in trained[1].parameters())
     assert f"| parameters | {count:,} |" in card
     assert "| num_channels | 8 |" in card and "| layout.n_fft | 512 |" in card
     assert "| waves | CC-BY | 3 | 0.5 |" in card
@@ -135,7 +121,7 @@ def test_card_says_what_is_known(run, tmp_path):
     assert "Not for music." in card and "unixtime" not in card
 
 
-def test_card_names_recordings_mixed_on_the_fly(run, tmp_path):
+def test_card_names_recordings_mixed_on_the_fly(trained, tmp_path):
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(
         "path,kind,speaker,split,source,licence,seconds\n"
@@ -143,48 +129,44 @@ def test_card_names_recordings_mixed_on_the_fly(run, tmp_path):
         "b.wav,speech,x,train,birds,CC0,1800\n"
         "c.wav,speech,y,test,cars,GPL-2+,3600\n"
     )
-    card = card_of(run, tmp_path, recordings=str(manifest))
+    card = card_of(trained, tmp_path, recordings=str(manifest))
     assert "| birds | CC0 | 2 | 1.0 |" in card and "cars" not in card
     assert "`train`" not in card and "waves" not in card
     assert "`valid`: 7 files, 0.25 hours" in card
 
 
-def test_force_spares_a_folder_of_other_things(run, tmp_path):
+def test_force_spares_a_folder_of_other_things(trained, tmp_path):
     target = tmp_path / "home"
     target.mkdir()
     (target / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="more than a model .thesis.tex"):
-        export_model(run[0], target, force=True)
+        export_model(trained[0], target, force=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is no folder"):
-        export_model(run[0], tmp_path / "file", force=True)
+        export_model(trained[0], tmp_path / "file", force=True)
     assert names(target) == ["thesis.tex"]
     assert names(tmp_path) == ["file", "home"]
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_mismatch_leaves_nothing(run, tmp_path, monkeypatch, force):
+def test_mismatch_leaves_nothing(trained, tmp_path, monkeypatch, force):
     if force:
-        export_model(run[0], tmp_path / "m")
+        export_model(trained[0], tmp_path / "m")
         (tmp_path / "m/README.md").write_text("old")
-    monkeypatch.setattr(
-        EnhanceModel, "enhance_batch", lambda self, noisy: noisy * 1.01
-    )
+    monkeypatch.setattr(EnhanceModel, "enhance_batch", lambda _, x: 1.01 * x)
     with pytest.raises(ValueError, match="differs from that of the run"):
-        export_model(run[0], tmp_path / "m", force=force)
+        export_model(trained[0], tmp_path / "m", force=force)
     if force:
         assert (tmp_path / "m/README.md").read_text() == "old"
     assert names(tmp_path) == (["m"] if force else [])
 
 
-def test_weights_that_are_not_those_of_the_run(run, tmp_path):
-    folder = shutil.copytree(run[0], tmp_path / "run")
+def test_weights_that_are_not_those_of_the_run(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
     path = folder / "save/CKPT+second/ema.ckpt"
     state = torch.load(path)
-    nan = {
-        key: value * float("nan") if key.endswith("bias") else value
-        for key, value in state.items()
-    }
+    nan = {k: v * float("nan") for k, v in state.items() if k.endswith("bias")}
+    nan = {**state, **nan}
     for broken, message in (
         (nan, "are nan or infinite"),
         ({"weight": torch.ones(1)}, "n_averaged .* given weight"),
@@ -223,12 +205,12 @@ def test_what_is_missing_is_named(tmp_path):
     assert names(tmp_path) == ["run"]
 
 
-def test_example_is_heard_in_the_card_and_sent(run, noisy, tmp_path):
-    noisy = noisy[0].numpy()
+def test_example_is_heard_in_the_card_and_sent(trained, tmp_path):
+    noisy = noisy_batch(1.0, 0)[0].numpy()
     write_wav(tmp_path / "talk.wav", noisy)
     options = {"example": tmp_path / "talk.wav", "force": True}
     for _ in range(2):  # the folder of before is replaced
-        export_model(run[0], tmp_path / "m", **options)
+        export_model(trained[0], tmp_path / "m", **options)
     card = (tmp_path / "m/README.md").read_text()
     model = EnhanceModel.from_hparams(str(tmp_path / "m"))
     expected = model.enhance_file(tmp_path / "talk.wav").numpy()
@@ -243,22 +225,19 @@ def test_example_is_heard_in_the_card_and_sent(run, noisy, tmp_path):
     assert others == []
     options["example"] = tmp_path / "no.wav"
     with pytest.raises(FileNotFoundError, match="no.wav"):
-        export_model(run[0], tmp_path / "new", **options)
+        export_model(trained[0], tmp_path / "new", **options)
     assert names(tmp_path) == ["m", "talk.wav"]
 
 
-def test_command_replaces_a_folder_by_force_alone(run, tmp_path, capsys):
+def test_command_replaces_a_folder_by_force_alone(trained, tmp_path, run):
     card = tmp_path / "m/README.md"
-    arguments = ["export", str(run[0]), str(tmp_path / "m")]
-    assert main([*arguments[:2], str(tmp_path / "no/m")]) == 1
-    assert "make it first" in capsys.readouterr().err
-    assert main(arguments) == 0
-    assert "CKPT+second (pesq 2.500" in capsys.readouterr().out
+    export = partial(run, "export", trained[0])
+    assert "make it first" in export(tmp_path / "no/m", code=1).err
+    assert "CKPT+second (pesq 2.500" in export(tmp_path / "m").out
     card.write_text("old")
-    assert main(arguments) == 1
-    assert "exists; use --force" in capsys.readouterr().err
+    assert "exists; use --force" in export(tmp_path / "m", code=1).err
     assert card.read_text() == "old"
-    assert main([*arguments, "--force"]) == 0
+    export(tmp_path / "m", "--force")
     assert card.read_text() != "old" and names(tmp_path) == ["m"]
-    assert main(["export", str(tmp_path / "no"), str(tmp_path / "n")]) == 1
-    assert "output_folder" in capsys.readouterr().err
+    told = run("export", tmp_path / "no", tmp_path / "n", code=1).err
+    assert "output_folder" in told

@@ -1,10 +1,10 @@
 """ONNX: both forms against PyTorch, streams, refusals, command line."""
 
 import copy
-import functools
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import onnx
@@ -14,8 +14,6 @@ import soundfile as sf
 import torch
 
 import benchmark_onnx
-from command import run_tool
-from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.export import onnx_file
 from dbtransform_lobes.export.model_folder import PRETRAINER
 from dbtransform_lobes.export.onnx_file import export_onnx
@@ -157,11 +155,9 @@ VARIANTS = [
 
 def run_graph(proto, spec, frames, first):
     """Run a streaming graph over a spectrum (1, T, F, 2)."""
-    session = opened(proto)
-    state = {
-        each.name: np.zeros(each.shape, NUMPY_TYPES[each.type])
-        for each in session.get_inputs()[1:]
-    }
+    session, state = opened(proto), {}
+    for each in session.get_inputs()[1:]:
+        state[each.name] = np.zeros(each.shape, NUMPY_TYPES[each.type])
     state["frames"][:] = first
     names = [each.name for each in session.get_outputs()]
     parts = []
@@ -217,11 +213,9 @@ def test_stream_equals_the_whole(folders, tmp_path, name, place, frames):
         assert np.abs(found - expected).max() < 1e-5
         stream = enhancer.stream()
         for size in (1, 7, 32, 100, length):
-            chunks = [
-                stream.feed(noisy[start : start + size])
-                for start in range(0, length, size)
-            ]
-            found = np.concatenate([*chunks, stream.flush()])
+            chunks = np.split(noisy, range(size, length, size))
+            found = [*map(stream.feed, chunks), stream.flush()]
+            found = np.concatenate(found)
             assert found.shape == noisy.shape
             assert np.abs(found - expected).max() < 1e-5
     stream.feed(noisy)
@@ -243,10 +237,8 @@ def test_int8_is_near_and_says_how_far(folders, graph, tmp_path):
     rounded = tmp_path / "int8.onnx"
     difference = export_onnx(folders / "causal", rounded, True, int8=True)
     noisy = noise(2000)
-    expected, found = (
-        OnnxEnhancer(path).enhance_array(noisy, 16000)
-        for path in (graph, rounded)
-    )
+    models = OnnxEnhancer(graph), OnnxEnhancer(rounded)
+    expected, found = (each.enhance_array(noisy, 16000) for each in models)
     assert 1e-4 < np.abs(found - expected).max() < 2 * difference
     assert np.square(found - expected).mean() < 0.05 * (expected**2).mean()
     kinds = {node.op_type for node in onnx.load(rounded).graph.node}
@@ -282,10 +274,8 @@ def test_forms_that_cannot_be(folders, tmp_path, name, options, message):
 
 
 def test_missing_packages_are_named(folders, tmp_path, monkeypatch):
-    for package, remedy in (
-        ("onnxruntime", "pip install onnxruntime"),
-        ("onnx", r"dbtransform\[onnx\]"),
-    ):
+    remedies = "pip install onnxruntime", r"dbtransform\[onnx\]"
+    for package, remedy in zip(("onnxruntime", "onnx"), remedies, strict=True):
         with monkeypatch.context() as without:
             without.setitem(sys.modules, package, None)
             with pytest.raises(ValueError, match=remedy):
@@ -317,41 +307,35 @@ def test_files_that_are_no_such_graphs(folders, tmp_path):
 # Command line
 
 
-def test_command_line(folders, tmp_path, capsys):
+def test_command_line(folders, tmp_path, run):
     path, noisy = tmp_path / "stream.onnx", tmp_path / "noisy.wav"
     signal = speech_like(0.3) + 0.3 * noise_like(0.3)
     write_wav(noisy, np.stack((signal, signal[::-1]), axis=1))
-    folder = str(folders / "causal")
-    arguments = ["export-onnx", folder, str(path), "--streaming"]
-    assert main(arguments) == 0
-    assert "samples differ from PyTorch's by at most" in capsys.readouterr().out
-    assert main(arguments) == 1
-    assert "--force" in capsys.readouterr().err
+    export = "export-onnx", folders / "causal", path, "--streaming"
+    assert "samples differ from PyTorch's by at most" in run(*export).out
+    assert "--force" in run(*export, code=1).err
     outputs = [tmp_path / "onnx.wav", tmp_path / "torch.wav"]
-    common = ["--attenuation-limit", "12"]
-    options = ["--model", str(path), "--threads", "1"]
-    first = ["enhance", str(noisy), str(outputs[0]), *common]
-    assert main([*first, *options]) == 0
-    second = ["enhance", str(noisy), str(outputs[1]), *common]
-    assert main([*second, "--model", folder]) == 0
+    model = "--attenuation-limit", 12, "--threads", 1, "--model"
+    for output, source in zip(outputs, (path, folders / "causal"), strict=True):
+        run("enhance", noisy, output, *model, source)
     found, expected = (sf.read(output)[0] for output in outputs)
     assert found.shape == expected.shape == (4800, 2)
     assert np.abs(found - expected).max() < 1e-4
     assert np.abs(found - sf.read(noisy)[0]).max() > 1e-3
     outputs[0].unlink()
-    assert main([*first, "--backend", "onnx", "--model", folder]) == 1
-    assert "export-onnx" in capsys.readouterr().err
-    assert main([*first, *options, "--device", "cuda"]) == 1
-    assert "on the CPU" in capsys.readouterr().err
+    for source, option, message in (
+        (folders / "causal", ("--backend", "onnx"), "export-onnx"),
+        (path, ("--device", "cuda"), "on the CPU"),
+    ):
+        command = "enhance", noisy, outputs[0], *model, source, *option
+        assert message in run(*command, code=1).err
     assert not outputs[0].exists()
 
 
 def counting_graph():
     """A graph that adds its calls to its input."""
-    value = functools.partial(
-        onnx.helper.make_tensor_value_info, elem_type=1, shape=[1]
-    )
-    node = onnx.helper.make_node
+    info = onnx.helper.make_tensor_value_info
+    value, node = partial(info, elem_type=1, shape=[1]), onnx.helper.make_node
     graph = onnx.helper.make_graph(
         [
             node("Constant", [], ["one"], value_floats=[1.0]),
@@ -386,27 +370,23 @@ def test_state_that_does_not_come_back_is_refused(tmp_path):
 def test_benchmark_times_graphs_in_turns(monkeypatch):
     """The warm-up is left out, a call before each measurement too."""
     calls = []
-    monkeypatch.setattr(
-        benchmark_onnx, "_caller", lambda path: lambda: calls.append(path)
-    )
+    caller = partial(partial, calls.append)
+    monkeypatch.setattr(benchmark_onnx, "_caller", caller)
     times = benchmark_onnx.time_streams(["a", "b"], rounds=2)
     assert [len(times[path]) for path in "ab"] == [2, 2]
     assert "".join(calls) == "".join(21 * path for path in "ababba")
 
 
-def test_benchmark_command(graph, tmp_path, capsys):
+def test_benchmark_command(graph, tmp_path, run):
     path = shutil.copy(graph, tmp_path / "copy.onnx")
-    command = [str(graph), str(path), "--rounds", "2"]
-    assert run_tool("benchmark_onnx", command) == 0
-    lines = capsys.readouterr().out.splitlines()
-    for line, each in zip(lines, (graph, path), strict=True):
+    out = run("benchmark_onnx", graph, path, "--rounds", 2).out
+    for line, each in zip(out.splitlines(), (graph, path), strict=True):
         assert line.startswith(f"{each}: median ")
         median, factor = (float(line.split()[n]) for n in (2, -1))
         assert factor == pytest.approx(median / 16, abs=1e-4) and median > 0
     path.write_bytes(b"no graph")
-    assert run_tool("benchmark_onnx", [str(path)]) == 1
-    assert "--streaming" in capsys.readouterr().err
-    assert run_tool("benchmark_onnx", [str(path), "--rounds", "0"]) == 1
+    assert "--streaming" in run("benchmark_onnx", path, code=1).err
+    run("benchmark_onnx", path, "--rounds", 0, code=1)
 
 
 def test_no_torch_at_run_time(folders, tmp_path):

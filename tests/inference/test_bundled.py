@@ -27,11 +27,10 @@ def noisy():
     return signal
 
 
-@pytest.fixture(
-    scope="module",
-    params=product([*NAMES, "live"], ("onnx", "torch")),
-    ids="-".join,
-)
+EACH = product([*NAMES, "live"], ("onnx", "torch"))
+
+
+@pytest.fixture(scope="module", params=EACH, ids="-".join)
 def enhance(request):
     name, backend = request.param
     if name != "live":
@@ -59,10 +58,12 @@ def test_many_seconds_are_for_pytorch(tmp_path, monkeypatch, limit):
     """Two files of two channels, 1.6 s of one channel in all."""
     monkeypatch.setattr(backends, "LONG_SECONDS", limit)
     used = []
+
+    def note(model, *_):
+        used.append(model)
+
     for engine in (OnnxEnhancer, EnhanceModel):
-        monkeypatch.setattr(
-            engine, "enhance_long_file", lambda model, *_: used.append(model)
-        )
+        monkeypatch.setattr(engine, "enhance_long_file", note)
     for name in "ab":
         sf.write(tmp_path / f"{name}.wav", np.zeros((6400, 2)), RATE)
     pairs = [(tmp_path / f"{name}.wav", tmp_path / name) for name in "ab"]

@@ -15,7 +15,7 @@ import torch
 
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.export.onnx_file import export_onnx
-from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer
+from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer, pcm
 from dbtransform_lobes.inference.mpeg import frames_of
 from dbtransform_lobes.inference.pcm import decode, encode, enhance_pcm
 from dbtransform_lobes.inference.streaming import StreamingEnhancer
@@ -24,6 +24,7 @@ from tests.signals import noisy_batch
 
 CPU = {"device": "cpu"}
 SIZES = [1, 7, 100, 128, 129, 512, 1000, 4001]
+CONTAINERS = "WAV RF64 W64 FLAC OGG MP3 AIFF AU CAF NIST VOC".split()
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +227,7 @@ def test_what_is_no_number_or_no_whole_sample_is_reported(model):
 
 def test_a_slow_block_is_an_underrun(model, monkeypatch):
     clock = iter(range(10**6))  # every look at the clock is a second later
-    monkeypatch.setattr(
-        "dbtransform_lobes.inference.pcm.time.perf_counter", lambda: next(clock)
-    )
+    monkeypatch.setattr(pcm.time, "perf_counter", clock.__next__)
     _, report = pipe(model, encode(noisy_batch(0.1, 0).numpy(), "f32"))
     assert report.underruns == report.blocks == 13
 
@@ -339,18 +338,14 @@ def test_bad_options(causal_folder, options, message, capsys, stream):
     assert message in capsys.readouterr().err
 
 
-def test_terminals_and_closed_streams_are_refused(capsys, monkeypatch):
+def test_terminals_and_closed_streams_are_refused(run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
-    assert main(["stream"]) == 1
-    assert "would come from a closed stream" in capsys.readouterr().err
+    assert "would come from a closed stream" in run("stream", code=1).err
     monkeypatch.setattr(sys, "stdin", Mock(isatty=lambda: True))
-    assert main(["stream"]) == 1
-    assert "come from the terminal" in capsys.readouterr().err
+    assert "come from the terminal" in run("stream", code=1).err
 
 
-@pytest.mark.parametrize(
-    "container", "WAV RF64 W64 FLAC OGG MP3 AIFF AU CAF NIST VOC".split()
-)
+@pytest.mark.parametrize("container", CONTAINERS)
 def test_a_file_in_place_of_samples_is_named(container, stream, capfd):
     file = io.BytesIO()
     sf.write(file, np.zeros(4000), 16000, format=container)

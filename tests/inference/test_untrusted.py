@@ -138,18 +138,14 @@ def test_a_stranger_model_asks_for_trust(own_folder):
 
 def test_no_code_runs_from_weights(own_folder, tmp_path):
     mark, weights = tmp_path / "mark", own_folder / "model.ckpt"
-    attacks = {
-        "torch": lambda: torch.save({"w": Touch(mark)}, weights),
-        "legacy": lambda: torch.save(
-            {"w": Touch(mark)}, weights, _use_new_zipfile_serialization=False
-        ),
-        "pickle": lambda: weights.write_bytes(pickle.dumps(Touch(mark))),
-    }
-    for name, write in attacks.items():
-        write()
+    for form in ("legacy", "torch", "pickle"):
+        zipped = {"_use_new_zipfile_serialization": form == "torch"}
+        torch.save({"w": Touch(mark)}, weights, **zipped)
+        if form == "pickle":
+            weights.write_bytes(pickle.dumps(Touch(mark)))
         with pytest.raises(ValueError, match="expected a state dict"):
             EnhanceModel.from_hparams(own_folder, run_opts=CPU)
-        assert not mark.exists(), name
+        assert not mark.exists(), form
     with open(weights, "rb") as file:
         pickle.load(file)
     assert mark.exists()  # so the attack is real
@@ -304,9 +300,7 @@ def test_files_that_are_cut_off(tmp_path, suffix, options, share, identity):
     ],
 )
 @pytest.mark.parametrize("share", [0.5, 1])
-def test_a_length_that_is_unknown_is_told(
-    tmp_path, suffix, options, size, share, identity
-):
+def test_unknown_length(tmp_path, suffix, options, size, share, identity):
     """Formats without one, and files that were written into a pipe."""
     path = tmp_path / f"a{suffix}"
     sf.write(path, speech_like(1.0), 16000, "PCM_16", **options)

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,8 @@ import soundfile as sf
 from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer
 from dbtransform_lobes.inference.bundled import find_onnx
 from tests.signals import noisy_signal
+from tests.training_runs import ROOT
 
-ROOT = Path(__file__).parents[2]
 CPU = {"device": "cpu"}
 NAMES = ("db_transform_small", "db_transform_streaming")
 INSTALL = (

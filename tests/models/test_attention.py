@@ -1,6 +1,7 @@
 """Differential attention over time."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -90,11 +91,11 @@ def lambda_twin(module, k, h, rows, maps, layer):
     return sigmoid(logits + array(module.offset)[k, 0, 0, h])
 
 
-def normalise_twin(vector, row, layer):
+def normalise_twin(vector, row, layer, gain=True, share=True):
     """(1 - lambda_init) RMSNorm(row) with a gain (eq. 3)."""
-    level = math.sqrt(sum(row**2) / len(row) + 1e-5)
-    unit = row / level * array(vector.norm.weight)
-    return (1 - initial_twin(layer)) * unit
+    unit = row / math.sqrt(sum(row**2) / len(row) + 1e-5)
+    unit = unit * array(vector.norm.weight) if gain else unit
+    return (1 - initial_twin(layer)) * unit if share else unit
 
 
 def maps_twin(module, rows, h, rope, **reach):
@@ -104,16 +105,13 @@ def maps_twin(module, rows, h, rope, **reach):
     maps = []
     for i in range(module.num_maps):
         first = i * channels // 2 + h * size
-        query, key = (
-            rows[:, start + first : start + first + size]
-            for start in (0, channels)
-        )
+        parts = [rows[:, n + first :][:, :size] for n in (0, channels)]
         if rope:
-            query, key = (
+            parts = [
                 np.array([rotate_twin(row, t) for t, row in enumerate(part)])
-                for part in (query, key)
-            )
-        maps.append(map_twin(query, key, **reach))
+                for part in parts
+            ]
+        maps.append(map_twin(*parts, **reach))
     return maps
 
 
@@ -144,9 +142,8 @@ def attention_twin(
         for h in range(module.num_heads):
             maps = maps_twin(module, rows, h, rope, **reach)
             value = rows[:, 2 * channels + h * size :][:, :size]
-            lam = lambdas[k, b, :, h] = lambda_twin(
-                module, k, h, rows, maps, layer
-            )
+            lam = lambda_twin(module, k, h, rows, maps, layer)
+            lambdas[k, b, :, h] = lam
             for t in range(frames):
                 head = (maps[0][t] - weigh(lam[t]) * maps[-1][t]) @ value
                 if module.vector is not None:
@@ -167,18 +164,12 @@ def wrong_forms(lambda_form, differential, layer):
         weighs = [lambda lam: 2 * lam, lambda lam: 0, lambda lam: -lam]
     forms = [{"weigh": weigh} for weigh in weighs]
     if lambda_form == "vector":
-        others = no_gain, no_share, lambda vector, row, layer: row
+        parts = [{"gain": False}, {"share": False}]
+        others = [partial(normalise_twin, **part) for part in parts]
+        others.append(lambda vector, row, layer: row)
         forms += [{"normalise": other} for other in others]
         forms.append({"layer": layer + 1})
     return forms
-
-
-def no_gain(vector, row, layer):
-    return normalise_twin(vector, row, layer) / array(vector.norm.weight)
-
-
-def no_share(vector, row, layer):
-    return normalise_twin(vector, row, layer) / (1 - initial_twin(layer))
 
 
 @pytest.mark.parametrize("rope, layer", [(True, 0), (False, 4), (True, 1)])
@@ -190,12 +181,9 @@ def test_attention_equals_its_twin(
 ):
     """Without a second map it is (1 - lambda) A V, A of heads of 2 d."""
     settings = (8, 2, 3, lambda_form, band_weights, rope)
-    module, other = (
-        scramble(
-            DifferentialBandAttention(*settings, differential=maps, layer=layer)
-        )
-        for maps in (differential, not differential)
-    )
+    make = partial(DifferentialBandAttention, *settings, layer=layer)
+    module = scramble(make(differential=differential))
+    other = scramble(make(differential=not differential))
     other.load_state_dict(module.state_dict())  # as many parameters
     x, right = randn(3, 2, 6, 8), {"rope": rope, "layer": layer}
     expected, lambdas = attention_twin(module, array(x), **right)
@@ -234,9 +222,8 @@ def test_windowed_attention_equals_its_twin(
     """T = 1, T < window, and T around multiples of a block of queries."""
     monkeypatch.setattr(windowed_attention, "CPU_QUERIES", window)
     settings = {"window": window, "causal": causal}
-    module = DifferentialBandAttention(
-        8, 2, 2, lambda_form, differential=differential, **settings
-    )
+    form = {"lambda_form": lambda_form, "differential": differential}
+    module = DifferentialBandAttention(8, 2, 2, **form, **settings)
     scramble(module, scale=0.7)
     sizes = {1, window - 1, 7 * window + 2} - {0}
     sizes |= {n * window + i for n in (1, 2, 3) for i in (0, 1)}
@@ -337,16 +324,14 @@ def test_statistics_have_the_gradient_of_whole_maps():
     spread = (maps.var(-1, correction=0) + 1e-12).sqrt()
     whole = (maps.mean(-1), spread, maps.amax(-1), maps.amin(-1))
     _, numbers = statistics.attend(query, key, value)
+
+    def gradients(number):
+        total = (weights[..., i] * number).sum()
+        return torch.autograd.grad(total, (query, key), retain_graph=True)
+
     for i in range(1, 4):  # the mean is a constant
-        mine, expected = (
-            torch.autograd.grad(
-                (weights[..., i] * number).sum(),
-                (query, key),
-                retain_graph=True,
-            )
-            for number in (numbers[..., i], whole[i])
-        )
-        for one, other in zip(mine, expected, strict=True):
+        pairs = map(gradients, (numbers[..., i], whole[i]))
+        for one, other in zip(*pairs, strict=True):
             assert_twin(one, array(other), array(0 * other))
 
 

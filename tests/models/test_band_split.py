@@ -1,6 +1,7 @@
 """The band split, its compression, and the maps and norms of bands."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -130,10 +131,8 @@ def test_band_norm_equals_its_twin(kind, num_bands):
     norm = scramble(BandNorm(4, kind, num_bands, num_bands is not None))
     x = randn(3, 2, 5, 4) + torch.arange(5.0)[:, None]
     parts = array(norm.weight), array(norm.bias)
-    others = {"group", "frame", "none"} - {kind}
-    expected, *wrong = (
-        norm_twin(array(x), *parts, name) for name in (kind, *others)
-    )
+    kinds = kind, *({"group", "frame", "none"} - {kind})
+    expected, *wrong = (norm_twin(array(x), *parts, each) for each in kinds)
     assert_twin(norm(x), expected, *wrong)
 
 
@@ -161,11 +160,8 @@ def split_twin(split, spec, exponent, norm, interleaved=True):
                     for part in split.norms[number].parameters()
                 )
                 rows = norm_twin(rows, gain, bias, "group")
-            linear = split.linears[number]
-            band = [
-                [affine(linear, place, row) for row in item] for item in rows[0]
-            ]
-            out.append(band)
+            band = partial(affine, split.linears[number], place)
+            out.append([list(map(band, item)) for item in rows[0]])
             k += 1
     return np.array(out)
 

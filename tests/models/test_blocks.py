@@ -14,6 +14,9 @@ from tests.twins import (
 )
 
 SIZES = (1, 2, 3, 5, 7, 16, 23, [2, 11, 1, 9])
+LOOKS_AT_ONE = {"windows": ((1,) * 3,) * 3}
+CASES = [(name, {}) for name in WINDOWED]
+CASES += [("form=static separable=True", LOOKS_AT_ONE)]
 
 
 @each_block
@@ -41,10 +44,9 @@ def test_gradients_reach_every_parameter(name):
 @pytest.mark.parametrize("grad", [True, False])
 @each_block
 def test_bfloat16_comes_close(name, grad):
+    module, x = block(name, num_channels=16), torch.randn(7, 2, 20, 16)
     with torch.set_grad_enabled(grad):
-        assert_close_in_bfloat16(
-            block(name, num_channels=16), torch.randn(7, 2, 20, 16)
-        )
+        assert_close_in_bfloat16(module, x)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -70,16 +72,7 @@ def steps(module, x, sizes):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(
-    "name, changes",
-    [
-        *((name, {}) for name in WINDOWED),
-        (
-            "form=static separable=True",
-            {"windows": ((1,) * 3,) * 3},
-        ),  # looks at one
-    ],
-)
+@pytest.mark.parametrize("name, changes", CASES)
 @torch.no_grad()
 def test_chunks_and_steps_equal_the_whole(name, changes, causal):
     module = scramble(block(name, causal=causal, **changes))

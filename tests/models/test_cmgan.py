@@ -237,7 +237,8 @@ def model_twin(spec, model, exponent):
 
 NEAR = RelativeAttention(4, num_heads=2, max_distance=3)
 ATTENTION_FORMS = [{"clip": 3}, {"clip": 3, "sign": -1}, {"clip": 0}]
-OLDEST_FIRST, FUTURE = {"newest_first": False}, {"sign": 1}
+OLDEST, FUTURE = {"newest_first": False}, {"sign": 1}
+SWAP, GLU_FORMS = {"swap": True}, [{}, {"shift": 1}, {"swap": True}]
 
 
 @pytest.mark.parametrize(
@@ -245,27 +246,12 @@ OLDEST_FIRST, FUTURE = {"newest_first": False}, {"sign": 1}
     [
         (NEAR, (2, 2, 4), attention_twin, ATTENTION_FORMS),
         (NEAR, (2, 7, 4), attention_twin, [*ATTENTION_FORMS, {"clip": 2}]),
-        (
-            ConvolutionModule(4, 5),
-            (2, 7, 4),
-            convolution_twin,
-            [{}, {"shift": 1}, {"swap": True}],
-        ),
+        (ConvolutionModule(4, 5), (2, 7, 4), convolution_twin, GLU_FORMS),
         (Conformer(4, 2, 5), (2, 6, 4), conformer_twin, [{}, {"step": 1}]),
-        (
-            DilatedDenseBlock(3),
-            (2, 3, 9, 4),
-            dense_twin,
-            [{}, OLDEST_FIRST, FUTURE],
-        ),
+        (DilatedDenseBlock(3), (2, 3, 9, 4), dense_twin, [{}, OLDEST, FUTURE]),
         (SubPixelConv(3), (2, 3, 4, 5), sub_pixel_twin, [{}, {"halves": True}]),
         (DenseEncoder(3), (2, 3, 4, 9), encoder_twin, [{}]),
-        (
-            TwoStageBlock(4, 2, 5),
-            (2, 4, 3, 5),
-            two_stage_twin,
-            [{}, {"swap": True}],
-        ),
+        (TwoStageBlock(4, 2, 5), (2, 4, 3, 5), two_stage_twin, [{}, SWAP]),
     ],
 )
 @torch.no_grad()

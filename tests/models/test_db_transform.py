@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from itertools import product
 
 import numpy as np
 import pytest
@@ -67,10 +68,8 @@ def test_order_of_the_blocks(form, kinds):
 
 
 def test_the_initial_lambda_follows_the_layer():
-    blocks = [
-        residual.block for residual in tiny("vector", num_layers=3).blocks
-    ]
-    found = [block.vector.initial for block in blocks[::3]]
+    attentions = tiny("vector", num_layers=3).blocks[::3]
+    found = [residual.block.vector.initial for residual in attentions]
     assert np.allclose(found, [0.8 - 0.6 * np.exp(-0.3 * i) for i in range(3)])
 
 
@@ -90,14 +89,11 @@ def test_options_change_the_output():
         "causal": {"causal": True, "window": 2},
     }
     spec = spectrum(1, 17, 40)
-    outs = {
-        name: array(scramble(tiny(**each))(spec))
-        for name, each in changes.items()
-    }
-    for first in outs:
-        for second in outs:
-            distance = np.abs(outs[first] - outs[second]).max()
-            assert (distance > 1e-3) == (first != second), (first, second)
+    models = {name: scramble(tiny(**each)) for name, each in changes.items()}
+    outs = {name: array(model(spec)) for name, model in models.items()}
+    for first, second in product(outs, repeat=2):
+        distance = np.abs(outs[first] - outs[second]).max()
+        assert (distance > 1e-3) == (first != second), (first, second)
 
 
 def test_analysis_says_what_graph_and_fusion_have_learned():
@@ -105,9 +101,7 @@ def test_analysis_says_what_graph_and_fusion_have_learned():
     spec = spectrum(1, 17, 5)
     estimate, analysis = model(spec, return_analysis=True)
     assert torch.equal(estimate, model(spec))
-    _, fusions, graphs = (
-        [r.block for r in model.blocks[i::3]] for i in range(3)
-    )
+    fusions, graphs = ([r.block for r in model.blocks[i::3]] for i in (1, 2))
     weights = torch.stack([fusion.fusion_weights() for fusion in fusions])
     assert torch.equal(analysis["fusion_weights"], weights)
     edges = torch.stack([graph.adjacency() for graph in graphs])

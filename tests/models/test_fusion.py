@@ -6,6 +6,7 @@ import torch
 
 from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.multi_scale_fusion import (
+    FORMS,
     PRIORS,
     AdaptiveBlend,
     MultiScaleFusion,
@@ -60,15 +61,12 @@ def adaptive_twin(x, share=sigmoid, ddof=0, parts=(0, 1, 2)):
         mean = sum(x[k, b]) / frames
         square = sum((row - mean) ** 2 for row in x[k, b]) / (frames - ddof)
         features = [mean, np.sqrt(square + 1e-8), array(adaptive.embedding)[k]]
-        features = [
-            part if i in parts else 0 * part for i, part in enumerate(features)
-        ]
+        features = [(i in parts) * part for i, part in enumerate(features)]
         alpha = softmax(affine(adaptive.linear, k, np.concatenate(features)))
         static = static_twin(module, k, b)
         own = share(array(adaptive.logit)[k, 0, 0])
-        return [
-            own * a + (1 - own) * w for a, w in zip(alpha, static, strict=True)
-        ]
+        pairs = zip(alpha, static, strict=True)
+        return [own * a + (1 - own) * w for a, w in pairs]
 
     return blend
 
@@ -92,17 +90,13 @@ def fusion_twin(module, x, windows, back, weigh, flip=1, activation=False):
     return out
 
 
+CAUSAL = [("static", True), ("uniform", True)]
+
+
 @pytest.mark.parametrize("activation", [False, True])
 @each_kind
 @pytest.mark.parametrize(
-    "form, causal",
-    [
-        ("static", False),
-        ("adaptive", False),
-        ("uniform", False),
-        ("static", True),
-        ("uniform", True),
-    ],
+    "form, causal", [*((form, False) for form in FORMS), *CAUSAL]
 )
 def test_fusion_equals_its_twin(form, causal, separable, activation):
     settings = (3, CENTRES, form, WINDOWS, separable, activation, causal)
@@ -140,11 +134,9 @@ def test_fusion_equals_its_twin(form, causal, separable, activation):
             adaptive_twin(array(x)[:, ::-1]),  # of the other item
         ]
         wrong += [{"weigh": weigh} for weigh in others]
-    twin, *wrong = (
-        fusion_twin(module, array(x), **{**right, **each})
-        for each in [{}, *wrong]
-    )
-    assert_twin(module(x), twin, *wrong)
+    forms = [{**right, **each} for each in ({}, *wrong)]
+    twins = [fusion_twin(module, array(x), **form) for form in forms]
+    assert_twin(module(x), *twins)
 
 
 @each_kind
@@ -183,9 +175,7 @@ def test_blend_starts_at_the_prior():
     assert (AdaptiveBlend(4, 5).logit.sigmoid() == 0.5).all()
 
 
-@pytest.mark.parametrize(
-    "centres", [[900.0, 3000.0], [3000.0], [100.0, 3000.0]]
-)
+@pytest.mark.parametrize("centres", [[900, 3000], [3000], [100, 3000]])
 def test_ranges_without_bands_are_left_out(centres):
     module = MultiScaleFusion(2, centres)
     x = torch.randn(len(centres), 1, 7, 2)

@@ -238,12 +238,8 @@ def test_message_passing_equals_its_twin(form, grad):
     with torch.set_grad_enabled(grad):
         out = graph(x)
     assert out.requires_grad == grad
-    wrong += [(similarity, other) for other in others]
-    twin, *wrong = (
-        graph_twin(graph, array(x), *each)
-        for each in [(similarity, right), *wrong]
-    )
-    assert_twin(out, twin, *wrong)
+    forms = [(similarity, each) for each in (right, *others)] + wrong
+    assert_twin(out, *(graph_twin(graph, array(x), *each) for each in forms))
 
 
 def conditioned_twin(graph, x):
@@ -261,27 +257,22 @@ def test_a_conditioned_graph_equals_its_twin():
     graph, x = tiny("conditioned"), 2 * randn(7, 3, 4, 8)
     items = np.split(array(x), 3, axis=1)
     alone = [similarity_twin(graph)] * 3
-    own = [
-        similarity_twin(graph, conditioned_twin(graph, item[:, 0]))
-        for item in items
-    ]
+    embeddings = [conditioned_twin(graph, item[:, 0]) for item in items]
+    own = [similarity_twin(graph, embedding) for embedding in embeddings]
     edges = [adjacency_twin(similarity, 2) for similarity in own]
     assert len({tuple(each.flatten()) for each in edges}) == 3
     assert_twin(graph.similarity(), alone[0])
     assert_twin(graph.similarity(x), own, alone)
     assert_twin(graph.adjacency(graph.similarity(x)), edges)
-    twin, *wrong = (
-        np.concatenate(
-            [
-                graph_twin(
-                    graph, item, similarity, adjacency_twin(similarity, 2)
-                )
-                for item, similarity in zip(items, similarities, strict=True)
-            ],
-            axis=1,
-        )
-        for similarities in (own, alone, own[-1:] + own[:-1])
-    )
+
+    def of_items(similarities):
+        outs = [
+            graph_twin(graph, item, each, adjacency_twin(each, 2))
+            for item, each in zip(items, similarities, strict=True)
+        ]
+        return np.concatenate(outs, axis=1)
+
+    twin, *wrong = map(of_items, (own, alone, own[-1:] + own[:-1]))
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             assert_twin(graph(x), twin, *wrong)

@@ -23,12 +23,7 @@ from tests.composition import composed
 WIDTHS = [1, 1, 2, 2, 3, 4, 4]  # 7 bands, some in each frequency range
 LAYOUT = BandLayout(WIDTHS, n_fft=32)
 BANDS = {"n_fft": 32, "band_widths": WIDTHS}  # 17 bins
-SIZES = {
-    "num_channels": 8,
-    "num_layers": 2,
-    "num_heads": 2,
-    "num_neighbours": 2,
-}
+SIZES = {"num_channels": 8, "num_layers": 2, "num_heads": 2}
 PROPOSAL = {
     "num_layers": 1,
     "band_weights": "per_band",
@@ -70,21 +65,14 @@ GLOBAL = {
 }
 FORMS = {**LOCAL, **GLOBAL}
 CAUSAL = {"window": 6, "causal": True}
+bsrnn = partial(BSRNN, **BANDS, num_channels=4, num_layers=2)
+cmgan = partial(CMGAN, n_fft=32, num_channels=4, num_blocks=2, num_heads=2)
 BASELINES = {
-    "sequential": partial(BSRNN, **BANDS, num_channels=4, num_layers=2),
-    "interleaved": partial(
-        BSRNN, **BANDS, num_channels=4, num_layers=2, order="interleaved"
-    ),
-    "cmgan": partial(
-        CMGAN,
-        n_fft=32,
-        num_channels=4,
-        num_blocks=2,
-        num_heads=2,
-        kernel_size=5,
-    ),
+    "sequential": bsrnn,
+    "interleaved": partial(bsrnn, order="interleaved"),
+    "cmgan": partial(cmgan, kernel_size=5),
 }
-each_form = pytest.mark.parametrize("form", FORMS)
+
 each_causal_form = pytest.mark.parametrize("form", LOCAL)
 each_model = pytest.mark.parametrize("name", [*FORMS, "causal", *BASELINES])
 
@@ -92,7 +80,8 @@ each_model = pytest.mark.parametrize("name", [*FORMS, "causal", *BASELINES])
 def tiny(form="default", causal=False, **changes):
     """Return a DBTransform of 17 bins and 7 bands."""
     torch.manual_seed(0)
-    common = {**BANDS, **SIZES, **(CAUSAL if causal else {})}
+    common = {**BANDS, **SIZES, "num_neighbours": 2}
+    common |= CAUSAL if causal else {}
     return composed(**{**common, **FORMS[form], **changes})
 
 
@@ -106,16 +95,12 @@ def any_model(name):
 
 def each_of(part, **choices):
     """Return a factory for each combination of options, by name."""
-    combinations = [
-        dict(zip(choices, chosen, strict=True))
-        for chosen in product(*choices.values())
-    ]
-    return {
-        " ".join(f"{name}={value}" for name, value in each.items()): partial(
-            part, **each
-        )
-        for each in combinations
-    }
+    parts = {}
+    for chosen in product(*choices.values()):
+        each = dict(zip(choices, chosen, strict=True))
+        name = " ".join(f"{name}={value}" for name, value in each.items())
+        parts[name] = partial(part, **each)
+    return parts
 
 
 attention = partial(DifferentialBandAttention, num_heads=2)
@@ -143,10 +128,6 @@ each_block = pytest.mark.parametrize("name", BLOCKS)
 def block(part, **changes):
     """Return a block of 7 bands and 8 channels (K, B, T, C), or one by name."""
     torch.manual_seed(0)
-    common = {
-        "num_channels": 8,
-        "num_bands": 7,
-        "centres": LAYOUT.centres,
-        "edges_hz": LAYOUT.edges_hz,
-    }
-    return build(partial(BLOCKS.get(part, part), **changes), **common)
+    bands = {"centres": LAYOUT.centres, "edges_hz": LAYOUT.edges_hz}
+    part = partial(BLOCKS.get(part, part), **changes)
+    return build(part, num_channels=8, num_bands=7, **bands)

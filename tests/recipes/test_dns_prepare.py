@@ -58,15 +58,15 @@ def test_test_speakers_of_voicebank_are_refused(prepared):
 
 def test_no_speaker_and_no_noise_is_in_two_splits(prepared):
     _, save, _ = prepared
-    sides = {}
+    sides = []
     for split in ("train", "valid"):
         items = read_recordings(save / "manifest.csv", split)
         for kind, key in (("speech", "speaker"), ("noise", "path")):
             found = [item for item in items if item.kind == kind]
-            sides[split, kind] = {getattr(item, key) for item in found}
-            assert sides[split, kind]
-    for kind in ("speech", "noise"):
-        assert not sides["train", kind] & sides["valid", kind]
+            sides.append({getattr(item, key) for item in found})
+    speech, noise, valid_speech, valid_noise = sides
+    assert all(sides)
+    assert not speech & valid_speech and not noise & valid_noise
 
 
 def test_validation_and_test_pairs(prepared):
@@ -133,10 +133,8 @@ def test_unfit_files_are_left_out_and_listed(tmp_path):
         else:
             sf.write(folder / name, signal, rate, subtype="FLOAT")
     record = prepare(tree, tmp_path / "save")
-    reasons = {
-        path.split("/")[-1]: problem.split(":")[0]
-        for path, problem in record["problems"].items()
-    }
+    problems = record["problems"].items()
+    reasons = {p.split("/")[-1]: told.split(":")[0] for p, told in problems}
     assert reasons == {name: reason for name, (reason, *_) in BAD.items()}
     assert record["unfit"]["unreadable"] == 3
     kept = read_recordings(tmp_path / "save/manifest.csv")

@@ -10,8 +10,6 @@ from voicebank_prepare import prepare_voicebank
 
 from tests.signals import times, voicebank_tree, write_wav
 
-SPLITS = ("train", "valid", "test")
-
 
 def prepare(data, save, **arguments):
     """Prepare; returns where copies at 16 kHz would be."""
@@ -21,9 +19,8 @@ def prepare(data, save, **arguments):
 
 def manifests(save):
     """Read the three manifests."""
-    return [
-        json.loads((save / f"{split}.json").read_text()) for split in SPLITS
-    ]
+    names = "train.json", "valid.json", "test.json"
+    return [json.loads((save / name).read_text()) for name in names]
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 48000])
@@ -53,10 +50,8 @@ def test_manifests(tmp_path, sample_rate, suffix):
 
 
 def test_later_runs_make_what_is_lost_or_changed_alone(tmp_path):
-    data, save = (
-        voicebank_tree(tmp_path / "vb", utterances=1),
-        tmp_path / "save",
-    )
+    data = voicebank_tree(tmp_path / "vb", utterances=1)
+    save = tmp_path / "save"
     root = prepare(data, save)
     before = times(tmp_path)
     prepare(data, save)
@@ -143,9 +138,7 @@ def test_one_error_names_all_unfit_files(tmp_path):
     assert not (tmp_path / "save").exists()
 
 
-def test_silent_and_clipped_clean_files_are_kept_with_a_warning(
-    tmp_path, caplog
-):
+def test_silent_and_clipped_files_are_kept_with_a_warning(tmp_path, caplog):
     data = voicebank_tree(tmp_path / "vb", 16000, utterances=1)
     loud = 3 * np.sin(np.arange(8800))
     for name, clean in (("p225_002", np.zeros(8800)), ("p225_003", loud)):

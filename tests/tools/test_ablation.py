@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import ruamel.yaml
@@ -17,11 +16,11 @@ from scipy.stats import ttest_1samp
 from ablation.plan import list_runs, parse_settings, read_plan
 from ablation.report import ablation_report, report_text
 from ablation.train import LOG, train_runs
-from command import run_tool
+from tests.composition import flow, recipe_overrides
 from tests.runs import write_hyperparams
 from tests.signals import voicebank_tree
+from tests.training_runs import ROOT, TINY
 
-ROOT = Path(__file__).resolve().parents[2]
 HPARAMS = ROOT / "hparams"
 BASELINES = {"bsrnn": "BSRNN", "cmgan": "CMGAN"}
 FILES = ("a", "b", "NA")
@@ -95,12 +94,8 @@ def interval(values):
 
 def test_runs_come_seed_by_seed_and_rows_win(plan, tmp_path):
     runs = list_runs(plan, tmp_path, {"num_layers": "9", "lr": "0.2"})
-    assert [(run.row, run.seed) for run in runs] == [
-        ("full", 1),
-        ("plain", 1),
-        ("full", 2),
-        ("plain", 2),
-    ]
+    assert [run.row for run in runs] == ["full", "plain"] * 2
+    assert [run.seed for run in runs] == [1, 1, 2, 2]
     assert runs[0].settings["num_layers"] == "9"  # over the plan's 2
     assert runs[1].settings["num_layers"] == "1"  # the row's own
     assert runs[1].settings["lr"] == "0.2"
@@ -172,10 +167,7 @@ def test_table_is_that_of_the_literal_twin(plan, tmp_path):
     assert report["num_files"] == 3
     assert report["missing"] == [str(tmp_path / "out/full/3")]
     plain = report["rows"]["plain"]
-    pesq, difference = (
-        plain["scores"]["pesq"],
-        plain["scores"]["pesq"]["difference"],
-    )
+    pesq = plain["scores"]["pesq"]
     means = [sum(PESQ["plain", seed]) / 3 for seed in (1, 2, 3)]
     assert pesq["by_seed"] == pytest.approx(means)
     assert pesq["std"] == pytest.approx(statistics.stdev(means))
@@ -188,7 +180,8 @@ def test_table_is_that_of_the_literal_twin(plan, tmp_path):
             by_file[place] += gap / 2
     for kind, values in (("over_files", by_file), ("over_seeds", by_seed)):
         expected = interval(values)
-        found = [difference[kind][key] for key in ("mean", "low", "high")]
+        given = pesq["difference"][kind]
+        found = [given[key] for key in ("mean", "low", "high")]
         assert found == pytest.approx(expected)
     assert report["rows"]["full"]["scores"]["pesq"]["difference"] is None
     # 45 steps of 4 crops of 2 s are 360 s of audio an epoch
@@ -198,26 +191,23 @@ def test_table_is_that_of_the_literal_twin(plan, tmp_path):
     assert "| plain |       3 |" in report_text(report)
 
 
-def test_command_writes_table_and_plot_of_what_there_is(plan, tmp_path, capsys):
-    scored(tmp_path / "out", plan)
-    command = [str(tmp_path / "plan.yaml"), "--seeds", "1", "2", "3"]
-    command += ["--output", str(tmp_path / "out")]
-    assert run_tool("ablate", [*command, "--report-only"]) == 0
-    text = (tmp_path / "out" / "ablation.md").read_text()
-    assert capsys.readouterr().out.endswith(text)
-    report = json.loads((tmp_path / "out" / "ablation.json").read_text())
+def test_command_writes_table_and_plot_of_what_there_is(plan, tmp_path, run):
+    output = tmp_path / "out"
+    scored(output, plan)
+    command = "ablate", tmp_path / "plan.yaml", "--seeds", 1, 2, 3
+    out = run(*command, "--output", output, "--report-only").out
+    assert out.endswith((output / "ablation.md").read_text())
+    report = json.loads((output / "ablation.json").read_text())
     pesq = report["rows"]["full"]["scores"]["pesq"]
     assert pesq["mean"] == pytest.approx(2.0) and pesq["difference"] is None
     for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
-        path = tmp_path / "out" / f"ablation.{suffix}"
-        assert path.read_bytes().startswith(start)
+        assert (output / f"ablation.{suffix}").read_bytes().startswith(start)
 
 
-def test_nothing_finished_is_said(plan, tmp_path, capsys):
-    command = [str(tmp_path / "plan.yaml"), "--report-only"]
-    command += ["--output", str(tmp_path / "out")]
-    assert run_tool("ablate", command) == 1
-    assert "train some of them first" in capsys.readouterr().err
+def test_nothing_finished_is_said(plan, tmp_path, run):
+    command = "ablate", tmp_path / "plan.yaml", "--report-only"
+    told = run(*command, "--output", tmp_path / "out", code=1).err
+    assert "train some of them first" in told
 
 
 @pytest.mark.parametrize(
@@ -260,22 +250,18 @@ def test_every_row_of_the_plan_is_a_model(small, tmp_path):
         assert type(hparams["modules"]["model"]).__name__ == kind
 
 
-def test_a_run_of_the_recipe_itself(tmp_path):
+def test_a_run_of_the_recipe_itself(tmp_path, run):
     """What is passed on by the command line reaches the true train.py."""
-    from tests.composition import flow, recipe_overrides
-    from tests.training_runs import TINY
-
     voicebank_tree(tmp_path / "data", utterances=2, seconds=1.5)
     given = {**TINY, "number_of_epochs": 1, "steps_per_epoch": 1}
     given |= {"data_folder": tmp_path / "data"}
     del given["device"], given["num_layers"]
     given = recipe_overrides(**given)
     given["architecture"] = flow(given["architecture"])
-    command = [str(HPARAMS / "ablation.yaml"), "--small"]
-    command += ["--set", *(f"{k}={value}" for k, value in given.items())]
-    command += ["noprogressbar", "--output", str(tmp_path / "out")]
-    command += ["--seeds", "1"]
-    assert run_tool("ablate", [*command, "--rows", "full", "attention"]) == 0
+    settings = [f"{key}={value}" for key, value in given.items()]
+    command = "ablate", HPARAMS / "ablation.yaml", "--small", "--seeds", 1
+    command += "--rows", "full", "attention", "--output", tmp_path / "out"
+    run(*command, "--set", *settings, "noprogressbar")
     report = json.loads((tmp_path / "out" / "ablation.json").read_text())
     sizes = {name: row["parameters"] for name, row in report["rows"].items()}
     assert sizes["attention"] < sizes["full"]

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import re
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,8 @@ from matplotlib.patches import Arc
 import analyse
 from analyse import FIGURES
 from command import run_tool
-from dbtransform_lobes.analysis.graph import (
-    MissingPart,
-    _near_ratio,
-    band_graph,
-)
+from dbtransform_lobes.analysis import graph as graphs
+from dbtransform_lobes.analysis.graph import MissingPart, band_graph
 from dbtransform_lobes.analysis.spectrograms import spectrograms
 from dbtransform_lobes.export.model_folder import PRETRAINER
 from dbtransform_lobes.inference import EnhanceModel
@@ -37,6 +35,8 @@ from tests.signals import noise_like, speech_like, write_wav
 from tests.twins import spectrum
 
 SMALL = {"num_channels": 8, "num_layers": 2, "num_heads": 2}
+BSRNN_SIZES = {"num_channels": 8, "num_layers": 1}
+TINY_BSRNN = BSRNN(**BSRNN_SIZES)
 
 
 def small(**changes):
@@ -89,11 +89,14 @@ def page_audio(page):
     }
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_folder_has_every_figure_twice_and_the_page(everything):
-    expected = {f"{n}.{s}" for n in FIGURES for s in ("png", "pdf")}
-    found = {path.name for path in everything.iterdir()}
-    assert found == expected | {"report.html"}
-    assert [path.name for path in everything.parent.iterdir()] == ["analysis"]
+    expected = [f"{n}.{s}" for n in FIGURES for s in ("png", "pdf")]
+    assert names(everything) == sorted([*expected, "report.html"])
+    assert names(everything.parent) == ["analysis"]
     for path in everything.glob("*.p*"):
         head = b"\x89PNG" if path.suffix == ".png" else b"%PDF"
         assert path.read_bytes().startswith(head)
@@ -112,9 +115,8 @@ def test_players_have_the_part_of_the_signals(everything, model_folder, audio):
     clean = sf.read(audio.parent / "clean.wav")[0][rows]
     expected = [noisy, noisy, enhanced, enhanced, clean]
     for title, signal in zip(titles, expected, strict=True):
-        np.testing.assert_allclose(
-            players[title][0], signal.clip(-1, 1), atol=1e-4
-        )
+        heard, shown = players[title][0], signal.clip(-1, 1)
+        np.testing.assert_allclose(heard, shown, atol=1e-4)
     assert np.abs(noisy - enhanced).max() > 1e-2
 
 
@@ -141,27 +143,22 @@ def test_page_needs_nothing_else_and_says_what_it_shows(everything):
     assert str(everything.parent) not in text
 
 
-def test_one_figure_of_a_long_file(model_folder, tmp_path, capsys):
+def test_one_figure_of_a_long_file(model_folder, tmp_path, run):
     path = write_wav(tmp_path / "long.wav", 0.1 * np.ones(11 * 4000), 4000)
     output = tmp_path / "graph"
-    arguments = [str(model_folder), str(path), "--output", str(output)]
-    assert run_tool("analyse", [*arguments, "--figures", "graph"]) == 0
-    names = sorted(file.name for file in output.iterdir())
-    assert names == ["graph.pdf", "graph.png", "report.html"]
+    command = "analyse", model_folder, path, "--output", output, "--figures"
+    run(*command, "graph")
+    assert names(output) == ["graph.pdf", "graph.png", "report.html"]
     page = (output / "report.html").read_text(encoding="utf-8")
     assert "seconds 0 to 10 of 11, at 4000 Hz" in page
     assert len(page_audio(page)["Noisy"][0]) == 10 * 4000
-    capsys.readouterr()
-    assert run_tool("analyse", [*arguments, "--figures", "fusion"]) == 1
-    assert "exists; use --force" in capsys.readouterr().err
+    assert "exists; use --force" in run(*command, "fusion", code=1).err
     (output / "thesis.tex").write_text("")
-    forced = [*arguments, "--figures", "fusion", "--force"]
-    assert run_tool("analyse", forced) == 1
-    assert "more than an analysis (thesis.tex)" in capsys.readouterr().err
+    told = run(*command, "fusion", "--force", code=1).err
+    assert "more than an analysis (thesis.tex)" in told
     (output / "thesis.tex").unlink()
-    assert run_tool("analyse", forced) == 0
-    names = sorted(file.name for file in output.iterdir())
-    assert names == ["fusion.pdf", "fusion.png", "report.html"]
+    run(*command, "fusion", "--force")
+    assert names(output) == ["fusion.pdf", "fusion.png", "report.html"]
 
 
 def test_maps_of_a_long_part_are_those_of_its_start(monkeypatch, audio):
@@ -189,13 +186,10 @@ def test_graph_shows_the_edges_of_the_model():
         assert len(drawn) == len(pairs) > 0
         place = np.log2(np.array(model.layout.edges_hz) + 31.25)
         place = (place[:-1] + place[1:]) / 2
-        ends = {
-            tuple(
-                np.abs(place - (arc.center[0] + side * arc.width / 2)).argmin()
-                for side in (-1, 1)
-            )
-            for arc in drawn
-        }
+        ends = set()
+        for arc in drawn:
+            sides = arc.center[0] + arc.width / 2 * np.array([[-1], [1]])
+            ends.add(tuple(np.abs(place - sides).argmin(1)))
         assert ends == {tuple(pair) for pair in pairs.tolist()}
         points = sorted(float(line.get_ydata()[0]) for line in ratios.lines)
         expected = sorted(centres[j] / centres[i] for i, j in pairs)
@@ -206,15 +200,13 @@ def test_graph_shows_the_edges_of_the_model():
 def test_ratios_agree_with_the_harmonic_pairs_of_the_model():
     centres = small().layout.centres
     pairs = harmonic_pairs(torch.ones(31, 31).triu(1), centres)
-    multiples = [
-        (i, j, _near_ratio(centres[i], centres[j])[0])
-        for i in range(31)
-        for j in range(i + 1, 31)
-        if (_near_ratio(centres[i], centres[j]) or (0, 2))[1] == 1
-    ]
+    near, multiples = graphs._near_ratio, []
+    for i, j in combinations(range(31), 2):
+        high, low = near(centres[i], centres[j]) or (0, 2)
+        multiples += [(i, j, high)] if low == 1 else []
     assert multiples == pairs and len(pairs) > 10
-    assert _near_ratio(100.0, 159.9) == (3, 2)
-    assert _near_ratio(100.0, 160.1) is None is _near_ratio(100.0, 620.0)
+    assert near(100.0, 159.9) == (3, 2)
+    assert near(100.0, 160.1) is None is near(100.0, 620.0)
 
 
 def test_fusion_shows_the_weights_and_the_prior():
@@ -310,11 +302,9 @@ def test_every_signal_has_a_spectrogram_of_a_time_axis(count):
 )
 def test_architecture_counts_every_parameter_once(network):
     total = sum(parameter.numel() for parameter in network.parameters())
-    counted = sum(
-        times * stage.parameters
-        for times, group in stages(network)
-        for stage in group
-    )
+    counted = 0
+    for times, group in stages(network):
+        counted += times * sum(stage.parameters for stage in group)
     assert counted == total
     stft = model_of(network).hparams.compute_stft
     figure = architecture(network, stft)
@@ -324,11 +314,8 @@ def test_architecture_counts_every_parameter_once(network):
     for _, group in stages(network):
         assert all(stage.title in texts for stage in group)
     if hasattr(network, "layout"):
-        bands = figure.axes[1].patches
-        edges = [band.get_x() for band in bands]
-        np.testing.assert_allclose(
-            edges, np.array(network.layout.edges_hz[:-1]) / 1000
-        )
+        edges = [1000 * band.get_x() for band in figure.axes[1].patches]
+        np.testing.assert_allclose(edges, network.layout.edges_hz[:-1])
 
 
 @pytest.mark.parametrize(
@@ -337,10 +324,10 @@ def test_architecture_counts_every_parameter_once(network):
         (band_graph, small(graph="none"), "has no graph"),
         (band_graph, small(graph="fixed"), "'fixed': its edges are not"),
         (fusion_weights, small(fusion="none"), "no multi-scale fusion"),
-        (band_graph, BSRNN(num_channels=8, num_layers=1), "BSRNN has no"),
+        (band_graph, TINY_BSRNN, "BSRNN has no"),
         (
             lambda model: attention_maps(model, SPEC, 0, 0.008),
-            BSRNN(num_channels=8, num_layers=1),
+            TINY_BSRNN,
             "BSRNN has no differential attention",
         ),
     ],
@@ -350,45 +337,33 @@ def test_parts_that_are_missing(draw, network, reason):
         draw(network)
 
 
-def bsrnn_folder(folder):
-    """A model folder of a tiny BSRNN."""
-    folder.mkdir()
-    sizes = {"num_channels": 8, "num_layers": 1}
-    model = f"model: !new:{BSRNN.__module__}.BSRNN {flow(sizes)}\n"
-    text = front_end_yaml(512, 32, 8) + model + PRETRAINER
-    (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
-    torch.save(BSRNN(**sizes).state_dict(), folder / "model.ckpt")
-    return str(folder)
-
-
 def test_page_of_a_baseline_says_what_is_left_out(
-    model_folder, audio, tmp_path, capsys
+    model_folder, audio, tmp_path, run
 ):
-    baseline = bsrnn_folder(tmp_path / "baseline")
-    arguments = [baseline, str(audio), "--output", str(tmp_path / "out")]
-    systems = ["--systems", f"DB-Transform={model_folder}"]
-    assert run_tool("analyse", [*arguments, *systems]) == 0
-    assert "left out: fusion: this BSRNN has no" in capsys.readouterr().out
+    baseline = tmp_path / "baseline"
+    baseline.mkdir()
+    model = f"model: !new:{BSRNN.__module__}.BSRNN {flow(BSRNN_SIZES)}\n"
+    text = front_end_yaml(512, 32, 8) + model + PRETRAINER
+    (baseline / "hyperparams.yaml").write_text(text, encoding="utf-8")
+    torch.save(TINY_BSRNN.state_dict(), baseline / "model.ckpt")
+    systems = "--systems", f"DB-Transform={model_folder}"
+    command = "analyse", baseline, audio, "--output", tmp_path / "out"
+    told = run(*command, *systems).out
+    assert "left out: fusion: this BSRNN has no" in told
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert list(page_audio(page)) == ["Noisy", "DB-Transform", "BSRNN"]
     left_out = re.findall(r"<li>(.*?):", page)
     titles = [FIGURES[name][0] for name in ("graph", "fusion", "attention")]
     assert left_out == titles and "num_layers</th>\n<td>1<" in page
-    names = {path.stem for path in (tmp_path / "out").iterdir()}
-    assert names == {"architecture", "spectrograms", "report"}
+    parts = {path.stem for path in (tmp_path / "out").iterdir()}
+    assert parts == {"architecture", "spectrograms", "report"}
 
 
 def test_page_escapes_every_text():
     evil = '"><script>alert(1)</script>'
-    page = render_report(
-        evil,
-        [evil],
-        {evil: np.zeros(4)},
-        8000,
-        [(evil, evil, b"png")],
-        [(evil, evil)],
-        [(evil, [(evil, evil)])],
-    )
+    both, players = (evil, evil), {evil: np.zeros(4)}
+    figures, tables = [(*both, b"png")], [(evil, [both])]
+    page = render_report(evil, [evil], players, 8000, figures, [both], tables)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 10
 
@@ -408,43 +383,33 @@ def test_page_escapes_every_text():
         (["--output", "no/where"], "there is no such folder; make it"),
     ],
 )
+@pytest.mark.usefixtures("no_weights")
 def test_mistakes_are_found_before_the_weights_are_loaded(
-    options,
-    message,
-    model_folder,
-    audio,
-    tmp_path,
-    monkeypatch,
-    capsys,
-    no_weights,
+    options, message, model_folder, audio, tmp_path, monkeypatch, run
 ):
     monkeypatch.chdir(tmp_path)
     write_wav(tmp_path / "short.wav", np.zeros(4000), 8000)
-    base = [str(model_folder), str(audio), "--output", "out"]
-    assert run_tool("analyse", [*base, *options]) == 1
-    assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["short.wav"]
+    command = "analyse", model_folder, audio, "--output", "out"
+    assert message in run(*command, *options, code=1).err
+    assert names(tmp_path) == ["short.wav"]
 
 
 def test_mistakes_that_need_the_model(
-    model_folder, audio, tmp_path, monkeypatch, capsys
+    model_folder, audio, tmp_path, monkeypatch, run
 ):
-    base = [str(model_folder), str(audio)]
-    base += ["--output", str(tmp_path / "out")]
-    assert run_tool("analyse", [*base, "--band", "31"]) == 1
-    assert "band is 31, expected 0 to 30" in capsys.readouterr().err
-    assert (
-        run_tool("analyse", [*base, "--systems", f"DB-Transform={audio}"]) == 1
-    )
-    assert "named DB-Transform, as the model is" in capsys.readouterr().err
+    def told(path, *options):
+        command = "analyse", model_folder, path, "--output", tmp_path / "out"
+        return run(*command, *options, code=1).err
+
+    assert "band is 31, expected 0 to 30" in told(audio, "--band", 31)
+    taken = "--systems", f"DB-Transform={audio}"
+    assert "named DB-Transform, as the model is" in told(audio, *taken)
     assert not list(tmp_path.iterdir())
     long = write_wav(tmp_path / "long.wav", np.zeros(40 * 2000), 2000)
-    base[1] = str(long)
-    assert run_tool("analyse", [*base, "--seconds", "0", "31"]) == 1
-    assert "31 s were asked for, expected at most 30" in capsys.readouterr().err
+    told_long = told(long, "--seconds", 0, 31)
+    assert "31 s were asked for, expected at most 30" in told_long
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert run_tool("analyse", base) == 1
-    assert "pip install 'dbtransform[plot]'" in capsys.readouterr().err
+    assert "pip install 'dbtransform[plot]'" in told(audio)
 
 
 @pytest.mark.parametrize(

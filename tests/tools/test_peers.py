@@ -2,17 +2,17 @@
 
 import json
 import os
+from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
 
-from command import run_tool
 from dbtransform_lobes.data.audio import read_audio, write_audio
 from peers import adapters, report
 from peers.adapters import PEERS
 from peers.run import _model_files, choose_systems, run_systems
-from tests.signals import noise_like, speech_like
+from tests.signals import noise_like, speech_like, write_wav
 
 
 def lag(reference, late):
@@ -72,9 +72,8 @@ def corpus(tmp_path):
     for number, name in enumerate(("a", "b")):
         speech = 0.1 * speech_like(1.5, number)
         noise = 0.02 * noise_like(1.5, number)
-        for folder, signal in (("clean", speech), ("noisy", speech + noise)):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            write_audio(tmp_path / folder / f"{name}.wav", signal)
+        write_wav(tmp_path / f"clean/{name}.wav", speech)
+        write_wav(tmp_path / f"noisy/{name}.wav", speech + noise)
     return tmp_path
 
 
@@ -83,13 +82,17 @@ def read_table(folder):
     return {row["system"]: row for row in found["systems"]}
 
 
-def test_table_of_systems_one_of_which_fails(corpus, causal_folder, capsys):
-    out = corpus / "out"
-    command = [str(corpus / "clean"), str(corpus / "noisy")]
-    command += ["--output", str(out), "--systems", "noisy", "--models"]
-    command += [f"tiny={causal_folder}", "bad=no_such.onnx"]
-    assert run_tool("compare_peers", command) == 1
-    captured = capsys.readouterr()
+@pytest.fixture
+def compare(corpus, run):
+    """Compare the noisy files with models; return what is written."""
+    command = "compare_peers", corpus / "clean", corpus / "noisy"
+    command += "--output", corpus / "out", "--systems", "noisy"
+    return partial(run, *command)
+
+
+def test_table_of_systems_one_of_which_fails(corpus, causal_folder, compare):
+    out, models = corpus / "out", (f"tiny={causal_folder}", "bad=no_such.onnx")
+    captured = compare("--models", *models, code=1)
     assert "failed: bad: FileNotFoundError: no_such.onnx" in captured.err
     assert not (out / "bad" / "timing.json").exists()
     rows = read_table(out)
@@ -136,14 +139,10 @@ def test_resume_runs_what_is_missing_or_old(corpus):
     assert run() and not run()
 
 
-def test_a_file_that_fails_is_left_out_of_all(corpus, capsys):
-    out = corpus / "out"
-    command = [str(corpus / "clean"), str(corpus / "noisy")]
-    command += ["--output", str(out), "--systems", "noisy"]
-    bad = corpus / "noisy" / "b.wav"
+def test_a_file_that_fails_is_left_out_of_all(corpus, compare):
+    out, bad = corpus / "out", corpus / "noisy" / "b.wav"
     soundfile.write(bad, np.full(24000, np.nan), 16000, subtype="FLOAT")
-    assert run_tool("compare_peers", command) == 1
-    assert f"failed: noisy: {bad}: " in capsys.readouterr().err
+    assert f"failed: noisy: {bad}: " in compare(code=1).err
     assert (out / "noisy" / "a.wav").exists()
     assert not (out / "noisy" / "b.wav").exists()
     found = json.loads((out / "peers.json").read_text())
@@ -152,21 +151,18 @@ def test_a_file_that_fails_is_left_out_of_all(corpus, capsys):
     assert read_table(out)["noisy"]["pesq"] is not None
     # Mended, the system is run again.
     write_audio(bad, 0.1 * speech_like(1.5, 1))
-    assert run_tool("compare_peers", command) == 0
+    compare()
     assert (out / "noisy" / "b.wav").exists()
 
 
-def test_inputs_are_checked_before_anything_runs(corpus, capsys):
-    clean, noisy = str(corpus / "clean"), str(corpus / "noisy")
-    output = ["--output", str(corpus / "out"), "--systems", "noisy"]
+def test_inputs_are_checked_before_anything_runs(corpus, compare):
     write_audio(corpus / "noisy" / "a.wav", np.zeros(800), 8000)
-    assert run_tool("compare_peers", [clean, noisy, *output]) == 1
-    assert "expected files at 16000 Hz" in capsys.readouterr().err
-    command = [clean, noisy, *output, "--models"]
-    assert run_tool("compare_peers", [*command, "=alone"]) == 1
-    assert "expected NAME=MODEL" in capsys.readouterr().err
-    assert run_tool("compare_peers", [*command, "a=b", "a=c"]) == 1
-    assert "two of the name a" in capsys.readouterr().err
+    assert "expected files at 16000 Hz" in compare(code=1).err
+    for models, message in (
+        (["=alone"], "expected NAME=MODEL"),
+        (["a=b", "a=c"], "two of the name a"),
+    ):
+        assert message in compare("--models", *models, code=1).err
     assert not (corpus / "out").exists()
 
 

@@ -5,7 +5,6 @@ import json
 import pytest
 
 import curves
-from command import run_tool
 from runs import find_runs, group_runs, read_train_log
 
 PESQ = {("a", 1): 1.5, ("a", 2): 1.7, ("a", 10): 1.9, ("b", 1): 2.0}
@@ -112,18 +111,17 @@ def test_curves_show_mean_and_range_of_the_seeds(results, tmp_path):
     assert [line.get_linestyle() for line in stages] == ["--", "-"]
 
 
-def test_curves_command(results, tmp_path, capsys):
+def test_curves_command(results, tmp_path, run):
+    command = "curves", results / "a", results / "b/1", "--output"
     for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         path = tmp_path / "plots" / f"curves.{suffix}"
         path.parent.mkdir(exist_ok=True)
-        runs = [str(results / "a"), str(results / "b" / "1")]
-        assert run_tool("curves", [*runs, "--output", str(path)]) == 0
+        run(*command, path)
         assert path.read_bytes()[:4] == start
         assert len(list(path.parent.iterdir())) <= 2
-    assert run_tool("curves", [*runs, "--output", "curves.txt"]) == 1
-    assert "expected a name in .png or .pdf" in capsys.readouterr().err
-    assert run_tool("curves", [*runs, "--output", "none/curves.png"]) == 1
-    assert "make it first" in capsys.readouterr().err
+    told = run(*command, "curves.txt", code=1).err
+    assert "expected a name in .png or .pdf" in told
+    assert "make it first" in run(*command, "none/curves.png", code=1).err
 
 
 def test_seeds_without_common_epochs_are_refused(results, tmp_path):
@@ -133,28 +131,25 @@ def test_seeds_without_common_epochs_are_refused(results, tmp_path):
         curves.plot_curves(find_runs([results / "a"]), tmp_path / "c.png")
 
 
-def test_seeds_have_mean_and_sample_deviation(results, capsys):
-    assert run_tool("seeds", [str(results / name) for name in "ab"]) == 0
-    text = capsys.readouterr().out
+def test_seeds_have_mean_and_sample_deviation(results, run):
+    text = run("seeds", results / "a", results / "b").out
     assert "| a               |      3 | 1.700 ± 0.200 |" in text
     assert "| b               |      1 |         2.000 |" in text
 
 
-def test_validation_scores_are_those_of_the_best_epoch(results, capsys):
+def test_validation_scores_are_those_of_the_best_epoch(results, run):
     """1.75, 2.0 and 4.0, each of the second epoch."""
-    assert run_tool("seeds", [str(results / "a"), "--valid"]) == 0
-    text = capsys.readouterr().out
+    text = run("seeds", results / "a", "--valid").out
     assert text.startswith("Validation scores")
     assert "|   runs |       PESQ-WB |\n" in text
     assert "| a               |      3 | 2.583 ± 1.233 |" in text
 
 
-def test_seeds_command_goes_on_without_bad_runs(results, capsys):
+def test_seeds_command_goes_on_without_bad_runs(results, run):
     (results / "a" / "2" / "test/scores.json").write_text("{}")
     (results / "a" / "10" / "test/scores.json").unlink()
-    assert run_tool("seeds", [str(results / "a")]) == 1
-    captured = capsys.readouterr()
-    assert "| a               |      1 |     1.500 |" in captured.out
-    assert "a/2: scores.json is not that of a tested run" in captured.err
-    assert "a/10: there is no scores.json" in captured.err
-    assert run_tool("seeds", [str(results / "b")]) == 0
+    out, err = run("seeds", results / "a", code=1)
+    assert "| a               |      1 |     1.500 |" in out
+    assert "a/2: scores.json is not that of a tested run" in err
+    assert "a/10: there is no scores.json" in err
+    run("seeds", results / "b")

@@ -42,7 +42,7 @@ def without_docstring(path):
     ]
 
 
-def test_files_rows_and_imports_of_a_stand_in(tmp_path):
+def test_files_rows_and_imports_of_a_stand_in(tmp_path, run):
     (tmp_path / "speechbrain/lobes/models").mkdir(parents=True)
     (tmp_path / "tests/recipes").mkdir(parents=True)
     (tmp_path / ".dict-speechbrain.txt").write_text("vie\n")
@@ -57,7 +57,7 @@ def test_files_rows_and_imports_of_a_stand_in(tmp_path):
             writer.writeheader()
             writer.writerow(other)
     for _ in range(2):  # the second time changes nothing
-        assert run_tool("speechbrain_tree", [str(tmp_path)]) == 0
+        run("speechbrain_tree", tmp_path)
     for corpus, script in zip(TASKS, SCRIPTS, strict=True):
         with open(tmp_path / f"tests/recipes/{corpus}.csv") as file:
             first, ours = csv.DictReader(file)
@@ -83,18 +83,17 @@ def test_files_rows_and_imports_of_a_stand_in(tmp_path):
     assert imported - OF_SPEECHBRAIN <= set(listed)
 
 
-def test_another_folder_is_refused(tmp_path, capsys):
-    assert run_tool("speechbrain_tree", [str(tmp_path)]) == 1
-    assert "is not a source tree of SpeechBrain" in capsys.readouterr().err
+def test_another_folder_is_refused(tmp_path, run):
+    told = run("speechbrain_tree", tmp_path, code=1).err
+    assert "is not a source tree of SpeechBrain" in told
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of SpeechBrain's sources with the project in it."""
     tree = tmp_path_factory.mktemp("sources") / "speechbrain"
-    shutil.copytree(
-        TREE, tree, symlinks=True, ignore=shutil.ignore_patterns(".git")
-    )
+    ignored = shutil.ignore_patterns(".git")
+    shutil.copytree(TREE, tree, symlinks=True, ignore=ignored)
     assert run_tool("speechbrain_tree", [str(tree)]) == 0
     return tree
 

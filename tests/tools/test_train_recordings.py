@@ -23,9 +23,8 @@ def parse(arguments):
 
 def make_recordings(folder):
     for name in ("anna", "bert"):
-        path = folder / f"speech/train/{name}/1.wav"
-        write_wav(path, speech_like(2.0, 0), 16000)
-    write_wav(folder / "noise/train/fan/1.wav", noise_like(2.0, 0), 16000)
+        write_wav(folder / f"speech/train/{name}/1.wav", speech_like(2.0))
+    write_wav(folder / "noise/train/fan/1.wav", noise_like(2.0))
     return folder
 
 
@@ -124,9 +123,8 @@ def test_batches_go_on_where_a_run_stopped_with_any_workers(tmp_path):
 
 def test_the_learning_rate_warms_up_holds_and_falls():
     run = tool.Run.__new__(tool.Run)
-    run.args = parse(
-        "m.yaml --recordings r --output o --hours 1 --lr 1".split()
-    )
+    options = "--recordings r --output o --hours 1 --lr 1".split()
+    run.args = parse(["m.yaml", *options])
     run.step, run.seconds = 0, 0.0
     assert run.learning_rate() == pytest.approx(1 / 300)
     run.step, run.seconds = 1000, 0.4 * 3600

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from command import run_tool
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.bundled import BUNDLED
 from tests.signals import speech_like, write_wav
@@ -16,19 +15,17 @@ from unit_gain import measure_gain
 @pytest.fixture
 def folder(tmp_path):
     for number in range(3):
-        path = tmp_path / f"clean/{number}.wav"
-        write_wav(path, speech_like(1.0, number))
+        write_wav(tmp_path / f"clean/{number}.wav", speech_like(1.0, number))
     shutil.copytree(BUNDLED / "db_transform_streaming", tmp_path / "model")
     return tmp_path
 
 
-def test_gain_is_one_and_nothing_else_changes(folder, capsys):
+def test_gain_is_one_and_nothing_else_changes(folder, run):
     clean = sorted((folder / "clean").iterdir())
     before = EnhanceModel.from_hparams(folder / "model")
     gain = measure_gain(before, clean)
-    arguments = [str(folder / "model"), str(folder / "clean")]
-    assert run_tool("unit_gain", arguments) == 0
-    assert f"at {gain:.3f} of its level" in capsys.readouterr().out
+    told = run("unit_gain", folder / "model", folder / "clean").out
+    assert f"at {gain:.3f} of its level" in told
     after = EnhanceModel.from_hparams(folder / "model")
     assert measure_gain(after, clean) == pytest.approx(1, abs=1e-4)
     noisy = torch.randn(1, 8000)
@@ -36,8 +33,7 @@ def test_gain_is_one_and_nothing_else_changes(folder, capsys):
     np.testing.assert_allclose(first / gain, second, atol=1e-5)
 
 
-def test_a_folder_without_audio_is_refused(folder, capsys):
+def test_a_folder_without_audio_is_refused(folder, run):
     (folder / "none").mkdir()
-    arguments = [str(folder / "model"), str(folder / "none")]
-    assert run_tool("unit_gain", arguments) == 1
-    assert "expected a folder of clean speech" in capsys.readouterr().err
+    told = run("unit_gain", folder / "model", folder / "none", code=1).err
+    assert "expected a folder of clean speech" in told

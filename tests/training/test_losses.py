@@ -9,37 +9,23 @@ import torch
 from speechbrain.processing.features import ISTFT, STFT
 
 from dbtransform_lobes.models.waveform import enhance_waveform, sqrt_hann_window
+from dbtransform_lobes.training import losses, losses_phase
 from dbtransform_lobes.training.ema import weight_ema
-from dbtransform_lobes.training.losses import (
-    EnhancementLoss,
-    EnvelopeDistance,
-    compressed_complex,
-    compressed_magnitude,
-    consistency,
-    negative_si_sdr,
-    time_l1,
-    unit_rms_gain,
-)
 from dbtransform_lobes.training.losses_multi_resolution import (
     multi_resolution_stft,
 )
 from dbtransform_lobes.training.losses_pesq import PesqDisturbance
-from dbtransform_lobes.training.losses_phase import (
-    angular_frequency,
-    group_delay,
-    instantaneous_phase,
-)
 from tests.twins import array, assert_twin, randn
 
 TERMS = {
-    "magnitude": compressed_magnitude,
-    "complex": compressed_complex,
-    "si_sdr": negative_si_sdr,
-    "envelope": EnvelopeDistance,
-    "phase": instantaneous_phase,
-    "group_delay": group_delay,
-    "angular_frequency": angular_frequency,
-    "time": time_l1,
+    "magnitude": losses.compressed_magnitude,
+    "complex": losses.compressed_complex,
+    "si_sdr": losses.negative_si_sdr,
+    "envelope": losses.EnvelopeDistance,
+    "phase": losses_phase.instantaneous_phase,
+    "group_delay": losses_phase.group_delay,
+    "angular_frequency": losses_phase.angular_frequency,
+    "time": losses.time_l1,
     "multi_resolution": multi_resolution_stft,
     "pesq": PesqDisturbance,
 }
@@ -61,8 +47,10 @@ def transforms(hop_length, window_fn):
 def loss_of(stft, magnitude=1, complex=1, si_sdr=0, front_end=None, **weights):
     """Return an EnhancementLoss of these weights."""
     weights |= {"magnitude": magnitude, "complex": complex, "si_sdr": si_sdr}
-    terms = dict(TERMS, consistency=partial(consistency, front_end=front_end))
-    return EnhancementLoss(stft, {k: [w, terms[k]] for k, w in weights.items()})
+    consistency = partial(losses.consistency, front_end=front_end)
+    terms = {**TERMS, "consistency": consistency}
+    given = {name: [weight, terms[name]] for name, weight in weights.items()}
+    return losses.EnhancementLoss(stft, given)
 
 
 def waveforms(batch, length, seed=0):
@@ -80,7 +68,7 @@ def test_rms_gain_by_loops():
     for b in (0, 2):
         power = sum(float(sample) ** 2 for sample in noisy[b]) / 50
         expected[b] = 1 / math.sqrt(power)
-    gain = unit_rms_gain(noisy)
+    gain = losses.unit_rms_gain(noisy)
     np.testing.assert_allclose(array(gain), expected, rtol=1e-10)
     level = (noisy * gain).square().mean(-1).sqrt()
     assert level.tolist() == pytest.approx([1, 0, 1])
@@ -128,8 +116,8 @@ def spectra_twin(clean, estimate, exponent, kind):
 def test_spectral_terms_equal_their_twins(exponent):
     clean, estimate = 3 * randn(2, 3, 5, 4, 2)
     for kind, other, term in (
-        ("magnitude", "complex", compressed_magnitude),
-        ("complex", "magnitude", compressed_complex),
+        ("magnitude", "complex", losses.compressed_magnitude),
+        ("complex", "magnitude", losses.compressed_complex),
     ):
         assert_twin(
             term(clean, estimate, exponent),
@@ -153,15 +141,14 @@ def si_sdr_twin(clean, estimate):
 
 def test_si_sdr_equals_its_twin():
     clean = waveforms(3, 200)
-    estimate = 0.3 * clean + waveforms(3, 200, seed=1) * torch.tensor(
-        [[0.01], [0.1], [1.0]]
-    )
+    levels = torch.tensor([[0.01], [0.1], [1.0]])
+    estimate = 0.3 * clean + levels * waveforms(3, 200, seed=1)
     kept = clean.clone(), estimate.clone()
-    value = -negative_si_sdr(clean, estimate)
+    value = -losses.negative_si_sdr(clean, estimate)
     twin = si_sdr_twin(clean, estimate)
     assert_twin(value, twin, -twin, twin / 2, tolerance=1e-3)
     assert torch.equal(clean, kept[0]) and torch.equal(estimate, kept[1])
-    scaled = -negative_si_sdr(clean, 7 * estimate)
+    scaled = -losses.negative_si_sdr(clean, 7 * estimate)
     assert_twin(scaled, twin, tolerance=1e-3)
 
 
@@ -180,9 +167,8 @@ def test_loss_is_the_weighted_sum_of_its_terms():
     assert set(terms) == set(twins)
     for name, twin in twins.items():
         assert_twin(terms[name], twin, tolerance=1e-3)
-    expected = (
-        20 * twins["magnitude"] + 5 * twins["complex"] + 0.1 * twins["si_sdr"]
-    )
+    weights = zip((20, 5, 0.1), twins.values(), strict=True)
+    expected = sum(weight * twin for weight, twin in weights)
     wrong = sum(twins.values())
     np.testing.assert_allclose(array(total), expected, rtol=1e-4)
     assert np.abs(wrong - expected).min() > 0.1
@@ -285,7 +271,7 @@ def test_envelope_distance_is_its_twin(frames):
     bands = torch.eye(9, 4, dtype=torch.float64)
     bands[5:, 3] = 1.0
     settings = {"frames": frames, "step": 3, "floor": 0.1}
-    term = EnvelopeDistance(16, 16000, **settings)
+    term = losses.EnvelopeDistance(16, 16000, **settings)
     term.bands = bands
     got = term(clean, estimate)
     twin = envelope_twin(*map(array, (clean, estimate, bands)), **settings)
@@ -296,7 +282,7 @@ def test_envelope_distance_is_its_twin(frames):
 
 
 def test_third_octave_bands_follow_each_other_up_to_7_khz():
-    bands = EnvelopeDistance(512, 16000).bands
+    bands = losses.EnvelopeDistance(512, 16000).bands
     assert bands.sum(1).max() == 1  # no bin is in two bands
     first = [int(column.nonzero()[0]) for column in bands.T]
     last = [int(column.nonzero()[-1]) for column in bands.T]
@@ -307,5 +293,5 @@ def test_third_octave_bands_follow_each_other_up_to_7_khz():
 def test_silence_gives_the_envelope_term_no_gradient():
     clean = torch.zeros(1, 60, 257, 2)
     estimate = (1e-3 * torch.randn(1, 60, 257, 2)).requires_grad_()
-    EnvelopeDistance(512, 16000)(clean, estimate).sum().backward()
+    losses.EnvelopeDistance(512, 16000)(clean, estimate).sum().backward()
     assert estimate.grad.abs().max() == 0

@@ -130,13 +130,13 @@ def _count(rows):
 def prepare_once(path, settings, write):
     """Return the record of a preparation, of an earlier one where it is there.
 
-    The record, at ``path``, holds the settings, for JSON, and what ``write``,
-    which is called with them if they are other ones, returns.
+    The record, at ``path``, holds the settings, for JSON, and what ``write``
+    returns, which is called with its folder and the settings if these changed.
     """
     old = read_record(path)
     if all(old.get(key) == value for key, value in settings.items()):
         return old
-    record = {**settings, **write(settings)}
+    record = {**settings, **write(path.parent, settings)}
     write_json(path, record)
     return record
 

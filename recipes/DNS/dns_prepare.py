@@ -100,7 +100,6 @@ def prepare_dns(
             f"sample_rate is {sample_rate}, expected {SAMPLE_RATE}, that of "
             "the validation mixtures and test sets"
         )
-    save_folder = Path(save_folder)
     rows, tests = _find_recordings(data_folder), find_test_pairs(data_folder)
     settings = {
         "data_folder": str(Path(data_folder).resolve()),
@@ -110,8 +109,8 @@ def prepare_dns(
         "seed": seed,
         "files_sha256": fingerprint(_paths(rows, tests)),
     }
-    write = partial(_write_all, save_folder, rows, tests, jobs)
-    return prepare_once(save_folder / RECORD_NAME, settings, write)
+    write = partial(_write_all, rows, tests, jobs)
+    return prepare_once(Path(save_folder, RECORD_NAME), settings, write)
 
 
 def _paths(rows, tests):
@@ -119,7 +118,7 @@ def _paths(rows, tests):
     return [row["path"] for row in rows] + [p for pair in pairs for p in pair]
 
 
-def _write_all(save_folder, rows, tests, jobs, settings):
+def _write_all(rows, tests, jobs, save_folder, settings):
     """Write the manifests; return what was found and left out."""
     refused = sorted(row["path"] for row in rows if _is_refused(row))
     rows = [row for row in rows if row["path"] not in refused]

@@ -106,7 +106,6 @@ def prepare_timit(
     if skip_prep:
         return {}
     _check_choices(test_set, test_noises, snrs)
-    save_folder = Path(save_folder)
     rows = find_speech(data_folder, test_set)
     rows += _find_noises(noise_folder, test_noises)
     given = [test_mixtures] if test_mixtures else []
@@ -122,11 +121,11 @@ def prepare_timit(
         "seed": seed,
         "files_sha256": fingerprint([row["path"] for row in rows] + given),
     }
-    write = partial(_write_all, save_folder, rows, jobs)
-    return prepare_once(save_folder / RECORD_NAME, settings, write)
+    write = partial(_write_all, rows, jobs)
+    return prepare_once(Path(save_folder, RECORD_NAME), settings, write)
 
 
-def _write_all(save_folder, rows, jobs, settings):
+def _write_all(rows, jobs, save_folder, settings):
     """Write the manifests; return what was found and left out."""
     kept, problems = measure(rows, SAMPLE_RATE, jobs)
     _check_test(rows, problems, settings)

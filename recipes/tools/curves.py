@@ -103,15 +103,9 @@ def _draw(panel, groups, name):
             if f"{stage} {name}" not in table:
                 continue
             seeds = table[f"{stage} {name}"]  # (epochs, seeds)
-            if seeds.shape[1] > 1:
-                panel.fill_between(
-                    seeds.index,
-                    seeds.min(axis=1),
-                    seeds.max(axis=1),
-                    color=look["color"],
-                    alpha=0.2,
-                    linewidth=0,
-                )
+            span = seeds.min(axis=1), seeds.max(axis=1)
+            shade = {"color": look["color"], "alpha": 0.2, "linewidth": 0}
+            panel.fill_between(seeds.index, *span, **shade)
             panel.plot(
                 seeds.index,
                 seeds.mean(axis=1),

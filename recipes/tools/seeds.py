@@ -1,12 +1,12 @@
 """``seeds.py``: mean and deviation of scores over seeds."""
 
-import json
 import sys
 from statistics import fmean, stdev
 
 import pandas as pd
 
 from command import start
+from dbtransform_lobes.data.files import read_record
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.tables import markdown_table
 from runs import find_runs, group_runs, read_train_log
@@ -59,21 +59,13 @@ def run(args):
 
 def _test_scores(folder):
     """Return the mean test scores of a run, from ``test/scores.json``."""
-    path = folder / "test" / "scores.json"
-    if not path.is_file():
+    report = read_record(folder / "test" / "scores.json")
+    if not report.get("num_scored"):
         raise ValueError(
-            "there is no scores.json, the run has not come to its test; "
-            "finish it, or compare validation scores"
+            "there is no test/scores.json with scored files, the run has not "
+            "come to its test; finish it, or compare validation scores"
         )
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if not report["num_scored"]:
-            raise ValueError("no file was scored")
-        return {name: float(each) for name, each in report["means"].items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"scores.json is not that of a tested run ({error})"
-        ) from error
+    return report["means"]
 
 
 def _validation_scores(folder):

@@ -113,24 +113,18 @@ def write_tests(folder):
 
 
 def rewrite(text, code):
-    """Name modules by their new places; in code also name the authors.
-
-    Examples that need weights are skipped.
-    """
+    """Name modules by their new places; in code also name the authors."""
     text = text.replace("dbtransform_lobes/", f"{LOBES}/")
     modules = r"dbtransform_lobes(?=\\?\.| import)"
     text = re.sub(modules, LOBES.replace("/", "."), text)
     text = text.replace("from tests.", "from dbtransform.")
     example = rf"( *>>> (?:.+\n)*?.*(?:{BUNDLED})(?:.+\n)*)"
-    text = re.sub(example, skip, text)
+    # The lines of an example that needs weights are not run.
+    skipped = r"\1  # doctest: +SKIP"
+    text = re.sub(example, lambda m: re.sub("(>>>.*)", skipped, m[0]), text)
     if code and (found := re.match(r'(?s)((#!.*?\n)?""".*?)\n?"""', text)):
         text = f'{found[1]}{AUTHORS}"""{text[found.end() :]}'
     return text
-
-
-def skip(example):
-    """Mark the lines of an example as not to be run."""
-    return re.sub("(>>>.*)", r"\1  # doctest: +SKIP", example[0])
 
 
 def add_words(path):

@@ -150,6 +150,6 @@ def test_seeds_command_goes_on_without_bad_runs(results, run):
     (results / "a" / "10" / "test/scores.json").unlink()
     out, err = run("seeds", results / "a", code=1)
     assert "| a               |      1 |     1.500 |" in out
-    assert "a/2: scores.json is not that of a tested run" in err
-    assert "a/10: there is no scores.json" in err
+    for seed in (2, 10):
+        assert f"a/{seed}: there is no test/scores.json with" in err
     run("seeds", results / "b")

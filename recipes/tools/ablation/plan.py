@@ -22,7 +22,7 @@ class Plan:
 
     script: Path
     recipe: Path
-    seeds: tuple
+    seeds: list
     reference: str
     overrides: dict
     rows: dict
@@ -78,20 +78,17 @@ def read_plan(path, small=False):
         if not extra:
             raise ValueError(f"{path} has no key small: leave out --small")
         _merge(content, extra)
-    files = {key: path.parent / content[key] for key in ("script", "recipe")}
-    for each in files.values():
-        if not each.is_file():
+    for key in ("script", "recipe"):
+        content[key] = (path.parent / content[key]).resolve()
+        if not content[key].is_file():
             raise FileNotFoundError(
-                f"{path}: there is no {each}, expected paths of script and "
-                "recipe relative to this file"
+                f"{path}: there is no {content[key]}, expected paths of script "
+                "and recipe relative to this file"
             )
-    return Plan(
-        **{key: each.resolve() for key, each in files.items()},
-        seeds=tuple(content["seeds"]),
-        reference=content["reference"],
-        overrides=_texts(content["overrides"]),
-        rows={name: _texts(row) for name, row in content["rows"].items()},
-    )
+    rows = content["rows"].items()
+    content["rows"] = {name: _texts(row) for name, row in rows}
+    content["overrides"] = _texts(content["overrides"])
+    return Plan(**content)
 
 
 def _check(content, path):

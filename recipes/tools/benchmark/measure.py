@@ -30,14 +30,7 @@ TRAINING = "seconds of audio trained on per second"
 RATIOS = {INFERENCE: "time over that of", TRAINING: "training over that of"}
 
 
-def benchmark(
-    names,
-    lengths=(4.0, 10.0, 30.0, 120.0),
-    threads=(1, 2),
-    repeats=5,
-    training=True,
-    report=print,
-):
+def benchmark(names, lengths, threads, repeats=5, training=True, report=print):
     """Measure models side by side, as the options of the command say.
 
     ``report`` is called with a line of text before every stage. A ValueError
@@ -61,12 +54,8 @@ def benchmark(
             "names: rename one of the files"
         )
     sources = dict(zip(candidates, names, strict=True))
-    cases = []
-    for length in lengths:
-        report(f"memory and operations at {length:g} s")
-        for label, candidate in candidates.items():
-            peak = peak_memory(sources[label], length, threads[-1])
-            cases += _size_cases(candidate, length, peak)
+    sized = _measure_sizes(candidates, sources, lengths, threads[-1], report)
+    cases = list(sized)
     fit = {(case["model"], case["length"]) for case in cases if case["value"]}
     with ExitStack() as stack:
         workers = {
@@ -98,16 +87,20 @@ def benchmark(
     }
 
 
-def _size_cases(candidate, length, peak):
-    """Return the memory of a pass and, if it sufficed, the operations."""
-    case = {"model": candidate.name, "length": length}
-    if peak is None:
-        return [{**case, "measure": MEMORY, "value": None}]
-    macs = macs_per_second(candidate, length)
-    return [
-        {**case, "measure": MEMORY, "value": peak / 1e6},
-        {**case, "measure": MACS, "value": macs["total"] / 1e6, "parts": macs},
-    ]
+def _measure_sizes(candidates, sources, lengths, threads, report):
+    """Yield the memory of passes and, where it sufficed, the operations."""
+    for length in lengths:
+        report(f"memory and operations at {length:g} s")
+        for label, candidate in candidates.items():
+            case = {"model": label, "length": length, "measure": MEMORY}
+            peak = peak_memory(sources[label], length, threads)
+            if peak is None:
+                yield {**case, "value": None}
+                continue
+            yield {**case, "value": peak / 1e6}
+            macs = macs_per_second(candidate, length)
+            case |= {"measure": MACS, "value": macs["total"] / 1e6}
+            yield {**case, "parts": macs}
 
 
 def _time_passes(workers, length, threads, repeats):

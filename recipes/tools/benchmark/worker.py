@@ -86,22 +86,16 @@ def _run(task, threads, *arguments):
     """Run a task in the worker; None if an allocation failed."""
     torch.set_num_threads(threads)
     try:
-        return _prepare(task, *arguments)()
+        work = _prepare(task, *arguments)
+        reset_peak()
+        before, start = peak_bytes(), time.perf_counter()
+        times = work()
+        seconds = time.perf_counter() - start
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "alloc" not in str(error):
             raise
         return None
-
-
-def _timed(function):
-    """Return a function that returns the seconds another one takes."""
-
-    def run():
-        start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
-
-    return run
+    return peak_bytes() - before if task == "memory" else times or seconds
 
 
 def _pass(candidate, length):
@@ -114,19 +108,6 @@ def _pass(candidate, length):
             candidate.enhance(noisy)
 
     return run
-
-
-def _memory(candidate, length):
-    """Prepare a pass whose peak of memory is returned."""
-    run = _pass(candidate, length)
-
-    def measure():
-        reset_peak()
-        before = peak_bytes()
-        run()
-        return peak_bytes() - before
-
-    return measure
 
 
 def _training_step(candidate):
@@ -145,11 +126,11 @@ def _training_step(candidate):
         (candidate.enhance(noisy) - clean).square().mean().backward()
         optimizer.step()
 
-    return _timed(run)
+    return run
 
 
 def _live_stream(candidate, frames, total):
-    """Prepare the calls of ``step`` on a stream, timed one by one."""
+    """Prepare the calls of ``step`` on a stream; it returns their times."""
     torch.manual_seed(0)
     shape = (1, candidate.model.layout.num_bins, total)
     spec = torch.randn(shape, dtype=torch.complex64)
@@ -167,8 +148,8 @@ def _live_stream(candidate, frames, total):
 
 
 TASKS = {
-    "inference": lambda *arguments: _timed(_pass(*arguments)),
+    "inference": _pass,
+    "memory": _pass,
     "training": _training_step,
     "streaming": _live_stream,
-    "memory": _memory,
 }

@@ -98,7 +98,10 @@ def _train(run, free, threads, stop):
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **threads},
             )
-            _wait(process, stop)
+            while process.poll() is None:
+                if stop.wait(POLL_SECONDS):
+                    process.terminate()
+                    process.wait()
     finally:
         free.put(device)
     if process.returncode == 0 and run.finished:
@@ -106,10 +109,3 @@ def _train(run, free, threads, stop):
     lines = (run.folder / LOG).read_text("utf-8", "replace").splitlines()
     last = next((line for line in reversed(lines) if line.strip()), "")
     return f"exit code {process.returncode}, {last[-300:]}"
-
-
-def _wait(process, stop):
-    while process.poll() is None:
-        if stop.wait(POLL_SECONDS):
-            process.terminate()
-            process.wait()

@@ -75,14 +75,7 @@ def compare_systems(
     """
     for suffix in plots:
         check_plot(f"plot.{suffix}")
-    if not systems:
-        raise ValueError("no system is given, expected at least one")
-    reference = next(iter(systems)) if reference is None else reference
-    if reference not in systems:
-        raise ValueError(
-            f"the reference is {reference}, expected one of the systems "
-            f"{', '.join(systems)}"
-        )
+    reference = _check_reference(systems, reference)
     configuration = {
         "clean": str(clean),
         "systems": {name: str(path) for name, path in systems.items()},
@@ -95,6 +88,19 @@ def compare_systems(
     if output_folder is not None:
         _write(report, rows, Path(output_folder), plots)
     return {**report, "rows": rows}
+
+
+def _check_reference(systems, reference):
+    """Return the name of the reference, the first system by default."""
+    if not systems:
+        raise ValueError("no system is given, expected at least one")
+    reference = next(iter(systems)) if reference is None else reference
+    if reference not in systems:
+        raise ValueError(
+            f"the reference is {reference}, expected one of the systems "
+            f"{', '.join(systems)}"
+        )
+    return reference
 
 
 def _compare(clean, systems, reference, conditions, score):

@@ -105,6 +105,9 @@ def add_arguments(parser):
         default="bf16",
         help="fp32 on processors without bf16, where that is emulated",
     )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model first"
+    )
 
 
 def negative_bounded_sdr(clean, estimate):
@@ -204,6 +207,7 @@ class Run:
         self.parts["ema"] = self.ema.module
         self.step, self.seconds = 0, 0.0
         self._resume()
+        self.forward = torch.compile(self.model) if args.compile else self.model
 
     def _groups(self):
         """Weight decay for matrices only, not for biases and norms."""
@@ -267,7 +271,7 @@ class Run:
         bf16 = self.args.precision == "bf16"
         with torch.autocast(self.args.device, torch.bfloat16, enabled=bf16):
             estimate = enhance_waveform(
-                self.model,
+                self.forward,
                 self.hparams["compute_stft"],
                 self.hparams["compute_istft"],
                 noisy,

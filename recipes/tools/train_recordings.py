@@ -49,7 +49,7 @@ WEIGHTS = {
 }
 # How mixtures are drawn, see Recordings; rooms stay in the target.
 MIXTURES = {
-    "clean_share": 0.12,
+    "clean_share": 0.2,
     "noise_share": 0.04,
     "clatter": 0.15,
     "noise_filter": 0.6,

@@ -38,6 +38,11 @@ class ChannelNorm(nn.Module):
 
     ``BandNorm`` has statistics for each band; here they are of the whole
     signal, so that level differences between bands survive as well.
+
+    Example
+    -------
+    >>> ChannelNorm(num_channels=8)(torch.randn(31, 2, 10, 8)).shape
+    torch.Size([31, 2, 10, 8])
     """
 
     eps = 1e-5  # added to the variance
@@ -61,6 +66,12 @@ class ResidualLSTM(nn.Module):
 
     Over "time" the LSTM runs forwards, over "bands" both ways; either has 2 C
     hidden units in each direction.
+
+    Example
+    -------
+    >>> z = torch.randn(31, 2, 10, 8)  # (K, B, T, C)
+    >>> ResidualLSTM(num_channels=8, axis="time")(z).shape
+    torch.Size([31, 2, 10, 8])
     """
 
     def __init__(self, num_channels, axis):

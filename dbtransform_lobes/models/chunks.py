@@ -33,6 +33,12 @@ def fork(items):
     """Return two iterators over the same items, each held while wanted.
 
     ``itertools.tee`` holds on to dozens of items that both have passed.
+
+    Example
+    -------
+    >>> one, two = fork("abc")
+    >>> next(one), next(two), list(one), list(two)
+    ('a', 'a', ['b', 'c'], ['b', 'c'])
     """
     items, queues = iter(items), (deque(), deque())
 
@@ -59,6 +65,15 @@ def with_context(chunks, back, ahead):
     tensors (..., T, C). Yielded are ``own``, ``shared`` with up to ``back``
     frames before and ``ahead`` frames after it, fewer at the ends of the
     signal, and the number of those before.
+
+    Example
+    -------
+    >>> frames = torch.arange(6).view(6, 1)
+    >>> chunks = [("a", (frames[:3],)), ("b", (frames[3:],))]
+    >>> for own, (shared,), start in with_context(chunks, back=2, ahead=1):
+    ...     print(own, shared.flatten().tolist(), start)
+    a [0, 1, 2, 3] 0
+    b [1, 2, 3, 4, 5] 2
     """
     waiting, before = deque(), []
 

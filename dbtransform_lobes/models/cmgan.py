@@ -39,6 +39,11 @@ class DilatedDenseBlock(nn.Module):
 
     Layer i (from 0) looks 2^i frames back and one bin to either side; the
     newest output comes first in the channels of the next layer's input.
+
+    Example
+    -------
+    >>> DilatedDenseBlock(num_channels=8)(torch.randn(2, 8, 5, 9)).shape
+    torch.Size([2, 8, 5, 9])
     """
 
     def __init__(self, num_channels):
@@ -61,7 +66,13 @@ class DilatedDenseBlock(nn.Module):
 
 
 class DenseEncoder(nn.Module):
-    """1x1 convolution, dense block, convolution that halves the bins."""
+    """1x1 convolution, dense block, convolution that halves the bins.
+
+    Example
+    -------
+    >>> DenseEncoder(num_channels=8)(torch.randn(2, 3, 5, 9)).shape
+    torch.Size([2, 8, 5, 5])
+    """
 
     def __init__(self, num_channels):
         super().__init__()
@@ -79,7 +90,13 @@ class DenseEncoder(nn.Module):
 
 
 class TwoStageBlock(nn.Module):
-    """A ``Conformer`` over time, then one over bins, each with a residual."""
+    """A ``Conformer`` over time, then one over bins, each with a residual.
+
+    Example
+    -------
+    >>> TwoStageBlock(8, num_heads=2)(torch.randn(2, 8, 4, 5)).shape
+    torch.Size([2, 8, 4, 5])
+    """
 
     def __init__(self, num_channels, num_heads=4, kernel_size=31, dropout=0.2):
         super().__init__()
@@ -100,7 +117,13 @@ class TwoStageBlock(nn.Module):
 
 
 class SubPixelConv(nn.Module):
-    """Twice the bins: a convolution gives even and odd ones as channels."""
+    """Twice the bins: a convolution gives even and odd ones as channels.
+
+    Example
+    -------
+    >>> SubPixelConv(num_channels=8)(torch.randn(2, 8, 4, 5)).shape
+    torch.Size([2, 8, 4, 10])
+    """
 
     def __init__(self, num_channels):
         super().__init__()
@@ -118,6 +141,12 @@ class MagnitudeMaskDecoder(nn.Module):
     """A real gain for every bin; the last PReLU has a slope for each bin.
 
     The slopes start at -1/4, as in the paper's code: no gain is negative then.
+
+    Example
+    -------
+    >>> decoder = MagnitudeMaskDecoder(num_channels=8, num_bins=9)
+    >>> decoder(torch.randn(2, 8, 4, 5)).shape
+    torch.Size([2, 1, 4, 9])
     """
 
     def __init__(self, num_channels, num_bins):
@@ -138,7 +167,13 @@ class MagnitudeMaskDecoder(nn.Module):
 
 
 class ComplexDecoder(nn.Module):
-    """Real and imaginary part of what the mask alone cannot give."""
+    """Real and imaginary part of what the mask alone cannot give.
+
+    Example
+    -------
+    >>> ComplexDecoder(num_channels=8)(torch.randn(2, 8, 4, 5)).shape
+    torch.Size([2, 2, 4, 9])
+    """
 
     def __init__(self, num_channels):
         super().__init__()

@@ -27,6 +27,11 @@ class RelativeAttention(nn.Module):
         H; a head has d = C / H channels.
     max_distance : int
         Steps; what is further away counts as this far.
+
+    Example
+    -------
+    >>> RelativeAttention(8, num_heads=2)(torch.randn(3, 10, 8)).shape
+    torch.Size([3, 10, 8])
     """
 
     def __init__(self, num_channels, num_heads=4, max_distance=512):
@@ -78,6 +83,11 @@ class ConvolutionModule(nn.Module):
     """LayerNorm -> 1x1, GLU -> depthwise, BatchNorm -> SiLU -> 1x1.
 
     The kernel of the depthwise convolution has an odd number of steps.
+
+    Example
+    -------
+    >>> ConvolutionModule(num_channels=8)(torch.randn(3, 10, 8)).shape
+    torch.Size([3, 10, 8])
     """
 
     def __init__(self, num_channels, kernel_size=31):

@@ -25,6 +25,13 @@ def frequency_features(centres, size, noise=0.01):
     distance in log frequency. ``centres`` are in Hz, all above 0, ``size`` is
     even; ``noise`` is the standard deviation of what is added, so that ties
     break.
+
+    Example
+    -------
+    >>> features = frequency_features([100.0, 200.0, 4000.0], 16, noise=0.0)
+    >>> near, far = F.cosine_similarity(features[:1], features[1:])
+    >>> bool(near > far)
+    True
     """
     if size % 2:
         raise ValueError(f"embedding size is {size}, expected an even number")
@@ -46,6 +53,14 @@ def nearest_neighbours(similarity, num_neighbours):
     chosen learn as well. The threshold has a gradient, too: the choice does
     not change if all bands become more alike, and without it all embeddings
     become one.
+
+    Example
+    -------
+    >>> similarity = torch.tensor([[9., 2., 1.], [2., 9., 3.], [1., 3., 9.]])
+    >>> nearest_neighbours(similarity, 1)
+    tensor([[1., 1., 0.],
+            [1., 1., 1.],
+            [0., 1., 1.]])
     """
     bands = similarity.shape[-1]
     itself = torch.eye(bands, dtype=torch.bool, device=similarity.device)
@@ -69,6 +84,13 @@ def harmonic_overlap(edges_hz, num_neighbours=5):
     of the width of j) of every band are kept, and those as large as the last
     of them: many cover all of j. Symmetric, with self-loops. ``edges_hz`` are
     the K + 1 edges of the bands, ascending.
+
+    Example
+    -------
+    >>> harmonic_overlap([0.0, 100.0, 200.0, 300.0], 1)
+    tensor([[1., 1., 1.],
+            [1., 1., 1.],
+            [1., 1., 1.]])
     """
     edges = torch.tensor(edges_hz)
     low, high = edges[:-1], edges[1:]
@@ -271,6 +293,13 @@ def attend_straight_through(query, key, value, similarity, edges):
 
     Query, key, value and result are (N, H, K, d); ``similarity``, added to the
     logits, and ``edges`` of zeros and ones are broadcast to (N, H, K, K).
+
+    Example
+    -------
+    >>> q, k, v = torch.randn(3, 1, 1, 4, 8)
+    >>> alone = torch.eye(4)  # self-loops only
+    >>> torch.allclose(attend_straight_through(q, k, v, 0 * alone, alone), v)
+    True
     """
     scale = query.shape[-1] ** -0.5
     logits = query * scale @ key.mT + similarity

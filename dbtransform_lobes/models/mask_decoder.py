@@ -21,6 +21,11 @@ class Neighbours(TimeBlock):
     """Give every frame those that the taps of its mask reach.
 
     These are t-1, t, t+1, or t-2, t-1, t if causal.
+
+    Example
+    -------
+    >>> Neighbours()(torch.randn(1, 4, 257, 2)).shape
+    torch.Size([1, 6, 257, 2])
     """
 
     def __init__(self, causal=False):
@@ -48,6 +53,13 @@ def apply_filter(taps, bins):
     ``taps`` are real and imaginary parts of M (B, T, F, 3, 2), ``bins`` those
     of X (B, T + 2, F, 2), see ``Neighbours``; returned are those of Y
     (B, T, F, 2). Computed in fp32.
+
+    Example
+    -------
+    >>> bins, taps = torch.randn(1, 4, 5, 2), torch.zeros(1, 4, 5, 3, 2)
+    >>> taps[..., 1, 0] = 1  # the real part of the tap at t
+    >>> torch.equal(apply_filter(taps, Neighbours()(bins)), bins)
+    True
     """
     frames = taps.shape[1]
     seen = [bins[:, tap : tap + frames] for tap in range(NUM_TAPS)]

@@ -23,6 +23,11 @@ def band_groups(centres):
     """Return the slice of bands of each of the three frequency ranges.
 
     Centre frequencies are in Hz, ascending.
+
+    Example
+    -------
+    >>> band_groups([100.0, 400.0, 900.0, 3000.0])
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
     """
     groups, first = [], 0
     for limit in RANGES_HZ:
@@ -38,6 +43,12 @@ class AdaptiveBlend(nn.Module):
     alpha = softmax(Linear([mean over time, std over time, band embedding])),
     returned is b alpha + (1 - b) softmax(w_k) with b = sigmoid of one learned
     number for each band.
+
+    Example
+    -------
+    >>> x, weights = torch.randn(3, 2, 10, 8), torch.full((3, 3), 1 / 3)
+    >>> AdaptiveBlend(8, num_bands=3)(x, weights).shape
+    torch.Size([3, 2, 3])
     """
 
     def __init__(self, num_channels, num_bands, embedding_size=8):

@@ -12,6 +12,12 @@ def rotate(x, first=0):
 
     ``x`` is (..., T, H, d), d even; ``first`` is the position of the first
     frame, an int or a tensor; only differences of positions matter.
+
+    Example
+    -------
+    >>> x = torch.randn(2, 5, 4, 8)
+    >>> torch.allclose(rotate(x)[:, 0], x[:, 0])  # does not turn
+    True
     """
     frames, half = x.shape[-3], x.shape[-1] // 2
     # In fp64 where there is one: the angles of late frames are large.

@@ -16,6 +16,12 @@ def attend(query, key, value, mask=None):
     Queries (N, H, Q, d), keys (N, H, T, d) and values (N, H, T, d_v), with
     d_v <= d, give (N, H, Q, d_v). A mask is additive, broadcast to
     (N, H, Q, T).
+
+    Example
+    -------
+    >>> q, k, v = torch.randn(3, 2, 4, 5, 8)
+    >>> attend(q, k, v[..., :4]).shape
+    torch.Size([2, 4, 5, 4])
     """
     if mask is not None:
         mask = mask.to(query.dtype)
@@ -45,6 +51,12 @@ def window_mask(queries, keys, window=None, causal=False):
     Frame numbers of queries (Q,) and keys (N,) give (Q, N). A query attends to
     ``window`` frames on each side, None to all; if ``causal``, to no later
     ones. Additive, because a boolean mask is turned into one by every call.
+
+    Example
+    -------
+    >>> window_mask(torch.arange(2), torch.arange(3), 1)
+    tensor([[0., 0., -inf],
+            [0., 0., 0.]])
     """
     distance = queries[:, None] - keys
     mask = torch.zeros(distance.shape, device=distance.device)
@@ -60,6 +72,12 @@ def attend_within(query, key, value, window=None, causal=False, start=0):
     d_v <= d, give (N, T, H, d_v). ``window`` and ``causal`` are those of
     ``window_mask``, ``start`` are the keys before the first query. Cost and
     memory grow linearly with T.
+
+    Example
+    -------
+    >>> x = torch.randn(1, 2, 7, 4)
+    >>> attend_within(x, x, x, window=3).shape
+    torch.Size([1, 7, 2, 4])
     """
     if window is None:
         return attend(query, key, value).transpose(1, 2)
@@ -99,6 +117,12 @@ def attend_in_blocks(query, key, value, window, causal=False):
     block see the keys of its own block, the one before and, unless causal, the
     one after. So the number of operations does not depend on T, as an exported
     graph wants it, and cost and memory grow linearly with T.
+
+    Example
+    -------
+    >>> x = torch.randn(1, 2, 7, 4)
+    >>> attend_in_blocks(x, x, x, window=3).shape
+    torch.Size([1, 2, 7, 4])
     """
     frames = query.shape[2]
     blocks = (frames + window - 1) // window

@@ -244,8 +244,12 @@ def training_loader(hparams, accumulation=1):
     if hparams["recordings"]:  # mixed on the fly
         source = hparams["recordings_source"](hparams["recordings"])
     else:
-        keys = ("train_annotation", "data_folder", "sample_rate", "snr_db")
-        source = Pairs(*(hparams[key] for key in keys))
+        source = Pairs(
+            hparams["train_annotation"],
+            hparams["data_folder"],
+            hparams["sample_rate"],
+            hparams["snr_db"],
+        )
     crops = TrainingCrops(
         source,
         hparams["steps_per_epoch"] * hparams["batch_size"],

@@ -21,6 +21,11 @@ def random_filter(signal, rng, max_db=10.0, num_points=8, sample_rate=16000):
 
     It lies within +-``max_db``, drawn at ``num_points`` points on a logarithmic
     frequency axis from 50 Hz up.
+
+    Example
+    -------
+    >>> random_filter(np.ones(800), np.random.default_rng(0)).shape
+    (800,)
     """
     points = np.geomspace(50, sample_rate / 2, num_points)
     response_db = rng.uniform(-max_db, max_db, num_points)
@@ -35,6 +40,11 @@ def change_speed(signal, factor):
     """Play ``factor`` times as fast; pitch moves along.
 
     Resampled by soxr: linear interpolation would leave 9 dB SNR above 4 kHz.
+
+    Example
+    -------
+    >>> change_speed(np.ones(600), 2.0).shape
+    (300,)
     """
     length = max(round(len(signal) / factor), 1)
     out = soxr.resample(signal, factor, 1.0, quality="MQ")[:length]
@@ -42,7 +52,13 @@ def change_speed(signal, factor):
 
 
 def fade_edges(signal, samples):
-    """Fade in and out linearly over a number of samples."""
+    """Fade in and out linearly over a number of samples.
+
+    Example
+    -------
+    >>> fade_edges(np.ones(4), 2).tolist()
+    [0.5, 1.0, 1.0, 0.5]
+    """
     place = np.arange(1, len(signal) + 1)
     return signal * np.minimum(1, np.minimum(place, place[::-1]) / samples)
 
@@ -52,6 +68,11 @@ def jump_level(signals, rng, range_db=(-25.0, 25.0), sample_rate=16000):
 
     All signals (..., L) get the same jump, of a gain drawn from ``range_db``
     in dB.
+
+    Example
+    -------
+    >>> jump_level(np.ones((2, 800)), np.random.default_rng(0)).shape
+    (2, 800)
     """
     time = np.arange(signals.shape[-1])
     start = rng.uniform(0.2, 0.8) * len(time)
@@ -63,6 +84,11 @@ def simulated_room(rng, sample_rate=16000):
     """Draw an impulse response (R,): direct sound and an exponential tail.
 
     The tail falls by 60 dB within 0.15 to 0.8 s.
+
+    Example
+    -------
+    >>> len(simulated_room(np.random.default_rng(0))) < 12800
+    True
     """
     decay = rng.uniform(0.15, 0.8)
     time = np.arange(int(decay * sample_rate)) / sample_rate
@@ -85,6 +111,13 @@ def reverberate(signal, rir, early_ms=50.0, sample_rate=16000):
         target[n] = sum_{0 <= k < E} h[k] s[n - k]
 
     A silent response is a ValueError.
+
+    Example
+    -------
+    >>> rir = np.array([0.0, 2.0, 0.0, 1.0])
+    >>> both = reverberate(np.eye(1, 4)[0], rir, early_ms=0.1)
+    >>> [part.round(6).tolist() for part in both]
+    [[1.0, 0.0, 0.5, 0.0], [1.0, 0.0, 0.0, 0.0]]
     """
     direct = int(np.argmax(np.abs(rir)))
     if rir[direct] == 0:
@@ -98,7 +131,13 @@ def reverberate(signal, rir, early_ms=50.0, sample_rate=16000):
 
 
 def clip_peaks(signal, share):
-    """Clip what exceeds a share of the highest peak, as an overload does."""
+    """Clip what exceeds a share of the highest peak, as an overload does.
+
+    Example
+    -------
+    >>> clip_peaks(np.array([0.1, -0.5, 1.0]), 0.2).tolist()
+    [0.1, -0.2, 0.2]
+    """
     limit = share * np.max(np.abs(signal))
     return np.clip(signal, -limit, limit)
 
@@ -106,6 +145,11 @@ def clip_peaks(signal, share):
 def limit_band(signal, low, high, sample_rate=16000):
     """Pass ``low`` to ``high`` Hz (Butterworth, 12 dB an octave below, 48
     above); a ``low`` of 0 passes all that is low.
+
+    Example
+    -------
+    >>> limit_band(np.ones(800), 300.0, 3400.0).shape
+    (800,)
     """
     nyquist = sample_rate / 2
     if not 0 <= low < high < nyquist:
@@ -127,6 +171,11 @@ def transcode(signal, codec, level=0.8, sample_rate=16000):
     bits, the continuous law of ITU-T G.711), "vorbis" or "mp3" (variable rate),
     any other a ValueError; ``level`` is the compression of the latter two, 0
     (best) to 1 (smallest).
+
+    Example
+    -------
+    >>> transcode(np.sin(np.arange(1600) / 5), "mu-law").shape
+    (1600,)
     """
     if codec not in CODECS:
         raise ValueError(
@@ -151,7 +200,14 @@ def _mu_law(signal):
 
 
 def babble(voices, rng):
-    """Add voices (none silent) at levels within 6 dB of each other."""
+    """Add voices (none silent) at levels within 6 dB of each other.
+
+    Example
+    -------
+    >>> rng = np.random.default_rng(0)
+    >>> babble([np.ones(4), -np.ones(4)], rng).shape
+    (4,)
+    """
     total = 0.0
     for voice in voices:
         level = np.sqrt(np.mean(voice**2)) + 1e-12
@@ -163,6 +219,11 @@ def ring(click, rng, sample_rate=16000):
     """Let a short sound excite the resonances of a small hard object.
 
     Three to eight modes of 0.5 to 7 kHz decay by 60 dB in 30 to 400 ms.
+
+    Example
+    -------
+    >>> ring(np.eye(1, 400)[0], np.random.default_rng(0)).shape
+    (400,)
     """
     total = np.zeros(len(click))
     for _ in range(rng.integers(3, 9)):
@@ -178,6 +239,11 @@ def clatter(fragments, length, rng, sample_rate=16000):
     """Make impulsive noise (length,) of fragments that strike and ring.
 
     Fragments are short signals, none silent; one to ten strike in a second.
+
+    Example
+    -------
+    >>> clatter([np.ones(160)], 1600, np.random.default_rng(0)).shape
+    (1600,)
     """
     total = np.zeros(length)
     rate = np.exp(rng.uniform(np.log(1.0), np.log(10.0)))  # strikes a second

@@ -12,13 +12,25 @@ PEAK = 0.99
 
 
 def rms(signal):
-    """Return the root mean square of a signal as a float, 0 of none."""
+    """Return the root mean square of a signal as a float.
+
+    Example
+    -------
+    >>> rms([3.0, -3.0])
+    3.0
+    """
     signal = np.asarray(signal, dtype=np.float64)
     return float(np.sqrt(np.mean(signal**2))) if signal.size else 0.0
 
 
 def scale_to_dbfs(signal, dbfs=LEVEL_DBFS):
-    """Scale a signal to an RMS level; ValueError if it is silent."""
+    """Scale a signal to an RMS level; ValueError if it is silent.
+
+    Example
+    -------
+    >>> print(scale_to_dbfs(np.array([0.5, -0.5]), dbfs=-20.0))
+    [ 0.1 -0.1]
+    """
     level = rms(signal)
     if level == 0.0:
         raise ValueError(
@@ -32,6 +44,11 @@ def wrap_noise(noise, offset, length):
     """Read ``length`` samples from ``offset``, going round the end.
 
     Both may exceed the samples of the noise; ValueError if it has none.
+
+    Example
+    -------
+    >>> print(wrap_noise(np.array([1.0, 2.0, 3.0]), 2, 5))
+    [3. 1. 2. 3. 1.]
     """
     noise = np.asarray(noise, dtype=np.float64)
     if not noise.size:
@@ -43,6 +60,11 @@ def scale_noise_to_snr(speech, noise, snr_db):
     """Scale noise so that ``10 log10(sum s^2 / sum n^2) = snr_db``.
 
     ValueError if the lengths differ, or speech or noise is silent.
+
+    Example
+    -------
+    >>> print(scale_noise_to_snr(np.ones(2), np.ones(2), 20.0))
+    [0.1 0.1]
     """
     if len(speech) != len(noise):
         raise ValueError(

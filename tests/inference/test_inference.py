@@ -394,7 +394,10 @@ def test_the_default_dtype_of_torch_does_not_count(dtype):
         ({"overrides": {"model": {"lvel": 1}}}, "unexpected keyword .*'lvel'"),
         ({"overrides": {"model": 3}}, "model is int, expected a torch module"),
         ({"overrides": "a: [1"}, "expected HyperPyYAML .while parsing"),
-        ({"run_opts": {"devise": 0, 3: 4}}, "devise, 3, expected .*device"),
+        (
+            {"run_opts": {"devise": "cpu", 3: 4}},
+            "run_opts has devise, 3, expected some of .*device",
+        ),
     ],
 )
 def test_mistaken_options(options, message):

@@ -181,7 +181,10 @@ def test_discriminator_learns_a_fixed_batch():
     [
         ({"weight": -1.0}, "metric_weight is -1.0, expected more than 0"),
         ({"num_workers": 0}, "pesq_workers is 0, expected at least 1"),
-        ({"compute_stft": stft(48000)}, "rate is 48000 Hz, expected 16000 Hz"),
+        (
+            {"compute_stft": stft(48000)},
+            "sample_rate is 48000 Hz, expected 16000 Hz",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

@@ -405,7 +405,10 @@ def test_a_checkpoint_goes_before_pretrained(tree, one, model_folder, tmp_path):
         ({"feed_forward": 1}, "do not fit.* Missing key"),
         ({"graph": "none"}, "do not fit.* Unexpected key"),
         ({"hop_length": 16}, "hop_length is 128, expected 256.*YAML"),
-        ({"window_fn": "!name:torch.hamming_window"}, "window is another, exp"),
+        (
+            {"window_fn": "!name:torch.hamming_window"},
+            "window is another, expected the same",
+        ),
         ({"pretrained": "run"}, "dbtransform export"),
         ({"pretrained": "nowhere"}, "there is no such folder"),
     ],

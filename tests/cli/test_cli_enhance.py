@@ -346,7 +346,10 @@ def test_a_lack_of_memory_fails_one_file(enhance, tree, monkeypatch):
         ("noisy/b.wav x --output out", "for noisy/b.wav and"),
         ("noisy/notes.txt --output out", "expected one of the suf"),
         ("noisy/a.wav x --output noisy --force", "output is the input"),
-        ("x/b.wav --output x --suffix '' --force", "the output is the input"),
+        (
+            "x/b.wav --output x --suffix '' --force",
+            "x/b.wav: the output is the input",
+        ),
         ("noisy/a.wav out.wav --threads 0", "--threads is 0"),
         ("noisy/a.wav out.wav --jobs 0", "--jobs is 0, expected"),
         ("noisy/a.wav out.wav --strength 1.5", "strength is 1.5"),
@@ -358,7 +361,10 @@ def test_a_lack_of_memory_fails_one_file(enhance, tree, monkeypatch):
         ("noisy/*.wav out.wav", "is a pattern; give --output"),
         ("noisy/x*.wav --output out", "no audio file has such a name"),
         ("noisy/*.txt --output out", "no audio file has such a name"),
-        ("x/b.wav x/b_x.wav --output x --suffix _x --force", "another input"),
+        (
+            "x/b.wav x/b_x.wav --output x --suffix _x --force",
+            "x/b_x.wav: the output of x/b.wav is another input",
+        ),
         ("noisy/notes.txt out.wav", "failed: noisy/notes.txt: expected a"),
         ("noisy/talk.m4a out.wav", "convert it first: ffmpeg -i noisy/t"),
         ("x.raw out.wav", "failed: x.raw: expected audio that"),

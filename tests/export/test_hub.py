@@ -218,7 +218,11 @@ def test_dry_run_lists_and_sends_nothing(model_folder, run, no_network):
         ("model.ckpt", "no weights", "expected a state dict"),
         ("hyperparams.yaml", "x: !apply:os.getcwd []", "could run any code"),
         ("README.md", "# A model", "front matter lacks license, library_name"),
-        ("README.md", "---\ntags: [\n---\n", "the front matter is no YAML"),
+        (
+            "README.md",
+            "---\ntags: [\n---\n",
+            "README.md: the front matter is no YAML",
+        ),
         (None, None, "there is no such folder"),
     ],
 )

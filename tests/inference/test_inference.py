@@ -390,7 +390,10 @@ def test_the_default_dtype_of_torch_does_not_count(dtype):
         ({"hparams_file": None}, "hparams_file is None, expected the name"),
         ({"local_strategy": "x"}, "local_strategy is 'x', expected a Local"),
         ({"fetch_config": 3}, "fetch_config is 3, expected a FetchConfig"),
-        ({"overrides": {"mdoel": 1}}, "'mdoel' not found in: .*; correct the "),
+        (
+            {"overrides": {"mdoel": 1}},
+            "'mdoel' not found in: .'model', .*; correct the overrides",
+        ),
         ({"overrides": {"model": {"lvel": 1}}}, "unexpected keyword .*'lvel'"),
         ({"overrides": {"model": 3}}, "model is int, expected a torch module"),
         ({"overrides": "a: [1"}, "expected HyperPyYAML .while parsing"),

@@ -86,7 +86,10 @@ def test_recipe_trains_the_full_model(recipe, tmp_path):
     [
         ("lrr: 1", "lrr not found in .*yaml, expected some of lr; correct"),
         ("xyz: 1", "xyz not found in .*yaml, expected some of .*seed, .*lr"),
-        ("architecture: {num_chanels: 8}", "architecture.num_chanels not fou"),
+        (
+            "architecture: {num_chanels: 8}",
+            "architecture.num_chanels not found",
+        ),
         ("architecture: {blocks: {atention: {}}}", "blocks.atention not found"),
     ],
 )

@@ -57,9 +57,9 @@ def _frame_signal(signal):
     return frames[::HOP_LENGTH][:num_frames] * np.hanning(WIN_LENGTH + 2)[1:-1]
 
 
-def _trimmed_mean(values, alpha=ALPHA):
+def _trimmed_mean(values):
     """Average the lowest share of values (T,), their number rounded half up."""
-    num_kept = max(1, int(np.floor(alpha * len(values) + 0.5)))
+    num_kept = max(1, int(np.floor(ALPHA * len(values) + 0.5)))
     return float(np.mean(np.sort(values)[:num_kept]))
 
 

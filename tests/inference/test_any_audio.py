@@ -86,22 +86,14 @@ def test_top_band_gain_equals_its_literal_twin():
     assert not np.allclose(gain, other[: len(gain)])
     assert not np.any(top_gain(noisy, 0 * noisy, 1000))
     assert np.all(top_gain(0 * noisy, 0 * noisy, 1000) == 1)
-    for sizes in ([1] * 85, [3, 70, 12], [84, 1]):
+    for sizes in ([85], [1] * 85, [3, 70, 12], [84, 1]):
         blocks = top_gain(noisy, enhanced, 1000, sizes)
         assert np.allclose(blocks[::8], gain, rtol=0, atol=1e-12)
-
-
-def test_gains_are_interpolated_over_time_not_samples():
-    rng = np.random.default_rng(0)
-    noisy = rng.standard_normal(85)
-    enhanced = noisy * np.linspace(0, 1.3, 85)
-    frames = literal_gain(noisy, enhanced, 1000)
-    for sizes in ([85], [1] * 85, [3, 70, 12]):
-        gain = top_gain(noisy, enhanced, 1000, sizes, sample_rate=2750)
-        # 22 samples from frame to frame, and at least those of the signal
-        expected = np.interp(np.arange(len(gain)) / 22, range(12), frames)
-        assert np.allclose(gain, expected, atol=1e-10)
-        assert len(gain) >= 85 * 2.75
+        # Interpolated over time: 22 samples from frame to frame at 2750 Hz.
+        blocks = top_gain(noisy, enhanced, 1000, sizes, sample_rate=2750)
+        between = np.interp(np.arange(len(blocks)) / 22, range(12), expected)
+        assert np.allclose(blocks, between, atol=1e-10)
+        assert len(blocks) >= 85 * 2.75
 
 
 @pytest.mark.parametrize("sample_rate", [22050, 44100, 48000, 96000])
@@ -175,26 +167,24 @@ def mp3_bytes(path, *parts):
         yield path.with_suffix(f".{number}.mp3").read_bytes()
 
 
-def test_mp3_files_joined_give_all_samples(model, tmp_path):
-    path = tmp_path / "joined.mp3"
-    parts = noisy_signal(1.0, 16000), noisy_signal(2.0, 16000)
-    path.write_bytes(b"".join(mp3_bytes(path, *parts)))
-    assert sf.info(path).frames == 16000  # what the header says
+@pytest.mark.parametrize("joined", [True, False])
+def test_an_mp3_whose_length_is_guessed_gives_all_samples(
+    model, tmp_path, joined
+):
+    """Two files in one, or the header left out."""
+    path, output = tmp_path / "a.mp3", tmp_path / "out.wav"
+    loud = 0.3 * np.random.default_rng(0).standard_normal(16000)
+    data = b"".join(mp3_bytes(path, loud, np.zeros(80000)))
+    if not joined:
+        (data,) = mp3_bytes(path, np.concatenate((loud, np.zeros(80000))))
+        begin, size, _ = next(frames_of(data))
+        data = data[begin + size :]
+    path.write_bytes(data)
+    assert sf.info(path).frames < 48000
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.enhance_file(path, tmp_path / "out.wav")
-    assert 0 <= sf.info(tmp_path / "out.wav").frames - 48000 < 8000
-
-
-def test_an_mp3_without_header_gives_all_samples(model, tmp_path):
-    path = tmp_path / "piped.mp3"
-    loud = 0.3 * np.random.default_rng(0).standard_normal(16000)
-    (data,) = mp3_bytes(path, np.concatenate((loud, np.zeros(80000))))
-    first = next(frames_of(data))
-    path.write_bytes(data[first[0] + first[1] :])
-    assert sf.info(path).frames < 48000  # a guess from the first frame
-    model.enhance_file(path, tmp_path / "out.wav")
-    assert 0 <= sf.info(tmp_path / "out.wav").frames - 96000 < 8000
+        model.enhance_file(path, output)
+    assert 0 <= sf.info(output).frames - 96000 < 8000
 
 
 def test_mp3_in_wav_gives_all_samples_as_pcm(model, tmp_path):

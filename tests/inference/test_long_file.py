@@ -11,7 +11,6 @@ import weakref
 import numpy as np
 import pytest
 import soundfile as sf
-import soxr
 import torch
 
 from dbtransform_lobes.inference import (
@@ -146,15 +145,6 @@ def test_transforms_of_the_whole_alone_are_refused(changes):
 
 
 # Blocks
-
-
-@pytest.mark.parametrize("rates", [(44100, 16000), (16000, 48000), (1, 1)])
-def test_resampling_blocks_equals_the_whole(rates):
-    signal = np.random.default_rng(0).standard_normal((2, 30011))
-    signal = signal.astype(np.float32)
-    blocks = np.split(signal, [100, 15000, 15001], axis=-1)
-    found = pushed(Resampler(*rates, channels=2), blocks)
-    assert np.allclose(found, soxr.resample(signal.T, *rates).T, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])

@@ -104,20 +104,19 @@ def test_what_models_need_is_loaded(tmp_path):
     assert loaded["model"].in_features == 16
     assert loaded["same"] is loaded["model"]
     assert loaded["window"] is torch.hann_window
+    path.write_text("a: &x [*x]")
+    assert load_restricted(path)  # odd, but a list
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "just text", "[1, 2]", "a: [", "a: &x [*x]", "a: 1\n---\nb: 2",
+    ["", "just text", "[1, 2]", "a: [", "a: 1\n---\nb: 2",
      "\x00", "a: !new:torch.nn.Linear {no: 1}", "a: !new:torch.nn.NoSuch {}",
      "a: !ref <b>", "a: *b", "1: 2\n1: 3", "a: !new:torch.nn.Linear [1]"],
 )  # fmt: skip
 def test_broken_yaml_is_a_value_error(tmp_path, text):
     path = tmp_path / "a.yaml"
     path.write_bytes(text.encode("latin-1"))
-    if text == "a: &x [*x]":
-        assert load_restricted(path)  # odd, but a list
-        return
     with pytest.raises(ValueError):
         load_restricted(path)
 
@@ -222,22 +221,6 @@ def test_fuzzed_audio(tmp_path, suffix, subtype, first, identity):
 
 
 # Files that are wrong in one way each
-
-
-def test_a_header_that_promises_too_much(tmp_path, identity):
-    flac = tmp_path / "a.flac"
-    sf.write(flac, np.full(100, 0.1), 16000)
-    content = bytearray(flac.read_bytes())
-    content[21:26] = bytes([content[21] | 0x0F, *b"\xff\xff\xff\xff"])
-    flac.write_bytes(content)  # 2^36 - 1 samples
-    assert sf.info(flac).frames > 2**35
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            assert identity.enhance_file(flac).shape == (100,)
-            assert "ends after 100 of the" in str(caught[0].message)
-        except ValueError as error:
-            assert "cut off or damaged" in str(error)
 
 
 @pytest.mark.parametrize("rate", [1, 2**31 - 1, 900000])
@@ -356,27 +339,34 @@ def test_ogg_with_a_bad_page_is_refused(tmp_path, subtype, change, identity):
 
 
 @pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
-def test_a_flac_with_more_samples_than_it_says(tmp_path, subtype, identity):
+def test_a_flac_of_another_length_than_it_says(tmp_path, subtype, identity):
+    """Of none where it was written into a pipe; libsndfile cannot read it."""
     path = tmp_path / "a.flac"
     sf.write(path, np.stack([speech_like(1.0)] * 2, 1), 16000, subtype)
-    content = bytearray(path.read_bytes())
+    content = path.read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         identity.enhance_file(path)
-    content[24:26] = (8000).to_bytes(2, "big")
-    path.write_bytes(content)
+
+    def say(frames):
+        field = (content[21] >> 4 << 36 | frames).to_bytes(5, "big")
+        path.write_bytes(content[:21] + field + content[26:])
+
+    say(8000)
     with pytest.warns(UserWarning, match="a.flac: .* some are missing or dam"):
         assert len(identity.enhance_file(path)) == 8000
-
-
-def test_a_flac_without_length_is_refused_with_the_remedy(tmp_path, identity):
-    """As programs write it into a pipe; libsndfile cannot read it."""
-    path = tmp_path / "a.flac"
-    sf.write(path, speech_like(1.0), 16000)
-    content = path.read_bytes()
-    path.write_bytes(content[:22] + bytes(4) + content[26:])
+    say(0)
     with pytest.raises(ValueError, match="how long it is; mend it: ffmpeg -i"):
         identity.enhance_file(path)
+    say(2**36 - 1)
+    assert sf.info(path).frames > 2**35
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            assert identity.enhance_file(path).shape == (16000, 2)
+            assert "ends after 16000 of the" in str(caught[0].message)
+        except ValueError as error:
+            assert "cut off or damaged" in str(error)
 
 
 def test_a_full_disk_leaves_no_file(tmp_path, identity):

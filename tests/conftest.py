@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -81,6 +82,28 @@ def run(capsys):
         return written
 
     return run
+
+
+@pytest.fixture
+def small_disk():
+    """Limit the size of files, as a full disk does: ``with small_disk(size)``.
+
+    Bytes beyond it are refused.
+    """
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextmanager
+    def limited(size):
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, before)
+
+    return limited
 
 
 @pytest.fixture

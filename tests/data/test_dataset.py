@@ -2,7 +2,6 @@
 
 import json
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,7 +119,8 @@ def test_plan_rebuilds_the_audio(mixed, recordings):
 
 @pytest.mark.parametrize("split", SET_NAMES)
 def test_plan_keeps_splits_snrs_and_passes_apart(mixed, split):
-    _, rows, record = mixed
+    folder, rows, record = mixed
+    conditions = read_conditions(folder / "mixtures.csv")
     rows = [row for row in rows if row["split"] == split]
     assert record["splits"][split]["files"] == len(rows) > 0
     snrs = {2.5, 7.5, 12.5, 17.5} if split == "test" else {0, 5, 10, 15}
@@ -131,6 +131,8 @@ def test_plan_keeps_splits_snrs_and_passes_apart(mixed, split):
     for row in rows:
         noises = row["noise"].split("|")
         assert row["file"].startswith("s-p")
+        known = conditions[row["file"].removesuffix(".wav")]
+        assert known["noise"] and known["snr_db"] == float(row["snr_db"])
         assert all(f"/{split}/" in path for path in [row["speech"], *noises])
         if len(noises) > 1:  # babble
             assert 4 <= len(noises) <= 10 and row["speech"] not in noises
@@ -139,31 +141,18 @@ def test_plan_keeps_splits_snrs_and_passes_apart(mixed, split):
     assert record["licences"] == ["unknown"]
 
 
-def test_the_plan_gives_the_conditions_of_an_evaluation(mixed):
-    folder, _, _ = mixed
-    noisy = {path.stem for path in folder.glob("noisy_testset_wav/*.wav")}
-    found = read_conditions(folder / "mixtures.csv")
-    conditions = {Path(name).name: known for name, known in found.items()}
-    assert noisy and noisy <= set(conditions)
-    for name in noisy:
-        known = conditions[name]
-        assert known["noise"] and known["snr_db"] in (2.5, 7.5, 12.5, 17.5)
+def test_same_arguments_make_the_same_files_more_hours_add_some(
+    tmp_path, mixed, recordings
+):
+    def made(name, **arguments):
+        mix_dataset(recordings, tmp_path / name, **{**MIXED, **arguments})
+        return contents(tmp_path / name)
 
-
-def test_same_arguments_make_the_same_files(tmp_path, mixed, recordings):
-    whole = contents(mixed[0])
-    mix_dataset(recordings, tmp_path / "same", **MIXED)
-    assert contents(tmp_path / "same") == whole
-    mix_dataset(recordings, tmp_path / "other", seed=1, **MIXED)
-    assert contents(tmp_path / "other") != whole
-
-
-def test_more_hours_only_add_files(tmp_path, mixed, recordings):
-    mix_dataset(recordings, tmp_path, **{**MIXED, **TINY})
-    before, after = contents(tmp_path), contents(mixed[0])
-    audio = [name for name in before if name.endswith(".wav")]
-    assert all(before[name] == after[name] for name in audio)
-    assert len(after) > len(before)
+    whole, fewer = contents(mixed[0]), made("fewer", **TINY)
+    assert made("same") == whole != made("other", seed=1)
+    audio = [name for name in fewer if name.endswith(".wav")]
+    assert all(fewer[name] == whole[name] for name in audio)
+    assert len(whole) > len(fewer)
 
 
 def test_interrupted_run_goes_on(tmp_path, recordings):

@@ -1,10 +1,6 @@
 """Shards: what they hold, who reads what, and what survives a failure."""
 
 import json
-import resource
-import signal
-import subprocess
-import sys
 import tarfile
 from collections import Counter
 
@@ -21,7 +17,6 @@ from dbtransform_lobes.data.shards import shard_order, write_shards
 from dbtransform_lobes.data.sources import Recordings
 from tests.corpora import room
 from tests.signals import noise_like, speech_like, write_wav
-from tests.training_runs import ROOT
 
 NUM_SPEECH = 14
 
@@ -154,44 +149,24 @@ def test_order_equals_its_literal_twin(sizes):
     assert sorted(twin) == list(range(len(paths)))
     other = shard_order(paths, np.random.default_rng(5))
     assert other.tolist() != twin
-
-
-def test_files_are_in_a_random_order():
-    order = shard_order(["a.wav", "b.wav", "c.wav"], np.random.default_rng(1))
-    expected = np.random.default_rng(1).permutation(3)
-    assert order.tolist() == expected.tolist()
+    files = [path.split(".")[0] for path in paths]  # not in shards
+    order = shard_order(files, np.random.default_rng(4))
+    assert order.tolist() == shuffled.tolist()
 
 
 # Failures
 
 
-def limited(limit):
-    """Let the system refuse files beyond a size, as a full disk does."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-
-def shards_command(recordings, output, limit):
-    return subprocess.run(
-        [sys.executable, "recipes/tools/shards.py"]
-        + [str(recordings), "--output", str(output), "--samples", "4"],
-        cwd=ROOT,
-        preexec_fn=lambda: limited(limit),
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_full_disk_keeps_whole_shards_and_goes_on(recordings, shards, tmp_path):
-    done = shards_command(recordings, tmp_path, 2**15)
-    assert done.returncode == 1
-    assert "make room on the disk" in done.stderr
+def test_full_disk_keeps_whole_shards_and_goes_on(
+    recordings, shards, tmp_path, small_disk, run
+):
+    command = "shards", recordings, "--output", tmp_path, "--samples", 4
+    with small_disk(2**15):
+        assert "make room on the disk" in run(*command, code=1).err
     kept = {path.name for path in tmp_path.glob("*.tar")}
     assert 0 < len(kept) < 7 and not list(tmp_path.glob(".*"))
     assert not (tmp_path / "manifest.csv").exists()
-    done = shards_command(recordings, tmp_path, 2**30)
-    assert done.returncode == 0, done.stderr
-    assert f"7 shards, {len(kept)} of them from an earlier" in done.stdout
+    assert f"7 shards, {len(kept)} of them from an earlier" in run(*command).out
     for path in shards.iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
 

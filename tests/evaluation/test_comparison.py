@@ -377,7 +377,7 @@ def test_command_compares_and_lists_what_is_left_out(folders, tmp_path, run):
         (tmp_path / "bad" / f"{name}.wav").write_bytes(b"no audio")
     captured = run(*command, *systems, f"bad={tmp_path / 'bad'}", code=1)
     assert "0 of 4 files" in captured.out
-    assert re.search(r"^\| bad +\| +- +\|", captured.out, re.M)
+    assert re.search(r"^\| bad +\| +0 \| +- \|", captured.out, re.M)
     assert "left out: c: bad: Error opening" in captured.err
     assert "left out: speaker/a: bad: there is no such file" in captured.err
 

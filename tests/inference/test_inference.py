@@ -16,7 +16,7 @@ from speechbrain.utils.fetching import (
 )
 
 from dbtransform_lobes import inference
-from dbtransform_lobes.inference import EnhanceModel, audio_file, bundled
+from dbtransform_lobes.inference import EnhanceModel, bundled
 from dbtransform_lobes.inference import source as model_source
 from tests.signals import noise_like, noisy_batch, speech_like, write_wav
 
@@ -308,28 +308,6 @@ def test_beyond_full_scale_is_clipped_not_wrapped(identity, tmp_path):
     assert np.abs(signal).max() > 1.2
     assert np.allclose(enhanced, signal, atol=1e-5)
     assert np.allclose(written, signal.clip(-1, 1), atol=1e-4)
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_an_interrupted_write_leaves_no_file(model, tmp_path, monkeypatch, old):
-    write_wav(tmp_path / "a.wav", speech_like(1.0))
-    output = tmp_path / "b.wav"
-    if old:
-        output.write_text("old")
-    write, written = sf.SoundFile.write, []
-
-    def fail(self, data):
-        if written:
-            raise KeyboardInterrupt
-        written.append(write(self, data))
-
-    monkeypatch.setattr(sf.SoundFile, "write", fail)
-    monkeypatch.setattr(audio_file, "SAMPLES_AT_ONCE", 4000)
-    with pytest.raises(KeyboardInterrupt):
-        model.enhance_file(tmp_path / "a.wav", output)
-    assert written
-    assert output.exists() == old and (not old or output.read_text() == "old")
-    assert len(list(tmp_path.iterdir())) == 1 + old
 
 
 def test_bad_inputs_and_outputs(model, tmp_path):

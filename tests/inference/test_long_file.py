@@ -5,7 +5,6 @@ import gc
 import io
 import math
 import sys
-import warnings
 import weakref
 
 import numpy as np
@@ -305,18 +304,6 @@ def test_a_failing_long_file_leaves_nothing(long, model, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="a.wav: the model returned samples"):
         broken.enhance_long_file(path, output)
     assert len(list(tmp_path.iterdir())) == 2 and output.read_text() == "old"
-
-
-def test_a_long_file_that_is_cut_off_is_told_once(long, model, tmp_path):
-    path, output = write(tmp_path / "a.wav", seconds=2.0), tmp_path / "b.wav"
-    data = path.read_bytes()
-    path.write_bytes(data[: 44 + 2 * 20001])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model.enhance_long_file(path, output)
-    told = [str(each.message) for each in caught if "ends after" in str(each)]
-    assert len(told) == 1
-    assert sf.info(output).frames == 20001
 
 
 def test_the_progress_bar_is_for_terminals(long, model, tmp_path, monkeypatch):

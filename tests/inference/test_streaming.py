@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from unittest.mock import Mock
 
 import numpy as np
@@ -231,62 +232,37 @@ def test_a_slow_block_is_an_underrun(model, monkeypatch):
 # The command
 
 
-@pytest.fixture
-def start(causal_folder):
-    """Start the command; it is ended after the test."""
-    started = []
-
-    def begin(*options, **more):
-        command = [sys.executable, "-m", "dbtransform_lobes.cli.main"]
-        process = subprocess.Popen(
-            [*command, "stream", "--model", str(causal_folder), *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            **more,
-        )
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def test_command_ends_with_ctrl_c_and_keeps_what_it_has(start):
-    process = start()
+@pytest.mark.parametrize("ctrl_c", [True, False])
+def test_command_ends_with_ctrl_c_or_a_closed_pipe(causal_folder, ctrl_c):
+    command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "stream"]
     data = encode(noisy_batch(1.0, 0).numpy(), "s16")
-    process.stdin.write(data)
-    process.stdin.flush()
-    out = os.read(process.stdout.fileno(), 100)  # it has begun
-    process.send_signal(signal.SIGINT)
-    rest = process.stdout.read()
-    errors = process.stderr.read()
-    assert process.wait() == 0 and b"underruns" in errors
+    with subprocess.Popen(
+        [*command, "--model", str(causal_folder)],
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        try:
+            process.stdin.write(data)
+            out = process.stdout.read(100)  # it has begun
+            if ctrl_c:
+                process.send_signal(signal.SIGINT)
+                out += process.stdout.read()
+            process.stdout.close()
+            with suppress(BrokenPipeError):
+                for _ in range(0 if ctrl_c else 100):
+                    process.stdin.write(bytes(4096))
+            errors = process.stderr.read()
+            assert process.wait() == 0 and b"underruns" in errors
+        finally:
+            process.kill()
     assert b"Traceback" not in errors and b"interrupted" not in errors
-    total = len(out) + len(rest)
-    assert 0 < total <= len(data) and total % 2 == 0
-    seconds = float(errors.split(b" s in")[0].split()[-1])
-    assert abs(seconds - total / 32000) < 0.01  # as much as was read
-
-
-def test_command_ends_with_a_closed_pipe(start):
-    process = start()
-    process.stdin.write(encode(noisy_batch(1.0, 0).numpy(), "s16"))
-    process.stdin.flush()
-    os.read(process.stdout.fileno(), 10)
-    process.stdout.close()
-    try:
-        for _ in range(100):
-            process.stdin.write(bytes(4096))
-            process.stdin.flush()
-    except BrokenPipeError:
-        pass
-    errors = process.stderr.read()
-    assert process.wait() == 0
-    assert b"underruns" in errors and b"Traceback" not in errors
+    if ctrl_c:  # it keeps what it has
+        assert 0 < len(out) <= len(data) and len(out) % 2 == 0
+        seconds = float(errors.split(b" s in")[0].split()[-1])
+        assert abs(seconds - len(out) / 32000) < 0.01  # as much as was read
 
 
 @pytest.fixture

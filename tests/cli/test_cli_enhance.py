@@ -1,5 +1,6 @@
 """``dbtransform enhance``: single files, folders, failures, exit codes."""
 
+import errno
 import os
 import re
 import shlex
@@ -278,7 +279,16 @@ def test_results_inside_the_input_are_replaced_not_enhanced(enhance, tree):
         (tree / "noisy/out/b.wav").write_text("old")
 
 
-def test_what_is_left_out_of_a_folder_is_listed(enhance, tree):
+def test_what_is_left_out_of_a_folder_is_listed(enhance, tree, monkeypatch):
+    scandir = os.scandir
+
+    def locked(path):
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)  # root may read everything
+    (tree / "noisy/locked").mkdir()
     (tree / "noisy/my talk.m4a").write_bytes(b"\0\0\0 ftypM4A ")
     (tree / "noisy/.hidden").mkdir()
     write_wav(tree / "noisy/.hidden/d.wav", noise_like(0.1))
@@ -292,6 +302,7 @@ def test_what_is_left_out_of_a_folder_is_listed(enhance, tree):
     lines = error.splitlines()
     assert sorted(x for x in lines if x.startswith("skipped")) == [
         "skipped: noisy/link: a link to a folder; give the folder as well",
+        "skipped: noisy/locked: Permission denied",
         "skipped: noisy/my talk.m4a: convert it first: ffmpeg -i "
         "'noisy/my talk.m4a' 'noisy/my talk.wav'",
         "skipped: noisy/pipe.wav: is a pipe or device, expected a file",

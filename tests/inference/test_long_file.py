@@ -28,7 +28,6 @@ from tests.runs import model_of
 from tests.signals import noisy_signal, snr_db
 from tests.twins import literal_stft
 
-CPU = {"device": "cpu"}
 TINY = {
     "num_channels": 8,
     "num_heads": 1,
@@ -49,10 +48,6 @@ def tiny(**changes):
 @pytest.fixture(scope="module")
 def model():
     return tiny()
-
-
-def joined(blocks):
-    return np.concatenate(list(blocks), axis=-1)
 
 
 # Transforms
@@ -80,7 +75,7 @@ def literal_istft(frames, length, n_fft, hop, window):
 def pushed(stage, parts):
     """What a stage returns for these blocks, put together."""
     lasts = [False] * (len(parts) - 1) + [True]
-    return joined(map(stage.push, parts, lasts))
+    return np.concatenate([*map(stage.push, parts, lasts)], axis=-1)
 
 
 @pytest.mark.parametrize("hop", [3, 4, 8])

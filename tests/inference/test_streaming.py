@@ -20,7 +20,7 @@ from dbtransform_lobes.inference import EnhanceModel, pcm
 from dbtransform_lobes.inference.mpeg import frames_of
 from dbtransform_lobes.inference.pcm import decode, encode, enhance_pcm
 from dbtransform_lobes.inference.streaming import StreamingEnhancer
-from tests.runs import model_of
+from tests.runs import Mapping, model_of
 from tests.signals import noisy_batch
 
 CPU = {"device": "cpu"}
@@ -190,18 +190,12 @@ def test_pcm_is_enhanced_whatever_a_read_gives(model):
 def test_other_rates_keep_length_and_time(rate):
     """Of a tone that the model leaves as it is."""
 
-    class Through(torch.nn.Module):
-        causal = True
-
-        def initial_state(self):
-            return 0
-
-        def step(self, frames, state):
-            return frames, state
-
+    through = Mapping(None)
+    through.causal, through.initial_state = True, int
+    through.step = lambda frames, state: (frames, state)
     time = np.arange(rate) / rate
     tone = 0.5 * np.sin(2 * np.pi * 440 * time)[None]
-    out, report = pipe(model_of(Through()), encode(tone, "s16"), rate, 1, "s16")
+    out, report = pipe(model_of(through), encode(tone, "s16"), rate, 1, "s16")
     enhanced = decode(out, "s16", 1)
     assert enhanced.shape == tone.shape
     assert np.abs(enhanced - tone)[:, 500:-500].max() < 2e-3

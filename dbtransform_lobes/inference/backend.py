@@ -15,17 +15,20 @@ from dbtransform_lobes.inference.bundled import (
 LONG_SECONDS = 120
 
 
-def choose_backend(source=None, device="cpu", backend=None, seconds=0):
+def choose_backend(
+    source=None, device="cpu", backend=None, seconds=0, precision="fp32"
+):
     """Return what computes a model, "onnx" or "torch", and check that it can.
 
     If it is not given, that is ONNX Runtime where the model has a graph: it
     starts in a fraction of the time. PyTorch, if installed, for others, for
-    GPUs and for more than LONG_SECONDS of audio in a process. Nothing large
-    is imported before the checks: FileNotFoundError if there is no such
-    model, ValueError if the backend is not installed or does not have the
-    device.
+    GPUs, for bf16 and for more than LONG_SECONDS of audio in a process.
+    Nothing large is imported before the checks: FileNotFoundError if there is
+    no such model, ValueError if the backend is not installed or does not have
+    the device or the precision.
     """
-    backend = backend or _faster(source, device, seconds)
+    plain = device == "cpu" and precision == "fp32"
+    backend = backend or _faster(source, plain, seconds)
     if backend != "onnx":
         _check_torch(source, device)
         return backend
@@ -38,14 +41,19 @@ def choose_backend(source=None, device="cpu", backend=None, seconds=0):
             f"the device is {device}, but --backend onnx computes on the "
             "CPU: leave it out"
         )
+    if precision != "fp32":
+        raise ValueError(
+            f"the precision is {precision}, but --backend onnx computes in "
+            "fp32: leave it out"
+        )
     return backend
 
 
-def _faster(source, device, seconds):
+def _faster(source, plain, seconds):
     if source is not None and os.path.isfile(source):
         return "onnx"
     installed = importlib.util.find_spec("onnxruntime") is not None
-    if device != "cpu" or not installed:
+    if not (plain and installed):
         return "torch"
     try:
         find_onnx(source)
@@ -93,22 +101,25 @@ def load_enhancer(
     revision=None,
     trust_code=False,
     seconds=0,
+    precision="fp32",
 ):
     """Load a model; return an ``Enhancer``.
 
     The source is a model folder, a graph file, or the name of a model of the
     package or of the hub; ``revision`` is a branch, tag or commit of the hub.
-    ``backend``, ``device`` ("cpu", "cuda:1") and the ``seconds`` of audio that
-    follow are passed to ``choose_backend``; ``threads`` limits the CPU
-    threads; ``trust_code`` is that of ``EnhanceModel.from_hparams``.
-    FileNotFoundError or ValueError if the model cannot be loaded.
+    ``backend``, ``device`` ("cpu", "cuda:1"), ``precision`` ("fp32", "bf16")
+    and the ``seconds`` of audio that follow are passed to ``choose_backend``;
+    ``threads`` limits the CPU threads; ``trust_code`` is that of
+    ``EnhanceModel.from_hparams``. FileNotFoundError or ValueError if the model
+    cannot be loaded.
 
     Example
     -------
     >>> load_enhancer("db_transform_streaming", threads=1).causal
     True
     """
-    if choose_backend(source, device, backend, seconds) == "onnx":
+    backend = choose_backend(source, device, backend, seconds, precision)
+    if backend == "onnx":
         from dbtransform_lobes.inference.onnx_model import OnnxEnhancer
 
         return OnnxEnhancer(source, threads)
@@ -121,7 +132,7 @@ def load_enhancer(
         torch.set_num_threads(threads)
     return EnhanceModel.from_hparams(
         source,
-        run_opts={"device": device},
+        run_opts={"device": device, "precision": precision},
         trust_code=trust_code,
         fetch_config=hub_config(revision),
     )

@@ -194,7 +194,9 @@ def claim_output(record, model_options, options, resume):
     results are to be kept (``resume``) but are of another model or other
     settings.
     """
-    settings = {"model_sha256": _digest(**model_options), **options}
+    precision = {"precision": model_options["precision"]}
+    digest = {"model_sha256": _digest(**model_options)}
+    settings = digest | precision | options
     earlier = read_record(record)
     if earlier == settings:
         return

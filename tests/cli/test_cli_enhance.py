@@ -139,6 +139,8 @@ def test_resume_mixes_no_settings(enhance, tree, model_folder):
     error = enhance(*weaker, "--resume", code=1).err
     assert "has results of strength 1.0, so that --resume would mix" in error
     assert "use --force to replace them" in error
+    rounded = *weaker[:3], "--precision", "bf16", "--resume"
+    assert "has results of precision fp32" in enhance(*rounded, code=1).err
     other = tree / "other"
     shutil.copytree(model_folder, other)
     with open(other / "hyperparams.yaml", "a") as file:

@@ -326,6 +326,7 @@ def test_command_line(folders, tmp_path, run):
     for source, option, message in (
         (folders / "causal", ("--backend", "onnx"), "export-onnx"),
         (path, ("--device", "cuda"), "on the CPU"),
+        (path, ("--precision", "bf16"), "computes in fp32: leave it out"),
     ):
         command = "enhance", noisy, outputs[0], *model, source, *option
         assert message in run(*command, code=1).err

@@ -12,6 +12,7 @@ import soxr
 import torch
 
 from dbtransform_lobes.inference import EnhanceModel, StreamingEnhancer
+from dbtransform_lobes.inference.backend import load_enhancer
 from dbtransform_lobes.inference.batch import enhance_pair
 from dbtransform_lobes.inference.high_band import TopBandGain
 from dbtransform_lobes.inference.mpeg import frames_of
@@ -252,8 +253,7 @@ def test_a_tensor_gives_a_tensor(model, dtype):
 
 
 def test_bf16_is_near_fp32(model):
-    options = {"device": torch.device("cpu"), "precision": "bf16"}
-    half = EnhanceModel.from_hparams("db_transform_small", run_opts=options)
+    half = load_enhancer("db_transform_small", precision="bf16")
     signal = noisy_signal(0.5, 16000)
     enhanced = model.enhance_array(signal, 16000)
     rounded = half.enhance_array(signal, 16000)

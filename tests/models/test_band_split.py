@@ -42,11 +42,8 @@ def test_compress_equals_its_twin(exponent):
     spec = 3 * randn(2, 5, 4, 2)
     spec[0, 0, 0] = 0
     wrong = compress_twin(array(spec), exponent + 1)
-    bent = compress(spec, exponent)
-    assert_twin(bent, compress_twin(array(spec), exponent), wrong)
-    bent, spec = map(torch.view_as_complex, (bent, spec))
-    assert torch.allclose(bent.angle(), spec.angle(), rtol=0, atol=1e-10)
-    assert torch.allclose(bent.abs(), spec.abs() ** exponent, rtol=0, atol=1e-7)
+    twin = compress_twin(array(spec), exponent)
+    assert_twin(compress(spec, exponent), twin, wrong)
 
 
 def linear_twin(x, weight, bias, shift=0):

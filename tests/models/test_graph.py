@@ -121,9 +121,6 @@ def test_neighbours_equal_their_twin(bands):
                 adjacency_twin(similarity, k - 1),
             ]
         assert_twin(edges, twin, *wrong)
-        assert torch.equal(edges, edges.T)
-        assert (edges.diagonal() == 1).all()
-        assert (edges.sum(-1) > k).all()
 
 
 def test_gradient_of_neighbours_is_that_of_a_sigmoid():
@@ -154,9 +151,6 @@ def test_gradient_of_neighbours_is_that_of_a_sigmoid():
     for i in range(bands):
         expected[i, middle[i]] -= detached[i].sum() / 2
     assert_twin(similarity.grad, expected, expected.T, detached)
-    both = (similarity.grad + similarity.grad.T).abs()
-    apart = edges.detach() < 0.5
-    assert apart.any() and (both[apart] > 0).all()
 
 
 def test_neither_order_of_adding_nor_mixed_precision_change_the_graph():

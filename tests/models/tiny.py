@@ -106,22 +106,22 @@ def each_of(part, **choices):
 attention = partial(DifferentialBandAttention, num_heads=2)
 fusion = partial(MultiScaleFusion, activation=True)
 graph = partial(HarmonicGraphAttention, num_heads=2, num_neighbours=2)
-windowed = partial(attention, window=4)
 BOTH = (True, False)
-WINDOWED = {  # these may be causal and pass in chunks
-    **each_of(windowed, lambda_form=LAMBDAS[:2], differential=BOTH),
-    **each_of(fusion, form=["static", "uniform"], separable=BOTH),
-}
 OTHERS = {
     **each_of(fusion, form=["adaptive"], separable=BOTH),
     **each_of(graph, form=["learned", "fixed", "dense"]),
     "conditioned": partial(graph, input_conditioned=True),
     **each_of(FeedForward, per_band=BOTH),
 }
-ATTENTIONS = each_of(
-    attention, lambda_form=LAMBDAS, band_weights=BAND_WEIGHTS, differential=BOTH
-)
-BLOCKS = {**WINDOWED, **ATTENTIONS, **OTHERS}
+KINDS = {"lambda_form": LAMBDAS, "band_weights": BAND_WEIGHTS}
+BLOCKS = {
+    **each_of(
+        attention, window=[4], lambda_form=LAMBDAS[:2], differential=BOTH
+    ),
+    **each_of(fusion, form=["static", "uniform"], separable=BOTH),
+    **each_of(attention, **KINDS, differential=BOTH),
+    **OTHERS,
+}
 each_block = pytest.mark.parametrize("name", BLOCKS)
 
 

@@ -1,4 +1,4 @@
-"""The data of the DNS Challenge: what is found, refused and left out."""
+"""The data of the DNS Challenge, and the recipe on them to its end."""
 
 import json
 
@@ -7,9 +7,9 @@ import pytest
 import soundfile as sf
 from dns_prepare import find_test_pairs, prepare_dns
 
-from dbtransform_lobes.data.prepare import measure
 from dbtransform_lobes.data.recordings import read_recordings
 from tests.corpora import CLEAN, NOISE, ROOMS, dns_tree
+from tests.recipes.test_recipe import run_recipe
 from tests.signals import speech_like, times, write_wav
 
 
@@ -121,6 +121,7 @@ BAD = {
     "stereo.wav": ("channels", np.full((20000, 2), 0.1), 16000),
     "narrow.wav": ("rate", np.full(20000, 0.1), 8000),
 }
+LOUD = speech_like(1.2, 1) / np.abs(speech_like(1.2, 1)).max()
 
 
 def test_unfit_files_are_left_out_and_listed(tmp_path):
@@ -132,22 +133,15 @@ def test_unfit_files_are_left_out_and_listed(tmp_path):
             (folder / name).write_text("no audio")
         else:
             sf.write(folder / name, signal, rate, subtype="FLOAT")
+    sf.write(folder / "loud.wav", LOUD, 16000)  # which is not clipped
     record = prepare(tree, tmp_path / "save")
     problems = record["problems"].items()
     reasons = {p.split("/")[-1]: told.split(":")[0] for p, told in problems}
     assert reasons == {name: reason for name, (reason, *_) in BAD.items()}
     assert record["unfit"]["unreadable"] == 3
     kept = read_recordings(tmp_path / "save/manifest.csv")
-    assert not any("/bad/" in item.path for item in kept)
-
-
-def test_a_loud_file_is_no_clipped_file(tmp_path):
-    signal = speech_like(1.2, 1)
-    signal /= np.abs(signal).max()
-    sf.write(tmp_path / "loud.wav", signal, 16000)
-    row = {"path": tmp_path / "loud.wav", "kind": "speech"}
-    known = {"frames": 19200, "sample_rate": 16000}
-    assert measure([row]) == ([{**row, **known}], {})
+    kept = [item.path for item in kept if "/bad/" in item.path]
+    assert [path.split("/")[-1] for path in kept] == ["loud.wav"]
 
 
 def test_missing_folders_are_named(tmp_path):
@@ -176,3 +170,24 @@ def test_incomplete_test_set_is_refused(tmp_path):
     expected = ("fileid 1", "nameless.wav", "not as long", "one channel")
     for words in expected:
         assert words in str(error.value)
+
+
+FLAGS = ["--valid_hours=0.0005", "--codec=0.5", "--clipping=0.5"]
+FLAGS += ["--number_of_epochs=1"]
+DNS = ("DNS", "db_transform_dns")
+
+
+def test_recipe_runs_from_files_and_from_shards(tmp_path, run):
+    tree = dns_tree(tmp_path / "tree", 48000, suffix="_fullband")
+    run_recipe(tree, tmp_path / "files", *FLAGS, recipe=DNS)
+    for name in ("no_reverb", "with_reverb"):
+        folder = tmp_path / "files" / f"test_{name}"
+        scores = json.loads((folder / "scores.json").read_text())
+        assert scores["num_scored"] == 2
+    manifest, shards = tmp_path / "files/save/manifest.csv", tmp_path / "shards"
+    run("shards", manifest, "--output", shards)
+    languages = "--languages=[read_speech,french_speech]"
+    given = f"--recordings={shards}/manifest.csv", languages
+    run_recipe(tree, tmp_path / "shards_run", *FLAGS, *given, recipe=DNS)
+    log = (tmp_path / "shards_run/train_log.txt").read_text()
+    assert "valid pesq" in log and log.count("test: test_") == 2

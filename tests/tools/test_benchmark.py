@@ -15,7 +15,7 @@ from benchmark.counts import count_macs, count_parameters
 from benchmark.worker import Worker, peak_memory
 from dbtransform_lobes.models.bsrnn import BSRNN
 from tests.composition import composed, front_end_yaml, model_yaml
-from tests.literal import LiteralProposal, literal_twin
+from tests.literal import literal_twin
 from tests.models import tiny
 from tests.twins import assert_gradients, scramble, spectrum
 
@@ -182,7 +182,7 @@ def test_literal_has_the_parameters_and_components_of_db_transform():
     sizes = {"num_channels": 128, "num_heads": 4, "num_neighbours": 5}
     bands = {"n_fft": 512, "band_widths": "bsrnn_16k"}
     model = composed(**{**PROPOSAL, **bands, **sizes})
-    assert count_parameters(LiteralProposal()) == count_parameters(model)
+    assert count_parameters(literal_twin(model)) == count_parameters(model)
 
 
 def test_literal_learns():

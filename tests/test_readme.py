@@ -1,10 +1,12 @@
-"""What stands in the READMEs and on the pages of docs/ is true of the code."""
+"""What READMEs, the pages of docs/ and the Space say is true of the code."""
 
 import re
+import runpy
 
 import numpy as np
 import pytest
 import soundfile as sf
+from huggingface_hub import RepoCard
 
 from dbtransform_lobes import __version__
 from dbtransform_lobes.data.levels import mix
@@ -72,3 +74,27 @@ def test_example_is_made_of_synthetic_signals():
     _, noisy = mix(speech, noise, snr_db=5.0)
     assert rate == 16000
     np.testing.assert_allclose(signal, noisy, atol=1 / 32768)
+
+
+SPACE = ROOT / "recipes/space"
+
+
+def test_its_front_matter_and_requirements_are_those_of_the_package():
+    setup = text_of("setup.py")
+    needed, demo = (
+        re.findall('"(.+?)"', setup.split(start)[1].split("]")[0])
+        for start in ("install_requires=[", '"demo": [')
+    )
+    comment, *lines = (SPACE / "requirements.txt").read_text().splitlines()
+    assert comment[0] == "#" and lines == needed + demo
+    card = RepoCard.load(SPACE / "README.md").data.to_dict()
+    assert card["sdk"] == "gradio" and (SPACE / card["app_file"]).is_file()
+    assert f"gradio>={card['sdk_version']}" in demo
+
+
+def test_its_page_is_built():
+    gradio = pytest.importorskip("gradio")
+    demo = runpy.run_path(str(SPACE / "app.py"))["demo"]
+    labels = {getattr(block, "label", None) for block in demo.blocks.values()}
+    assert isinstance(demo, gradio.Blocks)
+    assert {"Noisy", "Enhanced", "Strength"} <= labels

@@ -1,13 +1,7 @@
-"""What the slow literal twins share: float64 numpy in, float64 numpy out."""
-
-import cmath
-import math
+"""Inputs and weights for slow literal twins, and what compares with them."""
 
 import numpy as np
 import torch
-
-from dbtransform_lobes.models.mask_decoder import Neighbours, apply_filter
-from dbtransform_lobes.models.spectrum import complex_spectrum, real_parts
 
 
 def array(tensor):
@@ -45,67 +39,6 @@ def spectrum(*shape, seed=0, dtype=torch.float64):
     return torch.complex(*parts) * (1 + torch.arange(shape[-1]) % 3)
 
 
-def affine(linear, band, vector):
-    """y = W x + b with the weights of a band, or with those all share."""
-    weight, bias = array(linear.weight), linear.bias
-    bias = np.zeros(weight.shape[-2]) if bias is None else array(bias)
-    if weight.ndim == 3:
-        weight, bias = weight[band], bias[band]
-    return weight @ vector + bias
-
-
-def standardise(x, eps=1e-5):
-    """(x - mean) / sqrt(var + eps) over all values; biased variance."""
-    values = x.flatten().tolist()
-    mean = sum(values) / len(values)
-    var = sum((value - mean) ** 2 for value in values) / len(values)
-    return (x - mean) / math.sqrt(var + eps)
-
-
-def filter_twin(mask, spec, taps=(-1, 0, 1)):
-    """Y[f, t] = sum_tau M[f, t, tau] X[f, t + tau], zero outside."""
-    out = np.zeros_like(spec)
-    for b, f, t in np.ndindex(spec.shape):
-        for i, tau in enumerate(taps):
-            if 0 <= t + tau < spec.shape[-1]:
-                out[b, f, t] += mask[b, f, t, i] * spec[b, f, t + tau]
-    return out
-
-
-def literal_stft(signal, n_fft, hop, window):
-    """X_t[f] in loops, zeros around the signal; a list of frames."""
-    frames = []
-    for t in range(1 - (-len(signal) // hop)):
-        bins = []
-        for f in range(n_fft // 2 + 1):
-            total = 0j
-            for n in range(n_fft):
-                at = n + t * hop - n_fft // 2
-                if 0 <= at < len(signal):
-                    turn = cmath.exp(-2j * math.pi * f * n / n_fft)
-                    total += window[n] * signal[at] * turn
-            bins.append(total)
-        frames.append(bins)
-    return frames
-
-
-def softmax(logits):
-    """exp(x_i) / sum_j exp(x_j) of a list in which -inf may stand."""
-    highest = max(logits)
-    powers = [math.exp(logit - highest) for logit in logits]
-    return [power / sum(powers) for power in powers]
-
-
-def sigmoid(x):
-    """1 / (1 + exp(-x))."""
-    return 1 / (1 + np.exp(-x))
-
-
-def silu(x):
-    """x sigmoid(x)."""
-    return x * sigmoid(x)
-
-
 def assert_twin(actual, expected, *wrong, tolerance=1e-10):
     """The module equals its twin, and no wrong form of it comes near."""
     if isinstance(actual, torch.Tensor):
@@ -139,12 +72,3 @@ def assert_gradients(module, least=0.0, bands=None, without=()):
 def mask_of(taps):
     """The mask (B, F, T, 3) that a decoder's taps (B, T, F, 3, 2) are."""
     return torch.view_as_complex(taps).transpose(1, 2)
-
-
-def filtered(mask, spec, causal=False, first=0):
-    """The filter on complex numbers; the mask stands at frame ``first``."""
-    neighbours = Neighbours(causal)
-    _, shared = neighbours.prepare(real_parts(spec))
-    around = neighbours.combine(mask.shape[2], shared, first)
-    estimate = apply_filter(torch.view_as_real(mask).transpose(1, 2), around)
-    return complex_spectrum(estimate)

@@ -30,7 +30,7 @@ LOBES = "speechbrain/lobes/models/dbtransform"
 TESTS = "tests/unittests/dbtransform"
 LEFT_OUT = ("__pycache__", "bundled", "cli", "demo.py", "analysis", "*onnx*")
 # Helpers of the tests of the models; a test of what stays here has others.
-HELPERS = ("__init__", "composition", "literal", "signals", "twins")
+HELPERS = ("__init__", "composition", "formulas", "signals", "twins")
 USED = "|".join([*HELPERS, "models"])
 OTHERS = rf"from (benchmark|figures|tests\.(?!{USED}))|onnx"
 # In examples that need bundled weights or ONNX.

@@ -35,14 +35,12 @@ def load(source="owner/name", savedir=None, strategy="SYMLINK", **config):
 
 def total(folder):
     """Sum of the trained weights of a model folder."""
-    from dbtransform_lobes.inference import EnhanceModel
-
-    model = EnhanceModel.from_hparams(folder, run_opts={"device": "cpu"})
-    return sum(p.double().sum().item() for p in model.parameters())
+    weights = torch.load(folder / "model.ckpt").values()
+    return sum(weight.double().sum().item() for weight in weights)
 
 
 def python(code, cwd, endpoint, **environment):
-    """Run code against an endpoint; returns what it prints as JSON."""
+    """Run code after LOAD and against an endpoint; what it prints as JSON."""
     names = {name for name in os.environ if not name.startswith("HF_")}
     environment = {
         **{name: os.environ[name] for name in names},
@@ -52,7 +50,7 @@ def python(code, cwd, endpoint, **environment):
         **environment,
     }
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", LOAD + code],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -63,10 +61,11 @@ def python(code, cwd, endpoint, **environment):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def git(folder, *arguments):
-    words = "git -c user.name=test -c user.email=test@example.org".split()
-    words += arguments
-    subprocess.run(words, cwd=folder, check=True, capture_output=True)
+def git(folder, *commands):
+    git = "git -c user.name=test -c user.email=test@example.org"
+    for command in commands:
+        words = f"{git} {command}".split()
+        subprocess.run(words, cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -74,20 +73,15 @@ def mirror(model_folder, tmp_path):
     """models/owner/name as a git repository with a branch of other weights."""
     folder = tmp_path / "mirrors/models/owner/name"
     shutil.copytree(model_folder, folder)
-    git(folder, "init", "-b", "main")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-m", "first")
-    git(folder, "checkout", "-b", "double")
+    git(folder, "init -b main", "add -A", "commit -m first")
+    git(folder, "checkout -b double")
     state = torch.load(folder / "model.ckpt")
     torch.save({k: v * 2 for k, v in state.items()}, folder / "model.ckpt")
-    git(folder, "commit", "-a", "-m", "second")
-    git(folder, "checkout", "main")
+    git(folder, "commit -a -m second", "checkout main")
     return tmp_path / "mirrors"
 
 
-ONLINE = (
-    LOAD
-    + """
+ONLINE = """
 from speechbrain.inference.interfaces import foreign_class
 results = {
     "cache": load(),
@@ -107,10 +101,7 @@ model = foreign_class("owner/name", pymodule_file="custom.py",
 results["foreign"] = sum(p.double().sum().item() for p in model.parameters())
 print(json.dumps(results))
 """
-)
-OFFLINE = (
-    LOAD
-    + """
+OFFLINE = """
 print(json.dumps({
     "cache": load(allow_network=False),
     "double": load(revision="double", allow_network=False),
@@ -119,7 +110,6 @@ print(json.dumps({
     "gone": load(),
 }))
 """
-)
 
 
 @pytest.mark.skipif(
@@ -155,9 +145,7 @@ def test_downloads_from_a_hub_and_offline(model_folder, mirror, tmp_path):
         assert "getting it from the hub failed" in offline["nothing"]
 
 
-PUSH = (
-    LOAD
-    + """
+PUSH = """
 import contextlib, io
 from dbtransform_lobes.cli.main import main
 def push(*arguments):
@@ -166,7 +154,6 @@ def push(*arguments):
         code = main(["push", "own", "owner/name", *arguments])
     return [code, out.getvalue(), err.getvalue()]
 """
-)
 
 
 def test_push_sends_what_the_dry_run_lists_and_it_loads(own_folder, tmp_path):

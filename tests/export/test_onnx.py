@@ -98,9 +98,6 @@ def enhanced_by_torch(folder, noisy):
     return load(folder).enhance_batch(torch.from_numpy(noisy)[None])[0].numpy()
 
 
-# Offline
-
-
 @pytest.mark.parametrize(
     ("name", "place"), [("offline", "inside"), ("causal", "outside")]
 )
@@ -132,8 +129,6 @@ def test_offline_graph_of_any_length(folders, tmp_path, name, place):
             alone = enhancer.enhance_array(one, 16000)
             assert np.abs(alone - each).max() < 1e-5
 
-
-# Streams
 
 VARIANTS = [
     {},
@@ -232,9 +227,6 @@ def test_latency_is_one_window(graph):
         assert given == max(sample - 32, 0) // 32 * 32
 
 
-# Quantisation, refusals
-
-
 def test_int8_is_near_and_says_how_far(folders, graph, tmp_path):
     rounded = tmp_path / "int8.onnx"
     difference = export_onnx(folders / "causal", rounded, True, int8=True)
@@ -304,9 +296,6 @@ def test_files_that_are_no_such_graphs(folders, tmp_path):
     assert METADATA not in {each.key for each in proto.metadata_props}
     with pytest.raises(ValueError, match="does not say what it takes"):
         OnnxEnhancer(path)
-
-
-# Command line
 
 
 def test_command_line(folders, tmp_path, run):

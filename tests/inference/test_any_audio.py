@@ -17,9 +17,9 @@ from dbtransform_lobes.inference.batch import enhance_pair
 from dbtransform_lobes.inference.high_band import TopBandGain
 from dbtransform_lobes.inference.mpeg import frames_of
 from dbtransform_lobes.inference.tags import id3_of
+from tests.formulas import literal_stft
 from tests.runs import Mapping, model_of
 from tests.signals import noise_like, noisy_signal, snr_db
-from tests.twins import literal_stft
 
 CPU = {"device": "cpu"}
 TAGS = {

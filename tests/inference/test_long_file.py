@@ -24,9 +24,9 @@ from dbtransform_lobes.inference.signal_path import SignalPath
 from dbtransform_lobes.models.chunks import fork
 from dbtransform_lobes.models.db_transform import DBTransform
 from tests.composition import composed
+from tests.formulas import literal_stft
 from tests.runs import model_of
 from tests.signals import noisy_signal, snr_db
-from tests.twins import literal_stft
 
 TINY = {
     "num_channels": 8,

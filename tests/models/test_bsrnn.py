@@ -8,16 +8,9 @@ from torch import nn
 from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.bsrnn_checkpoint import convert_public_state_dict
 from dbtransform_lobes.models.level import over_signal_level
+from tests.formulas import filter_twin, sigmoid, standardise
 from tests.models.tiny import BASELINES
-from tests.twins import (
-    array,
-    assert_twin,
-    filter_twin,
-    scramble,
-    sigmoid,
-    spectrum,
-    standardise,
-)
+from tests.twins import array, assert_twin, scramble, spectrum
 
 ORDERS = {"sequential": "ttkk", "interleaved": "tktk"}
 PUBLIC_WIDTHS = [2] + 10 * [3] + 12 * [8] + 7 * [16] + [17]

@@ -21,18 +21,8 @@ from dbtransform_lobes.models.conformer import (
     RelativeAttention,
 )
 from dbtransform_lobes.models.level import over_signal_level
-from tests.twins import (
-    affine,
-    array,
-    assert_twin,
-    randn,
-    scramble,
-    sigmoid,
-    silu,
-    softmax,
-    spectrum,
-    standardise,
-)
+from tests.formulas import affine, sigmoid, silu, softmax, standardise
+from tests.twins import array, assert_twin, randn, scramble, spectrum
 
 
 def tiny(**changes):

@@ -11,15 +11,9 @@ import torch
 from dbtransform_lobes.models.harmonic_graph import harmonic_pairs
 from dbtransform_lobes.models.spectrum import real_parts
 from tests.composition import composed
+from tests.formulas import filter_twin
 from tests.models.tiny import tiny
-from tests.twins import (
-    array,
-    assert_twin,
-    filter_twin,
-    mask_of,
-    scramble,
-    spectrum,
-)
+from tests.twins import array, assert_twin, mask_of, scramble, spectrum
 
 
 def model_twin(model, spec, order, taps=(-1, 0, 1)):

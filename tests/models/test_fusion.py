@@ -12,16 +12,8 @@ from dbtransform_lobes.models.multi_scale_fusion import (
     MultiScaleFusion,
     band_groups,
 )
-from tests.twins import (
-    affine,
-    array,
-    assert_twin,
-    randn,
-    scramble,
-    sigmoid,
-    silu,
-    softmax,
-)
+from tests.formulas import affine, sigmoid, silu, softmax
+from tests.twins import array, assert_twin, randn, scramble
 
 CENTRES = (100.0, 400.0, 900.0, 3000.0, 5000.0)
 RANGE_OF_BAND = (0, 0, 1, 2, 2)

@@ -15,18 +15,10 @@ from dbtransform_lobes.models.harmonic_graph import (
     harmonic_pairs,
     nearest_neighbours,
 )
+from tests.formulas import affine, sigmoid, silu, softmax
 from tests.models.tiny import BLOCKS, block
 from tests.models.tiny import LAYOUT as TINY
-from tests.twins import (
-    affine,
-    array,
-    assert_twin,
-    randn,
-    scramble,
-    sigmoid,
-    silu,
-    softmax,
-)
+from tests.twins import array, assert_twin, randn, scramble
 
 LAYOUT = BandLayout()
 

@@ -52,9 +52,6 @@ def wait_for(condition, seconds=120):
     raise AssertionError("what was waited for did not come")
 
 
-# Discriminator
-
-
 def test_scores_of_items_depend_on_both_signals_and_no_other_item():
     """So no statistics need to be exchanged between ranks."""
     torch.manual_seed(0)
@@ -86,9 +83,6 @@ def test_spectral_norm_of_the_weights_is_one():
 def test_too_short_crops_are_refused():
     with pytest.raises(ValueError, match="31 frames .*at least 32"):
         MetricDiscriminator(2)(*torch.rand(2, 1, 31, 257))
-
-
-# Losses
 
 
 def test_losses_equal_their_twins():
@@ -192,9 +186,6 @@ def test_impossible_settings_are_refused(settings, message):
         MetricGAN(**{"compute_stft": stft(), **settings})
 
 
-# PESQ
-
-
 def test_target_is_the_scaled_pesq_where_there_is_one():
     """Q = (PESQ - 1) / 3.5."""
     clean, noisy = (array(wave[0]) for wave in batch())
@@ -295,9 +286,6 @@ def test_workers_end_when_their_parent_is_killed():
         assert Path(f"/proc/{pid}").exists()
         parent.kill()
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
-
-
-# Ranks
 
 
 def one_rank(rank, folder):

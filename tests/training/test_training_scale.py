@@ -155,9 +155,6 @@ def test_a_failing_rank_stops_all_with_its_message(tree, one, tmp_path):
     assert f"{path}: samples are not finite" in done.stdout
 
 
-# Interruptions
-
-
 def interrupt(monkeypatch, last_step, tree, output, **changes):
     """Train until a step begins, with a checkpoint after each."""
     set_rate = WarmCoolDecayLRSchedule.__call__
@@ -326,9 +323,6 @@ def test_a_run_goes_on_after_bad_batches(tree, tmp_path, spoil, accumulation):
     assert steps_of(brain.optimizer.state_dict()) == {4}
 
 
-# Options
-
-
 def test_compiled_run_is_the_same(tree, one, tmp_path):
     """SpeechBrain's --compile wraps the model; here it runs eagerly."""
     with torch.compiler.set_stance("force_eager"):
@@ -377,9 +371,6 @@ def test_spectra_stay_in_fp32_under_autocast(dtype, one):
     assert all(grad.isfinite().all() for grad in grads)
 
 
-# Weights to start from
-
-
 def test_pretrained_weights_start_the_average_too(tree, model_folder, tmp_path):
     changes = {"pretrained": model_folder, "lr": 0.0, "number_of_epochs": 1}
     train(tree, tmp_path, **changes)
@@ -420,9 +411,6 @@ def test_weights_that_do_not_fit_are_refused(
     (tmp_path / "run").symlink_to(one)
     with pytest.raises(SystemExit, match=message):
         train(tree, tmp_path / "out", **{"pretrained": "own", **changes})
-
-
-# Odd data
 
 
 def test_odd_files_are_trained_on_and_left_out_of_the_scores(tmp_path):

@@ -9,6 +9,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from command import run_tool
+from dbtransform_lobes.cli.main import COMMANDS, main
+from dbtransform_lobes.export.model_folder import export_model
+from dbtransform_lobes.inference import EnhanceModel
+from tests.runs import model_of, tiny_run
+
 # Processes of several threads on the same cores are slower together than
 # processes of one. Programs that tests start read the variable.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -23,9 +29,6 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def exported(factory, **overrides):
     """Write a run and export it; return the model folder."""
-    from dbtransform_lobes.export.model_folder import export_model
-    from tests.runs import tiny_run
-
     run = factory.mktemp("run")
     tiny_run(run, **overrides)
     folder = factory.mktemp("model") / "tiny"
@@ -48,16 +51,12 @@ def causal_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(model_folder):
     """The tiny model on the CPU."""
-    from dbtransform_lobes.inference import EnhanceModel
-
     return EnhanceModel.from_hparams(model_folder, run_opts={"device": "cpu"})
 
 
 @pytest.fixture(scope="session")
 def identity():
     """An EnhanceModel that leaves its input as it is."""
-    from tests.runs import model_of
-
     return model_of(torch.nn.Identity())
 
 
@@ -70,8 +69,6 @@ def own_folder(model_folder, tmp_path):
 @pytest.fixture
 def run(capsys):
     """Run a command or tool; return what it wrote (``.out`` and ``.err``)."""
-    from command import run_tool
-    from dbtransform_lobes.cli.main import COMMANDS, main
 
     def run(name, *arguments, code=0):
         words = [str(each) for each in arguments]
@@ -109,7 +106,6 @@ def small_disk():
 @pytest.fixture
 def no_weights(monkeypatch):
     """Fail when weights are loaded."""
-    from dbtransform_lobes.inference import EnhanceModel
 
     def refuse(*args, **kwargs):
         raise AssertionError("the weights were loaded before the checks")

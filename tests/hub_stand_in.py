@@ -17,12 +17,11 @@ import time
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 TOKEN = "hf_stand_in"
 COMMIT = "0123456789" * 4
-GET = ["GET", "HEAD"]
 
 
 def free_port():
@@ -80,91 +79,79 @@ def hub(repos):
     It is not the hub: it checks the token and keeps what it is sent in
     ``repos``: {name: {"private", "branches", "files", "commits"}}.
     """
-    app, models = FastAPI(), "/api/models/{owner}/{name}"
+    app = FastAPI()
 
-    def repo_of(request):
-        """The repository of an address, which must be there."""
-        name = "{owner}/{name}".format(**request.path_params)
-        if name not in repos:
-            headers = {"X-Error-Code": "RepoNotFound"}
-            raise HTTPException(404, "Repository not found", headers)
-        return repos[name]
-
-    @app.middleware("http")
-    async def check_token(request, call_next):
+    @app.api_route("/{path:path}", methods=["GET", "HEAD", "POST"])
+    async def answer(request: Request, path: str):
         given = request.headers.get("Authorization") == f"Bearer {TOKEN}"
-        if given or request.url.path.endswith("/validate-yaml"):
-            return await call_next(request)
-        return JSONResponse({"error": "no token"}, 401)
-
-    @app.post("/api/validate-yaml")
-    async def validate():
-        return {"errors": [], "warnings": []}
-
-    @app.post("/api/repos/create")
-    async def create(request: Request):
-        given = await request.json()
-        name = f"{given.get('organization') or 'owner'}/{given['name']}"
-        private = given.get("private") or given.get("visibility") == "private"
-        new = {"branches": ["main"], "files": {}, "commits": []}
-        status = 409 if name in repos else 200
-        repos.setdefault(name, {"private": bool(private), **new})
-        address = f"{request.base_url}{name}"
-        return JSONResponse({"url": address, "name": name}, status)
-
-    @app.post(models + "/branch/{branch}")
-    async def make_branch(request: Request, branch: str):
-        branches = repo_of(request)["branches"]
-        status = 409 if branch in branches else 200
-        branches += [branch] if status == 200 else []
-        return JSONResponse({}, status)
-
-    @app.post(models + "/preupload/{branch}")
-    async def take_all_within_the_commit(request: Request):
-        modes = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
-        files = (await request.json())["files"]
-        return {"files": [{"path": file["path"], **modes} for file in files]}
-
-    @app.post(models + "/commit/{branch}")
-    async def commit(request: Request, branch: str):
-        repo, content = repo_of(request), await request.body()
-        if branch not in repo["branches"]:
-            raise HTTPException(404, "no such branch")
-        for line in map(json.loads, content.splitlines()):
-            if line["key"] == "file":
-                data = base64.b64decode(line["value"]["content"])
-                repo["files"][line["value"]["path"]] = data
-        repo["commits"].append(branch)
-        oid = hashlib.sha1(content).hexdigest()
-        url = str(request.url).replace("/api/models", "")
-        made = {"success": True, "commitOid": oid, "commitUrl": url}
-        return {**made, "hookOutput": ""}
-
-    @app.get(models + "/tree/{branch}")
-    async def tree(request: Request):
-        return [
-            {"type": "file", "path": name, "size": len(data), "oid": COMMIT}
-            for name, data in repo_of(request)["files"].items()
-        ]
-
-    @app.get(models)
-    @app.get(models + "/revision/{branch}")
-    async def about(request: Request):
-        repo = repo_of(request)
-        names = [{"rfilename": name} for name in repo["files"]]
-        found = {"id": "owner/name", "sha": COMMIT, "siblings": names}
-        return {**found, "private": repo["private"]}
-
-    @app.api_route("/{owner}/{name}/resolve/{branch}/{file}", methods=GET)
-    async def send_file(request: Request, file: str):
-        data = repo_of(request)["files"].get(file)
-        if data is None:
-            headers = {"X-Error-Code": "EntryNotFound"}
-            raise HTTPException(404, "Entry not found", headers)
-        tag = f'"{hashlib.sha256(data).hexdigest()}"'
-        return Response(data, headers={"ETag": tag, "X-Repo-Commit": COMMIT})
+        body = await request.body()
+        match path.removeprefix("api/").split("/"):
+            case ["validate-yaml"]:
+                return {"errors": [], "warnings": []}
+            case _ if not given:
+                return JSONResponse({"error": "no token"}, 401)
+            case ["repos", "create"]:
+                return create(repos, json.loads(body), request.base_url)
+            case ["models", owner, name, *action] | [owner, name, *action]:
+                repo = repos.get(f"{owner}/{name}")
+        if repo is None:
+            return missing("Repo")
+        match action:
+            case ["branch", branch]:
+                status = 409 if branch in repo["branches"] else 200
+                repo["branches"] += [branch] if status == 200 else []
+                return JSONResponse({}, status)
+            case ["preupload", _]:  # takes all within the commit
+                modes = {"uploadMode": "regular", "shouldIgnore": False}
+                files = [file["path"] for file in json.loads(body)["files"]]
+                return {"files": [{"path": name, **modes} for name in files]}
+            case ["commit", branch] if branch in repo["branches"]:
+                return commit(repo, branch, body, str(request.url))
+            case ["tree", _]:
+                files = repo["files"].items()
+                file = {"type": "file", "oid": COMMIT}
+                return [{**file, "path": n, "size": len(d)} for n, d in files]
+            case ["resolve", _, file] if file in repo["files"]:
+                data = repo["files"][file]
+                tag = f'"{hashlib.sha256(data).hexdigest()}"'
+                headers = {"ETag": tag, "X-Repo-Commit": COMMIT}
+                return Response(data, headers=headers)
+            case [] | ["revision", _]:
+                names = [{"rfilename": name} for name in repo["files"]]
+                found = {"id": "owner/name", "sha": COMMIT, "siblings": names}
+                return {**found, "private": repo["private"]}
+        return missing("Entry")
 
     return app
+
+
+def missing(kind):
+    """What the hub answers where there is no such thing."""
+    return Response(
+        status_code=404, headers={"X-Error-Code": f"{kind}NotFound"}
+    )
+
+
+def create(repos, given, address):
+    """Make a repository, unless it is there."""
+    name = f"{given.get('organization') or 'owner'}/{given['name']}"
+    private = given.get("private") or given.get("visibility") == "private"
+    new = {"branches": ["main"], "files": {}, "commits": []}
+    status = 409 if name in repos else 200
+    repos.setdefault(name, {"private": bool(private), **new})
+    return JSONResponse({"url": f"{address}{name}", "name": name}, status)
+
+
+def commit(repo, branch, body, address):
+    """Keep the files of a commit."""
+    for line in map(json.loads, body.splitlines()):
+        if line["key"] == "file":
+            data = base64.b64decode(line["value"]["content"])
+            repo["files"][line["value"]["path"]] = data
+    repo["commits"].append(branch)
+    oid = hashlib.sha1(body).hexdigest()
+    url = address.replace("/api/models", "")
+    return {"commitOid": oid, "commitUrl": url}
 
 
 @contextlib.contextmanager

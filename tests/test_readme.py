@@ -79,7 +79,7 @@ def test_example_is_made_of_synthetic_signals():
 SPACE = ROOT / "recipes/space"
 
 
-def test_its_front_matter_and_requirements_are_those_of_the_package():
+def test_the_space_asks_for_what_the_package_needs():
     setup = text_of("setup.py")
     needed, demo = (
         re.findall('"(.+?)"', setup.split(start)[1].split("]")[0])
@@ -92,7 +92,7 @@ def test_its_front_matter_and_requirements_are_those_of_the_package():
     assert f"gradio>={card['sdk_version']}" in demo
 
 
-def test_its_page_is_built():
+def test_the_page_of_the_space_is_built():
     gradio = pytest.importorskip("gradio")
     demo = runpy.run_path(str(SPACE / "app.py"))["demo"]
     labels = {getattr(block, "label", None) for block in demo.blocks.values()}

@@ -42,25 +42,6 @@ def test_model_equals_the_composition_of_its_parts(order, other, causal):
     assert_twin(model(spec), *(model_twin(model, spec, *f) for f in forms))
 
 
-ATTENTION, FUSION = "DifferentialBandAttention", "MultiScaleFusion"
-GRAPH, GATED = "HarmonicGraphAttention", "FeedForward"
-
-
-@pytest.mark.parametrize(
-    "form, kinds",
-    [
-        ("default", [ATTENTION, FUSION, GRAPH]),
-        ("per_band", [ATTENTION, FUSION, GATED, GRAPH, GATED]),
-        ("no_fusion", [ATTENTION, GATED, GRAPH, GATED]),
-        ("no_graph", [ATTENTION, FUSION, GATED]),
-        ("bare", [ATTENTION]),
-    ],
-)
-def test_order_of_the_blocks(form, kinds):
-    blocks = tiny(form, num_layers=2).blocks
-    assert [type(each.block).__name__ for each in blocks] == 2 * kinds
-
-
 def test_the_initial_lambda_follows_the_layer():
     attentions = tiny("vector", num_layers=3).blocks[::3]
     found = [residual.block.vector.initial for residual in attentions]

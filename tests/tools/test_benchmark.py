@@ -25,31 +25,22 @@ SMALL = {**BANDS, "num_channels": 8, "num_heads": 2, "num_neighbours": 2}
 PROPOSAL = {**tiny.PROPOSAL, **SMALL, "compression": 1.0}
 TINY_BSRNN = {**BANDS, "num_channels": 4, "num_layers": 1}
 BSRNN_CLASS = "dbtransform_lobes.models.bsrnn.BSRNN"
-HUNGRY, DEADLY = f"{__name__}.Hungry", f"{__name__}.Deadly"
+COSTLY = f"{__name__}.Costly"
 LENGTH = 0.25
 
 
-class Hungry(nn.Module):
-    """Needs so many bytes for a pass."""
+class Costly(nn.Module):
+    """Needs so many bytes for a pass, or ends its process by a signal."""
 
-    def __init__(self, num_bytes):
+    def __init__(self, num_bytes=0, number=None):
         super().__init__()
-        self.num_bytes = num_bytes
+        self.num_bytes, self.number = num_bytes, number
 
     def forward(self, spec):
+        if self.number:
+            os.kill(os.getpid(), self.number)
         torch.empty(self.num_bytes, dtype=torch.uint8)[::1024] = 1
         return spec
-
-
-class Deadly(nn.Module):
-    """Ends its process."""
-
-    def __init__(self, number):
-        super().__init__()
-        self.number = number
-
-    def forward(self, spec):
-        os.kill(os.getpid(), self.number)
 
 
 def write_model(folder, name, kind=None, **options):
@@ -281,17 +272,17 @@ def test_operations_of_a_long_signal_are_those_of_a_shorter_one(tmp_path):
 
 
 def test_memory_of_a_pass(tmp_path):
-    path = write_model(tmp_path, "hungry", HUNGRY, num_bytes=200_000_000)
+    path = write_model(tmp_path, "hungry", COSTLY, num_bytes=200_000_000)
     assert 195e6 < peak_memory(str(path), LENGTH) < 260e6
 
 
 def test_a_process_without_memory_is_told_from_one_that_fails(tmp_path):
-    path = write_model(tmp_path, "greedy", HUNGRY, num_bytes=10**15)
+    path = write_model(tmp_path, "greedy", COSTLY, num_bytes=10**15)
     assert peak_memory(str(path), LENGTH) is None
-    path = write_model(tmp_path, "killed", DEADLY, number=int(signal.SIGKILL))
+    path = write_model(tmp_path, "killed", COSTLY, number=int(signal.SIGKILL))
     with Worker(str(path)) as worker:  # as the kernel does
         assert worker.run("inference", 1, LENGTH) is None
-    path = write_model(tmp_path, "broken", DEADLY, number=int(signal.SIGABRT))
+    path = write_model(tmp_path, "broken", COSTLY, number=int(signal.SIGABRT))
     with Worker(str(path)) as worker:
         told = "broken.yaml ended with code -6"
         with pytest.raises(RuntimeError, match=told):

@@ -17,11 +17,7 @@ from torch import nn
 from dbtransform_lobes.models.level import RunningLevel
 from dbtransform_lobes.models.mask_decoder import NUM_TAPS
 from dbtransform_lobes.models.multi_scale_fusion import RANGES_HZ
-from dbtransform_lobes.models.spectrum import (
-    check_spectrum,
-    complex_spectrum,
-    real_parts,
-)
+from dbtransform_lobes.models.spectrum import complex_spectrum, real_parts
 
 
 def with_weights(module, weight, bias):
@@ -51,6 +47,11 @@ def places(layout):
     """For each band the number of its run, and its place in that."""
     runs = enumerate(layout.runs)
     return [(n, i) for n, run in runs for i in range(run.num_bands)]
+
+
+def heads(x, num_heads):
+    """(..., N, C) to (..., H, N, d)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(-3, -2)
 
 
 def normalise(norm, x):
@@ -101,15 +102,11 @@ class LiteralAttention(nn.Module):
         statistics = *self._statistics(map1), *self._statistics(map2)
         statistics = torch.stack(statistics, dim=-1)
         lam = self.mlp(statistics).unsqueeze(-1)  # (B, H, 1, 1)
-        out = (map1 - lam * map2) @ self._heads(self.value(x))
+        out = (map1 - lam * map2) @ heads(self.value(x), self.num_heads)
         return self.output(out.transpose(1, 2).flatten(2))
 
-    def _heads(self, x):
-        """(B, T, C / 2) to (B, H, T, d)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
     def _map(self, query, key):
-        query, key = self._heads(query), self._heads(key)
+        query, key = (heads(x, self.num_heads) for x in (query, key))
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         return scores.softmax(-1)
 
@@ -175,18 +172,13 @@ class LiteralGraph(nn.Module):
         edges = torch.zeros_like(itself).scatter(-1, chosen, True)
         edges = edges | edges.T | itself
         x = torch.stack(bands, dim=2)  # (B, T, K, C)
-        query = self._heads(self.query(x))
-        key = self._heads(self.key(x))
+        maps = self.query, self.key, self.value
+        query, key, value = (heads(one(x), self.num_heads) for one in maps)
         logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         logits = logits + similarity  # (B, T, H, K, K)
         weights = logits.masked_fill(~edges, -math.inf).softmax(-1)
-        out = weights @ self._heads(self.value(x))
-        out = self.output(out.transpose(2, 3).flatten(3))
+        out = self.output((weights @ value).transpose(2, 3).flatten(3))
         return list(out.unbind(2))
-
-    def _heads(self, x):
-        """(B, T, K, C) to (B, T, H, K, d)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
 
 
 class LiteralMaskDecoder(nn.Module):
@@ -231,7 +223,7 @@ class LiteralProposal(nn.Module):
     def __init__(self, model):
         super().__init__()
         (attend, fuse, join), layout = model.blocks, model.layout
-        self.num_bins, self.level = layout.num_bins, model.level.back
+        self.level = model.level.back
         bands = range(layout.num_bands)
         attention = [LiteralAttention(attend.block, k) for k in bands]
         fusion = LiteralFusion(fuse.block, layout.centres)
@@ -243,7 +235,6 @@ class LiteralProposal(nn.Module):
 
     def forward(self, spec):
         """Enhance a spectrum, complex (B, F, T) to (B, F, T)."""
-        check_spectrum(spec, self.num_bins)
         # The level has a twin of its own.
         seen = complex_spectrum(RunningLevel(self.level)(real_parts(spec)))
         bands = self.band_split(seen)

@@ -10,45 +10,35 @@ from huggingface_hub import RepoCard
 
 from dbtransform_lobes import __version__
 from dbtransform_lobes.data.levels import mix
-from tests.pages import (
-    PAGES,
-    ROOT,
-    check_command,
-    commands,
-    extras,
-    make_clone,
-    python,
-    run_commands,
-    text_of,
-)
+from tests import pages
 from tests.signals import noise_like, speech_like
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", pages.PAGES)
 def test_commands_are_those_of_programs_that_take_them(page):
-    folder = (ROOT / page).parent if "recipes" in page else ROOT
-    given = commands(page)
+    folder = (pages.ROOT / page).parent if "recipes" in page else pages.ROOT
+    given = pages.commands(page)
     assert given or page.startswith("docs")
     for words in given:
-        check_command(words, folder)
+        pages.check_command(words, folder)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", pages.PAGES)
 def test_files_that_a_page_links_exist(page):
-    for link in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", text_of(page)):
-        assert (ROOT / page).parent.joinpath(link).exists(), link
+    for link in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", pages.text_of(page)):
+        assert (pages.ROOT / page).parent.joinpath(link).exists(), link
 
 
 def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
-    clone = make_clone(tmp_path)
+    clone = pages.make_clone(tmp_path)
     monkeypatch.chdir(clone)
 
     def make_live_stream(words):
         if words[:2] == ["dbtransform", "evaluate"]:
-            exec(python("docs/evidence.md"), {})
+            exec(pages.python("docs/evidence.md"), {})
 
-    run_commands("README.md", clone, before=make_live_stream)
-    exec(python("README.md"), {})
+    pages.run_commands("README.md", clone, before=make_live_stream)
+    exec(pages.python("README.md"), {})
     assert (clone / "enhanced.wav").is_file()
     assert (clone / "enhanced_folder/noisy.wav").is_file()
     assert (clone / "analysis/spectrograms.png").is_file()
@@ -59,16 +49,18 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
 
 
 def test_install_page_lists_every_extra():
-    listed = re.findall(r"^\| `([\w-]+)`", text_of("docs/install.md"), re.M)
-    assert extras() <= set(listed)
+    listed = re.findall(
+        r"^\| `([\w-]+)`", pages.text_of("docs/install.md"), re.M
+    )
+    assert pages.extras() <= set(listed)
 
 
 def test_citation_is_of_this_version():
-    assert f"\nversion: {__version__}\n" in text_of("CITATION.cff")
+    assert f"\nversion: {__version__}\n" in pages.text_of("CITATION.cff")
 
 
 def test_example_is_made_of_synthetic_signals():
-    path = ROOT / "dbtransform_lobes/bundled/example_noisy.flac"
+    path = pages.ROOT / "dbtransform_lobes/bundled/example_noisy.flac"
     signal, rate = sf.read(path)
     speech, noise = speech_like(4.0, seed=1), noise_like(4.0, seed=1)
     _, noisy = mix(speech, noise, snr_db=5.0)
@@ -76,11 +68,11 @@ def test_example_is_made_of_synthetic_signals():
     np.testing.assert_allclose(signal, noisy, atol=1 / 32768)
 
 
-SPACE = ROOT / "recipes/space"
+SPACE = pages.ROOT / "recipes/space"
 
 
 def test_the_space_asks_for_what_the_package_needs():
-    setup = text_of("setup.py")
+    setup = pages.text_of("setup.py")
     needed, demo = (
         re.findall('"(.+?)"', setup.split(start)[1].split("]")[0])
         for start in ("install_requires=[", '"demo": [')

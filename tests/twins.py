@@ -49,7 +49,7 @@ def assert_twin(actual, expected, *wrong, tolerance=1e-10):
         assert np.max(np.abs(np.asarray(other) - expected)) > 1e-3
 
 
-def assert_close_in_bfloat16(module, x, share=0.05):
+def close_in_bf16(module, x, share=0.05):
     """Autocast changes the output, but by a small share; return the output."""
     exact = module(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):

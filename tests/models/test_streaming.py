@@ -7,13 +7,7 @@ import torch
 
 from dbtransform_lobes.models import db_transform
 from tests.models.tiny import each_causal_form, tiny
-from tests.twins import (
-    array,
-    assert_close_in_bfloat16,
-    assert_twin,
-    scramble,
-    spectrum,
-)
+from tests.twins import array, assert_twin, close_in_bf16, scramble, spectrum
 
 CHUNKS = (1, 2, 3, 5, 7, 16)
 NARROW = {"window": 3, "fusion_windows": [[4, 8, 16], [2, 4, 8], [1, 2, 4]]}
@@ -167,7 +161,7 @@ def test_a_step_does_not_change_its_state(form):
 def test_steps_in_bfloat16_come_close(form):
     model = tiny(form, causal=True)
     spec = spectrum(2, 17, 30, dtype=torch.float32)
-    out = assert_close_in_bfloat16(lambda x: stream(model, x, 4)[0], spec)
+    out = close_in_bf16(lambda x: stream(model, x, 4)[0], spec)
     assert out.dtype == torch.complex64
 
 

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from speechbrain.processing.features import ISTFT, STFT
 
 from dbtransform_lobes.evaluation.metrics import pesq_wide_band
 from dbtransform_lobes.models.waveform import enhance_waveform, sqrt_hann_window
@@ -17,6 +16,7 @@ from dbtransform_lobes.training.losses_multi_resolution import (
     multi_resolution_stft,
 )
 from dbtransform_lobes.training.losses_pesq import PesqDisturbance
+from tests.runs import model_of
 from tests.signals import noise_like, speech_like
 from tests.twins import array, assert_twin, randn
 
@@ -36,15 +36,10 @@ HANN = {"hop_length": 8, "window_fn": torch.hann_window}
 SQRT_HANN = {"hop_length": 16, "window_fn": sqrt_hann_window}
 
 
-def transforms(hop_length, window_fn):
-    settings = {
-        "sample_rate": 16000,
-        "n_fft": 512,
-        "win_length": 32,
-        "hop_length": hop_length,
-        "window_fn": window_fn,
-    }
-    return STFT(**settings), ISTFT(**settings)
+def transforms(**settings):
+    """The STFT and the iSTFT of a model."""
+    hparams = model_of(torch.nn.Identity(), **settings).hparams
+    return hparams.compute_stft, hparams.compute_istft
 
 
 def loss_of(stft, magnitude=1, complex=1, si_sdr=0, front_end=None, **weights):

@@ -155,28 +155,38 @@ def test_a_failing_rank_stops_all_with_its_message(tree, one, tmp_path):
     assert f"{path}: samples are not finite" in done.stdout
 
 
-def interrupt(monkeypatch, last_step, tree, output, **changes):
-    """Train until a step begins, with a checkpoint after each."""
+def _train_until(step, stop_by, tree, output, changes):
+    """Train until a step begins, then send this process a signal."""
     set_rate = WarmCoolDecayLRSchedule.__call__
 
-    def stop(schedule, optimizer, step):
-        if step == last_step:
-            raise KeyboardInterrupt
-        set_rate(schedule, optimizer, step)
+    def stop(schedule, optimizer, number):
+        if number == step:
+            os.kill(os.getpid(), stop_by)
+        set_rate(schedule, optimizer, number)
 
+    WarmCoolDecayLRSchedule.__call__ = stop
+    train(tree, output, **changes)
+
+
+def interrupt(step, tree, output, stop_by=signal.SIGKILL, **changes):
+    """Stop a process that trains, with a checkpoint after each step."""
     changes |= {"ckpt_interval_minutes": 0, "ckpt_interval_steps": 1}
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(WarmCoolDecayLRSchedule, "__call__", stop)
-        train(tree, output, **changes)
+    given = step, stop_by, tree, output, changes
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=_train_until, args=given)
+    process.start()
+    process.join()
+    assert process.exitcode == (-stop_by if stop_by == signal.SIGKILL else 1)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_interrupted_run_goes_on_in_mid_epoch(
-    tree, one, tmp_path, monkeypatch, accumulation
-):
+@pytest.mark.parametrize(
+    "accumulation, stop_by", [(1, signal.SIGKILL), (2, signal.SIGINT)]
+)
+def test_interrupted_run_goes_on(tree, one, tmp_path, accumulation, stop_by):
     """Stopped in its fifth step of six, or with accumulation amid that."""
     changes = {"grad_accumulation_factor": accumulation}
-    interrupt(monkeypatch, 5, tree, tmp_path, **changes)
+    interrupt(5, tree, tmp_path, stop_by, **changes)
+    assert "test:" not in (tmp_path / "train_log.txt").read_text()
     assert len(logged(tmp_path, "valid", "pesq")) == 1
     unfinished = distance(checkpoint(tmp_path), checkpoint(one))
     assert unfinished > 1e-4
@@ -193,8 +203,8 @@ def test_interrupted_run_goes_on_in_mid_epoch(
             assert distance(*map(seen, states)) < unfinished / 10
 
 
-def test_other_epochs_are_refused_in_mid_epoch(tree, tmp_path, monkeypatch):
-    interrupt(monkeypatch, 2, tree, tmp_path)
+def test_other_epochs_are_refused_in_mid_epoch(tree, tmp_path):
+    interrupt(2, tree, tmp_path)
     with pytest.raises(SystemExit, match="steps_per_epoch differ"):
         train(tree, tmp_path, steps_per_epoch=0)
 

@@ -148,6 +148,11 @@ def contents(folder):
     }
 
 
+def names(folder):
+    """Return the names in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def snr_db(reference, estimate):
     """Power of a signal over that of an estimate's error, in dB."""
     reference, estimate = np.asarray(reference), np.asarray(estimate)

@@ -17,7 +17,7 @@ from dbtransform_lobes.export.model_folder import export_model
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.models.waveform import enhance_waveform
 from tests.runs import save_checkpoint, tiny_run, write_hyperparams
-from tests.signals import noisy_batch, write_wav
+from tests.signals import names, noisy_batch, write_wav
 
 FILES = ["README.md", "custom.py", "hyperparams.yaml", "model.ckpt"]
 
@@ -27,10 +27,6 @@ def trained(tmp_path_factory):
     """A run folder and its best averaged model; not to be changed."""
     folder = tmp_path_factory.mktemp("run")
     return folder, tiny_run(folder)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_round_trip_is_the_averaged_model_of_the_best(trained, tmp_path):

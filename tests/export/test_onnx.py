@@ -4,7 +4,6 @@ import copy
 import shutil
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import onnx
@@ -332,16 +331,6 @@ def test_state_that_does_not_come_back_is_refused(graph, tmp_path):
     told = f"lost.onnx: .* {count} states in and {count - 1} out"
     with pytest.raises(ValueError, match=told):
         benchmark_onnx.time_streams([tmp_path / "lost.onnx"])
-
-
-def test_benchmark_times_graphs_in_turns(monkeypatch):
-    """The warm-up is left out, a call before each measurement too."""
-    calls = []
-    caller = partial(partial, calls.append)
-    monkeypatch.setattr(benchmark_onnx, "_caller", caller)
-    times = benchmark_onnx.time_streams(["a", "b"], rounds=2)
-    assert [len(times[path]) for path in "ab"] == [2, 2]
-    assert "".join(calls) == "".join(21 * path for path in "ababba")
 
 
 def test_benchmark_command(graph, tmp_path, run):

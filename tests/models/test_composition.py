@@ -1,7 +1,6 @@
 """A new block and a new norm: one class each, composed in YAML alone."""
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
@@ -13,6 +12,7 @@ from dbtransform_lobes.inference.onnx_stream import GraphStream
 from dbtransform_lobes.models import db_transform
 from dbtransform_lobes.models.chunks import TimeBlock, Whole
 from figures.architecture import stages
+from tests.export.test_onnx import opened
 
 LAYOUT = "{widths: [1, 1, 2, 2, 3, 4, 4], n_fft: 32}"
 GRAPH = "dbtransform_lobes.models.harmonic_graph.HarmonicGraphAttention"
@@ -109,16 +109,12 @@ def test_it_is_exported_to_onnx(model):
     model.eval()
     spec = torch.view_as_real(noise().transpose(1, 2)).contiguous()
     expected = model.run(Whole(), spec).numpy()
-    (found,) = session(offline_model(model)).run(None, {"spec": spec.numpy()})
+    (found,) = opened(offline_model(model)).run(None, {"spec": spec.numpy()})
     assert np.abs(found - expected).max() < 1e-4
     # The same as a stream, frame by frame.
-    stream = GraphStream(session(streaming_model(model)))
+    stream = GraphStream(opened(streaming_model(model)))
     for frame, target in zip(spec.split(1, 1), expected[0], strict=True):
         assert np.abs(stream(frame.numpy())[0, 0] - target).max() < 1e-4
-
-
-def session(proto):
-    return onnxruntime.InferenceSession(proto.SerializeToString())
 
 
 def test_tools_count_draw_and_analyse_it(model):

@@ -31,7 +31,7 @@ from figures.fusion import fusion_weights
 from figures.report import render_report
 from tests.composition import composed, flow, front_end_yaml
 from tests.runs import model_of
-from tests.signals import noise_like, speech_like, write_wav
+from tests.signals import names, noise_like, speech_like, write_wav
 from tests.twins import spectrum
 
 SMALL = {"num_channels": 8, "num_layers": 2, "num_heads": 2}
@@ -87,10 +87,6 @@ def page_audio(page):
         title: sf.read(io.BytesIO(base64.b64decode(data)))
         for title, data in found
     }
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_folder_has_every_figure_twice_and_the_page(everything):

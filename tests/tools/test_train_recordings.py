@@ -83,27 +83,25 @@ def test_a_model_that_grows_begins_as_the_same_function(tmp_path):
         tool.load_and_grow(large, dict(other.state_dict()))
 
 
-def test_a_run_learns_stops_and_goes_on(tmp_path):
-    model = tmp_path / "model.yaml"
-    model.write_text(MODEL)
-    recordings = make_recordings(tmp_path / "recordings")
-    command = [str(model), "--recordings", str(recordings)]
-    command += ["--output", str(tmp_path / "run"), "--batch-size", "2"]
-    command += ["--crop-seconds", "1", "--warmup-steps", "3"]
-    tool.run(parse([*command, "--hours", "0.0008"]))
+def test_a_run_learns_stops_and_goes_on(tmp_path, run):
+    model, other = tmp_path / "model.yaml", tmp_path / "other.yaml"
+    for path in (model, other):
+        path.write_text(MODEL)
+    options = "--batch-size 2 --crop-seconds 1 --warmup-steps 3 --hours".split()
+    options = "--output", tmp_path / "run", *options
+    options = "--recordings", make_recordings(tmp_path / "data"), *options
+    run("train_recordings", model, *options, "0.0008")
     first = torch.load(tmp_path / "run/state.pt", weights_only=True)
     assert first["step"] > 1
-    tool.run(parse([*command, "--hours", "0.0014"]))
+    run("train_recordings", model, *options, "0.0014")
     second = torch.load(tmp_path / "run/state.pt", weights_only=True)
     assert second["step"] > first["step"]
     weights = torch.load(tmp_path / "run/model_ema.ckpt", weights_only=True)
     assert weights.keys() == second["model"].keys()
     changed = [not torch.equal(weights[k], first["ema"][k]) for k in weights]
     assert any(changed) and all(w.isfinite().all() for w in weights.values())
-    other = tmp_path / "other.yaml"
-    other.write_text(MODEL)
-    with pytest.raises(ValueError, match="another --output"):
-        tool.run(parse([str(other), *command[1:], "--hours", "1"]))
+    told = run("train_recordings", other, *options, "1", code=1).err
+    assert "another --output" in told
 
 
 def test_batches_go_on_where_a_run_stopped_with_any_workers(tmp_path):

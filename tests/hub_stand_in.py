@@ -84,7 +84,7 @@ def hub(repos):
     @app.api_route("/{path:path}", methods=["GET", "HEAD", "POST"])
     async def answer(request: Request, path: str):
         given = request.headers.get("Authorization") == f"Bearer {TOKEN}"
-        body = await request.body()
+        body, repo = await request.body(), None
         match path.removeprefix("api/").split("/"):
             case ["validate-yaml"]:
                 return {"errors": [], "warnings": []}

@@ -65,17 +65,17 @@ def build_app(model):
             )
         if EXAMPLE.is_file():
             gr.Examples([[str(EXAMPLE)]], [noisy], cache_examples=False)
-        strength = gr.Slider(
-            0,
-            1,
-            value=1,
-            step=0.05,
-            label="Strength",
-            info="0 leaves the noisy signal, 1 is the whole enhancement",
-        )
+        about = "0 leaves the noisy signal, 1 is the whole enhancement"
+        steps = {"value": 1, "step": 0.05}
+        strength = gr.Slider(0, 1, **steps, label="Strength", info=about)
         button = gr.Button("Enhance", variant="primary")
         picture = gr.Plot(show_label=False, elem_id="spectrograms")
-        _add_graph(model)
+        try:
+            figure = band_graph(model.mods.model)
+            gr.Markdown(ABOUT_GRAPH)
+            gr.Plot(figure, show_label=False, elem_id="graph")
+        except MissingPart:
+            pass
         button.click(
             lambda path, share: _enhance(model, path, share, enhanced),
             [noisy, strength],
@@ -90,10 +90,7 @@ def build_app(model):
 
 
 def launch(app, host="127.0.0.1", port=7860):
-    """Serve the page at an address of this machine until Ctrl-C.
-
-    OSError if the port is taken.
-    """
+    """Serve the page until Ctrl-C; OSError if the port is taken."""
     import gradio as gr
 
     app.launch(
@@ -108,17 +105,6 @@ def launch(app, host="127.0.0.1", port=7860):
             font=["system-ui", "sans-serif"], font_mono=["monospace"]
         ),
     )
-
-
-def _add_graph(model):
-    import gradio as gr
-
-    try:
-        figure = band_graph(model.mods.model)
-    except MissingPart:
-        return
-    gr.Markdown(ABOUT_GRAPH)
-    gr.Plot(figure, show_label=False, elem_id="graph")
 
 
 def _enhance(model, path, strength, player):
@@ -140,19 +126,14 @@ def _enhance(model, path, strength, player):
             raise gr.Error(reason.replace(str(path), path.name))
         for note in notes:
             gr.Warning(note)
-        figure = _spectrograms(path, output)
+        rate = audio_info(path).samplerate
+        shown = {"frames": SHOWN_SECONDS * rate, "sample_rate": rate}
+        signals = {
+            name: read_audio(file, **shown)  # channels averaged
+            for name, file in (("Noisy", path), ("Enhanced", output))
+        }
+        figure = spectrograms(signals, rate)
         cached = gr.processing_utils.save_file_to_cache(
             output, player.GRADIO_CACHE
         )
     return cached, figure
-
-
-def _spectrograms(noisy, enhanced):
-    """Figure of the first 30 s of two files, their channels averaged."""
-    rate = audio_info(noisy).samplerate
-    named = {"Noisy": noisy, "Enhanced": enhanced}
-    signals = {
-        name: read_audio(path, frames=SHOWN_SECONDS * rate, sample_rate=rate)
-        for name, path in named.items()
-    }
-    return spectrograms(signals, rate)

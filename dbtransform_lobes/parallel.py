@@ -22,10 +22,7 @@ CRASHED = (
 
 
 def parallel_map(function, tasks, jobs, chunksize=1):
-    """Yield the results of all tasks in their order, from ``jobs`` processes.
-
-    OSError if a process dies.
-    """
+    """Yield the results of all tasks, in their order, from some processes."""
     if jobs == 1:
         yield from map(function, tasks)
         return
@@ -40,12 +37,7 @@ def parallel_map(function, tasks, jobs, chunksize=1):
 
 
 def run_isolated(
-    function,
-    tasks,
-    jobs=1,
-    initializer=None,
-    initargs=(),
-    on_crash=None,
+    function, tasks, jobs=1, initializer=None, initargs=(), on_crash=None
 ):
     """Call a function for every task in worker processes, in any order.
 
@@ -53,17 +45,14 @@ def run_isolated(
     says why the task failed and is "" if it did not. When a process dies, even
     of a segmentation fault in C code, the tasks of the others go on, which the
     pools of the standard library cannot do; its own task is tried once more,
-    and ``on_crash`` is called with the task and the process id.
-    ``initializer`` is called first in each process. Workers are not forked from
-    this process, which may run threads: a script that calls this needs
-    ``if __name__ == "__main__":``. They end with this generator and process.
+    and ``on_crash`` is called with the task and the process id. Workers begin
+    with ``initializer`` and end with this generator; they are not forked from
+    this process: a script needs ``if __name__ == "__main__":``.
 
     Example
     -------
     >>> list(run_isolated(divmod, [(7, 2)]))
     [((7, 2), (3, 1), '')]
-    >>> _, result, reason = next(run_isolated(divmod, [(7, 0)]))
-    >>> assert result is None and "ZeroDivisionError" in reason
     """
     work = _Work(jobs, initializer, initargs)
     try:
@@ -83,12 +72,9 @@ class _Work:
         """Start a pool."""
         methods = multiprocessing.get_all_start_methods()
         method = "forkserver" if "forkserver" in methods else "spawn"
-        self.pool = ProcessPool(
-            self.jobs,
-            context=multiprocessing.get_context(method),
-            initializer=_start,
-            initargs=self.initializer,
-        )
+        context = multiprocessing.get_context(method)
+        begin = {"initializer": _start, "initargs": self.initializer}
+        self.pool = ProcessPool(self.jobs, context=context, **begin)
         self.starts += 1
 
     def stop(self):

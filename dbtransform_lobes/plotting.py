@@ -15,15 +15,7 @@ PANEL_COLUMNS = 4
 
 
 def check_plot(path):
-    """Refuse a plot whose name is not in .png or .pdf, or without matplotlib.
-
-    Example
-    -------
-    >>> check_plot("cost.txt")
-    Traceback (most recent call last):
-    ...
-    ValueError: the plot is cost.txt, expected a name in .png or .pdf
-    """
+    """Refuse a plot whose name is not in .png or .pdf, or for no matplotlib."""
     if Path(path).suffix.lower() not in SUFFIXES:
         expected = " or ".join(SUFFIXES)
         raise ValueError(f"the plot is {path}, expected a name in {expected}")
@@ -35,21 +27,14 @@ def check_plot(path):
 
 
 def style(number):
-    """Return colour and marker of the n-th curve, as arguments of ``plot``.
-
-    When the colours are used up, they come again with other markers.
-    """
+    """Return colour and marker of the n-th curve, as arguments of ``plot``."""
     turn, place = divmod(number, len(COLOURS))
     marker = MARKERS[(place + turn) % len(MARKERS)]
     return {"color": COLOURS[place], "marker": marker}
 
 
 def panel_grid(count, row_height=2.0):
-    """Return a figure and its panels, four beside each other, row by row.
-
-    The height is in inches. The figure is not known to pyplot: it opens no
-    window and touches no global state.
-    """
+    """Return a figure, unknown to pyplot, and its panels, four in a row."""
     from matplotlib.figure import Figure
 
     columns = min(PANEL_COLUMNS, count)
@@ -75,13 +60,9 @@ def tidy(axes):
 
 def legend_below(figure, handles, columns, **options):
     """Write the legend of a figure below its panels."""
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(columns, len(handles)),
-        frameon=False,
-        **options,
-    )
+    options |= {"loc": "outside lower center", "frameon": False}
+    columns = min(columns, len(handles))
+    figure.legend(handles=handles, ncols=columns, **options)
 
 
 def save_figure(figure, path):

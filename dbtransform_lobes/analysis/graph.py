@@ -40,6 +40,7 @@ def band_graph(model):
     and the ratio of its bands. MissingPart of a model without a learned graph.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     parts = model.modules()
     graphs = [p for p in parts if isinstance(p, HarmonicGraphAttention)]
@@ -67,7 +68,13 @@ def band_graph(model):
         arcs.set_title(title, loc="left", fontsize="medium")
     panels[-1, 0].set_xlabel("frequency in Hz (logarithmic)")
     panels[-1, 1].set_xlabel("frequency of the lower band in Hz (logarithmic)")
-    _graph_legend(figure)
+    handles = []
+    for (p, q), (colour, line, marker) in RATIOS.items():
+        look = {"color": colour, "linestyle": line, "marker": marker}
+        look |= {"markersize": 5, "label": f"near {p}:{q}"}
+        handles.append(Line2D([], [], **look))
+    handles.append(Line2D([], [], color="0.6", marker=".", label="other edges"))
+    legend_below(figure, handles, len(handles), handlelength=3.5)
     return figure
 
 
@@ -152,15 +159,3 @@ def _frequency_axis(panel, layout):
     bounds = _place(layout, layout.edges_hz)
     panel.set_xlim(bounds[0], bounds[-1])
     panel.tick_params(labelbottom=True)
-
-
-def _graph_legend(figure):
-    from matplotlib.lines import Line2D
-
-    handles = []
-    for (p, q), (colour, line, marker) in RATIOS.items():
-        look = {"color": colour, "linestyle": line, "marker": marker}
-        look |= {"markersize": 5, "label": f"near {p}:{q}"}
-        handles.append(Line2D([], [], **look))
-    handles.append(Line2D([], [], color="0.6", marker=".", label="other edges"))
-    legend_below(figure, handles, len(handles), handlelength=3.5)

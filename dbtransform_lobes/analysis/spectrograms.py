@@ -28,15 +28,10 @@ def spectrograms(signals, sample_rate, start=0.0):
         panel.set_visible(False)
     for number, (name, level) in enumerate(levels.items()):
         seconds = len(signals[name]) / sample_rate
-        image = panels[number].imshow(
-            level,
-            origin="lower",
-            aspect="auto",
-            extent=(start, start + seconds, 0, sample_rate / 2000),
-            vmin=top - RANGE_DB,
-            vmax=top,
-            cmap="magma",
-        )
+        extent = start, start + seconds, 0, sample_rate / 2000
+        look = {"vmin": top - RANGE_DB, "vmax": top, "cmap": "magma"}
+        look |= {"origin": "lower", "aspect": "auto", "extent": extent}
+        image = panels[number].imshow(level, **look)
         panels[number].set_title(name)
         if number + columns >= len(signals):
             panels[number].set_xlabel("time in s")

@@ -110,13 +110,9 @@ def _enhance(pairs, options, args):
 
     from dbtransform_lobes.inference.batch import enhance_files
 
-    results = enhance_files(
-        pairs,
-        model_options(args),
-        {**options, "progress": args.jobs == 1},
-        args.jobs,
-        args.threads,
-    )
+    options = {**options, "progress": args.jobs == 1}
+    given = model_options(args), options, args.jobs, args.threads
+    results = enhance_files(pairs, *given)
     failures, notes = {}, []
     progress = tqdm(
         results, total=len(pairs), unit="file", disable=len(pairs) <= 1

@@ -101,28 +101,18 @@ def _run_one(args):
                 "ones, --systems, or --dnsmos, which needs no clean speech"
             )
         folders = None, args.clean
+    from tabulate import tabulate
+
     from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 
-    report = evaluate_folders(
-        *folders,
-        output_folder=args.output,
-        jobs=args.jobs,
-        with_dnsmos=args.dnsmos,
-    )
-    print(_table(report))
+    report = evaluate_folders(*folders, args.output, args.jobs, args.dnsmos)
+    print(f"{report['num_scored']} of {report['num_files']} files scored")
+    means = report["means"]
+    print(tabulate([means.values()], means, "plain", ".3f", missingval="-"))
     _print_silent(report["silent"])
     for name, reason in report["failed"].items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if report["failed"] else 0
-
-
-def _table(report):
-    from tabulate import tabulate
-
-    means = report["means"]
-    table = tabulate([means.values()], means, "plain", ".3f", missingval="-")
-    title = f"{report['num_scored']} of {report['num_files']} files scored"
-    return f"{title}\n{table}"
 
 
 def _print_silent(names):

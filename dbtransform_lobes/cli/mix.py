@@ -1,5 +1,7 @@
 """``dbtransform mix``: make a data set of noisy speech from recordings."""
 
+import argparse
+
 from dbtransform_lobes.cli.options import add_options
 
 HELP = (
@@ -43,8 +45,9 @@ def add_arguments(parser):
     )
     for name, text in DRAWING.items():
         kind = int if name == "seed" else float
-        several = {"nargs": "+", "metavar": "DB"} if "snrs" in name else {}
-        parser.add_argument(f"--{name}", type=kind, help=text, **several)
+        more = {"nargs": "+", "metavar": "DB"} if "snrs" in name else {}
+        more |= {"default": argparse.SUPPRESS}  # only those given
+        parser.add_argument(f"--{name}", type=kind, help=text, **more)
     add_options(parser, "--force")
 
 
@@ -52,10 +55,8 @@ def run(args):
     """Make the data set and print what it holds; return the exit code."""
     from dbtransform_lobes.data.dataset import mix_dataset, mix_testset
 
-    given = {name: getattr(args, name) for name in DRAWING}
-    drawing = {
-        name: value for name, value in given.items() if value is not None
-    }
+    drawing = {name: vars(args)[name] for name in DRAWING if name in args}
+    paths = args.recordings, args.output
     if args.mixtures:
         if drawing:
             options = ", ".join(f"--{name}" for name in drawing)
@@ -63,13 +64,9 @@ def run(args):
                 f"{options} given with --mixtures, which prescribes every "
                 "mixture; leave one of them out"
             )
-        record = mix_testset(
-            args.mixtures, args.recordings, args.output, args.force
-        )
+        record = mix_testset(args.mixtures, *paths, args.force)
     else:
-        record = mix_dataset(
-            args.recordings, args.output, force=args.force, **drawing
-        )
+        record = mix_dataset(*paths, force=args.force, **drawing)
     for split, summary in record["splits"].items():
         print(f"{split}: {summary['files']} files, {summary['hours']} hours")
     if "licences" in record:

@@ -82,28 +82,19 @@ def run(args):
 
     enhancer = _load(args)
     stdin, stdout = _Interruptible(sys.stdin.fileno()), sys.stdout.fileno()
-    report = enhance_pcm(
-        enhancer,
-        stdin.read,
-        lambda data: _write(stdout, data),
-        args.channels,
-        args.dtype,
-    )
+    ends = stdin.read, lambda data: _write(stdout, data)
+    report = enhance_pcm(enhancer, *ends, args.channels, args.dtype)
     print(_summary(report, args.rate), file=sys.stderr)
     return 0
 
 
 def _check(args):
     for stream, what in ((sys.stdin, "come from"), (sys.stdout, "go to")):
-        if stream is None:
+        if stream is None or stream.isatty():
+            end = "a closed stream" if stream is None else "the terminal"
             raise ValueError(
-                f"raw samples would {what} a closed stream, expected a pipe "
-                "or file"
-            )
-        if stream.isatty():
-            raise ValueError(
-                f"raw samples would {what} the terminal, expected a pipe or "
-                "file; see dbtransform stream --help"
+                f"raw samples would {what} {end}, expected a pipe or file; "
+                "see dbtransform stream --help"
             )
     from dbtransform_lobes.inference.signal_path import check_sample_rate
 

@@ -90,8 +90,13 @@ class TrainingCrops(Dataset):
 
     def __getitem__(self, key):
         epoch, position = key
+        so_far = (epoch - 1) * self.examples + position
+        number, place = divmod(so_far, len(self.source))
+        if self._pass[0] != number:
+            rng = np.random.default_rng([self.seed, number])
+            self._pass = number, self.source.order(rng)
+        index = int(self._pass[1][place])
         rng = np.random.default_rng([self.seed, epoch, position + 1])
-        index = self._index(epoch, position)
         name, *signals = self.source.draw(index, self.length, rng)
         clean, noisy = self._set_level(*signals, rng)
         return {
@@ -99,15 +104,6 @@ class TrainingCrops(Dataset):
             "noisy": torch.from_numpy(noisy.astype(np.float32)),
             "clean": torch.from_numpy(clean.astype(np.float32)),
         }
-
-    def _index(self, epoch, position):
-        """Return the index of the file that the source is asked for."""
-        so_far = (epoch - 1) * self.examples + position
-        number, place = divmod(so_far, len(self.source))
-        if self._pass[0] != number:
-            rng = np.random.default_rng([self.seed, number])
-            self._pass = number, self.source.order(rng)
-        return int(self._pass[1][place])
 
     def _set_level(self, clean, noisy, rng):
         level = rms(noisy)

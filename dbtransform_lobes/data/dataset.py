@@ -1,8 +1,7 @@
 """Data sets of the VoiceBank layout, mixed from speech and noise recordings.
 
-Everything is planned and tried before the first file is written. The plan
-(``mixtures.csv``) identifies a data set: a run goes on only in a folder that
-holds the same one.
+The plan (``mixtures.csv``) identifies a data set: a run goes on only in a
+folder that holds the same one.
 """
 
 import hashlib
@@ -63,13 +62,12 @@ def mix_dataset(
     any is used again; a noise is drawn in proportion to its duration. Item i
     depends on (seed, split, i) alone: more hours only add files.
 
-    ``recordings`` is a manifest csv or a folder, see `read_recordings`. Lengths
-    are in hours, 0 leaves a split out; SNRs are in dB. ``babble`` is the
-    probability that the noise is made of 4 to 10 other talkers. With ``force``,
-    what a run of other settings wrote in ``output`` is replaced.
+    ``recordings`` are as of `read_recordings`. Lengths are in hours, 0 leaves a
+    split out; SNRs are in dB. ``babble`` is the probability that the noise is
+    made of 4 to 10 other talkers. With ``force``, what a run of other settings
+    wrote in ``output`` is replaced.
 
-    Returned is what ``dataset.json`` holds: arguments, versions, files and
-    hours per split, sources and licences. FileNotFoundError if recordings are
+    Returned is what ``dataset.json`` holds. FileNotFoundError if recordings are
     missing; ValueError if an argument is out of range, a recording cannot be
     mixed, a split has too few recordings, or ``output`` holds another data
     set. Nothing is written then.
@@ -97,9 +95,8 @@ def mix_dataset(
 def mix_testset(mixtures, recordings, output, force=False):
     """Build the test set that a csv of mixtures prescribes.
 
-    The csv has the columns id, speech, noise, noise_offset_s, snr_db; the rest
-    is as of `mix_dataset`, and so are errors. Returned is what
-    ``test_dataset.json`` holds.
+    Its columns are ``TEST_COLUMNS``; the rest is as of `mix_dataset`, and so
+    are errors. Returned is what ``test_dataset.json`` holds.
     """
     root = recordings_root(recordings)
     items = read_test_mixtures(mixtures)
@@ -115,21 +112,16 @@ def mix_testset(mixtures, recordings, output, force=False):
 
 def _check_arguments(arguments):
     hours = ("hours", "valid_hours", "test_hours")
-    length = (lambda x: math.isfinite(x) and x >= 0, "0 or more")
-    finite = (
-        lambda x: x and all(map(math.isfinite, x)),
-        "one or more finite numbers",
-    )
-    rules = {
-        **dict.fromkeys(hours, length),
-        "seed": (lambda x: x >= 0, "0 or more"),
-        "babble": (lambda x: 0 <= x <= 1, "0 to 1"),
-        **dict.fromkeys(("snrs", "test_snrs"), finite),
-    }
+    least = {name: 0 <= arguments[name] < math.inf for name in (*hours, "seed")}
+    expected = {name: "0 or more" for name, holds in least.items() if not holds}
+    if not 0 <= arguments["babble"] <= 1:
+        expected["babble"] = "0 to 1"
+    for name in ("snrs", "test_snrs"):
+        if not arguments[name] or not all(map(math.isfinite, arguments[name])):
+            expected[name] = "one or more finite numbers"
     problems = [
-        f"{name} is {arguments[name]}, expected {expected}"
-        for name, (holds, expected) in rules.items()
-        if not holds(arguments[name])
+        f"{name} is {arguments[name]}, expected {wanted}"
+        for name, wanted in expected.items()
     ]
     if not any(arguments[name] for name in hours):
         problems.append("all hours are 0, expected one above 0")
@@ -141,15 +133,10 @@ def _collection_summary(recordings):
     for item in recordings:
         key = (item.source or "unknown", item.licence or "unknown")
         groups.setdefault(key, []).append(item.seconds)
-    sources = [
-        {
-            "source": source,
-            "licence": licence,
-            "files": len(seconds),
-            "hours": round(sum(seconds) / 3600, 4),
-        }
-        for (source, licence), seconds in sorted(groups.items())
-    ]
+    sources = []
+    for (source, licence), seconds in sorted(groups.items()):
+        about = {"source": source, "licence": licence, "files": len(seconds)}
+        sources.append({**about, "hours": round(sum(seconds) / 3600, 4)})
     licences = sorted({licence for _, licence in groups})
     return {"sources": sources, "licences": licences}
 
@@ -181,7 +168,11 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
         folder.mkdir(exist_ok=True)
     read = cached_reader(root)
     for item in tqdm(mixtures, desc="mixing", unit="file"):
-        _write_mixture(item, output, read)
+        folders = _set_folders(output, [item.split])
+        paths = [folder / item.file for folder in folders]
+        if not all(path.exists() for path in paths):
+            for path, signal in zip(paths, render(item, read), strict=True):
+                write_audio(path, signal, SAMPLE_RATE)
     return record
 
 
@@ -220,15 +211,3 @@ def _clear_folder(output, record_path, record, wanted, force):
             f"{output} already has {', '.join(foreign)}, which this command "
             "did not write; choose another --output"
         )
-
-
-def _write_mixture(item, output, read):
-    """Write one pair, unless both files are there."""
-    clean_path, noisy_path = (
-        folder / item.file for folder in _set_folders(output, [item.split])
-    )
-    if clean_path.exists() and noisy_path.exists():
-        return
-    clean, noisy = render(item, read)
-    write_audio(clean_path, clean, SAMPLE_RATE)
-    write_audio(noisy_path, noisy, SAMPLE_RATE)

@@ -15,9 +15,7 @@ MAX_LISTED = 20
 
 
 def raise_problems(title, problems):
-    """Raise a ValueError that counts the problems, if any, and lists the first.
-    The title says what is wrong and what to do.
-    """
+    """Raise a ValueError that counts the problems, if any, and lists some."""
     if not problems:
         return
     lines = list(problems[:MAX_LISTED])
@@ -62,9 +60,6 @@ def fingerprint(paths):
     return digest.hexdigest()
 
 
-# Reading and writing
-
-
 def read_text(path):
     """Read a text file in UTF-8; in another encoding it is a ValueError."""
     path = existing_file(path, "text in UTF-8")
@@ -80,10 +75,7 @@ def read_text(path):
 
 
 def temporary_beside(path):
-    """Return a new, short name in the folder of a file, to write it under.
-
-    It is of this call alone and begins with the number of this process.
-    """
+    """Return a new name beside a file, which begins with the process id."""
     name = f".{os.getpid()}-{uuid.uuid4().hex}.tmp"
     return Path(path).with_name(name)
 
@@ -100,16 +92,13 @@ def replacing(path):
 
 
 def write_text(path, text):
-    """Write a text file under a temporary name, then rename it.
-
-    It is UTF-8; in it file names may be any bytes.
-    """
+    """Write UTF-8, file names of any bytes in it, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, "utf-8", "backslashreplace")
 
 
 def write_json(path, content):
-    """Write JSON under a temporary name, then rename it."""
+    """Write JSON, whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -123,11 +112,7 @@ def read_record(path):
 
 
 def read_table(path, columns):
-    """Read a csv with a header, as a list of dicts; line 2 is the first.
-
-    ValueError if one of the columns is missing, there are no rows, or it is
-    no UTF-8.
-    """
+    """Read a csv as dicts; ValueError without rows or one of the columns."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         given, rows = reader.fieldnames or [], list(reader)
@@ -143,7 +128,7 @@ def read_table(path, columns):
 
 
 def write_table(path, columns, rows):
-    """Write dicts as a csv under a temporary name, then rename it."""
+    """Write dicts as a csv, whole or not at all."""
     write_text(path, table_text(columns, rows))
 
 
@@ -156,9 +141,6 @@ def table_text(columns, rows):
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
-
-
-# Files and folders
 
 
 def existing_file(path, content):
@@ -190,12 +172,9 @@ def check_parent(path):
 
 
 def check_output_folder(target, files, content, force):
-    """Refuse to replace what the user did not mean to replace.
+    """Refuse a folder that holds more than ``files``, or exists without force.
 
-    ``files`` are the names that an earlier folder may hold, ``content`` is
-    what these are. FileNotFoundError if the folder around it is missing;
-    ValueError if it is no folder, holds other files, or exists without
-    ``force``.
+    ``content`` says what an earlier folder may hold.
     """
     check_parent(target)
     if not os.path.lexists(target):

@@ -38,7 +38,7 @@ SPHERE_FRAMES = re.compile(r"NIST_1A\n.*?\nsample_count -i (\d+)\n", re.DOTALL)
 def _chunks(path):
     """Yield (name, first byte, bytes promised) of the chunks of a WAV file.
 
-    None of other than WAV, RF64 and RIFX; those in LIST INFO are among them.
+    Those in LIST INFO are among them; of other files there are none.
     """
     with open(path, "rb") as file:
         riff = file.read(12)
@@ -60,10 +60,9 @@ def _chunks(path):
 
 
 def _data_chunks(path):
-    """List the data chunks of a WAV file.
+    """List the bytes promised and those there of the data chunks of a WAV file.
 
-    They are pairs of the bytes that the header promises and those that follow,
-    none if that are whole chunks up to its end.
+    The latter are those up to the end, unless whole chunks fill what follows.
     """
     found, end = [], Path(path).stat().st_size
     for name, begin, promised in _chunks(path):
@@ -97,13 +96,7 @@ def wav_fault(path):
 
 
 def mending(path):
-    """Say how to write a file anew with a right header.
-
-    Example
-    -------
-    >>> mending("my talk.wav")
-    "mend it: ffmpeg -i 'my talk.wav' 'my talk_mended.wav'"
-    """
+    """Say how to write a file anew with a right header."""
     path = Path(path)
     mended = path.with_name(f"{path.stem}_mended.wav")
     return f"mend it: {shlex.join(('ffmpeg', '-i', str(path), str(mended)))}"
@@ -112,10 +105,8 @@ def mending(path):
 def promised_frames(path, frames, container="WAV", log=""):
     """Return the samples that the header of a file promises.
 
-    ``frames`` are those that can be read, the answer if nothing is missing,
-    ``log`` is what libsndfile says of it (``SoundFile.extra_info``). It is
-    exact for WAV and NIST SPHERE, else within some samples; None if the header
-    does not say, as of files that were written into a pipe.
+    ``frames`` can be read, ``log`` is libsndfile's ``extra_info``. It is exact
+    for WAV and NIST SPHERE, else within some samples; None if nothing is said.
     """
     if container not in CHECKED or NO_SIZE.search(log):
         return None
@@ -137,11 +128,7 @@ def promised_frames(path, frames, container="WAV", log=""):
 
 
 def check_single(path, container):
-    """Refuse what libsndfile reads in part: files joined, or damaged Ogg.
-
-    ValueError if the eight bytes that the file begins with come again, or a
-    page of an Ogg file is not as it was written.
-    """
+    """Refuse damaged Ogg, and joined files: their first bytes come again."""
     if container not in SIGNED:
         return
     with open(path, "rb") as file:
@@ -157,10 +144,7 @@ def check_single(path, container):
 
 
 def lacks_end(path):
-    """Whether an Ogg file stops before the end of the page that is its last.
-
-    ValueError if a page before is damaged.
-    """
+    """Tell whether an Ogg file stops in its last page; refuse a damaged one."""
     page = None
     with open(path, "rb") as file:
         while True:

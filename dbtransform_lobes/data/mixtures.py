@@ -20,7 +20,7 @@ from dbtransform_lobes.data.files import (
     table_text,
 )
 from dbtransform_lobes.data.levels import mix, rms, scale_to_dbfs, wrap_noise
-from dbtransform_lobes.data.recordings import SPLITS
+from dbtransform_lobes.data.recordings import SPLITS, by_speaker
 
 SAMPLE_RATE = 16000
 # Several noises (babble) share one csv field, with this between them.
@@ -69,12 +69,7 @@ def render(mixture, read):
 
 
 def read_test_mixtures(path):
-    """Read a csv of fixed test mixtures, a list of Mixture in its order.
-
-    Its columns are ``TEST_COLUMNS``; files are named ``<id>.wav``.
-    FileNotFoundError if there is no such file, ValueError if columns are
-    missing or values are wrong.
-    """
+    """Read a csv of ``TEST_COLUMNS``, a list of Mixture named ``<id>.wav``."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such csv of mixtures")
     rows = read_table(path, TEST_COLUMNS)
@@ -107,14 +102,11 @@ def _test_mixture(row):
 
 def mixtures_text(mixtures):
     """Return the csv of a plan."""
-    rows = [
-        {
-            **vars(item),
-            "noise": SEPARATOR.join(item.noise),
-            "offset": SEPARATOR.join(map(str, item.offset)),
-        }
-        for item in mixtures
-    ]
+    rows = []
+    for item in mixtures:
+        offset = SEPARATOR.join(map(str, item.offset))
+        joined = {"noise": SEPARATOR.join(item.noise), "offset": offset}
+        rows.append({**vars(item), **joined})
     return table_text(MIXTURE_COLUMNS, rows)
 
 
@@ -140,11 +132,9 @@ def relative_path(path, root):
 
 
 def draw_mixtures(available, root, arguments, read):
-    """Plan and try every mixture of every split, a list of Mixture.
+    """Plan and try every mixture of ``mix_dataset``, a list of Mixture.
 
-    ``root`` is the folder that paths are relative to, ``arguments`` are those
-    of ``mix_dataset``, ``read`` gives the samples of a path. ValueError lists
-    all recordings that cannot be mixed.
+    ``read`` gives the samples of a path, relative to ``root``.
     """
     mixtures, problems = [], []
     for split, prefix in zip(SPLITS, ("", "valid_", "test_"), strict=True):
@@ -170,12 +160,7 @@ class _Drawer:
         self.noises = [r for r in members if r.kind == "noise"]
         seconds = np.array([item.seconds for item in self.noises])
         self.shares = seconds / np.sum(seconds)
-        self.talkers = {}
-        for item in self.speech:
-            self.talkers.setdefault(item.speaker, []).append(item)
-        self._check()
-
-    def _check(self):
+        self.talkers = by_speaker(self.speech)
         option = "--hours" if self.split == "train" else f"--{self.split}_hours"
         if not self.speech or (not self.noises and self.babble < 1):
             raise ValueError(

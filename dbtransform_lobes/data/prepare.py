@@ -18,11 +18,7 @@ from dbtransform_lobes.data.audio import (
     write_audio,
 )
 from dbtransform_lobes.data.dataset import mix_dataset
-from dbtransform_lobes.data.files import (
-    read_record,
-    write_json,
-    write_table,
-)
+from dbtransform_lobes.data.files import read_record, write_json, write_table
 from dbtransform_lobes.parallel import parallel_map
 
 MANIFEST_COLUMNS = "path kind speaker split source frames sample_rate".split()
@@ -68,9 +64,8 @@ def measure(rows, sample_rate=16000, jobs=1):
     """Check all files of a corpus, in some processes.
 
     Rows are dicts with ``path`` and ``kind``; ``sample_rate`` is the lowest
-    rate that is accepted, in Hz. Returned are the rows of fit files, with
-    ``frames`` and ``sample_rate``, and a dict of each unfit file to what was
-    expected and given.
+    accepted, in Hz. Returned are the rows of fit files, with ``frames`` and
+    ``sample_rate``, and a dict of unfit ones to what was expected and given.
     """
     check = partial(_check_file, sample_rate=sample_rate)
     results = parallel_map(check, rows, jobs, chunksize=64)
@@ -87,15 +82,14 @@ def hold_out(rows, key, fraction):
     """Set ``split`` of rows: valid for a fraction of their names, else train.
 
     Of the names of ``key``, such as "speaker", at least one is held out, by
-    their hash, so that more names hardly change the choice. ValueError if
-    there are fewer than two.
+    their hash, so that more names hardly change the choice.
     """
     names = sorted({row[key] for row in rows})
     if len(names) < 2 or not 0 < fraction < 1:
         raise ValueError(
             f"a fraction of {fraction} of {', '.join(names) or 'nothing'} is "
-            "to be held out, expected two names or more and a fraction "
-            "between 0 and 1"
+            f"to be held out for validation by {key}, expected two names or "
+            "more of fit files and a fraction between 0 and 1"
         )
     count = min(max(round(fraction * len(names)), 1), len(names) - 1)
     names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
@@ -104,34 +98,28 @@ def hold_out(rows, key, fraction):
 
 
 def summary(rows, problems):
-    """Count files, speakers, hours and rates of each source, and reasons.
-
-    Takes what ``measure`` returns, of rows with ``source`` and ``speaker``.
-    """
+    """Count files, speakers, hours, rates of each source, and the reasons."""
     groups = {}
     for row in rows:
         name = f"{row['kind']} {row['source']}"
         groups.setdefault(name, []).append(row)
-    found = {name: _count(groups[name]) for name in sorted(groups)}
+    found = {}
+    for name, some in sorted(groups.items()):
+        seconds = sum(row["frames"] / row["sample_rate"] for row in some)
+        found[name] = {
+            "files": len(some),
+            "hours": round(seconds / 3600, 4),
+            "speakers": len({row["speaker"] for row in some}),
+            "rates": sorted({row["sample_rate"] for row in some}),
+        }
     reasons = Counter(reason.split(":")[0] for reason in problems.values())
     return {"found": found, "unfit": dict(reasons)}
 
 
-def _count(rows):
-    seconds = sum(row["frames"] / row["sample_rate"] for row in rows)
-    return {
-        "files": len(rows),
-        "hours": round(seconds / 3600, 4),
-        "speakers": len({row["speaker"] for row in rows}),
-        "rates": sorted({row["sample_rate"] for row in rows}),
-    }
-
-
 def prepare_once(path, settings, write):
-    """Return the record of a preparation, of an earlier one where it is there.
+    """Return the record of a preparation, made anew if the settings changed.
 
-    The record, at ``path``, holds the settings, for JSON, and what ``write``
-    returns, which is called with its folder and the settings if these changed.
+    It holds the settings and what ``write(folder, settings)`` returns.
     """
     old = read_record(path)
     if all(old.get(key) == value for key, value in settings.items()):
@@ -139,9 +127,6 @@ def prepare_once(path, settings, write):
     record = {**settings, **write(path.parent, settings)}
     write_json(path, record)
     return record
-
-
-# Pairs of noisy and clean files
 
 
 def pair_entry(noisy, clean):
@@ -161,10 +146,7 @@ def copy_at_rate(path, copy, sample_rate):
 
 
 def write_pairs(path, folder, name):
-    """Write the manifest of a set that ``dbtransform mix`` made in a folder.
-
-    ``name`` is "validset_wav" or "testset_wav".
-    """
+    """Write the manifest of a set of ``dbtransform mix``, as "validset_wav"."""
     entries = {
         clean.stem: pair_entry(folder / f"noisy_{name}" / clean.name, clean)
         for clean in find_audio((folder / f"clean_{name}").resolve())
@@ -178,15 +160,7 @@ def write_training(save_folder, rows, hours, snrs, seed):
     manifest = save_folder / "manifest.csv"
     write_table(manifest, MANIFEST_COLUMNS, rows)
     folder = (save_folder / "valid").resolve()
-    mix_dataset(
-        manifest,
-        folder,
-        hours=0.0,
-        valid_hours=hours,
-        test_hours=0.0,
-        snrs=snrs,
-        seed=seed,
-        babble=0.0,
-        force=True,
-    )
+    lengths = {"hours": 0.0, "valid_hours": hours, "test_hours": 0.0}
+    options = {"snrs": snrs, "seed": seed, "babble": 0.0, "force": True}
+    mix_dataset(manifest, folder, **lengths, **options)
     write_pairs(save_folder / "valid.json", folder, "validset_wav")

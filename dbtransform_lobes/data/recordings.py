@@ -1,9 +1,8 @@
 """Collections of recordings of speech, noise and rooms.
 
-A collection is either a ``manifest.csv`` with the columns path, kind, speaker,
-split (and, if known, source and licence), its paths relative to the csv; or a
-folder whose files lie below folders named ``speech``, ``noise`` and ``rir``. A
-path may also be a range of bytes of a tar shard, see data/shards.py.
+That is either a ``manifest.csv`` with the columns path (relative to it, or in
+a tar shard), kind, speaker, split (and, if known, source and licence), or a
+folder whose files lie below folders named ``speech``, ``noise`` and ``rir``.
 """
 
 import hashlib
@@ -31,11 +30,16 @@ class Recording:
     source: str = ""  # the corpus
 
 
-def recordings_root(source):
-    """Return the folder that the paths of a manifest or folder start from.
+def by_speaker(items):
+    """Return lists of recordings by their speakers, or types of noise."""
+    groups = {}
+    for item in items:
+        groups.setdefault(item.speaker, []).append(item)
+    return groups
 
-    FileNotFoundError if there is neither such a file nor such a folder.
-    """
+
+def recordings_root(source):
+    """Return the folder that the paths of a manifest or folder start from."""
     source = Path(source)
     if source.is_dir():
         return source
@@ -48,7 +52,7 @@ def recordings_root(source):
 
 
 def read_recordings(source, split=None):
-    """List the recordings of a manifest or of a folder.
+    """List the recordings of a manifest or of a folder, of all splits or one.
 
     In a folder, the kind of a file is the first folder on its way named
     ``speech``, ``noise`` or ``rir``; its speaker (or noise type) is the folder
@@ -58,10 +62,9 @@ def read_recordings(source, split=None):
     it (train for 0.8 of the speakers, valid and test for 0.1), so that no
     speaker is in two splits and new files move no old ones.
 
-    Only those of a split may be wanted. The list of Recording is sorted by
-    path. FileNotFoundError if the source is missing; ValueError
-    if files are missing or unreadable (one error for all of them), the
-    manifest has a wrong column or value, or nothing is left.
+    The list of Recording is sorted by path. FileNotFoundError if the source is
+    missing; ValueError if files are missing or unreadable (one error for all),
+    the manifest has a wrong column or value, or nothing is left.
 
     Example
     -------
@@ -104,13 +107,9 @@ def _recording(root, row):
     if not (frames and rate):  # to open 100,000 files takes minutes
         info = audio_info(path)
         frames, rate = info.frames, info.samplerate
-    return Recording(
-        path,
-        *(row[name] for name in COLUMNS[1:]),
-        seconds=int(frames) / int(rate),
-        licence=row.get("licence") or "",
-        source=row.get("source") or "",
-    )
+    about = (row[name] for name in COLUMNS[1:])
+    known = (row.get(name) or "" for name in ("licence", "source"))
+    return Recording(path, *about, int(frames) / int(rate), *known)
 
 
 def _manifest_rows(source):
@@ -138,20 +137,11 @@ def _folder_rows(root):
             continue
         named = folders[-1] not in KINDS + SPLITS
         speaker = folders[-1] if named else path.stem.split("_")[0]
-        split = next((name for name in folders if name in SPLITS), None)
-        rows.append(
-            {
-                "path": path.relative_to(root).as_posix(),
-                "kind": kind,
-                "speaker": speaker,
-                "split": split or _hashed_split(kind, speaker),
-            }
-        )
+        digest = hashlib.sha256(f"{kind}/{speaker}".encode()).digest()
+        point = int.from_bytes(digest[:8], "big") / 2**64
+        shares = zip(SPLITS, (0.8, 0.9, 1.0), strict=True)
+        hashed = [split for split, edge in shares if point <= edge]
+        split = next(name for name in (*folders, *hashed) if name in SPLITS)
+        values = path.relative_to(root).as_posix(), kind, speaker, split
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
-
-
-def _hashed_split(kind, speaker):
-    digest = hashlib.sha256(f"{kind}/{speaker}".encode()).digest()
-    point = int.from_bytes(digest[:8], "big") / 2**64
-    shares = zip(SPLITS, (0.8, 0.9, 1.0), strict=True)
-    return next(split for split, edge in shares if point <= edge)

@@ -1,10 +1,9 @@
 """Recordings in WebDataset shards: tar files of FLAC, read at random.
 
 ``KEY.flac`` and ``KEY.json`` of a recording stand side by side in a shard
-(https://github.com/webdataset/webdataset). Beside them stands a
-``manifest.csv`` whose paths are ranges of bytes,
-``train-speech-00000.tar#1536-20479``, so that shards serve wherever a manifest
-does, and every recording can be read without those before it.
+(https://github.com/webdataset/webdataset). The paths of the ``manifest.csv``
+beside them are ranges of bytes, ``train-speech-00000.tar#1536-20479``, so that
+every recording can be read without those before it.
 """
 
 import hashlib
@@ -39,10 +38,9 @@ KNOWN = "kind speaker split source licence frames sample_rate".split()
 def shard_order(paths, rng):
     """Draw an order of recordings (their indices) that deals out the shards.
 
-    With N shards of equal size, position p of the order lies in the same
-    shard as p + N. Ranks take every W-th position: where W divides N, no two
-    ranks read the same shard, and yet the order does not depend on W. Without
-    shards, it is simply random.
+    With N shards of equal size, position p lies in the same shard as p + N:
+    where W ranks divide N, no two ranks, which take every W-th position, read
+    the same shard. Without shards, it is simply random.
     """
     found = (MEMBER.fullmatch(path) for path in paths)
     names = [match[1] if match else "" for match in found]
@@ -62,16 +60,13 @@ def write_shards(
 
     The recordings of each split and kind are spread at random over shards of
     equal size (to within one), at most ``samples`` in each, resampled to
-    ``sample_rate`` in Hz. Each of ``jobs`` processes writes one at a time, and
-    a shard gets its name when it is whole: a run that was stopped goes on
-    where it was. The manifest is written last. With ``force`` shards of other
-    recordings or settings are replaced.
+    ``sample_rate`` in Hz. A run that was stopped goes on; with ``force`` shards
+    of other recordings or settings are replaced.
 
     Returned are the numbers of ``shards``, of ``samples`` and ``kept``, the
     shards of an earlier run, and ``failed`` (path to reason) of recordings
     left out. ValueError if an argument is out of range or ``output`` holds
-    other shards; OSError if writing fails, as on a full disk: whole shards
-    remain.
+    other shards; OSError if writing fails: whole shards remain.
     """
     if samples < 1 or jobs < 1 or sample_rate < 1:
         raise ValueError(
@@ -136,10 +131,7 @@ def _claim_folder(output, plans, sample_rate, force):
 
 
 def _write_shard(task):
-    """Write one shard; return {path: reason} of what cannot be read.
-
-    By hand, since WebDataset's writer gives shards their name at once.
-    """
+    """Write one shard; return {path: reason} of what cannot be read."""
     path, members, sample_rate = task
     failed = {}
     try:
@@ -165,23 +157,18 @@ def _add_sample(tar, key, item, signal, sample_rate):
     row = {**asdict(item), **known}
     row = {name: row[name] for name in KNOWN}
     row["original"] = Path(item.path).name
-    # Tails of impulse responses want 24 bits.
-    audio = _flac(signal, sample_rate, 24 if item.kind == "rir" else 16)
+    bits = 24 if item.kind == "rir" else 16  # for the tails of rooms
+    scale = 2 ** (bits - 1)
+    steps = np.clip(np.round(signal * scale), -scale, scale - 1)
+    # soundfile keeps the upper bits of 32.
+    steps, file = steps.astype(np.int32) << (32 - bits), io.BytesIO()
+    sf.write(file, steps, sample_rate, format="FLAC", subtype=f"PCM_{bits}")
+    members = {"json": json.dumps(row).encode(), "flac": file.getvalue()}
     # The description first, so that one pass finds it before the audio.
-    for suffix, data in (("json", json.dumps(row).encode()), ("flac", audio)):
+    for suffix, data in members.items():
         member = tarfile.TarInfo(f"{key}.{suffix}")
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
-
-
-def _flac(signal, sample_rate, bits):
-    scale = 2 ** (bits - 1)
-    steps = np.clip(np.round(signal * scale), -scale, scale - 1)
-    file = io.BytesIO()
-    # soundfile keeps the upper bits of 32.
-    steps = steps.astype(np.int32) << (32 - bits)
-    sf.write(file, steps, sample_rate, format="FLAC", subtype=f"PCM_{bits}")
-    return file.getvalue()
 
 
 def _scan(path):

@@ -20,7 +20,7 @@ from dbtransform_lobes.data.levels import (
     scale_to_dbfs,
     wrap_noise,
 )
-from dbtransform_lobes.data.recordings import read_recordings
+from dbtransform_lobes.data.recordings import by_speaker, read_recordings
 from dbtransform_lobes.data.shards import shard_order
 
 ATTEMPTS = 8
@@ -63,10 +63,10 @@ class Recordings:
 
     Arguments
     ---------
-    recordings : str | list of str
-        Manifests or folders, see ``read_recordings``.
-    split, sample_rate
-        Split that is read; rate in Hz.
+    recordings, split : str | list of str, str
+        Manifests or folders, see ``read_recordings``; split that is read.
+    sample_rate : int
+        In Hz.
     sources : list of str | None
         Only speech of these sources (for DNS: languages); None takes all.
     source_weights : dict | None
@@ -78,19 +78,17 @@ class Recordings:
     clean_share, noise_share : float
         Shares of nearly clean examples (25 to 45 dB) and of those without
         speech. What follows are probabilities.
-    babble, clatter : float
-        Of these kinds of noise; recorded noise otherwise.
-    second_noise : float
-        Of another noise, up to 15 dB below the first.
+    babble, clatter, second_noise : float
+        Of these kinds of noise, recorded noise otherwise; of another noise, up
+        to 15 dB below the first.
     speed : float
         Of a random speed of a recording, by which it loses its highest
         frequencies: a model that never hears them takes them for noise.
     speech_filter, noise_filter : float
         Of a random filter on the speech (and target) and on the noise.
-    room, reverberation : float
-        Of a room around the noise and around the speech.
-    simulated_rooms : float
-        Of a simulated room; 1 where there are no recorded ones.
+    room, reverberation, simulated_rooms : float
+        Of a room around the noise and around the speech; of a simulated one, 1
+        where there are no recorded ones.
     early_ms : float | None
         What the target keeps of a room, see ``effects.reverberate``.
     band_limit, codec, clipping, level_jump : float
@@ -137,8 +135,8 @@ class Recordings:
         speech = [item for item in items if item.kind == "speech"]
         self.speech = [item for item in speech if item.source in wanted]
         self.rooms = [item for item in items if item.kind == "rir"]
-        self.voices = _by_speaker(self.speech)
-        self.noise = _by_speaker(i for i in items if i.kind == "noise")
+        self.voices = by_speaker(self.speech)
+        self.noise = by_speaker(i for i in items if i.kind == "noise")
         if not self.speech or not self.noise:
             raise ValueError(
                 f"{', '.join(map(str, self.recordings))}: "
@@ -148,13 +146,11 @@ class Recordings:
             )
         self.memory = {}
         if self.in_memory:
-            self._remember([i.path for i in items if i.kind != "rir"])
-
-    def _remember(self, paths):
-        with ThreadPoolExecutor() as threads:
-            read = threads.map(self._decode, paths)
-            read = tqdm(read, "reading recordings", len(paths), unit="file")
-            self.memory = dict(zip(paths, read, strict=True))
+            paths = [i.path for i in items if i.kind != "rir"]
+            with ThreadPoolExecutor() as threads:
+                read = threads.map(self._decode, paths)
+                read = tqdm(read, "reading recordings", len(paths), unit="file")
+                self.memory = dict(zip(paths, read, strict=True))
 
     def _decode(self, path):
         signal = read_audio(path, sample_rate=self.sample_rate)
@@ -316,13 +312,6 @@ class Recordings:
             share = np.exp(rng.uniform(np.log(0.1), 0.0))
             noisy = effects.clip_peaks(noisy, share)
         return clean, noisy
-
-
-def _by_speaker(items):
-    groups = {}
-    for item in items:
-        groups.setdefault(item.speaker, []).append(item)
-    return groups
 
 
 def _choose(items, rng):

@@ -56,9 +56,8 @@ def compare_systems(
     ---------
     clean : str or Path
         Folder of clean speech, searched to any depth; or a manifest, see
-        ``read_conditions``, with paths of clean files (relative to it).
-        Where it has paths of noisy files, too, enhanced files may have their
-        names in place of the id.
+        ``read_conditions``, whose paths of clean files are relative to it.
+        Enhanced files may have the names of its noisy ones.
     systems : dict
         Folder of enhanced (or noisy) files by the name of the system.
     output_folder : str or Path, optional

@@ -26,14 +26,10 @@ def read_conditions(path):
     those of ``clean``, ``noisy`` (paths as given), ``snr_db`` (float) and
     ``noise`` that are known. The noise is a type: of the path of a file its
     name up to the first underscore, or without one the folder it lies in;
-    "babble" of several paths with | between them. ValueError if the file is
-    no such table, a name is empty or comes twice, or an SNR is no number,
-    with the lines; OSError if it cannot be read.
+    "babble" of several paths with | between them. ValueError lists wrong lines.
 
-    The file is a csv with a header: ``id`` or ``file``, and of ``snr_db`` (or
-    ``snr``), ``noise_type`` (or ``noise``), ``clean`` and ``noisy`` what there
-    is, as ``dbtransform mix`` writes it. Or a manifest of the recipes: JSON by
-    id, with ``clean_wav``, ``noisy_wav`` and the same further keys. Or the
+    The file is a csv with the columns of ``COLUMNS`` that there are, as
+    ``dbtransform mix`` writes it; a manifest of the recipes, JSON by id; or the
     ``log_testset.txt`` of VoiceBank-DEMAND: file, noise and SNR in each line.
 
     Example
@@ -75,18 +71,17 @@ def _read_rows(path, text):
                 f"{', '.join(reader.fieldnames)}"
             )
         return list(enumerate(reader, 2))
-    rows = [(number, line.split()) for number, line in enumerate(lines, 1)]
-    for number, fields in rows:
-        if fields and len(fields) != len(LOG_FIELDS):
+    rows = []
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if len(fields) not in (0, len(LOG_FIELDS)):
             raise ValueError(
                 f"{path}, line {number}: expected a csv with a header, or "
                 f"file, noise and SNR with spaces, given {' '.join(fields)!r}"
             )
-    return [
-        (number, dict(zip(LOG_FIELDS, fields, strict=True)))
-        for number, fields in rows
-        if fields
-    ]
+        if fields:
+            rows.append((number, dict(zip(LOG_FIELDS, fields, strict=True))))
+    return rows
 
 
 def _add_condition(conditions, row):
@@ -96,7 +91,9 @@ def _add_condition(conditions, row):
         value = next((row[name] for name in names if name in row), None)
         if value not in (None, ""):
             known[key] = str(value).strip()
-    name = _without_suffix(known.pop("file", ""))
+    path = PurePosixPath(name := known.pop("file", ""))
+    if path.suffix.lower() in AUDIO_SUFFIXES:
+        name = name.removesuffix(path.suffix)
     if not name:
         raise ValueError("the name of the file is empty")
     if "noise" in known:
@@ -110,12 +107,6 @@ def _add_condition(conditions, row):
     conditions[name] = known
 
 
-def _without_suffix(name):
-    suffix = PurePosixPath(name).suffix
-    is_audio = suffix.lower() in AUDIO_SUFFIXES
-    return name.removesuffix(suffix) if is_audio else name
-
-
 def _noise_type(noise):
     if SEPARATOR in noise:
         return "babble"
@@ -123,6 +114,5 @@ def _noise_type(noise):
     if path.suffix.lower() not in AUDIO_SUFFIXES:
         return noise
     label, underscore, _ = path.stem.partition("_")
-    if underscore and label:
-        return label
-    return path.parent.name or path.stem
+    named = underscore and label
+    return named or path.parent.name or path.stem

@@ -24,11 +24,10 @@ SCORED, SILENT, FAILED = "scored", "silent", "failed"
 
 
 def list_audio(folder):
-    """Return the .wav and .flac files of a folder, at any depth, by name.
+    """Return the .wav and .flac files of a folder, sorted, by name.
 
-    A name is the path in the folder without suffix (``"speaker/a"``); the
-    dict is sorted by it. A ValueError tells of a folder that is missing,
-    empty, or has two files of one name.
+    A name is the path without suffix (``"speaker/a"``); ValueError if it is
+    there twice, or there are none.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -51,11 +50,7 @@ def list_audio(folder):
 
 
 def pair_files(clean_folder, estimate_folder):
-    """Return (name, clean path, estimate path) of the files of two folders.
-
-    They are paired by their names without suffix, and sorted by them; a
-    ValueError names files without a partner.
-    """
+    """Pair the files of two folders by name; ValueError of those alone."""
     clean, estimate = list_audio(clean_folder), list_audio(estimate_folder)
     alone = {**clean, **estimate}
     raise_problems(
@@ -104,23 +99,18 @@ def score_files(files, jobs=1, with_dnsmos=False):
     """Score files in ``jobs`` worker processes; return a row for each.
 
     Files are (name, clean path, path), of one channel at 16 kHz; without a
-    clean path only DNSMOS is predicted. A row is a dict of ``file`` (the
-    name), ``status`` ("scored", "silent" or "failed"), ``reason`` (empty if
-    scored) and, if scored, one float for each metric, with DNSMOS if wanted.
-    A file that crashes its process has failed like any other. ``jobs`` below
-    1, or DNSMOS that is not installed, is a ValueError.
+    clean path only DNSMOS is predicted. A row is a dict of ``file``, ``status``
+    ("scored", "silent" or "failed"), ``reason`` and, if scored, one float for
+    each metric. A file that crashes its process has failed like any other.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected a number of at least 1")
     if with_dnsmos:
         check_installed()
     function = partial(_score_file, with_dnsmos=with_dnsmos)
+    found = run_isolated(function, files, min(jobs, max(1, len(files))))
     rows = {}
-    for item, row, reason in tqdm(
-        run_isolated(function, files, min(jobs, max(1, len(files)))),
-        total=len(files),
-        unit="file",
-    ):
+    for item, row, reason in tqdm(found, total=len(files), unit="file"):
         failure = {"file": item[0], "status": FAILED, "reason": reason}
         rows[item] = failure if row is None else row
     return [rows[item] for item in files]
@@ -169,8 +159,7 @@ def evaluate_folders(
     ``means`` (metric to float, None if no file was scored), ``silent``
     (names), ``failed`` (name to reason), ``versions`` and the folders; besides
     them ``rows``, see ``score_files``. ValueError if a folder is missing or
-    empty, a file has no partner, or as ``score_files``. A file that cannot be
-    scored does not raise.
+    empty, or a file has no partner; files that cannot be scored do not raise.
 
     Arguments
     ---------
@@ -182,7 +171,7 @@ def evaluate_folders(
         Where to write ``scores.csv`` and ``scores.json``, if at all; each is
         written whole or not at all, older ones are replaced.
     jobs, with_dnsmos
-        As of ``score_files``.
+        Worker processes, at least 1; whether to predict DNSMOS as well.
 
     Example
     -------

@@ -80,8 +80,10 @@ def pesq_wide_band(clean, estimate):
     except NoUtterancesError as error:
         raise _no_utterance(clean, estimate) from error
     except PesqError as error:
+        text = error.args[0] if error.args else type(error).__name__
+        text = text.decode() if isinstance(text, bytes) else text
         raise ValueError(
-            f"PESQ failed: {_text(error)}; leave this file out of the folders"
+            f"PESQ failed: {text}; leave this file out of the folders"
         ) from error
 
 
@@ -101,12 +103,6 @@ def _no_utterance(clean, estimate):
     return SilentFileError(
         "PESQ found no utterance in clean; the file is left out of the means"
     )
-
-
-def _text(error):
-    """Return the message of an error, which ``pesq`` gives as bytes."""
-    message = error.args[0] if error.args else type(error).__name__
-    return message.decode() if isinstance(message, bytes) else str(message)
 
 
 def stoi(clean, estimate, extended=False):
@@ -196,12 +192,10 @@ def score(clean, estimate, sample_rate=SAMPLE_RATE):
     """Score one noisy or enhanced signal against its clean speech.
 
     Both are aligned, floats with full scale 1.0, (L,), at 16000 Hz. Returned
-    is a dict of a float for each name of ``METRICS``: ``pesq`` (wide band, 1
-    to 4.64), ``stoi``, ``estoi`` (0 to 1), ``si_sdr``, ``seg_snr`` (dB),
-    ``csig``, ``cbak``, ``covl`` (1 to 5). SilentFileError if the clean signal
-    is silent or PESQ finds no utterance in it; ValueError for a wrong rate,
-    shape, type or length, for NaN, or if the pair is too short or too long (30
-    s).
+    is a dict of a float for each name of ``METRICS``, ``si_sdr`` and
+    ``seg_snr`` in dB. SilentFileError if the clean signal is silent or PESQ
+    finds no utterance in it; ValueError for a wrong rate, shape, type or
+    length (at most 30 s), or for NaN.
 
     Example
     -------

@@ -19,12 +19,7 @@ BAR = {"capsize": 2, "elinewidth": 1, "markersize": 4.5, "linewidth": 1.2}
 
 
 def plot_comparison(report, folder, suffix):
-    """Plot the differences, and the means by SNR and by noise.
-
-    ``differences``, ``by_snr`` and ``by_noise`` of a report of
-    ``compare_systems`` are written into the folder as "png" or "pdf", those
-    of which there is anything to draw.
-    """
+    """Write the plots of which a report of ``compare_systems`` has anything."""
     if not report["num_compared"]:
         return
     draw = {"differences": _differences, "by_snr": _by_snr}

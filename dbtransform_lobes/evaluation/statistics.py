@@ -10,8 +10,7 @@ INTERVAL = (
 def intervals(table):
     """Return the mean of every column and its 95 % confidence interval.
 
-    The interval is mean +- t s / sqrt(n), with the standard deviation s
-    (n - 1 in the denominator) and the 97.5 % quantile t of Student's
+    That is mean +- t s / sqrt(n), with the 97.5 % quantile t of Student's
     distribution of n - 1 degrees of freedom (Student, "The probable error of
     a mean", Biometrika 6(1), 1908): of differences of two systems on the same
     files, that of the paired t-test.
@@ -31,8 +30,7 @@ def intervals(table):
 
     table = table.astype(float)
     mean, count = table.mean(), table.count()
-    quantile = student_t.ppf((1 + CONFIDENCE) / 2, count - 1)
-    half = quantile * table.sem()
+    half = student_t.ppf((1 + CONFIDENCE) / 2, count - 1) * table.sem()
     limits = {"mean": mean, "low": mean - half, "high": mean + half}
     return without_nan(pd.DataFrame(limits)).to_dict("index")
 

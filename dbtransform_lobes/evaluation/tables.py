@@ -6,19 +6,7 @@ from dbtransform_lobes.evaluation.metrics import LABELS
 
 
 def markdown_table(header, rows):
-    """Return a Markdown table of a title for each column and rows of cells.
-
-    Cells are shown as text, those of the first column aligned left, others
-    right.
-
-    Example
-    -------
-    >>> print(markdown_table(["system", "PESQ"], [["noisy", "1.402"]]))
-    | system   |   PESQ |
-    |:---------|-------:|
-    | noisy    |  1.402 |
-    <BLANKLINE>
-    """
+    """Return a Markdown table; its first column is aligned left."""
     table = tabulate(
         [[str(cell).replace("|", "\\|") for cell in row] for row in rows],
         [title.replace("|", "\\|") for title in header],
@@ -30,11 +18,7 @@ def markdown_table(header, rows):
 
 
 def comparison_text(report):
-    """Return a report of ``compare_systems`` as Markdown.
-
-    It has tables of means, of differences with their confidence intervals,
-    by SNR and by noise, as far as there are any.
-    """
+    """Return a report of ``compare_systems`` as Markdown."""
     parts = [
         f"{report['num_compared']} of {report['num_files']} files were scored "
         "with every system; all tables are over these.\n",
@@ -56,16 +40,7 @@ def comparison_text(report):
 
 
 def group_labels(report, key):
-    """Return the names of the groups of ``by_snr`` or ``by_noise``.
-
-    An SNR may be the centre of a range of 5 dB.
-
-    Example
-    -------
-    >>> report = {"by_snr": [{"snr_db": 2.5}], "snr_ranges": True}
-    >>> group_labels(report, "by_snr")
-    ['0 to 5 dB']
-    """
+    """Return the labels of ``by_noise``, or of ``by_snr``, perhaps ranges."""
     if key == "by_noise":
         return [group["noise"] for group in report[key]]
     snrs = [group["snr_db"] for group in report[key]]
@@ -88,17 +63,14 @@ def _means_table(groups, title=(), labels=((),)):
 
 def _difference_table(differences):
     metrics = next(iter(differences.values()))
-    rows = [
-        [
-            LABELS.get(metric, metric),
-            *(
-                f"{number(scores[metric]['mean'], '+')} "
-                f"{limits(scores[metric]) or '[-, -]'}"
-                for scores in differences.values()
-            ),
-        ]
-        for metric in metrics
-    ]
+    rows = []
+    for metric in metrics:
+        estimates = [scores[metric] for scores in differences.values()]
+        cells = (
+            f"{number(each['mean'], '+')} {limits(each) or '[-, -]'}"
+            for each in estimates
+        )
+        rows.append([LABELS.get(metric, metric), *cells])
     return markdown_table(["", *differences], rows)
 
 

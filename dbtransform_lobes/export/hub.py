@@ -16,9 +16,7 @@ def plan_upload(model_folder, name):
     """Check a model folder and list what of it goes to "owner/name" on the hub.
 
     Returns the paths of the files to send and the names of what is left out.
-    FileNotFoundError if the folder or a file of it is missing; ValueError if
-    the name is wrong, the model cannot be loaded without running its code, or
-    the model card lacks something.
+    FileNotFoundError or ValueError if something is missing or wrong.
     """
     validate_repo_id(name)
     if not HUB_NAME.fullmatch(name):
@@ -32,7 +30,19 @@ def plan_upload(model_folder, name):
             f"{', '.join(FILES)}; export the run again"
         )
     EnhanceModel.from_hparams(folder, run_opts={"device": "cpu"})
-    _check_card(folder / "README.md")
+    card = folder / "README.md"
+    try:  # what the hub shows
+        data = ModelCard.load(card).data.to_dict()
+    except Exception as error:
+        raise ValueError(
+            f"{card}: the front matter is no YAML ({error}); export again"
+        ) from error
+    missing = [key for key in CARD_KEYS if not data.get(key)]
+    if missing:
+        raise ValueError(
+            f"{card}: the front matter lacks {', '.join(missing)}, expected "
+            f"{', '.join(CARD_KEYS)}; export again"
+        )
     there = {path.name for path in folder.iterdir()}
     sent = [file for file in (*FILES, *EXAMPLES) if file in there]
     return [folder / file for file in sent], sorted(there - set(sent))
@@ -42,9 +52,7 @@ def push_files(files, name, private=False, revision=None, token=None):
     """Send the files of ``plan_upload`` in one commit; return its address.
 
     A ``private`` repository is made if there is none; one that is there must
-    be private. A ``revision`` is a branch, made if need be, else "main"; the
-    token is by default that of HF_TOKEN or `hf auth login`. ValueError if the
-    repository is public against what was asked, or the hub refuses.
+    be private, else ValueError. A ``revision`` is a branch, made if need be.
     """
     api = HfApi(token=token)
     try:
@@ -73,19 +81,3 @@ def push_files(files, name, private=False, revision=None, token=None):
             "it private on the hub or give another name; nothing was sent"
         )
     return commit.commit_url
-
-
-def _check_card(path):
-    """Refuse a card without the front matter that the hub shows."""
-    try:
-        data = ModelCard.load(path).data.to_dict()
-    except Exception as error:
-        raise ValueError(
-            f"{path}: the front matter is no YAML ({error}); export again"
-        ) from error
-    missing = [key for key in CARD_KEYS if not data.get(key)]
-    if missing:
-        raise ValueError(
-            f"{path}: the front matter lacks {', '.join(missing)}, expected "
-            f"{', '.join(CARD_KEYS)}; export again"
-        )

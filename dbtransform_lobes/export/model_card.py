@@ -39,11 +39,9 @@ but scaled as the top of the band below (or dropped: `--high-band drop`).
 def model_card(run_folder, hyperparams, meta, text="", language="en"):
     """Return, as Markdown, what a model is, learned from and scores.
 
-    The ``run_folder``'s hyperparams.yaml leads to the data's ``dataset.json``
-    and to the manifest of recordings; its ``scores.json`` is that of the test.
-    What is not there is left out. ``hyperparams`` is the HyperPyYAML of the
-    model folder, ``meta`` holds the validation scores of the checkpoint,
-    ``text`` is inserted before the training data, ``language`` is a code.
+    Files that the ``run_folder`` leads to may be missing. ``hyperparams`` is
+    the YAML of the model folder, ``meta`` has the scores of the checkpoint,
+    ``text`` is inserted before the training data.
     """
     tree = ruamel.yaml.YAML().load(hyperparams)
     with open(Path(run_folder) / "hyperparams.yaml", encoding="utf-8") as file:
@@ -62,29 +60,29 @@ def model_card(run_folder, hyperparams, meta, text="", language="en"):
     front_matter = _front_matter(
         name, language, "test" if test else "validation", test or valid
     )
+    model = load_hyperpyyaml(hyperparams)["model"]
+    count = sum(parameter.numel() for parameter in model.parameters())
+    rows = [("parameters", f"{count:,}"), *configuration_rows(tree)]
+    versions = (f"{name} {v}" for name, v in package_versions().items())
     parts = (
         TITLE.format(front_matter=front_matter, name=name, sample_rate=rate),
         USAGE.format(top=rate // 2),
         text,
         _data(run),
         _scores(scores),
-        _configuration(tree, hyperparams),
-        _versions(),
+        "## Configuration\n\n" + _table(("key", "value"), rows),
+        f"## Versions\n\nExported with {', '.join(versions)}.",
     )
     return "\n".join(part.strip() + "\n" for part in parts if part.strip())
 
 
 def _front_matter(name, language, kind, scores):
     """Return what the hub reads, with the scores as its model-index."""
+    task = {"task_type": "audio-to-audio", "task_name": "Speech enhancement"}
+    task["dataset_name"] = f"{kind} mixtures, see the card"
+    task["dataset_type"] = "custom"
     results = [
-        EvalResult(
-            task_type="audio-to-audio",
-            task_name="Speech enhancement",
-            dataset_type="custom",
-            dataset_name=f"{kind} mixtures, see the card",
-            metric_type=metric,
-            metric_value=round(value, 3),
-        )
+        EvalResult(**task, metric_type=metric, metric_value=round(value, 3))
         for metric, value in scores.items()
     ]
     data = ModelCardData(
@@ -105,22 +103,8 @@ def _table(columns, rows):
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def _configuration(tree, hyperparams):
-    model = load_hyperpyyaml(hyperparams)["model"]
-    count = sum(parameter.numel() for parameter in model.parameters())
-    rows = [("parameters", f"{count:,}"), *configuration_rows(tree)]
-    return "## Configuration\n\n" + _table(("key", "value"), rows)
-
-
 def configuration_rows(tree):
-    """List what a hyperparams.yaml, not built, says of front end and network.
-
-    Example
-    -------
-    >>> stft = {"win_length": 32, "n_fft": 512}
-    >>> configuration_rows({"compute_stft": stft, "model": {"num_layers": 3}})
-    [('win_length (ms)', 32), ('num_layers', 3)]
-    """
+    """List what a hyperparams.yaml, not built, says of the model."""
     stft, lengths = tree["compute_stft"], ("win_length", "hop_length")
     rows = [(f"{key} (ms)", stft[key]) for key in lengths if key in stft]
     if window := _name_of(stft.get("window_fn")):
@@ -196,8 +180,3 @@ def _scores(scores):
         if means
     ]
     return "## Scores\n\n" + "\n\n".join(tables) if tables else ""
-
-
-def _versions():
-    versions = (f"{name} {v}" for name, v in package_versions().items())
-    return f"## Versions\n\nExported with {', '.join(versions)}."

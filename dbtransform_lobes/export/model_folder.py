@@ -1,14 +1,8 @@
 """From a training run to a model folder that ``EnhanceModel`` loads.
 
-::
-
-  run folder                          model folder
-    hyperparams.yaml            ->      hyperparams.yaml  (model, front end)
-    save/CKPT+*/ema.ckpt        ->      model.ckpt        (averaged weights)
-    save/CKPT+*/CKPT.yaml, scores.json, the data's dataset.json
-                                ->      README.md         (model card)
-                                        custom.py         (for foreign_class)
-  a noisy file                ->      example_noisy.flac, example_enhanced.flac
+It gets the YAML of model and front end, the averaged weights of the best
+checkpoint as model.ckpt, a model card (README.md), a custom.py for
+foreign_class and, of a noisy file, an example before and after.
 """
 
 import io
@@ -84,10 +78,9 @@ def export_model(
     That is the one of the highest validation PESQ, or without any scores the
     newest one from the end of an epoch. The folder is loaded again and
     compared with the averaged model of the run before it gets its name; on any
-    error there is nothing new. FileNotFoundError if the run folder, a file of
-    it, the text or the example is missing; ValueError if there is no
-    checkpoint to take, the model folder exists, the exported model differs
-    from that of the run, or the example is no audio.
+    error there is nothing new. FileNotFoundError if a file is missing;
+    ValueError if there is no checkpoint to take, the model folder exists, the
+    exported model differs, or the example is no audio.
 
     Arguments
     ---------
@@ -95,10 +88,8 @@ def export_model(
         ``output_folder`` of the training; folder to write.
     force : bool
         Replace a model folder of that name.
-    card : str, optional
-        A text file to insert in the model card (sources, limits).
-    language : str
-        Code of the language of the speech, for the model card.
+    card, language : str
+        A text file for the model card (sources, limits); code of the language.
     example : str, optional
         A noisy file, to be heard in the model card before and after.
     """
@@ -110,15 +101,18 @@ def export_model(
         text = read_text(existing_file(card, wanted)) + text
     hyperparams = minimal_hyperparams(run)
     checkpoint = _best_checkpoint(run / "save")
-    ema = checkpoint.paramfiles["ema"]
-    state = _averaged_state(ema)
+    path = checkpoint.paramfiles["ema"]
+    hparams = load_hyperpyyaml(hyperparams)
+    ema = AveragedModel(hparams["model"]).eval()
+    title = f"{path}: the weights do not fit the YAML of the run"
+    fit_weights(ema, read_state_dict(path), title)
     card = model_card(run, hyperparams, checkpoint.meta, text, language)
     with replacing_folder(target) as temporary:
         write_text(temporary / "hyperparams.yaml", hyperparams)
         write_text(temporary / "custom.py", CUSTOM)
         write_text(temporary / "README.md", card)
-        torch.save(state, temporary / "model.ckpt")
-        model = _check_round_trip(temporary, hyperparams, ema)
+        torch.save(ema.module.state_dict(), temporary / "model.ckpt")
+        model = _check_round_trip(temporary, hparams, ema.module)
         for name, strength in EXAMPLES.items() if example else ():
             model.enhance_file(example, temporary / name, strength=strength)
     return checkpoint
@@ -145,30 +139,8 @@ def _best_checkpoint(save):
     return max(ranked, key=lambda entry: entry[:2])[2]
 
 
-def _averaged_state(path):
-    """Return the weights of an AveragedModel, contiguous and in fp32."""
-    state = read_state_dict(path)
-    count = state.pop("n_averaged", None)
-    others = [key for key in state if not key.startswith("module.")]
-    if count is None or others or not state:
-        raise ValueError(
-            f"{path}: expected n_averaged and keys module.*, given "
-            f"{', '.join(others) or 'none of them'}; train with EnhanceBrain"
-        )
-    weights = {}
-    for key, value in state.items():
-        value = value.float() if value.is_floating_point() else value
-        weights[key.removeprefix("module.")] = value.contiguous()
-    return weights
-
-
 def minimal_hyperparams(run_folder):
-    """Return the YAML of a run's model and front end alone.
-
-    That is what ``EnhanceModel`` needs of the run's hyperparams.yaml:
-    ``KEPT_KEYS``, ``modules`` and ``pretrainer``. FileNotFoundError if there is
-    none; ValueError if it cannot be parsed or a key is missing.
-    """
+    """Return the YAML of a run's model and front end alone."""
     path = existing_file(
         Path(run_folder) / "hyperparams.yaml",
         "a run folder; give the output_folder of a training",
@@ -192,17 +164,14 @@ def minimal_hyperparams(run_folder):
     return HEADER + stream.getvalue().rstrip() + "\n" + PRETRAINER
 
 
-def _check_round_trip(folder, hyperparams, ema_path):
+def _check_round_trip(folder, hparams, averaged):
     """Load a model folder; refuse it if it is not the averaged model."""
-    hparams = load_hyperpyyaml(hyperparams)
-    ema = AveragedModel(hparams["model"]).eval()
-    title = f"{ema_path}: the weights do not fit the YAML of the run"
-    fit_weights(ema, read_state_dict(ema_path), title)
     exported = EnhanceModel.from_hparams(folder, run_opts={"device": "cpu"})
-    noisy = _test_signal(hparams["sample_rate"])
+    generator = torch.Generator().manual_seed(0)
+    noisy = 0.1 * torch.randn(1, hparams["sample_rate"], generator=generator)
     with torch.inference_mode():
         expected = enhance_waveform(
-            ema.module, hparams["compute_stft"], hparams["compute_istft"], noisy
+            averaged, hparams["compute_stft"], hparams["compute_istft"], noisy
         )
     difference = (exported.enhance_batch(noisy) - expected).abs().max().item()
     if not difference <= TOLERANCE:
@@ -211,10 +180,3 @@ def _check_round_trip(folder, hyperparams, ema_path):
             f"expected at most {TOLERANCE}; nothing was written"
         )
     return exported
-
-
-def _test_signal(sample_rate):
-    time = torch.arange(sample_rate) / sample_rate
-    tone = sum(torch.sin(2 * torch.pi * 150 * k * time) / k for k in (1, 2, 3))
-    noise = torch.randn(sample_rate, generator=torch.Generator().manual_seed(0))
-    return (0.1 * tone + 0.05 * noise)[None]

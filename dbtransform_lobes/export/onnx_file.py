@@ -39,23 +39,20 @@ def export_onnx(
     lengths with it, and so does PyTorch: samples of signals of an RMS of 1 may
     differ by 1e-4, but with weights of eight bits. FileNotFoundError if the
     model or the folder of the file is missing; ValueError if the model has no
-    such form, the packages of the extra ``onnx`` are missing, or ONNX Runtime
-    computes something else; then there is no file, or the old one.
+    such form, packages of the extra ``onnx`` are missing, or the graph differs.
 
     Arguments
     ---------
     source, path : str
         As for ``EnhanceModel.from_hparams``; a file, which is replaced.
     streaming : bool
-        Frames and states in and out, for a causal model; else whole signals
-        of any length.
+        Frames and states in and out, for a causal model; else whole signals.
     stft : str
         "inside": the graph takes and gives waveforms; "outside": spectra.
     frames : int
         Frames of a call of a streaming graph.
     int8 : bool
-        Whether weights are stored with eight bits, and what they are
-        multiplied with is rounded as it comes (dynamic quantisation).
+        Whether weights are stored with eight bits (dynamic quantisation).
     **model_options
         For ``EnhanceModel.from_hparams``.
     """
@@ -69,9 +66,7 @@ def export_onnx(
     inside = None
     if stft == "inside":
         inside = torch.from_numpy(model.window), model.hop_length
-    _check_model(network)
-    if streaming:
-        _check_stream(network, frames, inside)
+    _check_network(network, streaming, frames, inside)
     from dbtransform_lobes.export import onnx_graph
 
     with _quiet():
@@ -112,7 +107,8 @@ def _check_packages():
         ) from error
 
 
-def _check_model(network):
+def _check_network(network, streaming, frames, stft):
+    """Refuse what has no such graph; ``stft`` is inside or None."""
     if not isinstance(network, DBTransform):
         raise ValueError(
             f"the model is {type(network).__name__}, expected DBTransform: "
@@ -126,10 +122,8 @@ def _check_model(network):
             "lambda_form is 'statistics', expected 'token' or 'vector': the "
             "maps of whole signals do not go into an ONNX graph"
         )
-
-
-def _check_stream(network, frames, stft):
-    """Refuse what a call of a stream cannot be; ``stft`` is inside or None."""
+    if not streaming:
+        return
     if not network.causal:
         raise ValueError(
             "this model sees the future, so it has no streaming form: leave "
@@ -212,22 +206,13 @@ def _quantise(path):
     import onnx
     from onnxruntime.quantization import quantize_dynamic
 
-    with _quiet():
-        quantize_dynamic(
-            path,
-            path,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            nodes_to_exclude=_stft_nodes(onnx.load(path).graph),
-        )
-
-
-def _stft_nodes(graph):
-    """Return the names of the products that are nearest to waveforms."""
-    ends = {"past_noisy", "past_overlap"}
-    if not ends & {value.name for value in graph.input}:
-        return []
+    graph = onnx.load(path).graph
     products = [node.name for node in graph.node if node.op_type == "MatMul"]
-    return [products[0], products[-1]]
+    options = {"op_types_to_quantize": ["MatMul", "Gemm"]}
+    if "past_noisy" in {value.name for value in graph.input}:
+        options["nodes_to_exclude"] = [products[0], products[-1]]
+    with _quiet():
+        quantize_dynamic(path, path, **options)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ RULES = (
     common.slice_split_rule,
 )
 LARGE = 2**24  # numbers of a constant, more than any weight has
+COUNT = torch.zeros(1, dtype=torch.int64)  # of the frames of a new stream
 
 
 class _Spectra(nn.Module):
@@ -93,9 +94,8 @@ class _Waveforms(nn.Module):
 def offline_model(model, stft=None):
     """Export a DBTransform for signals of any length, to a ModelProto.
 
-    With ``stft``, a window (n_fft,) and a hop length, it is a graph from
-    ``noisy`` (B, L) to ``enhanced``; without it from ``spec`` (B, T, F, 2) to
-    ``estimate``.
+    With ``stft``, a window (n_fft,) and a hop length, from ``noisy`` (B, L) to
+    ``enhanced``; without it from ``spec`` (B, T, F, 2) to ``estimate``.
     """
     if stft is None:
         graph, axis = _Spectra(model), "frames"
@@ -116,15 +116,12 @@ class _SpectrumStream(nn.Module):
         self.model = model
         block = torch.zeros(1, frames, model.layout.num_bins, 2)
         with torch.no_grad():
-            _, self.caches = model.advance(block, None, self._count())
-
-    def _count(self):
-        return torch.zeros(1, dtype=torch.int64)
+            _, self.caches = model.advance(block, None, COUNT)
 
     def initial_states(self):
         """Return zeros: the count of frames and all caches."""
         flat = [torch.zeros_like(x) for part in self.caches for x in part]
-        return [self._count(), *flat]
+        return [COUNT.clone(), *flat]
 
     def forward(self, spec, frames, *caches):
         flat = iter(caches)
@@ -167,11 +164,9 @@ class _WaveformStream(nn.Module):
 def streaming_model(model, frames=1, stft=None):
     """Export one call of a stream of a causal DBTransform, to a ModelProto.
 
-    Inputs are ``spec`` (1, N, F, 2) of N frames, or with ``stft``, a window
-    (n_fft,) and a hop length of half of it, ``noisy`` (1, hop); ``frames``,
-    int64, how many the stream had; the caches of the model. Outputs are
-    ``estimate`` or ``enhanced``, and all states with ``next_`` before their
-    names.
+    Inputs are ``spec`` (1, N, F, 2), or with ``stft``, whose hop is half of
+    n_fft, ``noisy`` (1, hop); ``frames``, int64, how many the stream had; the
+    caches. Outputs are ``estimate`` or ``enhanced``, and the next states.
     """
     if stft is None:
         graph = _SpectrumStream(model, frames)

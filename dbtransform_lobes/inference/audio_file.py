@@ -61,11 +61,7 @@ class AudioFormat:
 
 
 def read_format(path):
-    """Read an AudioFormat, and how many samples the header promises.
-
-    FileNotFoundError if there is no such file; ValueError if it is no audio, is
-    empty or several files in one.
-    """
+    """Read an AudioFormat, and how many samples the header promises."""
     _check_path(path)
     with open_audio(path) as file:
         tags = {tag: text for tag in TAGS if (text := getattr(file, tag))}
@@ -93,10 +89,7 @@ def _is_mpeg(info):
 
 
 def read_blocks(path):
-    """Yield the samples of a file, as far as it goes, as (L, channels) float32.
-
-    ValueError if the file is damaged, has no samples, or some not finite.
-    """
+    """Yield what can be read of a file as samples (L, channels), float32."""
     length = 0
     with _open_whole(path) as file:
         checksum = Checksum(path, file)
@@ -167,11 +160,7 @@ def _check_path(path):
 
 
 def check_output(path, output):
-    """Refuse an output that cannot be written, or would replace the input.
-
-    FileNotFoundError if there is no input, or no folder for the output;
-    ValueError if the output has another suffix, is a folder or is the input.
-    """
+    """Refuse an output that cannot be written, or would replace the input."""
     for each in (path, output):
         _check_path(each)
     output = Path(output)
@@ -195,13 +184,11 @@ def with_room(audio, frames):
 
 
 def write_blocks(path, blocks, audio):
-    """Write a file under a temporary name, then rename it.
+    """Write a file of blocks (L, channels), whole or not at all.
 
     The suffix gives the container; the sample format is that of ``audio``, an
-    AudioFormat, if the container has it. Samples beyond full scale of the
-    blocks (L, channels) are clipped but in floating-point formats. ValueError
-    if the container cannot hold it, the folder cannot be written or the disk
-    is full; there is no file then, or the old one.
+    AudioFormat, if the container has it. Samples beyond full scale are clipped
+    but in floating-point formats.
     """
     path = Path(path)
     containers = CONTAINERS[path.suffix.lower()]

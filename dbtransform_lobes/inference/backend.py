@@ -23,14 +23,21 @@ def choose_backend(
     If it is not given, that is ONNX Runtime where the model has a graph: it
     starts in a fraction of the time. PyTorch, if installed, for others, for
     GPUs, for bf16 and for more than LONG_SECONDS of audio in a process.
-    Nothing large is imported before the checks: FileNotFoundError if there is
-    no such model, ValueError if the backend is not installed or does not have
-    the device or the precision.
+    ValueError if it is not installed or lacks the device or the precision.
     """
     plain = device == "cpu" and precision == "fp32"
     backend = backend or _faster(source, plain, seconds)
     if backend != "onnx":
-        _check_torch(source, device)
+        folder = local_folder(source)
+        if folder is not None:
+            check_folder(folder)
+        if importlib.util.find_spec("torch") is None:
+            raise ValueError(
+                "this needs PyTorch, which is not installed: pip install "
+                "dbtransform, or give a model that has a graph (model.onnx, "
+                "`dbtransform export-onnx`)"
+            )
+        check_device(device)
         return backend
     from dbtransform_lobes.inference.onnx_model import import_onnxruntime
 
@@ -62,19 +69,6 @@ def _faster(source, plain, seconds):
     weights = os.path.join(local_folder(source), WEIGHTS)
     long = seconds > LONG_SECONDS and os.path.isfile(weights)
     return "torch" if long and importlib.util.find_spec("torch") else "onnx"
-
-
-def _check_torch(source, device):
-    folder = local_folder(source)
-    if folder is not None:
-        check_folder(folder)
-    if importlib.util.find_spec("torch") is None:
-        raise ValueError(
-            "this needs PyTorch, which is not installed: pip install "
-            "dbtransform, or give a model that has a graph (model.onnx, "
-            "`dbtransform export-onnx`)"
-        )
-    check_device(device)
 
 
 def check_device(device):
@@ -130,9 +124,6 @@ def load_enhancer(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return EnhanceModel.from_hparams(
-        source,
-        run_opts={"device": device, "precision": precision},
-        trust_code=trust_code,
-        fetch_config=hub_config(revision),
-    )
+    options = {"trust_code": trust_code, "fetch_config": hub_config(revision)}
+    options["run_opts"] = {"device": device, "precision": precision}
+    return EnhanceModel.from_hparams(source, **options)

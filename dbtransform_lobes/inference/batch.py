@@ -16,10 +16,9 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
 
     ``pairs`` are (input, output) paths; the folders of outputs are made. The
     model is loaded by ``load_enhancer(**model_options)`` if any input can be
-    opened; ValueError or OSError if loading fails. With several ``jobs`` each
-    process has a model of its own, and no process is left when this generator
-    ends, be it by Ctrl-C. ``options`` go to ``Enhancer.enhance_long_file``;
-    ``threads`` are those of each process, by default all of them, shared.
+    opened, by each of ``jobs`` processes; none is left when this generator
+    ends. ``options`` go to ``Enhancer.enhance_long_file``; ``threads`` are
+    those of each process, by default all of them, shared.
 
     Yields (input, reason, notes): why the file failed, None if it did not, and
     a list of warnings; in any order if ``jobs`` > 1.
@@ -56,10 +55,7 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
 
 
 def enhance_pair(model, pair, options):
-    """Enhance one (input, output); return (input, reason, notes) of it.
-
-    Its failure is a result, see ``enhance_files``, not an error.
-    """
+    """Enhance one (input, output); return (input, reason, notes) of it."""
     source, target = pair
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -23,9 +23,8 @@ def bundled_models():
 def local_folder(source=None):
     """Return the folder of a model, None for one on the hub ("owner/name").
 
-    It is not looked into. Without a name it is the default bundled model. A
-    bundled model goes before a folder of its name, which is meant by
-    ``./name``. FileNotFoundError if there is no such folder or model.
+    A bundled model, the default one without a name, goes before a folder of
+    its name, which is meant by ``./name``.
     """
     if not isinstance(source, str | os.PathLike | None):
         raise ValueError(
@@ -67,10 +66,7 @@ def check_folder(folder, hparams_file="hyperparams.yaml"):
 
 
 def model_folder(source=None, revision=None):
-    """Return the folder of a model, getting it from the hub if need be.
-
-    FileNotFoundError or ValueError if there is none.
-    """
+    """Return the folder of a model, getting it from the hub if need be."""
     folder = local_folder(source)
     if folder is None:
         from dbtransform_lobes.inference.source import find_model, hub_config
@@ -80,12 +76,7 @@ def model_folder(source=None, revision=None):
 
 
 def find_onnx(source=None):
-    """Return the path of the graph of a model.
-
-    The source is a file of ``dbtransform export-onnx``, or a folder or bundled
-    model with one in it, the default model if not given. FileNotFoundError if
-    there is none.
-    """
+    """Return the path of a graph, itself or in a folder or bundled model."""
     if isinstance(source, str | os.PathLike) and os.path.isfile(source):
         return os.fspath(source)
     try:

@@ -22,8 +22,6 @@ from dbtransform_lobes.data.files import (
 )
 from dbtransform_lobes.inference.bundled import GRAPH, WEIGHTS, model_folder
 
-# What is named
-
 
 def single_pair(paths, suffix=""):
     """Return (input, output), the two paths of a command without --output."""
@@ -50,9 +48,8 @@ def folder_pairs(paths, output, suffix=""):
     """Pair every file with its place in a folder of results, each once.
 
     Paths are files, folders, which keep their structure, patterns, which keep
-    what is below their fixed part, and manifests (see ``_read_corpus``). What
-    is left out is told on stderr; ValueError or OSError if nothing is found,
-    or the results cannot be named so.
+    what is below their fixed part, and manifests. What is left out is told on
+    stderr.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output}: is a file, expected a folder (--output)")
@@ -61,7 +58,17 @@ def folder_pairs(paths, output, suffix=""):
     pairs = []
     for path, root in _expand(paths):
         if path.is_dir():
-            files = _audio_files(path, output)
+            if path.resolve() == output.resolve():
+                raise ValueError(
+                    f"{path}: is the input and the --output; give another "
+                    "folder"
+                )
+            files = find_audio(path, output=output, skipped=_print_skipped)
+            if not files:
+                raise ValueError(
+                    f"{path}: there is no audio, expected files of the "
+                    f"suffixes {', '.join(AUDIO_SUFFIXES)}"
+                )
             found = [(file, file.relative_to(root)) for file in files]
         elif path.suffix.lower() == ".csv":
             found = _read_corpus(path)
@@ -111,26 +118,10 @@ def _print_skipped(path, reason):
     print(f"skipped: {path}: {reason}", file=sys.stderr)
 
 
-def _audio_files(folder, output):
-    """List audio files below a folder, without those of earlier results."""
-    if folder.resolve() == output.resolve():
-        raise ValueError(
-            f"{folder}: is the input and the --output; give another folder"
-        )
-    files = find_audio(folder, output=output, skipped=_print_skipped)
-    if not files:
-        raise ValueError(
-            f"{folder}: there is no audio, expected files of the suffixes "
-            f"{', '.join(AUDIO_SUFFIXES)}"
-        )
-    return files
-
-
 def _read_corpus(manifest):
     """List (file, place of its result) of a CSV with a column ``path``.
 
-    Paths are absolute or relative to the manifest; the place is that below its
-    folder, of files from elsewhere their whole path.
+    Places are relative to the manifest, of files from elsewhere whole paths.
     """
     root, files = Path(os.path.abspath(manifest)).parent, []
     for number, row in enumerate(read_table(manifest, ["path"]), start=1):
@@ -146,14 +137,11 @@ def _read_corpus(manifest):
     return files
 
 
-# Before the work
-
-
 def check_pairs(pairs, force, named):
     """Raise one ValueError for missing inputs and outputs that cannot be.
 
     A file that is missing but not ``named``, so in a manifest, or a link to
-    nothing is a failure of its own. Without ``force`` no output may exist.
+    nothing is a failure of its own.
     """
     problems, taken, named = [], {}, set(map(Path, named))
     for source, target in pairs:
@@ -189,46 +177,35 @@ def check_pairs(pairs, force, named):
 def claim_output(record, model_options, options, resume):
     """Record the model and settings of a folder of results.
 
-    The record, a JSON file, is left as it is if it says the same, so that
-    results younger than it are of these settings. ValueError if earlier
-    results are to be kept (``resume``) but are of another model or other
-    settings.
+    The record is left as it is if it says the same, so that results younger
+    than it are of these. ``resume`` refuses to mix those of others.
     """
-    precision = {"precision": model_options["precision"]}
-    digest = {"model_sha256": _digest(**model_options)}
-    settings = digest | precision | options
+    source, digest = model_options["source"], hashlib.sha256()
+    files = [source]
+    if source is None or not os.path.isfile(source):
+        folder = model_folder(source, model_options["revision"])
+        names = ("hyperparams.yaml", WEIGHTS, GRAPH)
+        files = [os.path.join(folder, name) for name in names]
+        files = [file for file in files if os.path.isfile(file)][:2]
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    settings = {"model_sha256": digest.hexdigest(), **options}
+    settings["precision"] = model_options["precision"]
     earlier = read_record(record)
     if earlier == settings:
         return
     if resume and record.exists():
+        told = {key: f"{key} {earlier.get(key)}" for key in settings}
+        told["model_sha256"] = "another model"
+        others = [k for k in settings if earlier.get(k) != settings[k]]
+        what = " and ".join(told[k] for k in others) if earlier else ""
         raise ValueError(
-            f"{record.parent}: has results of {_differences(earlier, settings)}"
+            f"{record.parent}: has results of {what or 'unknown settings'}"
             ", so that --resume would mix them; use --force to replace them, "
             "or another --output"
         )
     record.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, settings)
-
-
-def _digest(source=None, revision=None, **_):
-    files = [source]
-    if source is None or not os.path.isfile(source):
-        folder = model_folder(source, revision)
-        names = ("hyperparams.yaml", WEIGHTS, GRAPH)
-        files = [os.path.join(folder, name) for name in names]
-        files = [file for file in files if os.path.isfile(file)][:2]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()
-
-
-def _differences(earlier, settings):
-    keys = [key for key in settings if earlier.get(key) != settings[key]]
-    told = [f"{key} {earlier.get(key)}" for key in keys]
-    if "model_sha256" in keys:
-        told[keys.index("model_sha256")] = "another model"
-    return " and ".join(told) if earlier else "unknown settings"
 
 
 def is_finished(source, target, record):

@@ -4,8 +4,6 @@ A model folder holds ``hyperparams.yaml`` and ``model.ckpt``, as
 ``dbtransform export`` writes them.
 """
 
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from speechbrain.inference.interfaces import Pretrained
@@ -58,17 +56,22 @@ class EnhanceModel(Pretrained, Enhancer):
     ):
         _check_needed("modules", modules, self.MODULES_NEEDED)
         _check_needed("hparams", hparams, self.HPARAMS_NEEDED)
-        _check_types(modules, hparams)
+        rate = hparams["sample_rate"]
+        if not isinstance(rate, int) or not SAMPLE_RATES[0] <= rate:
+            raise ValueError(
+                f"sample_rate is {rate!r}, expected a whole number of Hz"
+            )
+        layers = {key: hparams[key] for key in self.HPARAMS_NEEDED[1:]}
+        for name, layer in {**layers, "model": modules["model"]}.items():
+            _check_module(name, layer)
         run_opts = _checked_run_opts({} if run_opts is None else run_opts)
         super().__init__(modules, hparams, run_opts, freeze_params)
         network, stft = self.mods.model, self.hparams.compute_stft
         count = sum(weight.numel() for weight in network.parameters())
-        self.description = {
-            "class": type(network).__name__,
-            "parameters": count,
-        }
+        name = type(network).__name__
+        self.description = {"class": name, "parameters": count}
         self.causal = getattr(network, "causal", False)
-        self.sample_rate = self.hparams.sample_rate
+        self.sample_rate = rate
         self.hop_length = getattr(stft, "hop_length", None)
 
     @classmethod
@@ -102,10 +105,8 @@ class EnhanceModel(Pretrained, Enhancer):
             YAML file, changes to it, whether each must be a key of it.
         savedir, local_strategy, fetch_config
             As in ``find_model``; none is needed.
-        download_only : bool
-            Get the files, load nothing and return None.
-        trust_code : bool
-            Let the YAML file name any Python object.
+        download_only, trust_code : bool
+            Get the files and return None; let the YAML name any Python object.
         **kwargs
             For the constructor, such as ``run_opts={"device": "cuda",
             "precision": "bf16"}``.
@@ -115,14 +116,14 @@ class EnhanceModel(Pretrained, Enhancer):
         )
         if download_only:
             return None
-        with _default_dtype(torch.float32):  # that of the weights
-            hparams = load_restricted(
-                folder / hparams_file,
-                overrides,
-                overrides_must_match,
-                trust_code,
-            )
+        given = overrides, overrides_must_match, trust_code
+        before = torch.get_default_dtype()  # maybe of the user's program
+        torch.set_default_dtype(torch.float32)
+        try:
+            hparams = load_restricted(folder / hparams_file, *given)
             _load_weights(hparams, hparams_file, folder)
+        finally:
+            torch.set_default_dtype(before)
         return cls(modules=hparams["modules"], hparams=hparams, **kwargs)
 
     def enhance_batch(
@@ -223,17 +224,6 @@ class EnhanceModel(Pretrained, Enhancer):
         return enhance_waveform(self.mods.model, *self._transforms(), noisy)
 
 
-@contextmanager
-def _default_dtype(dtype):
-    """Build tensors of a type, whatever the user's program has as default."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def _load_weights(hparams, hparams_file, folder):
     """Let the pretrainer of a YAML file load weights that fit its model."""
     _check_needed(hparams_file, hparams, ["modules", "pretrainer"])
@@ -293,17 +283,6 @@ def _check_needed(what, given, needed):
             f"{what} lack {', '.join(missing)}, expected "
             f"{', '.join(needed)}, given {', '.join(map(str, given)) or 'none'}"
             "; `dbtransform export` writes a complete model folder"
-        )
-
-
-def _check_types(modules, hparams):
-    _check_module("model", modules["model"])
-    for name in ("compute_stft", "compute_istft"):
-        _check_module(name, hparams[name])
-    rate = hparams["sample_rate"]
-    if not isinstance(rate, int) or not SAMPLE_RATES[0] <= rate:
-        raise ValueError(
-            f"sample_rate is {rate!r}, expected a whole number of Hz"
         )
 
 

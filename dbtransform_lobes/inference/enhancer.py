@@ -13,7 +13,7 @@ from dbtransform_lobes.inference.audio_file import (
     with_room,
     write_blocks,
 )
-from dbtransform_lobes.inference.high_band import check_high_band
+from dbtransform_lobes.inference.high_band import HIGH_BANDS
 from dbtransform_lobes.inference.segments import Segments
 from dbtransform_lobes.inference.signal_path import (
     SignalPath,
@@ -38,10 +38,8 @@ class Enhancer:
 
     Attributes
     ----------
-    sample_rate : int
-        Of the model, in Hz.
-    hop_length : int
-        Samples from frame to frame.
+    sample_rate, hop_length : int
+        Of the model, in Hz; samples from frame to frame.
     window : numpy.ndarray
         Of the STFT, (n_fft,), float32.
     frames : int
@@ -59,10 +57,7 @@ class Enhancer:
     frames, segment_seconds = 1, 16
 
     def open_stream(self, channels):
-        """Return a stage for live streams, see ``SignalPath``.
-
-        ValueError if the model sees the future.
-        """
+        """Return a stage for live streams; ValueError if it is not causal."""
         if not self.causal:
             raise ValueError(
                 "this model sees the future, so it cannot enhance a stream: "
@@ -139,9 +134,7 @@ class Enhancer:
         All of it is returned, so that memory grows with its length; see
         ``enhance_long_file``. FileNotFoundError if there is no such file, or
         no folder for the output; ValueError if the file is no audio, is empty
-        or damaged or has samples that are not finite, if the output is the
-        input, has another suffix or cannot be written, or if an option is out
-        of range.
+        or damaged, the output cannot be written, or an option is out of range.
 
         Arguments
         ---------
@@ -160,8 +153,7 @@ class Enhancer:
         Returns
         -------
         numpy.ndarray
-            (L,), or (L, channels) for several channels; float32, at the rate
-            and with the length of the file.
+            (L,) or (L, channels), float32, of the rate and length of the file.
         """
         if output_filename is not None:
             check_output(filename, output_filename)
@@ -204,7 +196,11 @@ class Enhancer:
         high_band="keep",
     ):
         wet = wet_share(strength, attenuation_limit_db)
-        check_high_band(high_band)
+        if high_band not in HIGH_BANDS:
+            raise ValueError(
+                f"high_band is {high_band!r}, expected one of "
+                f"{', '.join(HIGH_BANDS)}"
+            )
         check_sample_rate(sample_rate)
         rates = self.sample_rate, sample_rate
         inner = self.open_signal(channels)
@@ -220,13 +216,9 @@ class Enhancer:
         """Yield the enhanced blocks of a file; show how far they are."""
         rate, length = audio.sample_rate, 0
         long = frames > LONG_SECONDS * rate
-        bar = tqdm(
-            total=frames // rate,
-            unit="s",
-            desc=Path(filename).name,
-            leave=False,
-            disable=None if progress and long else True,
-        )
+        look = {"unit": "s", "desc": Path(filename).name, "leave": False}
+        look["disable"] = None if progress and long else True
+        bar = tqdm(total=frames // rate, **look)
         try:
             stage = self._open(rate, audio.channels, **options)
             with bar:

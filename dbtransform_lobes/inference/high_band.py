@@ -15,15 +15,6 @@ WINDOW_SECONDS = 0.032
 HOP_SECONDS = 0.008
 
 
-def check_high_band(high_band):
-    """Refuse what is none of HIGH_BANDS by a ValueError."""
-    if high_band not in HIGH_BANDS:
-        raise ValueError(
-            f"high_band is {high_band!r}, expected one of "
-            f"{', '.join(HIGH_BANDS)}"
-        )
-
-
 class TopBandGain:
     """Gain of the top quarter of a model's band, at samples of another rate.
 
@@ -47,8 +38,7 @@ class TopBandGain:
     def push(self, noisy, enhanced, last=False):
         """Take samples (channels, n) at the model's rate.
 
-        Returns gains (channels, m) of the next samples of the signal; in the
-        end of more than it has.
+        Returns gains (channels, m) of the next samples; in the end of too many.
         """
         spec = self.stft.push(np.concatenate((noisy, enhanced)), last)
         energy = np.square(np.abs(spec[:, self.first_bin :])).sum(1)

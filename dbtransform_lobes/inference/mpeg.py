@@ -21,7 +21,10 @@ MARGIN = 8000
 
 def frames_of(data):
     """Yield (first byte, bytes, samples) of each MPEG frame of a file."""
-    place = _after_id3(data)
+    place = 0
+    if data[:3] == b"ID3":
+        a, b, c, d = data[6:10]
+        place = 10 + (a << 21 | b << 14 | c << 7 | d)
     while 0 <= (place := data.find(b"\xff", place)) <= len(data) - 4:
         size, samples = _frame(data[place : place + 4])
         if not size:
@@ -35,13 +38,6 @@ def begins_with_frames(data):
     """Whether two frames follow each other from the first byte on."""
     frames = list(islice(frames_of(data), 2))
     return len(frames) == 2 and frames[0][0] == 0 == frames[1][0] - frames[0][1]
-
-
-def _after_id3(data):
-    if data[:3] != b"ID3":
-        return 0
-    a, b, c, d = data[6:10]
-    return 10 + (a << 21 | b << 14 | c << 7 | d)
 
 
 @lru_cache
@@ -61,8 +57,8 @@ def _frame(header):
 def true_length(path, promised):
     """Return the samples of an MP3, and whether those promised are all.
 
-    They are not where its frames have far more samples, or where there is no
-    header, so that libsndfile has guessed: then at least how many they have.
+    They are not where frames have far more, or without a header, so that
+    libsndfile has guessed: then at least how many they have.
     """
     data = Path(path).read_bytes()
     counted = sum(samples for _, _, samples in frames_of(data))
@@ -81,9 +77,9 @@ def _begin(data):
 
 @contextmanager
 def without_header(path):
-    """Open an MP3 as a pipe that begins after the frame that is its header.
+    """Open an MP3 as a pipe, a file descriptor, from behind its header.
 
-    Then the decoder has no length to stop at. Yields a file descriptor.
+    Then the decoder has no length to stop at.
     """
     data = Path(path).read_bytes()
     begin, _ = _begin(data)

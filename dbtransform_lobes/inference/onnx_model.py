@@ -21,9 +21,9 @@ METADATA = "dbtransform"
 class OnnxEnhancer(Enhancer):
     """An engine that runs a graph of ``dbtransform export-onnx``.
 
-    Whole signals can be given to graphs of streams as well: they pass frame
-    by frame. FileNotFoundError if there is no such file; ValueError if it is
-    not such a graph, onnxruntime is not installed or an argument is wrong.
+    Whole signals can be given to graphs of streams as well. FileNotFoundError
+    if there is no such file; ValueError if it is not such a graph, onnxruntime
+    is not installed or an argument is wrong.
 
     Arguments
     ---------
@@ -43,12 +43,10 @@ class OnnxEnhancer(Enhancer):
     segment_seconds = 7  # memory grows with it
 
     def __init__(self, source=None, threads=None):
-        if threads is not None and not (
-            isinstance(threads, Integral) and threads > 0
-        ):
+        given = 1 if threads is None else threads
+        if not isinstance(given, Integral) or given < 1:
             raise ValueError(
-                f"threads is {threads!r}, expected a whole number above 0, or "
-                "None"
+                f"threads is {threads!r}, expected a whole number above 0"
             )
         path = find_onnx(source)
         settings, self.session = _load(path, threads)
@@ -99,11 +97,7 @@ class OnnxEnhancer(Enhancer):
         return enhance
 
     def open_calls(self, channels):
-        """Return a function for each channel that calls a streaming graph.
-
-        It maps frames (1, N, F, 2), or samples (1, hop), to as many, and
-        keeps the states of its channel.
-        """
+        """Return for each channel a ``GraphStream``."""
         in_place = self.description.get("in_place", ())
         return [GraphStream(self.session, in_place) for _ in range(channels)]
 

@@ -11,18 +11,10 @@ class GraphStream:
     """Call a graph of fixed shapes block by block, from states of zeros.
 
     The first input and output are the block and its result, the others are
-    states: what comes out in a place goes in there at the next call. States
-    are read from one set of buffers and written to another, in turns.
-    ValueError if there are not as many states out as in.
-
-    Arguments
-    ---------
-    session : onnxruntime.InferenceSession
-        Of the graph.
-    in_place : sequence of str
-        States that have one buffer, written where it was read, so that a
-        ring of frames is not copied. Only one node of the graph may read
-        them, the one that gives the next state.
+    states: what comes out in a place goes in there at the next call, by two
+    sets of buffers in turns. ``session`` is an onnxruntime.InferenceSession.
+    States ``in_place`` have one buffer, written where it was read, so that a
+    ring of frames is not copied: only the node that writes it may read it.
     """
 
     def __init__(self, session, in_place=()):

@@ -43,12 +43,10 @@ def encode(samples, dtype):
 def enhance_pcm(enhancer, read, write, channels=1, dtype="s16"):
     """Enhance a stream of bytes until it ends; return a Report.
 
-    Samples are read a hop at a time and written as soon as they are ready. The
-    ``enhancer`` is a StreamingEnhancer of the rate of the stream that has not
-    begun. ``read(size)`` returns up to ``size`` bytes, none at the end;
-    ``write`` takes bytes and raises BrokenPipeError if nobody wants more.
-    Interleaved channels are enhanced each on its own; ``dtype`` is a key of
-    DTYPES.
+    Samples are read a hop at a time and written as soon as they are ready, by
+    a StreamingEnhancer of the rate of the stream. ``read(size)`` returns up to
+    ``size`` bytes, none at the end; ``write`` raises BrokenPipeError if nobody
+    wants more. ``dtype`` is a key of DTYPES, channels are interleaved.
     """
     report, sent, rate = Report(), 0, enhancer.sample_rate
     width = channels * np.dtype(DTYPES[dtype][0]).itemsize

@@ -34,10 +34,8 @@ def load_restricted(
 ):
     """Load a HyperPyYAML file that builds nothing but an enhancer.
 
-    ``overrides`` are changes to it, each of which must be a key of it unless
-    ``overrides_must_match`` is False; ``trust_code`` loads it without
-    restrictions. ValueError if it is no HyperPyYAML, asks for more than it may
-    have or lacks a key that is to be changed.
+    ``overrides`` are changes to it, of keys of it if ``overrides_must_match``;
+    ``trust_code`` loads it without restrictions.
     """
     try:
         with open_yaml(path) as file:

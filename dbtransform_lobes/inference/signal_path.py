@@ -57,17 +57,7 @@ def as_channels(signal, least=1, most=0):
             "samples are not finite (NaN or infinity), expected audio; put "
             "zeros in their place or leave out this signal"
         )
-    _check_shape(array.shape, least, most)
-
-    def give_back(samples):
-        """Return samples (m, channels) of the kind and rank that was given."""
-        samples = samples if array.ndim == 2 else samples[:, 0]
-        return given_as(np.ascontiguousarray(samples))
-
-    return array if array.ndim == 2 else array[:, None], give_back
-
-
-def _check_shape(shape, least, most):
+    shape = array.shape
     if len(shape) not in (1, 2) or shape[0] < least or 0 in shape[1:]:
         raise ValueError(
             f"the signal has shape {shape}, expected (samples,) or "
@@ -79,6 +69,13 @@ def _check_shape(shape, least, most):
             "expected (samples, channels), as soundfile reads them: give "
             "signal.T"
         )
+
+    def give_back(samples):
+        """Return samples (m, channels) of the kind and rank that was given."""
+        samples = samples if array.ndim == 2 else samples[:, 0]
+        return given_as(np.ascontiguousarray(samples))
+
+    return array if array.ndim == 2 else array[:, None], give_back
 
 
 class SignalPath:
@@ -103,10 +100,7 @@ class SignalPath:
         self._noisy, self._made, self._gains = Waiting(), Waiting(), Waiting()
 
     def push(self, noisy, last=False):
-        """Take samples (channels, n), float32; return those that are ready.
-
-        ValueError if the model returns samples that are not finite.
-        """
+        """Take samples (channels, n), float32; return those that are ready."""
         self._noisy.put(noisy)
         low = self._down.push(noisy, last)
         made, waiting = self.stage.push(low, last), [self._noisy, self._made]

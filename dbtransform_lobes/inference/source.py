@@ -38,8 +38,7 @@ def find_model(
     """Return a folder with the files of a model, downloading it if need be.
 
     FileNotFoundError if the folder or a file of it is missing; ValueError if a
-    download fails, ``savedir`` holds another model or an argument has a wrong
-    type.
+    download fails, ``savedir`` holds another model or a type is wrong.
 
     Arguments
     ---------
@@ -49,19 +48,19 @@ def find_model(
         Folder to collect the files in. Without it a local model is read in
         place and a model of the hub from the hub's cache.
     local_strategy : LocalStrategy
-        How ``savedir`` gets the files: links, copies, copies without the
-        hub's cache, or (NO_LINK) not at all.
+        How ``savedir`` gets the files; NO_LINK: not at all.
     fetch_config : FetchConfig, optional
-        Revision, token, cache, and whether to use the network, to look for
-        updates and to refill a ``savedir``.
+        Revision, token, cache, network, and when to refill a ``savedir``.
     """
-    config, name = fetch_config or FetchConfig(), str | os.PathLike
-    _check_types(
-        hparams_file=(hparams_file, name, "the name of a file"),
-        savedir=(savedir, name | None, "the path of a folder, or None"),
-        local_strategy=(local_strategy, LocalStrategy, "a LocalStrategy"),
-        fetch_config=(config, FetchConfig, "a FetchConfig"),
-    )
+    config, text = fetch_config or FetchConfig(), str | os.PathLike
+    for name, value, kind, expected in (
+        ("hparams_file", hparams_file, text, "the name of a file"),
+        ("savedir", savedir, text | None, "the path of a folder, or None"),
+        ("local_strategy", local_strategy, LocalStrategy, "a LocalStrategy"),
+        ("fetch_config", config, FetchConfig, "a FetchConfig"),
+    ):
+        if not isinstance(value, kind) or value == "":
+            raise ValueError(f"{name} is {value!r}, expected {expected}")
     kind, path = _resolve(source)
     in_place = savedir is None or local_strategy == LocalStrategy.NO_LINK
     in_place = in_place or Path(savedir).resolve() == Path(path)
@@ -75,12 +74,6 @@ def find_model(
     if savedir in (None, folder):
         return folder
     return _collect(folder, savedir, hparams_file, local_strategy)
-
-
-def _check_types(**arguments):
-    for name, (value, kind, expected) in arguments.items():
-        if not isinstance(value, kind) or value == "":
-            raise ValueError(f"{name} is {value!r}, expected {expected}")
 
 
 def hub_config(revision=None):

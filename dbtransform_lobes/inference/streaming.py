@@ -68,10 +68,8 @@ class StreamingEnhancer:
     latency_ms : float
         Algorithmic latency without resampling, n_fft: a frame is complete
         n_fft - hop_length samples late, and the next one a hop later.
-    sample_rate : int
-        Of the samples, in Hz.
-    hop_length : int
-        Samples from frame to frame; blocks of a multiple of it cost least.
+    sample_rate, hop_length : int
+        Of the samples, in Hz; blocks of a multiple of the hop cost least.
     processing_ms : float
         Mean time of computing for each hop; NaN before the first sample.
 
@@ -113,7 +111,7 @@ class StreamingEnhancer:
 
     @property
     def processing_ms(self):
-        """Mean time of computing for each hop, in ms."""
+        """Return the mean time of computing for each hop, in ms."""
         if not self._fed:
             return math.nan
         return 1000 * self._seconds * self.hop_length / self._fed
@@ -138,10 +136,7 @@ class StreamingEnhancer:
         return self._push(noisy.T)
 
     def flush(self):
-        """End the streams: return what is left, as ``feed``, and reset.
-
-        If nothing was fed, that is of shape (0,).
-        """
+        """End the streams: return what is left, as ``feed``, and reset."""
         if self._path is None:
             return np.zeros(0, dtype=np.float32)
         nothing = np.zeros((self._path.channels, 0), np.float32)

@@ -13,9 +13,8 @@ from numbers import Real
 def wet_share(strength=1.0, attenuation_limit_db=None):
     """Return the share of the enhanced signal, the smaller of both demands.
 
-    A strength of 0 leaves the noisy signal, 1 is the whole enhancement; the
-    limit is what noise is reduced by at most, in dB, None for none. ValueError
-    if the strength is not in 0 to 1 or the limit is negative.
+    The limit is what noise is reduced by at most, in dB, None for none.
+    ValueError if the strength is not in 0 to 1 or the limit is negative.
 
     Example
     -------

@@ -32,12 +32,11 @@ def id3_of(tags):
 
 
 def copy_tags(source, target, container, tags):
-    """Give a file the tags of another.
+    """Give a file the tags of another, or warn of those left out.
 
     Between files of one kind all are copied, pictures as well. Otherwise the
-    target, a file of this container, has what soundfile wrote into it, and an
-    MP3, into which it writes Latin-1 only, gets ``tags``, those that it could
-    read of the source. What is left out is told by a warning.
+    target has what soundfile wrote into it, and an MP3, into which it writes
+    Latin-1 only, gets ``tags``, those that it could read of the source.
     """
     if rare := rare_chunks(source):
         warnings.warn(

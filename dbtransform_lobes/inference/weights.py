@@ -7,11 +7,7 @@ from dbtransform_lobes.inference.bundled import EXPORT
 
 
 def load_strictly(model, path):
-    """Load a file of tensors into a model if keys and shapes are the same.
-
-    FileNotFoundError if there is no such file; ValueError if it holds no state
-    dict or that of another model, or a weight is not finite.
-    """
+    """Load finite weights from a file whose keys and shapes are the model's."""
     given = read_state_dict(path)
     damaged = [key for key in given if not given[key].isfinite().all()]
     if damaged:
@@ -27,10 +23,7 @@ def load_strictly(model, path):
 
 
 def fit_weights(model, state, title):
-    """Load a state dict; if it does not fit, a ValueError lists why.
-
-    The title says what is wrong and what to do about it.
-    """
+    """Load a state dict; if it does not fit, a ValueError lists why."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -38,11 +31,7 @@ def fit_weights(model, state, title):
 
 
 def read_state_dict(path):
-    """Read what ``torch.save`` wrote as tensors by name, on the CPU.
-
-    FileNotFoundError if there is no such file, ValueError if it holds
-    anything but tensors.
-    """
+    """Read what ``torch.save`` wrote as tensors by name, on the CPU."""
     existing_file(path, f"the weights; {EXPORT}")
     refuse_lfs_pointer(path)
     try:

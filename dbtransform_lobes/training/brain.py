@@ -52,9 +52,7 @@ class ResumableBrain(sb.Brain):
     def on_fit_start(self):
         """Compile, wrap and resume; find the place in a broken epoch.
 
-        The steps done say where it is, so that the number of ranks, workers
-        and accumulated batches may have changed; a step that was not
-        complete is done again.
+        The steps done say where it is; one that was not complete is done again.
         """
         super().on_fit_start()
         if self.step == 0:  # a new run, or the end of an epoch

@@ -17,11 +17,8 @@ class AtomicCheckpointer(Checkpointer):
     -------
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     checkpointer = AtomicCheckpointer(
-    ...         folder, {"model": torch.nn.Linear(1, 1)}
-    ...     )
-    ...     saved = checkpointer.save_checkpoint()
-    ...     sorted(os.listdir(saved.path))
+    ...     saver = AtomicCheckpointer(folder, {"model": torch.nn.Linear(1, 1)})
+    ...     sorted(os.listdir(saver.save_checkpoint().path))
     ['CKPT.yaml', 'model.ckpt']
     """
 
@@ -43,8 +40,7 @@ class AtomicCheckpointer(Checkpointer):
     def delete_checkpoints(self, **kwargs):
         """Delete on the main process what is neither best, newest nor whole.
 
-        The stock method lets every rank list the files and synchronises once
-        for each deletion: ranks whose lists differ would wait for ever.
+        In the stock method ranks whose lists differ would wait for ever.
         """
         super().delete_checkpoints(**kwargs)
         for folder in self.checkpoints_dir.glob(f"{CKPT_PREFIX}*"):

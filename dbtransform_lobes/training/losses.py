@@ -205,13 +205,11 @@ class EnhancementLoss(nn.Module):
             )
         self.weights = {name: w for name, w in weights.items() if w}
         self.compute_stft = compute_stft
-        self.terms = {name: self._made(terms[name][1]) for name in self.weights}
-
-    def _made(self, term):
-        if not inspect.isclass(getattr(term, "func", term)):
-            return term
-        rate = self.compute_stft.sample_rate
-        return build(term, n_fft=self.compute_stft.n_fft, sample_rate=rate)
+        self.terms = {name: terms[name][1] for name in self.weights}
+        for name, term in self.terms.items():
+            if inspect.isclass(getattr(term, "func", term)):
+                n_fft, rate = compute_stft.n_fft, compute_stft.sample_rate
+                self.terms[name] = build(term, n_fft=n_fft, sample_rate=rate)
 
     def forward(self, clean, estimate, spec=None):
         """Map waveforms (B, L) to the loss (B,) and its terms.
@@ -224,14 +222,10 @@ class EnhancementLoss(nn.Module):
             seen = {"clean": clean, "estimate": estimate, "spec": spec}
             seen["clean_spec"] = self.compute_stft(clean)
             seen["estimate_spec"] = self.compute_stft(estimate)
-            terms = {
-                name: build(_callable(term, clean.device), **seen)
-                for name, term in self.terms.items()
-            }
+            terms = {}
+            for name, term in self.terms.items():
+                if isinstance(term, nn.Module):  # follows the signals' device
+                    term = term.to(clean.device).forward
+                terms[name] = build(term, **seen)
         total = sum(self.weights[name] * term for name, term in terms.items())
         return total, terms
-
-
-def _callable(term, device):
-    """What is called of a term; a module follows the signals' device."""
-    return term.to(device).forward if isinstance(term, nn.Module) else term

@@ -35,16 +35,12 @@ class MetricGAN:
         SpeechBrain's STFT, at 16 kHz.
     weight, lr : float
         Of the generator's term in the loss; of the discriminator, constant.
-    start_epoch : int
-        First epoch in which it is trained and used.
+    start_epoch, num_channels : int
+        First epoch of it; see ``MetricDiscriminator``.
     exponent : float
         Compression of the magnitudes.
-    num_channels : int
-        See ``MetricDiscriminator``.
-    num_workers : int
-        Processes that compute PESQ, of each rank.
-    device : str
-        Where the discriminator is.
+    num_workers, device : int, str
+        Processes of each rank that compute PESQ; where the discriminator is.
 
     Example
     -------
@@ -101,10 +97,7 @@ class MetricGAN:
             return (spec.square().sum(-1) + 1e-12).sqrt()
 
     def generator_term(self, clean, estimate):
-        """Return the loss of the generator, (D(S, Y) - 1)^2: (B, L) to (B,).
-
-        The gradient goes to the estimate and not to the discriminator.
-        """
+        """Return (D(S, Y) - 1)^2 of waveforms (B, L), (B,)."""
         discriminator = self.discriminator.requires_grad_(False).eval()
         with torch.autocast(clean.device.type, enabled=False):
             score = discriminator(
@@ -115,7 +108,6 @@ class MetricGAN:
     def on_batch_end(self, clean, estimate, should_step):
         """Have waveforms (B, L) scored; at a step learn from those scored.
 
-        ``should_step`` is False for all but the last of accumulated batches.
         It returns the loss of the discriminator, None if it has not learned.
         """
         self.workers.submit(clean, estimate)

@@ -35,15 +35,11 @@ def _serve(connection):
 class PesqWorkers:
     """Score estimates in the background.
 
-    Nothing here waits: ``submit`` leaves estimates to the workers and
-    ``ready`` returns those that have a score by now. While more than a batch
-    is waiting, ``submit`` does nothing, so that scores never lag far behind.
-    Processes are started on the first use.
-
-    ``counts`` says how many items were scored, failed (PESQ is not defined
-    for them) and skipped (the workers were busy, or one died). Less than one
-    worker is a ValueError; ``ready`` raises a RuntimeError if workers die
-    again and again.
+    Nothing here waits: ``submit`` leaves estimates to the workers, or does
+    nothing while more than a batch is waiting, and ``ready`` returns those that
+    have a score by now. ``counts`` says how many items were scored, failed
+    (PESQ is not defined for them) and skipped (the workers were busy, or one
+    died). RuntimeError if workers die again and again.
     """
 
     def __init__(self, num_workers=2):
@@ -93,37 +89,28 @@ class PesqWorkers:
             return None
 
     def ready(self):
-        """Take what has been scored; what could not be is left out.
-
-        Items are (clean, estimate, target): waveforms (L,) on the CPU and a
-        float.
-        """
+        """Take what has been scored: clean, estimate (L,), and target."""
         done = [item for item in self.waiting if item[0].done()]
         self.waiting = deque(i for i in self.waiting if not i[0].done())
         items = []
         for future, *pair in done:
             target = future.result()
-            self._watch(target)
+            self.deaths = self.deaths + 1 if target is None else 0
+            if self.deaths >= MAX_DEATHS:
+                raise RuntimeError(
+                    f"workers that compute PESQ died {MAX_DEATHS} times "
+                    "without a score between: look for the memory they need, "
+                    "or set pesq_workers lower or metric_weight to 0"
+                )
             if target is None:
                 self.counts["skipped"] += 1
+                logger.warning("a worker of PESQ died; there is another")
             elif math.isnan(target):
                 self.counts["failed"] += 1
             else:
                 self.counts["scored"] += 1
                 items.append((*pair, target))
         return items
-
-    def _watch(self, target):
-        """Count deaths in a row; a worker that died is replaced."""
-        self.deaths = self.deaths + 1 if target is None else 0
-        if self.deaths >= MAX_DEATHS:
-            raise RuntimeError(
-                f"workers that compute PESQ died {MAX_DEATHS} times without "
-                f"a score between: look for the memory they need, or set "
-                f"pesq_workers lower or metric_weight to 0"
-            )
-        if target is None:
-            logger.warning("a worker that computes PESQ died; there is another")
 
     def close(self):
         """End the processes; what is waiting is forgotten."""

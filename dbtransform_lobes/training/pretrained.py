@@ -17,11 +17,8 @@ REMEDY = (
 def load_pretrained(hparams):
     """Load the weights that ``pretrained`` names into the model.
 
-    Called before the Brain is made, so that the average starts from them as
-    well. ``pretrained`` is a model folder as ``dbtransform export`` writes
-    it, or a Hugging Face id. A run that has a checkpoint goes on from it
-    instead. FileNotFoundError if there is no such folder, ValueError if the
-    front ends differ or the weights do not fit, with their keys.
+    A run that has a checkpoint goes on from it instead. FileNotFoundError if
+    there is no such model folder, ValueError if front end or weights differ.
     """
     source = hparams["pretrained"]
     if hparams["checkpointer"].find_checkpoint() is not None:
@@ -31,12 +28,9 @@ def load_pretrained(hparams):
             source,
         )
         return
-    fit_weights(
-        hparams["model"],
-        _read_on_main(source, hparams),
-        f"the weights of pretrained={source} do not fit the recipe's model: "
-        + REMEDY,
-    )
+    title = f"the weights of pretrained={source} do not fit the recipe's model"
+    state = _read_on_main(source, hparams)
+    fit_weights(hparams["model"], state, f"{title}: {REMEDY}")
     logger.info("starts from the weights of %s", source)
 
 

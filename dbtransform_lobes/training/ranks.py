@@ -36,10 +36,7 @@ def rank_batch_size(batch_size, accumulation=1):
 
 
 def gather_lists(values):
-    """Join the lists of all ranks, in the order of the ranks, on every rank.
-
-    Every rank must call this. Items are of any kind that can be pickled.
-    """
+    """Join the lists of all ranks, which all must call this, in their order."""
     count = rank_and_count()[1]
     if count == 1:
         return list(values)
@@ -51,8 +48,7 @@ def gather_lists(values):
 def mean_over_ranks(means, weight=1):
     """Average numbers by name over all ranks, which all must call this.
 
-    A rank may lack some or all. ``weight`` is how much those of this rank
-    count, such as the files that they come from.
+    A rank may lack some; ``weight`` is how much those of this rank count.
     """
     sums, totals = Counter(), Counter()
     for part, share in gather_lists([(means, weight)]):

@@ -8,9 +8,6 @@ from pathlib import Path
 import ruamel.yaml
 from hyperpyyaml import resolve_references
 
-from dbtransform_lobes.data.files import write_json
-from dbtransform_lobes.versions import package_versions
-
 DEBUG_MARK = "made_by_debug"
 # Keys that a run that goes on may have otherwise: where things are, how long
 # and how fast it trains, what it shows.
@@ -38,10 +35,7 @@ def check_overrides(hparams_file, overrides):
     """Refuse overrides that HyperPyYAML would not use.
 
     It takes misspelt keys of an included file, and drops the file that an
-    override names if that has keys as well; neither changes anything. The
-    arguments are those of ``speechbrain.parse_arguments``. ValueError if a
-    key is not in the recipe or in the file that it includes, or an included
-    file is to be replaced and changed at once.
+    override names if that has keys as well; neither changes anything.
     """
     given = ruamel.yaml.YAML().load(overrides or "") or {}
     _check_keys(given, _load_tree(hparams_file), hparams_file)
@@ -84,9 +78,7 @@ def _tag(node):
 def check_same_run(folder, hparams_file, overrides, debug=False):
     """Refuse to go on with checkpoints of another configuration or of --debug.
 
-    A run of ``--debug`` leaves a mark in its output folder, which may not
-    exist yet, and may not touch another run. ValueError if the folder has
-    checkpoints that this run may not go on from.
+    A run of ``--debug`` leaves a mark in its folder, which may not exist yet.
     """
     folder = Path(folder)
     before, mark = folder / "hyperparams.yaml", folder / DEBUG_MARK
@@ -130,9 +122,3 @@ def _plain_tree(text):
 
     root = ruamel.yaml.YAML(typ="safe", pure=True).compose(text)
     return {key.value: plain(value) for key, value in root.value}
-
-
-def save_versions(folder):
-    """Write versions.json: what ran, beside the configuration that ran."""
-    # SpeechBrain's env.log asks the pip on the PATH, maybe of another Python.
-    write_json(Path(folder, "versions.json"), package_versions())

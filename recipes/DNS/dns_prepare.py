@@ -1,22 +1,10 @@
 """The data of the Deep Noise Suppression Challenge, as it lies on the disk.
 
 C. K. A. Reddy et al., "The INTERSPEECH 2020 Deep Noise Suppression
-Challenge", 2020, arXiv:2005.13981; its later editions have the same folders,
-at 48 kHz and with the ending ``_fullband``. There are no transcripts and no
-download: get the data with the scripts of
-https://github.com/microsoft/DNS-Challenge and pass their folder as
-``data_folder``. In it or in its folder ``datasets`` or ``datasets_fullband``
-are looked for: ``clean`` (or ``clean_fullband``) with a folder for each
-language or corpus, ``noise`` (or ``noise_fullband``), ``impulse_responses``
-and ``test_set/synthetic``. The folder of the manifests gets
-
-- ``manifest.csv``: speech (its source is the language), noise and impulse
-  responses of the splits train and valid; no speaker is in both;
-- ``valid.json``: mixtures of held-out speech and noise, drawn once;
-- ``test_no_reverb.json``, ``test_with_reverb.json``: where there is such a
-  test set, its pairs;
-- ``dns_prepare.json``: the settings, what was found, which files are unfit
-  and why, which speakers were refused.
+Challenge", 2020, arXiv:2005.13981, and its later editions. There are no
+transcripts and no download: get the data with the scripts of
+https://github.com/microsoft/DNS-Challenge. README.md says which folders are
+looked for and what is written.
 """
 
 import re
@@ -50,7 +38,7 @@ KIND_FOLDERS = {
 }
 TEST_SETS = ("no_reverb", "with_reverb")
 # The test speakers of VoiceBank-DEMAND: who trains on them cannot test there.
-REFUSED_SPEAKERS = ("p232", "p257")
+REFUSED_SPEAKERS = {"p232", "p257"}
 VALID_SNRS = (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0)
 RECORD_NAME = "dns_prepare.json"
 # Who speaks, by the names of LibriVox, VCTK and CREMA-D.
@@ -72,22 +60,19 @@ def prepare_dns(
     seed=0,
     skip_prep=False,
 ):
-    """Write the manifests of training, validation and test, see the module.
+    """Write the manifests of training, validation and test, and a record.
 
     A second call with the same arguments and the same data does nothing.
     Returned is what ``dns_prepare.json`` holds; ``skip_prep`` does nothing and
-    returns {}.
-    FileNotFoundError if ``data_folder`` is missing; ValueError if there is no
-    speech or no noise, or a test pair is incomplete.
+    returns {}. FileNotFoundError if ``data_folder`` is missing; ValueError if
+    there is no speech or no noise, or a test pair is incomplete.
 
     Arguments
     ---------
     data_folder, save_folder : str
         Folder of the challenge, and of the manifests.
-    valid_fraction : float
-        Share of the speakers and of the noise files held out.
-    valid_hours : float
-        Length of the validation set.
+    valid_fraction, valid_hours : float
+        Share of speakers and noise files held out; length of their mixtures.
     sample_rate : int
         16000; files below this rate are unfit, those above are resampled.
     jobs, seed : int
@@ -101,46 +86,47 @@ def prepare_dns(
             "the validation mixtures and test sets"
         )
     rows, tests = _find_recordings(data_folder), find_test_pairs(data_folder)
+    paths = [row["path"] for row in rows]
+    paths += [p for pairs in tests.values() for _, *pair in pairs for p in pair]
     settings = {
         "data_folder": str(Path(data_folder).resolve()),
         "valid_fraction": valid_fraction,
         "valid_hours": valid_hours,
         "sample_rate": sample_rate,
         "seed": seed,
-        "files_sha256": fingerprint(_paths(rows, tests)),
+        "files_sha256": fingerprint(paths),
     }
     write = partial(_write_all, rows, tests, jobs)
     return prepare_once(Path(save_folder, RECORD_NAME), settings, write)
 
 
-def _paths(rows, tests):
-    pairs = [pair for pairs in tests.values() for _, *pair in pairs]
-    return [row["path"] for row in rows] + [p for pair in pairs for p in pair]
-
-
 def _write_all(rows, tests, jobs, save_folder, settings):
     """Write the manifests; return what was found and left out."""
-    refused = sorted(row["path"] for row in rows if _is_refused(row))
+    refused = [
+        row["path"]
+        for row in rows
+        if row["kind"] == "speech"
+        and {row["speaker"], Path(row["path"]).parent.name} & REFUSED_SPEAKERS
+    ]
     rows = [row for row in rows if row["path"] not in refused]
     kept, problems = measure(rows, settings["sample_rate"], jobs)
-    _set_splits(kept, settings)
+    for kind, key in (("speech", "speaker"), ("noise", "path")):  # not rooms
+        some = [row for row in kept if row["kind"] == kind]
+        hold_out(some, key, settings["valid_fraction"])
     hours, seed = settings["valid_hours"], settings["seed"]
     write_training(save_folder, kept, hours, VALID_SNRS, seed)
     for name, pairs in tests.items():
         _write_test(save_folder, name, pairs, settings["sample_rate"])
     return {
         **summary(kept, problems),
-        "refused": refused,
+        "refused": sorted(refused),
         "problems": problems,
         "test_sets": {name: len(pairs) for name, pairs in tests.items()},
     }
 
 
 def _find_recordings(data_folder):
-    """List speech, noise and impulse responses of a challenge folder.
-
-    Rows have path, kind, source (language or corpus), speaker and split.
-    """
+    """List speech, noise and impulse responses of a challenge folder."""
     data_folder = existing_folder(
         data_folder, "datasets/clean and datasets/noise of the DNS Challenge"
     )
@@ -201,31 +187,10 @@ def _speaker(inner):
     return re.split(r"[_\-. ]", inner.stem)[0]
 
 
-def _is_refused(row):
-    return row["kind"] == "speech" and (
-        row["speaker"] in REFUSED_SPEAKERS
-        or Path(row["path"]).parent.name in REFUSED_SPEAKERS
-    )
-
-
-def _set_splits(rows, settings):
-    """Hold out speakers and noise files; rooms all serve training."""
-    try:
-        for kind, key in (("speech", "speaker"), ("noise", "path")):
-            some = [row for row in rows if row["kind"] == kind]
-            hold_out(some, key, settings["valid_fraction"])
-    except ValueError as error:
-        raise ValueError(
-            f"{settings['data_folder']}: too few fit speakers or noise files "
-            f"for a validation set: {error}"
-        ) from error
-
-
 def find_test_pairs(data_folder):
     """Pair the files of the synthetic test sets by their file id.
 
-    Returns a dict of "no_reverb" and "with_reverb", where they are, to lists
-    of (id, noisy path, clean path) in the order of the ids.
+    Returned are by name lists of (id, noisy path, clean path), sorted.
     """
     sets = {}
     for parent, name in product(PARENTS, TEST_SETS):

@@ -3,18 +3,11 @@
 J. S. Garofolo et al., "TIMIT Acoustic-Phonetic Continuous Speech Corpus",
 LDC93S1, 1993. There are no transcripts and no download: TIMIT comes from the
 Linguistic Data Consortium, noises are any recordings, a folder for each type.
-The noise types of the test are not heard in training.
 
 The tree is ``TRAIN/DR1/FCJF0/SX37.WAV`` and so on (in capitals or not, in a
-folder TIMIT or not), NIST SPHERE or WAV. The dialect sentences SA1 and SA2,
-which every speaker reads, are left out. The folder of the manifests gets
-
-- ``manifest.csv``: speech and noise of the splits train, valid and test;
-- ``valid.json``: mixtures of held-out speakers of TRAIN with a held-out tenth
-  of the types of noise, at least one;
-- ``test_mixtures.csv``: file, noise, offset and SNR of every test mixture, its
-  paths relative to the folders, and ``test.json``: the mixtures made of it;
-- ``timit_prepare.json``: the settings, what was found and what is unfit.
+folder TIMIT or not), NIST SPHERE or WAV. The folder of the manifests gets
+``manifest.csv``, ``valid.json``, ``test_mixtures.csv`` (its paths relative to
+the folders), ``test.json`` and, with what is unfit, ``timit_prepare.json``.
 """
 
 import math
@@ -83,17 +76,14 @@ def prepare_timit(
     A second call with the same arguments and the same data does nothing.
     Returned is what ``timit_prepare.json`` holds; ``skip_prep`` does nothing
     and returns {}. FileNotFoundError if a folder is missing; ValueError if it
-    does not hold what is said in the module, a file of the test is unfit, or
-    noises of the test are unknown.
+    is no such corpus, a file of the test is unfit, or noises are unknown.
 
     Arguments
     ---------
     data_folder, noise_folder, save_folder : str
         Folder of TIMIT, of a folder for each type of noise, of the manifests.
-    test_noises : list of str
-        Types of noise kept for the test.
-    test_set : str
-        "core" (192 sentences of 24 speakers) or "full" (1344 of 168).
+    test_noises, test_set : list of str, str
+        Types of noise kept for the test; "core" or "full" (all speakers).
     snrs : sequence of float
         Every test sentence is mixed once at each, in dB.
     test_mixtures : str | None
@@ -129,10 +119,8 @@ def _write_all(rows, jobs, save_folder, settings):
     """Write the manifests; return what was found and left out."""
     kept, problems = measure(rows, SAMPLE_RATE, jobs)
     _check_test(rows, problems, settings)
-    for kind, share in (
-        ("speech", settings["valid_fraction"]),
-        ("noise", VALID_NOISES),
-    ):
+    shares = {"speech": settings["valid_fraction"], "noise": VALID_NOISES}
+    for kind, share in shares.items():
         key = kind, "train"
         train = [row for row in kept if (row["kind"], row["split"]) == key]
         hold_out(train, "speaker", share)
@@ -143,7 +131,14 @@ def _write_all(rows, jobs, save_folder, settings):
     else:
         plan = _draw_plan(kept, settings)
     write_table(save_folder / "test_mixtures.csv", TEST_COLUMNS, plan)
-    _mix_test(save_folder, plan, settings)
+    data, noises = (settings[f"{kind}_folder"] for kind in ("data", "noise"))
+    for row in plan:  # with whole paths
+        row["speech"] = Path(data, row["speech"])
+        row["noise"] = Path(noises, row["noise"])
+    whole, folder = save_folder / "test_plan.csv", save_folder / "test"
+    write_table(whole, TEST_COLUMNS, plan)
+    mix_testset(whole, save_folder / "manifest.csv", folder, force=True)
+    write_pairs(save_folder / "test.json", folder, "testset_wav")
     return {**summary(kept, problems), "problems": problems}
 
 
@@ -183,10 +178,8 @@ def _check_test(rows, problems, settings):
 def find_speech(data_folder, test_set="core"):
     """List the sentences of a TIMIT tree, without the dialect sentences.
 
-    Rows have path, kind, source (TRAIN or TEST), speaker and split; the
-    ``test_set`` "core" leaves out all other speakers of TEST. Where a sentence
-    is there twice (``SX37.WAV`` and, made of it, ``SX37.WAV.wav``), the latter
-    is taken.
+    Where a sentence is there twice (``SX37.WAV`` and, made of it,
+    ``SX37.WAV.wav``), the latter is taken.
     """
     data_folder = existing_folder(
         data_folder, "TRAIN/DR1/FCJF0/SX37.WAV and so on"
@@ -273,19 +266,3 @@ def _draw_plan(rows, settings):
             )
             plan.append(dict(zip(TEST_COLUMNS, values, strict=True)))
     return plan
-
-
-def _mix_test(save_folder, plan, settings):
-    """Make the test set; its csv with whole paths is ``test_plan.csv``."""
-    rows = [
-        {
-            **row,
-            "speech": Path(settings["data_folder"], row["speech"]),
-            "noise": Path(settings["noise_folder"], row["noise"]),
-        }
-        for row in plan
-    ]
-    whole, folder = save_folder / "test_plan.csv", save_folder / "test"
-    write_table(whole, TEST_COLUMNS, rows)
-    mix_testset(whole, save_folder / "manifest.csv", folder, force=True)
-    write_pairs(save_folder / "test.json", folder, "testset_wav")

@@ -32,6 +32,7 @@ from speechbrain.utils.logger import get_logger
 
 from dbtransform_lobes.data.audio import read_audio, write_audio
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
+from dbtransform_lobes.data.files import write_json
 from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import pesq_wide_band, si_sdr, stoi
@@ -52,8 +53,8 @@ from dbtransform_lobes.training.run_folder import (
     check_overrides,
     check_same_run,
     errors_in_a_line,
-    save_versions,
 )
+from dbtransform_lobes.versions import package_versions
 
 # Where a link to this file stands, its recipe's prepare script stands too.
 sys.path.insert(0, str(Path(__file__).absolute().parent))
@@ -158,7 +159,7 @@ class EnhanceBrain(ResumableBrain):
         if stage == sb.Stage.TRAIN:
             self.heard, self.started = 0, time.monotonic()
         if stage == sb.Stage.TEST:
-            run_on_main(self._empty_test_folder)
+            run_on_main(shutil.rmtree, [self.test_folder, True])  # an old test
         if stage == sb.Stage.TRAIN and self.metric_gan is not None:
             started = epoch >= self.metric_gan.start_epoch
             self.adversary = self.metric_gan if started else None
@@ -215,11 +216,6 @@ class EnhanceBrain(ResumableBrain):
         for log in self.loggers:
             log.log_stats(*stats)
 
-    def _empty_test_folder(self):
-        """Remove what another model or test set has left there."""
-        for part in ("clean", "enhanced"):
-            shutil.rmtree(self.test_folder / part, ignore_errors=True)
-
     @main_process_only
     def _end_test(self):
         report = evaluate_folders(
@@ -236,9 +232,8 @@ class EnhanceBrain(ResumableBrain):
 def training_loader(hparams, accumulation=1):
     """Return a loader of the training crops of this rank.
 
-    An epoch has ``steps_per_epoch`` steps of ``batch_size`` crops on any
-    number of ranks: each takes an equal part of every step, in
-    ``accumulation`` batches.
+    An epoch has ``steps_per_epoch`` steps of ``batch_size`` crops on all ranks
+    together, each in ``accumulation`` batches.
     """
     batch_size = rank_batch_size(hparams["batch_size"], accumulation)
     if hparams["recordings"]:  # mixed on the fly
@@ -298,8 +293,7 @@ def whole_files(hparams, manifest, count=None):
 def dataio_prep(hparams, accumulation=1):
     """Return a loader of training crops, validation files, and test sets.
 
-    They are this rank's. Test sets are a dict by the name of their manifest,
-    which is that of the folder of their enhanced files and scores.
+    Test sets of this rank are a dict by the name of their manifest.
     """
     tests = sorted(map(Path, glob(hparams["test_annotation"])))
     if not tests:
@@ -322,7 +316,9 @@ if __name__ == "__main__":
         debug = run_opts.get("debug", False)
         run_on_main(check_same_run, [output, hparams_file, overrides, debug])
         sb.create_experiment_directory(str(output), hparams_file, overrides)
-        run_on_main(save_versions, [output])
+        # env.log asks the pip on the PATH, maybe of another Python.
+        versions = [output / "versions.json", package_versions()]
+        run_on_main(write_json, versions)
         prepare_on_main(hparams["prepare"])
         if hparams["pretrained"]:
             load_pretrained(hparams)
@@ -345,7 +341,5 @@ if __name__ == "__main__":
     for name, files in tests.items():
         brain.test_folder = output / name
         brain.evaluate(
-            files,
-            max_key="pesq",
-            test_loader_kwargs=hparams["valid_loader"],
+            files, max_key="pesq", test_loader_kwargs=hparams["valid_loader"]
         )

@@ -3,14 +3,8 @@
 C. Valentini-Botinhao, "Noisy speech database for training speech enhancement
 algorithms and TTS models", University of Edinburgh, 2017,
 https://doi.org/10.7488/ds/2117. There are no transcripts and no download: get
-the four archives from https://datashare.ed.ac.uk/handle/10283/2791, unpack
-them into one folder, and pass it as ``data_folder``. It then holds
-``clean_trainset_28spk_wav``, ``noisy_trainset_28spk_wav``,
-``clean_testset_wav`` and ``noisy_testset_wav``, each with or without the
-suffix ``_16k``. Where it also holds ``clean_validset_wav`` and
-``noisy_validset_wav`` (as ``dbtransform mix`` writes them), these are the
-validation set; otherwise it is the training files of some speakers, which are
-then left out of training.
+the four archives from https://datashare.ed.ac.uk/handle/10283/2791; README.md
+says how they lie in ``data_folder``.
 """
 
 from pathlib import Path
@@ -33,6 +27,10 @@ SUFFIXES = ("_16k", "")
 MANIFESTS = ("train", "valid", "test")
 RECORD_NAME = "voicebank_prepare.json"
 MAX_WARNED = 20
+TITLE = (
+    "{} is not a complete data set of the VoiceBank-DEMAND layout; unpack its "
+    "archives there again, or make one with 'dbtransform mix'"
+)
 
 logger = get_logger(__name__)
 
@@ -49,13 +47,10 @@ def prepare_voicebank(
     An entry is ``{"noisy_wav": "{data_root}/...", "clean_wav": ..., "length":
     seconds}``. If any file has another rate than ``sample_rate``, copies of all
     files at that rate are written once into ``save_folder``, and the entries
-    have their whole paths. Clean files that are silent or clipped are kept,
-    since the corpus is what others use, and named in a warning. A second call
-    with the same arguments and data, or with ``skip_prep``, does nothing.
-
-    FileNotFoundError if ``data_folder`` is missing; ValueError if folders are
-    missing, files are unpaired, differ in length, have several channels or
-    NaN or are no audio, or ``valid_speakers`` are not in the training set.
+    have their whole paths. A second call with the same arguments and data, or
+    with ``skip_prep``, does nothing. FileNotFoundError if ``data_folder`` is
+    missing; ValueError if folders are missing, files are unfit or unpaired, or
+    ``valid_speakers`` are not in the training set.
 
     Arguments
     ---------
@@ -121,7 +116,7 @@ def _find_pairs(data_folder):
         if not both:
             problems.append(f"{' and '.join(kinds)}: no pair of .wav files")
         files[name] = [(noisy[file], clean[file]) for file in both]
-    raise_problems(_title(data_folder), problems)
+    raise_problems(TITLE.format(data_folder), problems)
     return files
 
 
@@ -134,14 +129,6 @@ def _wav_files(data_folder, name):
         for path in folder.iterdir()
         if path.suffix.lower() == ".wav" and not path.name.startswith(".")
     }
-
-
-def _title(data_folder):
-    return (
-        f"{data_folder} is not a complete data set of the VoiceBank-DEMAND "
-        "layout; unpack its archives there again, or make one with "
-        "'dbtransform mix'"
-    )
 
 
 def _paths(files):
@@ -171,7 +158,7 @@ def _check_pairs(data_folder, files):
                     f"Hz, expected {infos[clean][0]:.4f} s at "
                     f"{infos[clean][1]} Hz as {clean}"
                 )
-    raise_problems(_title(data_folder), problems)
+    raise_problems(TITLE.format(data_folder), problems)
     if odd:
         listed = "; ".join(odd[:MAX_WARNED])
         logger.warning("%d odd clean files: %s", len(odd), listed)

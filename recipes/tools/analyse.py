@@ -132,11 +132,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Write the folder, whole or not at all; return the exit code.
-
-    Only a part of the recording is enhanced and drawn, its channels averaged;
-    the maps of the attention are those of its first 4 s.
-    """
+    """Write the folder, whole or not at all; return the exit code."""
     systems = named_paths("systems", args.systems, "NAME=FILE_OR_MODEL")
     target = Path(args.output).absolute()
     part = _check(args, systems, target)

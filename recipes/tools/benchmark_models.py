@@ -87,19 +87,13 @@ def run(args):
     if args.plot:
         plot_cost(results, args.plot)
     for name in args.models if args.profile else ():
-        candidate = load_candidate(name)
-        length, threads = min(args.lengths), max(args.threads)
-        print(f"{candidate.name}, {length:g} s, threads: {threads}")
-        print(profile_pass(candidate, length, threads))
+        _profile(load_candidate(name), min(args.lengths), max(args.threads))
     return 0
 
 
-def profile_pass(candidate, length, threads):
-    """Return torch's table of where the time of a pass goes.
-
-    It has the 12 operations that take most of the time themselves; the
-    length is in seconds, and the number of threads stays set.
-    """
+def _profile(candidate, length, threads):
+    """Print the 12 operations that take most of the time of a pass."""
+    print(f"{candidate.name}, {length:g} s, threads: {threads}")
     noisy = candidate.noise(length)
     torch.set_num_threads(threads)
     with torch.inference_mode():
@@ -107,7 +101,7 @@ def profile_pass(candidate, length, threads):
         with torch.profiler.profile() as profiler:
             candidate.enhance(noisy)
     found = profiler.key_averages()
-    return found.table(sort_by="self_cpu_time_total", row_limit=12)
+    print(found.table(sort_by="self_cpu_time_total", row_limit=12))
 
 
 if __name__ == "__main__":

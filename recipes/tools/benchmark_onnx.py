@@ -47,16 +47,17 @@ def run(args):
     for name, value in (("rounds", args.rounds), ("hop", args.hop)):
         if value <= 0:
             raise ValueError(f"--{name} is {value}, expected more than 0")
-    print(describe(time_streams(args.paths, args.rounds), args.hop / 1000))
+    for path, each in time_streams(args.paths, args.rounds).items():
+        middle, least = 1000 * median(each), 1000 * min(each)
+        print(
+            f"{path}: median {middle:.3f} ms, least {least:.3f} ms a call, "
+            f"real-time factor {middle / args.hop:.4f}"
+        )
     return 0
 
 
 def time_streams(paths, rounds=50):
-    """Return the seconds of a call in each round by path of the graph.
-
-    Graphs are such as ``GraphStream`` takes, called in turns on one thread. A
-    ValueError tells of one that cannot be loaded or called.
-    """
+    """Return the seconds of a call in each round by path of the graph."""
     runs = {str(path): partial(_time_calls, _caller(path)) for path in paths}
     return interleaved(runs, rounds)
 
@@ -68,22 +69,6 @@ def _time_calls(call):
     for _ in range(CALLS):
         call()
     return (time.process_time() - start) / CALLS
-
-
-def describe(times, hop_seconds):
-    """Return times of ``time_streams`` as lines: median, least, factor.
-
-    Example
-    -------
-    >>> print(describe({"a.onnx": [0.002, 0.001, 0.003]}, 0.016))
-    a.onnx: median 2.000 ms, least 1.000 ms a call, real-time factor 0.1250
-    """
-    return "\n".join(
-        f"{path}: median {1e3 * median(each):.3f} ms, least "
-        f"{1e3 * min(each):.3f} ms a call, real-time factor "
-        f"{median(each) / hop_seconds:.4f}"
-        for path, each in times.items()
-    )
 
 
 def _caller(path):

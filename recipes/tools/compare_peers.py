@@ -86,7 +86,10 @@ def run(args):
         "timings": timings,
         "comparison": comparison,
     }
-    _write(folder, found)
+    write_json(folder / "peers.json", found)
+    write_text(folder / "peers.md", peers_text(found))
+    for suffix in ("png", "pdf"):
+        plot_peers(found, folder / f"peers.{suffix}")
     print(peers_text(found), end="")
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
@@ -97,10 +100,7 @@ def run(args):
 
 
 def _score(args, systems, names):
-    """Return the comparison, and why there is no DNSMOS, "" if there is.
-
-    The first model is the reference; without models, the first system.
-    """
+    """Return the comparison, and why there is no DNSMOS, "" if there is."""
     note, folder = "", Path(args.output)
     try:
         check_installed()
@@ -117,13 +117,6 @@ def _score(args, systems, names):
     )
     del comparison["rows"]
     return comparison, note
-
-
-def _write(folder, found):
-    write_json(folder / "peers.json", found)
-    write_text(folder / "peers.md", peers_text(found))
-    for suffix in ("png", "pdf"):
-        plot_peers(found, folder / f"peers.{suffix}")
 
 
 if __name__ == "__main__":

@@ -50,12 +50,7 @@ def run(args):
 def plot_curves(runs, path):
     """Plot what runs have logged, one panel for each term and metric.
 
-    Runs that differ only by their seed (see ``group_runs``) are one curve,
-    their mean, in a band from the lowest to the highest of them, over the
-    epochs that all of them have.
-
-    A ValueError tells of a run that has no epoch logged, or none in common
-    with another seed.
+    Seeds of one run are one curve, over the epochs that all of them have.
     """
     check_plot(path)
     groups = {
@@ -106,16 +101,9 @@ def _draw(panel, groups, name):
             span = seeds.min(axis=1), seeds.max(axis=1)
             shade = {"color": look["color"], "alpha": 0.2, "linewidth": 0}
             panel.fill_between(seeds.index, *span, **shade)
-            panel.plot(
-                seeds.index,
-                seeds.mean(axis=1),
-                **look,
-                # of many epochs, mark some twenty
-                markevery=max(1, len(seeds) // 20),
-                markersize=3.5,
-                linewidth=1.2,
-                linestyle=line,
-            )
+            size = {"markersize": 3.5, "linewidth": 1.2, "linestyle": line}
+            size["markevery"] = max(1, len(seeds) // 20)  # of many epochs
+            panel.plot(seeds.index, seeds.mean(axis=1), **look, **size)
     title = LABELS.get(name, name.replace("_", " "))
     panel.set_title(title, fontsize="medium")
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))

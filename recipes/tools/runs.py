@@ -12,11 +12,7 @@ NUMBER = re.compile(r"(\w[\w ]*): (-?(?:\d[\d.e+-]*|nan|inf))")
 
 
 def find_runs(folders):
-    """Return the runs among folders and right below them, each once.
-
-    A folder is a run or a folder of runs such as ``results/NAME``. A
-    ValueError tells of one that does not exist or holds no run.
-    """
+    """Return the runs among folders and right below them, each once."""
     runs = []
     for folder in map(Path, folders):
         if not folder.is_dir():
@@ -40,14 +36,7 @@ def group_runs(runs):
     """Return lists of the runs that differ only by their seed, by name.
 
     A run whose folder is called ``1``, ``seed2`` or the like is a seed of the
-    folder above it, any other stands for itself. Where names are the same,
-    the path is the name.
-
-    Example
-    -------
-    >>> group_runs([Path("results/a/1"), Path("results/a/2"), Path("b")])
-    {'a': [PosixPath('results/a/1'), PosixPath('results/a/2')],
-     'b': [PosixPath('b')]}
+    folder above it. Where names are the same, the path is the name.
     """
     groups = {}
     for run in runs:
@@ -64,11 +53,9 @@ def group_runs(runs):
 def read_train_log(run):
     """Read the ``train_log.txt`` that SpeechBrain's FileTrainLogger writes.
 
-    The table of pandas has a row for each epoch, a column for each number
-    logged, such as ``"train loss"`` and ``"valid pesq"``. Of an epoch that was
-    logged twice, after a resume, the last is taken; a line that was not
-    written to its end is left out. A ValueError tells that there is no such
-    file or no epoch in it.
+    The table has a row for each epoch, a column for each number, such as
+    ``"valid pesq"``. Of an epoch that was logged twice, after a resume, the
+    last is taken; a line that was not written to its end is left out.
     """
     path = Path(run, "train_log.txt")
     if not path.is_file():

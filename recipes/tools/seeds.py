@@ -16,10 +16,8 @@ EXAMPLES = """\
   seeds.py results/db_transform results/bsrnn
   seeds.py results/db_transform/1 results/db_transform/2 --valid
 """
-TITLES = {
-    "test": "Test scores of the best checkpoint",
-    "valid": "Validation scores of the epoch of the best PESQ",
-}
+TEST = "Test scores of the best checkpoint"
+VALID = "Validation scores of the epoch of the best PESQ"
 MEAN = "mean ± standard deviation (n - 1) over runs"
 
 
@@ -50,7 +48,7 @@ def run(args):
             except (ValueError, OSError) as error:
                 failed.append(f"failed: {folder}: {error}")
     if rows:
-        title = TITLES["valid" if args.valid else "test"]
+        title = VALID if args.valid else TEST
         print(f"{title}, {MEAN}\n\n{seeds_table(rows)}", end="")
     for line in failed:
         print(line, file=sys.stderr)
@@ -82,14 +80,6 @@ def seeds_table(rows):
     """Return scores of runs as Markdown, a row for each configuration.
 
     A score that not all runs of a configuration have is left out there.
-
-    Example
-    -------
-    >>> rows = [{"configuration": "a", "pesq": x} for x in (1.0, 2.0)]
-    >>> print(seeds_table(rows), end="")
-    | configuration   |   runs |       PESQ-WB |
-    |:----------------|-------:|--------------:|
-    | a               |      2 | 1.500 ± 0.707 |
     """
     table = pd.DataFrame(rows).set_index("configuration")
     texts = [
@@ -108,13 +98,7 @@ def seeds_table(rows):
 
 
 def mean_text(values):
-    """Return the mean and, of several values, the deviation as text.
-
-    Example
-    -------
-    >>> mean_text([1.0, 2.0]), mean_text([1.0])
-    ('1.500 ± 0.707', '1.000')
-    """
+    """Return the mean and, of several values, the deviation as text."""
     spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
     return f"{fmean(values):.3f}{spread}"
 

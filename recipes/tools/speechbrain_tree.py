@@ -2,13 +2,11 @@
 
 dbtransform_lobes/      ->  speechbrain/lobes/models/dbtransform/
 recipes/CORPUS/         ->  recipes/CORPUS/TASK/DBTransform/
-hparams/                ->  the folder hparams of each recipe
 tests/models/           ->  tests/unittests/dbtransform/models/
 tests/recipes/*.csv     ->  rows of SpeechBrain's own
 
 Imports are rewritten and sorted, names of authors added. What SpeechBrain has
-another place for, or no use of, stays here: weights, command line, demo,
-figures and ONNX.
+another place for, or no use of, stays here.
 """
 
 import csv
@@ -38,7 +36,7 @@ BUNDLED = (
     r"from_hparams\(run_opts|OnnxEnhancer|find_onnx\(\)|model_folder\(\)"
     r"|load_enhancer\(\"db_"
 )
-WORDS = ("caf",)  # a suffix of audio files
+WORD = "caf"  # a suffix of audio files, for the spell checker
 AUTHORS = "\n\nAuthors\n * DB-Transform 2026\n"
 
 
@@ -67,20 +65,26 @@ def run(args):
 def lay_out(tree):
     """Write all files into the tree; return their paths."""
     folders = [tree / LOBES, tree / TESTS]
+    folders += [tree / f"recipes/{c}/{t}/DBTransform" for c, t in TASKS.items()]
+    for folder in folders:  # of an earlier run
+        shutil.rmtree(folder, ignore_errors=True)
     ignore = shutil.ignore_patterns(*LEFT_OUT)
-    replace(ROOT / "dbtransform_lobes", tree / LOBES, ignore)
-    write_tests(tree / TESTS)
-    add_words(tree / ".dict-speechbrain.txt")
-    for corpus, task in TASKS.items():
-        folder = tree / f"recipes/{corpus}/{task}/DBTransform"
-        folders.append(folder)
-        replace(
-            ROOT / "recipes" / corpus,
-            folder,
-            shutil.ignore_patterns("__pycache__", "results", "*_card.md"),
-        )
+    shutil.copytree(ROOT / "dbtransform_lobes", tree / LOBES, ignore=ignore)
+    (tree / TESTS / "models").mkdir(parents=True)
+    for name in HELPERS:
+        shutil.copy(ROOT / f"tests/{name}.py", tree / TESTS)
+    for path in ROOT.glob("tests/models/*.py"):
+        if not re.search(OTHERS, path.read_text(encoding="utf-8")):
+            shutil.copy(path, tree / TESTS / "models")
+    words = tree / ".dict-speechbrain.txt"
+    known = words.read_text(encoding="utf-8")
+    if f"\n{WORD}\n" not in known:
+        words.write_text(f"{known}{WORD}\n", encoding="utf-8")
+    ignore = shutil.ignore_patterns("__pycache__", "results", "*_card.md")
+    requirements = ROOT / "recipes/Voicebank/extra_requirements.txt"
+    for corpus, folder in zip(TASKS, folders[2:], strict=True):
+        shutil.copytree(ROOT / "recipes" / corpus, folder, ignore=ignore)
         shutil.copytree(ROOT / "hparams/models", folder / "hparams/models")
-        requirements = ROOT / "recipes/Voicebank/extra_requirements.txt"
         shutil.copy(requirements, folder)
         add_rows(tree, corpus)
     written = [
@@ -93,23 +97,6 @@ def lay_out(tree):
         text = rewrite(path.read_text(encoding="utf-8"), path.suffix == ".py")
         path.write_text(text, encoding="utf-8")
     return written
-
-
-def replace(source, target, ignore):
-    """Copy a folder, links as files, in place of what an earlier run wrote."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, ignore=ignore)
-
-
-def write_tests(folder):
-    """Copy the tests of the models and their helpers."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "models").mkdir(parents=True)
-    for name in HELPERS:
-        shutil.copy(ROOT / f"tests/{name}.py", folder)
-    for path in ROOT.glob("tests/models/*.py"):
-        if not re.search(OTHERS, path.read_text(encoding="utf-8")):
-            shutil.copy(path, folder / "models")
 
 
 def rewrite(text, code):
@@ -125,13 +112,6 @@ def rewrite(text, code):
     if code and (found := re.match(r'(?s)((#!.*?\n)?""".*?)\n?"""', text)):
         text = f'{found[1]}{AUTHORS}"""{text[found.end() :]}'
     return text
-
-
-def add_words(path):
-    """Let SpeechBrain's spell checker know our words."""
-    words = path.read_text(encoding="utf-8")
-    new = [word for word in WORDS if f"\n{word}\n" not in words]
-    path.write_text(words + "".join(f"{w}\n" for w in new), encoding="utf-8")
 
 
 def add_rows(tree, corpus):

@@ -39,14 +39,6 @@ EXAMPLES = """\
   train_recordings.py hparams/models/db_transform_small.yaml --hours 2 \\
       --recordings a/manifest.csv b/manifest.csv --output run
 """
-WEIGHTS = {
-    "magnitude": 40.0,
-    "complex": 20.0,
-    "si_sdr": 1.2,
-    "sdr": 0.0,  # in its place, it sees the level but cost COVL and SI-SDR
-    "envelope": 50.0,
-    "pesq": 5.0,
-}
 # How mixtures are drawn, see Recordings; rooms stay in the target.
 MIXTURES = {
     "clean_share": 0.2,
@@ -131,15 +123,17 @@ def negative_bounded_si_sdr(clean, estimate):
     return negative_bounded_sdr(scale * clean, estimate)
 
 
-# Crops without speech count in the terms of SPECTRAL alone.
-SPECTRAL = {"magnitude": compressed_magnitude, "complex": compressed_complex}
-TERMS = {
-    **SPECTRAL,
-    "si_sdr": negative_bounded_si_sdr,
-    "sdr": negative_bounded_sdr,
-    "envelope": EnvelopeDistance,
-    "pesq": PesqDisturbance,
+TERMS = {  # with their weights
+    "magnitude": (40.0, compressed_magnitude),
+    "complex": (20.0, compressed_complex),
+    "si_sdr": (1.2, negative_bounded_si_sdr),
+    # In its place, it sees the level but cost COVL and SI-SDR.
+    "sdr": (0.0, negative_bounded_sdr),
+    "envelope": (50.0, EnvelopeDistance),
+    "pesq": (5.0, PesqDisturbance),
 }
+WEIGHTS = {name: weight for name, (weight, _) in TERMS.items()}
+SPECTRAL = ("magnitude", "complex")  # in which crops without speech count
 
 
 class RecordingsLoss(EnhancementLoss):
@@ -154,7 +148,7 @@ class RecordingsLoss(EnhancementLoss):
         weights = {**WEIGHTS, **weights}
         # Rate in Hz, window and hop in ms, FFT length.
         stft = STFT(16000, 32, 8, 512, torch.hann_window)
-        super().__init__(stft, {n: [weights[n], TERMS[n]] for n in TERMS})
+        super().__init__(stft, {n: (weights[n], TERMS[n][1]) for n in TERMS})
 
     def forward(self, noisy, clean, estimate):
         """Map waveforms (B, L) to (loss, dict of mean terms)."""
@@ -171,8 +165,7 @@ def load_and_grow(model, state):
     """Load the state dict of a model of as many layers or fewer.
 
     The last map of each further block begins with zeros, so that the model, a
-    ``DBTransform`` of pre-norm blocks, begins as the same function. A
-    RuntimeError tells of weights that do not fit otherwise.
+    ``DBTransform`` of pre-norm blocks, begins as the same function.
     """
     given = model.state_dict()
     layers = {name.split(".")[1] for name in state if name[:7] == "blocks."}

@@ -30,11 +30,7 @@ def add_arguments(parser):
 
 
 def measure_gain(model, paths):
-    """Return the median over files of <y, s> / <s, s>.
-
-    The model maps clean speech s to y; it is 1 for one that passes it at its
-    level. A ValueError tells that there is no file.
-    """
+    """Return the median of <y, s> / <s, s> over files of clean speech s."""
     if not paths:
         raise ValueError("no audio files, expected a folder of clean speech")
     gains, rate = [], model.hparams.sample_rate

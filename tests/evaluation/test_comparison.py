@@ -21,7 +21,11 @@ from dbtransform_lobes.evaluation.conditions import read_conditions
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import METRICS, score
 from dbtransform_lobes.evaluation.statistics import intervals
-from dbtransform_lobes.evaluation.tables import comparison_text, markdown_table
+from dbtransform_lobes.evaluation.tables import (
+    comparison_text,
+    group_labels,
+    markdown_table,
+)
 from tests.evaluation.test_evaluation import RATE, noisy_pair, write
 from tests.signals import rows_of
 
@@ -149,6 +153,8 @@ def test_many_snrs_are_grouped_in_ranges(count, expected):
     summary = _summarise_systems(rows, "a")
     sizes = {g["snr_db"]: g["num_compared"] for g in summary["by_snr"]}
     assert sizes == expected and summary["snr_ranges"] == (count == 30)
+    first = "-5 to 0 dB" if count == 30 else "-5 dB"
+    assert group_labels(summary, "by_snr")[0] == first
 
 
 def test_means_and_differences_are_those_of_the_files(folders, compared):

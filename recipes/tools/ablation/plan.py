@@ -16,8 +16,7 @@ class Plan:
     """An ablation: which ``train.py`` and YAML are run, with which changes.
 
     ``overrides`` are keys to YAML text that all rows change in the recipe,
-    ``rows`` names to those that each changes besides; ``reference`` is the
-    row that the others are compared with.
+    ``rows`` names to those that each changes besides.
     """
 
     script: Path
@@ -30,11 +29,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)  # a key of dicts
 class Run:
-    """One training: row, seed, output folder, and as in ``Plan`` the rest.
-
-    ``settings`` are all keys that it overrides, without seed and output
-    folder.
-    """
+    """One training; ``settings`` are all keys that it overrides."""
 
     row: str
     seed: int
@@ -59,11 +54,9 @@ class Run:
 
 
 def read_plan(path, small=False):
-    """Read an ablation, a YAML with the keys of ``Plan``.
+    """Read a YAML of the keys of ``Plan``, with paths relative to it.
 
-    Its paths are relative to it; ``small`` puts the overrides and rows of its
-    key ``small`` on top. A FileNotFoundError tells of a missing file, a
-    ValueError of a key that is missing or unknown.
+    ``small`` puts the overrides and rows of its key ``small`` on top.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,7 +66,17 @@ def read_plan(path, small=False):
     except ruamel.yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     extra = content.pop("small", None)
-    _check(content, path)
+    missing, unknown = KEYS - set(content), set(content) - KEYS
+    if missing or unknown:
+        raise ValueError(
+            f"{path}: missing keys {sorted(missing)}, unknown keys "
+            f"{sorted(unknown)}, expected {', '.join(sorted(KEYS))} and small"
+        )
+    if content["reference"] not in content["rows"]:
+        raise ValueError(
+            f"{path}: the reference is {content['reference']}, expected one "
+            f"of the rows {', '.join(content['rows'])}"
+        )
     if small:
         if not extra:
             raise ValueError(f"{path} has no key small: leave out --small")
@@ -91,20 +94,6 @@ def read_plan(path, small=False):
     return Plan(**content)
 
 
-def _check(content, path):
-    missing, unknown = KEYS - set(content), set(content) - KEYS
-    if missing or unknown:
-        raise ValueError(
-            f"{path}: missing keys {sorted(missing)}, unknown keys "
-            f"{sorted(unknown)}, expected {', '.join(sorted(KEYS))} and small"
-        )
-    if content["reference"] not in content["rows"]:
-        raise ValueError(
-            f"{path}: the reference is {content['reference']}, expected one "
-            f"of the rows {', '.join(content['rows'])}"
-        )
-
-
 def _texts(row):
     """Return the values of a row as YAML on one line."""
     texts = {}
@@ -118,10 +107,7 @@ def _texts(row):
 
 
 def parse_settings(items):
-    """Return keys to YAML text of ``key=value``, to None without a value.
-
-    A ValueError tells of a key that the runs set themselves.
-    """
+    """Return keys to YAML text of ``key=value``, to None without a value."""
     settings = {}
     for item in items:
         key, equals, text = item.removeprefix("--").partition("=")
@@ -135,12 +121,9 @@ def parse_settings(items):
 
 
 def list_runs(plan, output, given=None, seeds=None, rows=None):
-    """Return the runs of a plan, all rows of a seed before the next.
+    """Return runs, all rows of a seed before the next, in ``output/ROW/SEED``.
 
-    Runs have the folders ``output/ROW/SEED``. ``given`` are more keys for all
-    rows, over which what a row itself changes wins; ``seeds`` come in place
-    of those of the plan; only some rows may be wanted, and a ValueError tells
-    of one that is unknown.
+    What a row itself changes wins over the ``given`` keys.
     """
     unknown = [row for row in rows or () if row not in plan.rows]
     if unknown:

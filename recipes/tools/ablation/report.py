@@ -36,13 +36,9 @@ BAR = {"color": "0.8", "edgecolor": "0.4", "height": 0.6, "zorder": 1}
 def ablation_report(runs, reference):
     """Compare the runs that have been tested with those of a row.
 
-    Returned are ``reference``, ``num_files``, ``missing`` (folders of runs
-    that have not been tested), ``versions`` and ``rows``: by name ``seeds``,
-    ``settings``, ``parameters``, ``mmacs_per_second``, ``training_hours``
-    (mean over seeds, None if unknown) and ``scores``: by metric ``mean``,
-    ``std``, ``by_seed`` and ``difference``, None without a common seed, else
-    ``over_files`` and ``over_seeds``, see ``intervals``, and ``by_seed``. A
-    ValueError tells that no run, or no test file, has been scored.
+    Returned is what ``ablation.json`` holds. Rows have by metric ``mean``,
+    ``std``, ``by_seed`` and ``difference``: None without a common seed, else
+    ``over_files`` and ``over_seeds``, see ``intervals``, and ``by_seed``.
     """
     finished = [run for run in runs if run.finished]
     scores = {(run.row, run.seed): _read_scores(run) for run in finished}
@@ -174,11 +170,7 @@ def _paired(difference):
 
 
 def plot_ablation(report):
-    """Draw a bar for the difference of each row, with both intervals.
-
-    Thick lines are 95 % intervals over files, thin ones over seeds, circles
-    the seeds. Without any difference it returns None.
-    """
+    """Draw a bar for the difference of each row; return None without any."""
     rows = {
         name: row["scores"]
         for name, row in report["rows"].items()

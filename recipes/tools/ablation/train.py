@@ -16,15 +16,11 @@ POLL_SECONDS = 0.2
 
 
 def train_runs(runs, devices=("cpu",)):
-    """Train the runs that have not been tested yet.
+    """Train the runs that have not been tested yet, or go on with them.
 
-    Each is a process of its own whose output goes to ``ablation_log.txt`` in
-    its folder; a run that was stopped goes on from its last checkpoint. One
-    run at a time is on each device; "cpu" twice means two runs, which share
-    the cores. A ValueError tells of a run that was begun with other settings,
-    before any training.
-
-    Returned are the runs that failed, by folder, with the end of their output.
+    Each is a process of its own, one at a time on each device; "cpu" twice
+    means two, which share the cores. Returned are the folders of runs that
+    failed, with the end of their output.
     """
     _check_settings(runs)
     free, stop, failed = queue.SimpleQueue(), Event(), {}

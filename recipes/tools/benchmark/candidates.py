@@ -19,11 +19,7 @@ KEYS = ("model", "compute_stft", "compute_istft", "sample_rate")
 
 @dataclass
 class Candidate:
-    """A model, of complex spectra (B, F, T), with its front end.
-
-    ``name`` is that of its YAML, ``configuration`` the YAML with all
-    references resolved, ``sample_rate`` in Hz.
-    """
+    """A model, of complex spectra (B, F, T), with its front end."""
 
     name: str
     model: torch.nn.Module
@@ -46,12 +42,7 @@ class Candidate:
 
 
 def find_configuration(name):
-    """Return the path of the YAML of a model.
-
-    The name is a path, or that of a file of hparams/models/, of the current
-    folder or of the repository, without its suffix; "literal" stands for the
-    proposal band by band. A ValueError lists the names that there are.
-    """
+    """Return the path of the YAML of a model, given itself or by its name."""
     folders = (Path("hparams/models"), ROOT / "hparams/models")
     file = f"{PROPOSAL if name == LITERAL else name}.yaml"
     paths = [folder / file for folder in folders]
@@ -68,10 +59,7 @@ def find_configuration(name):
 
 
 def load_candidate(name):
-    """Make a model with random weights, in evaluation mode.
-
-    A ValueError tells of a YAML that is missing or lacks a key.
-    """
+    """Make a model with random weights, in evaluation mode."""
     path = find_configuration(name)
     with open(path, encoding="utf-8") as file:
         configuration = resolve_references(file).getvalue()

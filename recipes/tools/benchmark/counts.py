@@ -10,11 +10,7 @@ COUNTED_SECONDS = 30.0
 
 
 def components(model):
-    """Return the parts of a model by name, as lists of names of submodules.
-
-    The norm of a block belongs to the block; a model that is no
-    ``DBTransform`` is divided into its children.
-    """
+    """Return the parts of a model by name, as lists of names of submodules."""
     if not isinstance(model, DBTransform):
         return {
             name: list(_called(name, child))
@@ -39,13 +35,7 @@ def _called(name, module):
 
 
 def count_parameters(model):
-    """Return the number of parameters: ``total``, then ``components``.
-
-    Example
-    -------
-    >>> count_parameters(torch.nn.Sequential(torch.nn.Linear(2, 3)))
-    {'total': 9, '0': 9}
-    """
+    """Return the number of parameters: ``total``, then ``components``."""
 
     def size(module):
         return sum(weight.numel() for weight in module.parameters())
@@ -64,20 +54,12 @@ def count_macs(model, function):
 
     They are those of products and convolutions as executed: with the masked
     part of attention and with padding, without Fourier transforms, norms and
-    elementwise functions. torch's counter lacks formulas for the attention
-    and the LSTM of the CPU, given here. Returned are ``total``, then the
-    ``components`` of the model.
-
-    Example
-    -------
-    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3))
-    >>> count_macs(model, lambda: model(torch.zeros(5, 2)))
-    {'total': 30, '0': 30}
+    elementwise functions. Returned are ``total``, then the ``components``.
     """
     aten = torch.ops.aten
     counter = FlopCounterMode(
         display=False,
-        custom_mapping={
+        custom_mapping={  # of the CPU, which torch lacks
             aten._scaled_dot_product_flash_attention_for_cpu: _attention,
             aten.mkldnn_rnn_layer: _recurrent_layer,
         },

@@ -7,6 +7,7 @@ the same repeat, so that a drift of the machine hits all alike.
 
 import os
 import platform
+import re
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -33,16 +34,9 @@ RATIOS = {INFERENCE: "time over that of", TRAINING: "training over that of"}
 def benchmark(names, lengths, threads, repeats=5, training=True, report=print):
     """Measure models side by side, as the options of the command say.
 
-    ``report`` is called with a line of text before every stage. A ValueError
-    tells of a wrong name or number before any measurement.
-
-    Returned are, ready for JSON, ``machine``, ``versions``, ``models`` (by
-    name ``parameters``, ``sample_rate``, ``configuration``) and ``cases``:
-    ``model``, ``measure`` and ``value``, with ``length`` in s, ``threads``,
-    ``frames`` of a call, operations of the ``parts`` and ``seconds`` of every
-    repeat where there are any. The value is None where the memory did not
-    suffice. Times are also given over those of the first model, of "literal"
-    and of "bsrnn".
+    Returned are, ready for JSON, ``machine``, ``versions``, ``models`` and
+    ``cases``, whose value is None where the memory did not suffice. Times are
+    also given over those of the first model, of "literal" and of "bsrnn".
     """
     lengths, threads = sorted(set(lengths)), sorted(set(threads))
     _check_numbers(lengths, threads, repeats)
@@ -66,12 +60,15 @@ def benchmark(names, lengths, threads, repeats=5, training=True, report=print):
             for length in lengths:
                 report(f"time of {length:g} s, threads: {count}")
                 able = {n: w for n, w in workers.items() if (n, length) in fit}
-                cases += _time_passes(able, length, count, repeats)
+                case = {"measure": INFERENCE, "length": length}
+                case["threads"] = count
+                cases += _time(able, repeats, case, "inference", length)
             report(f"time of live streams, threads: {count}")
             cases += time_streaming(workers, candidates.values(), count)
         if training:
             report(f"time of training, threads: {count}")
-            cases += _time_training(workers, count, repeats)
+            case = {"measure": TRAINING, "length": None, "threads": count}
+            cases += _time(workers, repeats, case, "training")
     return {
         "machine": machine(),
         "versions": package_versions(),
@@ -103,39 +100,24 @@ def _measure_sizes(candidates, sources, lengths, threads, report):
             yield {**case, "parts": macs}
 
 
-def _time_passes(workers, length, threads, repeats):
-    """Time passes of a length in s."""
-    times = _in_turns(workers, repeats, "inference", threads, length)
-    case = {"measure": INFERENCE, "length": length, "threads": threads}
-    return [
-        {**case, "model": name, "value": median(t) / length, "seconds": t}
-        for name, t in times.items()
-    ]
-
-
-def _time_training(workers, threads, repeats):
-    """Time steps of training."""
-    times = _in_turns(workers, repeats, "training", threads)
-    heard = CROP_SECONDS * BATCH_SIZE
-    case = {"measure": TRAINING, "length": None, "threads": threads}
-    return [
-        {**case, "model": name, "value": heard / median(t), "seconds": t}
-        for name, t in times.items()
-    ]
-
-
-def _in_turns(workers, repeats, *task):
-    """Return the seconds of every repeat of a task of ``Worker.run``."""
-    runs = {name: partial(each.run, *task) for name, each in workers.items()}
-    return interleaved(runs, repeats)
+def _time(workers, repeats, case, task, *arguments):
+    """Time a task of ``Worker.run`` in turns; return a case of each model."""
+    given = task, case["threads"], *arguments
+    runs = {name: partial(each.run, *given) for name, each in workers.items()}
+    cases = []
+    for name, seconds in interleaved(runs, repeats).items():
+        value = median(seconds) / (case["length"] or CROP_SECONDS * BATCH_SIZE)
+        value = 1 / value if case["measure"] == TRAINING else value
+        cases.append(
+            {**case, "model": name, "value": value, "seconds": seconds}
+        )
+    return cases
 
 
 def time_streaming(workers, candidates, threads, seconds=STREAM_SECONDS):
     """Time the calls of ``step`` on a live stream, for causal models.
 
-    Returned are cases as of ``benchmark``, without STFT and iSTFT, by the
-    median of a call. The first quarter of the stream fills the state and is
-    not timed.
+    The first quarter of the stream fills the state and is not timed.
     """
     cases = []
     for candidate in candidates:
@@ -157,20 +139,8 @@ def interleaved(runs, repeats):
     """Run functions in turns, after one run of each that does not count.
 
     Every other repeat goes through them backwards, so that a steady drift
-    of the machine cancels in their ratios. A function takes no arguments and
-    returns its seconds, None if it cannot run; returned are those of every
-    repeat by name, of those that can.
-
-    Example
-    -------
-    >>> order = []
-    >>> def run(name):
-    ...     order.append(name)
-    ...     return 0.5
-    >>> interleaved({name: partial(run, name) for name in "ab"}, repeats=2)
-    {'a': [0.5, 0.5], 'b': [0.5, 0.5]}
-    >>> "".join(order)
-    'ababba'
+    of the machine cancels in their ratios. A function returns its seconds,
+    None if it cannot run; returned are those of every repeat by name.
     """
     able = [name for name in runs if runs[name]() is not None]
     seconds = {name: [] for name in able}
@@ -181,10 +151,7 @@ def interleaved(runs, repeats):
 
 
 def ratios(cases, references):
-    """Return the times of cases over those of the references, as cases.
-
-    A ratio is the median of those in the same repeat.
-    """
+    """Return medians of times over those of references in the same repeat."""
     timed = [case for case in cases if case["measure"] in RATIOS]
     setting = itemgetter("measure", "length", "threads")
     found = []
@@ -198,16 +165,12 @@ def ratios(cases, references):
 
 
 def machine():
-    """Return what the times depend on besides the versions.
-
-    The load is that of the last minute, None where it is unknown.
-    """
+    """Return what the times depend on besides the versions."""
     cpu = platform.processor() or platform.machine()
     if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                cpu = line.partition(":")[2].strip()
-                break
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+        found = re.search("^model name.*?: *(.+)", text, re.MULTILINE)
+        cpu = found[1] if found else cpu
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),

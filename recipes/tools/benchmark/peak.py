@@ -12,11 +12,8 @@ def reset_peak():
 
 
 def peak_bytes():
-    """Return the most bytes of memory that this process has used.
-
-    On Linux not ru_maxrss, in which a new process begins with the peak of
-    its parent.
-    """
+    """Return the most bytes of memory that this process has used."""
+    # In ru_maxrss a new process begins with the peak of its parent.
     if sys.platform == "linux":
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -41,10 +41,7 @@ def table(results):
 
 
 def plot_cost(results, path):
-    """Plot the real-time factors of ``benchmark`` against the length.
-
-    The path is that of a PNG or PDF; an older file is replaced.
-    """
+    """Plot the real-time factors of ``benchmark`` against the length."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 

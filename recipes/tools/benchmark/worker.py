@@ -19,38 +19,26 @@ CROP_SECONDS, BATCH_SIZE = 2.0, 4  # of a training step
 loaded = None  # the candidate of a worker
 
 
-class Worker:
-    """Measure one model, see ``find_configuration``, in its process.
-
-    It is a context manager, with which the process ends.
-    """
+class Worker(ProcessPool):
+    """Measure one model, see ``find_configuration``, in its process."""
 
     def __init__(self, name):
-        self.name = name
-        self.pool = ProcessPool(
-            1,
-            context=multiprocessing.get_context("spawn"),
-            initializer=_load,
-            initargs=(name,),
+        self.name, context = name, multiprocessing.get_context("spawn")
+        super().__init__(
+            1, initializer=_load, initargs=(name,), context=context
         )
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *error):
-        self.pool.stop()
-        self.pool.join()
+        self.stop()
+        self.join()
 
     def run(self, task, threads, *arguments):
         """Run a task of ``TASKS`` once, on a number of threads.
 
-        Its arguments are the length in s for "inference" and "memory", frames
-        of a call and of the stream for "streaming". It returns seconds, those
-        of every call of a stream, or bytes; None if the memory does not
-        suffice. If the process ends for another reason, that is a
-        RuntimeError.
+        It returns seconds, those of every call of a stream, or bytes of memory;
+        None if the memory does not suffice.
         """
-        work = self.pool.schedule(_run, (task, threads, *arguments))
+        work = self.schedule(_run, (task, threads, *arguments))
         try:
             return work.result()
         except ProcessExpired as error:
@@ -66,7 +54,7 @@ class Worker:
 def peak_memory(name, length, threads=1):
     """Return the most bytes that a pass of a length in s adds, or None.
 
-    It is measured in a fresh process; None if the memory does not suffice.
+    It is measured in a process of its own, see ``Worker.run``.
     """
     with Worker(name) as worker:
         return worker.run("memory", threads, length)
@@ -111,10 +99,7 @@ def _pass(candidate, length):
 
 
 def _training_step(candidate):
-    """Prepare forward, backward, AdamW, with the squared error as loss.
-
-    So the models cost and no loss does.
-    """
+    """Prepare forward, backward and AdamW; the squared error costs nothing."""
     noisy, clean = (
         candidate.noise(CROP_SECONDS, BATCH_SIZE, seed) for seed in (0, 1)
     )

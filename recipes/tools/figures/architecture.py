@@ -19,10 +19,7 @@ LINE_CHARACTERS, NO_BREAK = 75, "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class Stage:
-    """One box of the diagram, with lines below its title.
-
-    ``output`` is the shape of what it hands on, "" to leave it out.
-    """
+    """One box of the diagram; ``output`` is the shape of what it hands on."""
 
     title: str
     lines: tuple = ()
@@ -31,20 +28,7 @@ class Stage:
 
 
 def stages(model):
-    """Return how often each group of boxes is repeated, and the group.
-
-    The model is a DBTransform, a BSRNN, or any other, whose children are the
-    boxes; they come from the input to the output.
-
-    Example
-    -------
-    >>> from dbtransform_lobes.models.bands import BandLayout
-    >>> from dbtransform_lobes.models.feed_forward import FeedForward
-    >>> blocks = {"feed_forward": FeedForward}
-    >>> model = DBTransform(BandLayout(), 16, blocks, num_layers=3)
-    >>> [(times, len(group)) for times, group in stages(model)]
-    [(1, 1), (3, 1), (1, 1)]
-    """
+    """Return how often each group of boxes is repeated, and the group."""
     if isinstance(model, DBTransform):
         first = dict(zip(model.block_names, model.blocks, strict=False))
         settings = model.settings
@@ -182,8 +166,12 @@ def _draw_groups(panel, groups):
             _box(panel, *frame, 0.08, **look)
             text, place = rf"{times} $\times$", first + height / 2
             _write(panel, LEFT - 0.2, place, text, 13, "right", weight="bold")
-    if "Filter" in middles:
-        _draw_bypass(panel, middles["STFT"], middles["Filter"])
+    if "Filter" in middles:  # the noisy spectrum goes around the network
+        top, bottom, x = middles["STFT"], middles["Filter"], 0.35
+        panel.plot([LEFT, x, x], [top, top, bottom], color="black", linewidth=1)
+        _arrow(panel, (x, bottom), (LEFT, bottom))
+        place = x - 0.08, (top + bottom) / 2
+        _write(panel, *place, "noisy spectrum", 8.5, "right", rotation=90)
 
 
 def _draw_stage(panel, y, height, stage, times):
@@ -203,15 +191,6 @@ def _draw_stage(panel, y, height, stage, times):
     _arrow(panel, (MIDDLE, bottom), (MIDDLE, bottom + GAP))
     place = MIDDLE + 0.12, bottom + GAP / 2
     _write(panel, *place, stage.output, 8, "left", style="italic")
-
-
-def _draw_bypass(panel, top, bottom):
-    """Draw how the noisy spectrum goes around the network to the filter."""
-    x = 0.35
-    panel.plot([LEFT, x, x], [top, top, bottom], color="black", linewidth=1)
-    _arrow(panel, (x, bottom), (LEFT, bottom))
-    place = x - 0.08, (top + bottom) / 2
-    _write(panel, *place, "noisy spectrum", 8.5, "right", rotation=90)
 
 
 def _draw_bands(panel, layout):

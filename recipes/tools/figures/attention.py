@@ -18,14 +18,21 @@ SHARE = 99.5
 def attention_maps(model, spec, band, frame_seconds, start=0.0):
     """Draw A1, A2 and A1 - lambda A2 of a band, and lambda of all bands.
 
-    All T x T pairs of frames of the complex spectrum (1, F, T) are drawn, which
-    begins at ``start``; ``frame_seconds`` are from a frame to the next. The
-    figure has a row for each layer, means over the heads, and a last one for
-    lambda. A model without such attention is a MissingPart.
+    The complex spectrum (1, F, T) begins at ``start``; times are in s. There is
+    a row for each layer, of means over the heads, and a last one for lambda.
     """
     from matplotlib.figure import Figure
 
-    plain = not _is_differential(model)
+    if not isinstance(model, DBTransform):
+        raise MissingPart(
+            f"this {type(model).__name__} has no differential attention"
+        )
+    parts = [
+        part
+        for part in model.modules()
+        if isinstance(part, DifferentialBandAttention)
+    ]
+    plain = any(part.num_maps != 2 for part in parts)
     analysis = model.analyse(spec, band)
     maps = analysis["maps"][:, :, 0].mean(2).cpu().numpy()  # (layers, 3, T, T)
     # A plain attention has one map: its layers stand beside each other.
@@ -45,19 +52,6 @@ def attention_maps(model, spec, band, frame_seconds, start=0.0):
     upper.suptitle(f"Band {band} of centre {centre:.0f} Hz, mean of the heads")
     _draw_lambda(lower, analysis["lambda"], model.layout, band)
     return figure
-
-
-def _is_differential(model):
-    """Return whether the maps are two; a plain attention has one."""
-    if not isinstance(model, DBTransform):
-        raise MissingPart(
-            f"this {type(model).__name__} has no differential attention"
-        )
-    return all(
-        part.num_maps == 2
-        for part in model.modules()
-        if isinstance(part, DifferentialBandAttention)
-    )
 
 
 def _draw_layer(figure, row, maps, span):

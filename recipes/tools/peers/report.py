@@ -70,12 +70,7 @@ def peers_text(found):
 
 
 def plot_peers(found, path):
-    """Plot PESQ against the real-time factor, that of CPU time.
-
-    It is the one of an idle core, and does not depend on what else runs.
-    The arguments are what ``compare_peers`` found, and a PNG or PDF; nothing
-    is written if no system has a score.
-    """
+    """Plot PESQ against the CPU factor, which does not depend on other load."""
     from matplotlib.figure import Figure
 
     rows = [row for row in found["systems"] if row["pesq"] is not None]

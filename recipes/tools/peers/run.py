@@ -24,17 +24,8 @@ THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")
 def choose_systems(names=None, models=None):
     """Return the systems of a comparison, and why others cannot run.
 
-    Systems are given by names of PEERS, all by default, and by the sources of
-    models of ours by name, see ``load_model``. Those that can run have
-    ``peer`` or ``model``, and ``versions``; those that cannot, what is not
-    installed, and the command that installs it. A ValueError tells of a peer
-    that is unknown, and of a model with the name of one.
-
-    Example
-    -------
-    >>> systems, missing = choose_systems(["noisy"], {"ours": "folder"})
-    >>> list(systems), systems["noisy"]
-    (['noisy', 'ours'], {'peer': 'noisy', 'model': None, 'versions': {}})
+    They are names of PEERS, all by default, and sources of models of ours by
+    name. Those that can run have ``peer`` or ``model``, and ``versions``.
     """
     names = list(PEERS) if names is None else list(dict.fromkeys(names))
     unknown = [name for name in names if name not in PEERS]
@@ -68,11 +59,8 @@ def run_systems(systems, clean, noisy, folder, report=print):
 
     A system whose folder holds all files, made from the same noisy files and
     model by the same versions, is not run again; one that failed on a file is.
-
-    ``SYSTEM/NAME.wav`` and ``SYSTEM/timing.json`` are written into the folder.
     Returned are what ``timing.json`` holds, by system, and why a system has
-    none, or none of some files. A ValueError tells of a file that has no
-    partner in the other folder, or is not at 16 kHz.
+    none, or none of some files.
     """
     files = {name: str(path) for name, _, path in pair_files(clean, noisy)}
     rates = {path: audio_info(path).samplerate for path in files.values()}

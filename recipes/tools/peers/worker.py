@@ -23,12 +23,9 @@ WARM_UP = 2 * SAMPLE_RATE  # samples that are enhanced before, not timed
 
 
 def work(request):
-    """Enhance all files of a request and write their times.
+    """Enhance all files of a request of ``run_systems``, write their times.
 
-    A request is a dict of ``system`` (see ``choose_systems``), ``folder`` of
-    the results, ``sources``, a digest of what they are made from, and
-    ``pairs`` of paths: noisy and enhanced. It goes on after a file that fails,
-    ``failed`` tells why it did; if every file fails, that is a ValueError.
+    It goes on after a file that fails; if all do, that is a ValueError.
     """
     begin, latency_ms = load(request["system"])
     pairs, failed, totals = request["pairs"], {}, np.zeros(3)
@@ -57,13 +54,7 @@ def work(request):
 
 
 def load(system):
-    """Return ``begin`` and the latency in ms (see ``Peer``) of a system.
-
-    ``begin()`` returns, for each signal anew, a function from noisy samples
-    (L,) at 16 kHz to enhanced ones (L,). A model of ours is a source of
-    ``EnhanceModel.from_hparams``, or a graph (.onnx) of
-    ``dbtransform export-onnx``.
-    """
+    """Return ``begin`` and the latency in ms, see ``Peer``, of a system."""
     source = system["model"]
     if source is None:
         peer = PEERS[system["peer"]]

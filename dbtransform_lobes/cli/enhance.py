@@ -111,8 +111,9 @@ def _enhance(pairs, options, args):
     from dbtransform_lobes.inference.batch import enhance_files
 
     options = {**options, "progress": args.jobs == 1}
-    given = model_options(args), options, args.jobs, args.threads
-    results = enhance_files(pairs, *given)
+    results = enhance_files(
+        pairs, model_options(args), options, args.jobs, args.threads
+    )
     failures, notes = {}, []
     progress = tqdm(
         results, total=len(pairs), unit="file", disable=len(pairs) <= 1

@@ -47,9 +47,14 @@ def run(args):
     """Write the model folder, print what was taken; return the exit code."""
     from dbtransform_lobes.export.model_folder import export_model
 
-    folders = args.run_folder, args.model_folder
-    about = args.card, args.language, args.example
-    checkpoint = export_model(*folders, args.force, *about)
+    checkpoint = export_model(
+        args.run_folder,
+        args.model_folder,
+        args.force,
+        args.card,
+        args.language,
+        args.example,
+    )
     scores = ", ".join(
         f"{name} {checkpoint.meta[name]:.3f}"
         for name in ("pesq", "stoi", "si_sdr")

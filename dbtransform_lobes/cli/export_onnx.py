@@ -60,9 +60,15 @@ def run(args):
 
     from dbtransform_lobes.export.onnx_file import export_onnx
 
-    form = args.streaming, args.stft, args.frames, args.int8
-    trust = {"trust_code": args.trust_code}
-    difference = export_onnx(args.model, path, *form, **trust)
+    difference = export_onnx(
+        args.model,
+        path,
+        args.streaming,
+        args.stft,
+        args.frames,
+        args.int8,
+        trust_code=args.trust_code,
+    )
     size = path.stat().st_size / 1e6
     print(
         f"{path}: {size:.1f} MB; samples differ from PyTorch's by at most "

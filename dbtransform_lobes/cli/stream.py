@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+from functools import partial
 
 from dbtransform_lobes.cli.options import (
     ENHANCING,
@@ -82,8 +83,8 @@ def run(args):
 
     enhancer = _load(args)
     stdin, stdout = _Interruptible(sys.stdin.fileno()), sys.stdout.fileno()
-    ends = stdin.read, lambda data: _write(stdout, data)
-    report = enhance_pcm(enhancer, *ends, args.channels, args.dtype)
+    write = partial(_write, stdout)
+    report = enhance_pcm(enhancer, stdin.read, write, args.channels, args.dtype)
     print(_summary(report, args.rate), file=sys.stderr)
     return 0
 

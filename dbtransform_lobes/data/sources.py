@@ -63,10 +63,10 @@ class Recordings:
 
     Arguments
     ---------
-    recordings, split : str | list of str, str
-        Manifests or folders, see ``read_recordings``; split that is read.
-    sample_rate : int
-        In Hz.
+    recordings : str | list of str
+        Manifests or folders, see ``read_recordings``.
+    split, sample_rate
+        Split that is read; rate in Hz.
     sources : list of str | None
         Only speech of these sources (for DNS: languages); None takes all.
     source_weights : dict | None
@@ -78,17 +78,19 @@ class Recordings:
     clean_share, noise_share : float
         Shares of nearly clean examples (25 to 45 dB) and of those without
         speech. What follows are probabilities.
-    babble, clatter, second_noise : float
-        Of these kinds of noise, recorded noise otherwise; of another noise, up
-        to 15 dB below the first.
+    babble, clatter : float
+        Of these kinds of noise; recorded noise otherwise.
+    second_noise : float
+        Of another noise, up to 15 dB below the first.
     speed : float
         Of a random speed of a recording, by which it loses its highest
         frequencies: a model that never hears them takes them for noise.
     speech_filter, noise_filter : float
         Of a random filter on the speech (and target) and on the noise.
-    room, reverberation, simulated_rooms : float
-        Of a room around the noise and around the speech; of a simulated one, 1
-        where there are no recorded ones.
+    room, reverberation : float
+        Of a room around the noise and around the speech.
+    simulated_rooms : float
+        Of a simulated room; 1 where there are no recorded ones.
     early_ms : float | None
         What the target keeps of a room, see ``effects.reverberate``.
     band_limit, codec, clipping, level_jump : float

@@ -192,10 +192,11 @@ def score(clean, estimate, sample_rate=SAMPLE_RATE):
     """Score one noisy or enhanced signal against its clean speech.
 
     Both are aligned, floats with full scale 1.0, (L,), at 16000 Hz. Returned
-    is a dict of a float for each name of ``METRICS``, ``si_sdr`` and
-    ``seg_snr`` in dB. SilentFileError if the clean signal is silent or PESQ
-    finds no utterance in it; ValueError for a wrong rate, shape, type or
-    length (at most 30 s), or for NaN.
+    is a dict of a float for each name of ``METRICS``: ``pesq`` (wide band, 1
+    to 4.64), ``stoi``, ``estoi`` (0 to 1), ``si_sdr``, ``seg_snr`` (dB),
+    ``csig``, ``cbak``, ``covl`` (1 to 5). SilentFileError if the clean signal
+    is silent or PESQ finds no utterance in it; ValueError for a wrong rate,
+    shape, type or length (at most 30 s), or for NaN.
 
     Example
     -------

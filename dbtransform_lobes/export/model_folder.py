@@ -88,8 +88,10 @@ def export_model(
         ``output_folder`` of the training; folder to write.
     force : bool
         Replace a model folder of that name.
-    card, language : str
-        A text file for the model card (sources, limits); code of the language.
+    card : str, optional
+        A text file to insert in the model card (sources, limits).
+    language : str
+        Code of the language of the speech, for the model card.
     example : str, optional
         A noisy file, to be heard in the model card before and after.
     """

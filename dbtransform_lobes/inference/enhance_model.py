@@ -105,8 +105,10 @@ class EnhanceModel(Pretrained, Enhancer):
             YAML file, changes to it, whether each must be a key of it.
         savedir, local_strategy, fetch_config
             As in ``find_model``; none is needed.
-        download_only, trust_code : bool
-            Get the files and return None; let the YAML name any Python object.
+        download_only : bool
+            Get the files, load nothing and return None.
+        trust_code : bool
+            Let the YAML file name any Python object.
         **kwargs
             For the constructor, such as ``run_opts={"device": "cuda",
             "precision": "bf16"}``.
@@ -116,11 +118,15 @@ class EnhanceModel(Pretrained, Enhancer):
         )
         if download_only:
             return None
-        given = overrides, overrides_must_match, trust_code
         before = torch.get_default_dtype()  # maybe of the user's program
         torch.set_default_dtype(torch.float32)
         try:
-            hparams = load_restricted(folder / hparams_file, *given)
+            hparams = load_restricted(
+                folder / hparams_file,
+                overrides,
+                overrides_must_match,
+                trust_code,
+            )
             _load_weights(hparams, hparams_file, folder)
         finally:
             torch.set_default_dtype(before)

@@ -38,8 +38,10 @@ class Enhancer:
 
     Attributes
     ----------
-    sample_rate, hop_length : int
-        Of the model, in Hz; samples from frame to frame.
+    sample_rate : int
+        Of the model, in Hz.
+    hop_length : int
+        Samples from frame to frame.
     window : numpy.ndarray
         Of the STFT, (n_fft,), float32.
     frames : int

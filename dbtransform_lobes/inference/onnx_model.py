@@ -46,7 +46,8 @@ class OnnxEnhancer(Enhancer):
         given = 1 if threads is None else threads
         if not isinstance(given, Integral) or given < 1:
             raise ValueError(
-                f"threads is {threads!r}, expected a whole number above 0"
+                f"threads is {threads!r}, expected a whole number above 0, or "
+                "None"
             )
         path = find_onnx(source)
         settings, self.session = _load(path, threads)

@@ -48,9 +48,11 @@ def find_model(
         Folder to collect the files in. Without it a local model is read in
         place and a model of the hub from the hub's cache.
     local_strategy : LocalStrategy
-        How ``savedir`` gets the files; NO_LINK: not at all.
+        How ``savedir`` gets the files: links, copies, copies without the
+        hub's cache, or (NO_LINK) not at all.
     fetch_config : FetchConfig, optional
-        Revision, token, cache, network, and when to refill a ``savedir``.
+        Revision, token, cache, and whether to use the network, to look for
+        updates and to refill a ``savedir``.
     """
     config, text = fetch_config or FetchConfig(), str | os.PathLike
     for name, value, kind, expected in (

@@ -68,8 +68,10 @@ class StreamingEnhancer:
     latency_ms : float
         Algorithmic latency without resampling, n_fft: a frame is complete
         n_fft - hop_length samples late, and the next one a hop later.
-    sample_rate, hop_length : int
-        Of the samples, in Hz; blocks of a multiple of the hop cost least.
+    sample_rate : int
+        Of the samples, in Hz.
+    hop_length : int
+        Samples from frame to frame; blocks of a multiple of it cost least.
     processing_ms : float
         Mean time of computing for each hop; NaN before the first sample.
 

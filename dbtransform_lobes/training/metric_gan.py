@@ -35,12 +35,16 @@ class MetricGAN:
         SpeechBrain's STFT, at 16 kHz.
     weight, lr : float
         Of the generator's term in the loss; of the discriminator, constant.
-    start_epoch, num_channels : int
-        First epoch of it; see ``MetricDiscriminator``.
+    start_epoch : int
+        First epoch in which it is trained and used.
     exponent : float
         Compression of the magnitudes.
-    num_workers, device : int, str
-        Processes of each rank that compute PESQ; where the discriminator is.
+    num_channels : int
+        See ``MetricDiscriminator``.
+    num_workers : int
+        Processes that compute PESQ, of each rank.
+    device : str
+        Where the discriminator is.
 
     Example
     -------

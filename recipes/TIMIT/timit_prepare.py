@@ -82,8 +82,10 @@ def prepare_timit(
     ---------
     data_folder, noise_folder, save_folder : str
         Folder of TIMIT, of a folder for each type of noise, of the manifests.
-    test_noises, test_set : list of str, str
-        Types of noise kept for the test; "core" or "full" (all speakers).
+    test_noises : list of str
+        Types of noise kept for the test.
+    test_set : str
+        "core" (192 sentences of 24 speakers) or "full" (1344 of 168).
     snrs : sequence of float
         Every test sentence is mixed once at each, in dB.
     test_mixtures : str | None

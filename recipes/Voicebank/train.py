@@ -159,7 +159,8 @@ class EnhanceBrain(ResumableBrain):
         if stage == sb.Stage.TRAIN:
             self.heard, self.started = 0, time.monotonic()
         if stage == sb.Stage.TEST:
-            run_on_main(shutil.rmtree, [self.test_folder, True])  # an old test
+            for part in ("clean", "enhanced"):  # of an earlier test
+                run_on_main(shutil.rmtree, [self.test_folder / part, True])
         if stage == sb.Stage.TRAIN and self.metric_gan is not None:
             started = epoch >= self.metric_gan.start_epoch
             self.adversary = self.metric_gan if started else None

@@ -391,7 +391,8 @@ def test_command_compares_and_lists_what_is_left_out(folders, tmp_path, run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected a folder of enhanced files"),
+        ([], "or --dnsmos, which needs no clean speech"),
+        (["--dnsmos"], "clean is no folder; give"),
         (["noisy", "--reference", "a"], "--reference given without"),
         (["noisy", "--systems", "a=b"], "given besides --systems"),
         (["--systems", "=b"], "expected NAME=FOLDER"),

@@ -333,6 +333,13 @@ def test_state_that_does_not_come_back_is_refused(graph, tmp_path):
         benchmark_onnx.time_streams([tmp_path / "lost.onnx"])
 
 
+def test_a_first_call_is_not_in_the_mean_of_20(monkeypatch):
+    calls = []
+    monkeypatch.setattr("time.process_time", lambda: len(calls) ** 2)
+    seconds = benchmark_onnx._time_calls(lambda: calls.append(None))
+    assert seconds == (21**2 - 1) / 20
+
+
 def test_benchmark_command(graph, tmp_path, run):
     path = shutil.copy(graph, tmp_path / "copy.onnx")
     out = run("benchmark_onnx", graph, path, "--rounds", 2).out

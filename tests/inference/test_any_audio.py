@@ -21,7 +21,7 @@ from tests.formulas import literal_stft
 from tests.runs import Mapping, model_of
 from tests.signals import noise_like, noisy_signal, snr_db
 
-CPU = {"device": "cpu"}
+CPU = {"device": torch.device("cpu")}
 TAGS = {
     "title": "A title, äöü, čřž, 題",
     "artist": "Somebody",

@@ -23,6 +23,7 @@ from dbtransform_lobes.inference.segments import Segments
 from dbtransform_lobes.inference.signal_path import SignalPath
 from dbtransform_lobes.models.chunks import fork
 from dbtransform_lobes.models.db_transform import DBTransform
+from dbtransform_lobes.models.waveform import noisy_spectrum
 from tests.composition import composed
 from tests.formulas import literal_stft
 from tests.runs import model_of
@@ -114,6 +115,11 @@ def test_streams_of_any_length_are_as_batches(identity, win_length, offset):
         parts = stream.feed(noisy[0].numpy()), stream.flush()
         found = np.concatenate(parts)
         assert found.shape == expected.shape == (length,)
+        assert found.dtype == np.float32
+        if offset == 100 and length > 255:
+            spec = noisy_spectrum(model.hparams.compute_stft, noisy).abs()
+            edges = spec[..., [0, -1]]
+            assert (edges[:, 20:] < edges[:, :1] / 80).all()
         assert np.abs(found - expected).max() < 4e-6 * (1 + offset)
 
 

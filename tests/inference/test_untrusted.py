@@ -326,7 +326,7 @@ def test_ogg_with_a_bad_page_is_refused(tmp_path, subtype, change, identity):
 
 @pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
 def test_a_flac_of_another_length_than_it_says(tmp_path, subtype, identity):
-    """Of none where it was written into a pipe; libsndfile cannot read it."""
+    """A length of 0 is what programs write into a pipe, none is known."""
     path = tmp_path / "a.flac"
     sf.write(path, np.stack([speech_like(1.0)] * 2, 1), 16000, subtype)
     content = path.read_bytes()

@@ -168,14 +168,19 @@ def transcode(signal, codec, level=0.8, sample_rate=16000):
     """Encode and decode a signal; the result is neither delayed nor longer.
 
     It is not silent and coded with a peak of 0.9. The codec is "mu-law" (8
-    bits, the continuous law of ITU-T G.711), "vorbis" or "mp3" (variable rate);
-    ``level`` is the compression of the latter two, 0 (best) to 1 (smallest).
+    bits, the continuous law of ITU-T G.711), "vorbis" or "mp3" (variable rate),
+    any other a ValueError; ``level`` is the compression of the latter two, 0
+    (best) to 1 (smallest).
 
     Example
     -------
     >>> transcode(np.sin(np.arange(1600) / 5), "mu-law").shape
     (1600,)
     """
+    if codec not in CODECS:
+        raise ValueError(
+            f"codec is {codec!r}, expected one of {', '.join(CODECS)}"
+        )
     gain = np.max(np.abs(signal)) / 0.9
     scaled = signal / gain
     if codec == "mu-law":

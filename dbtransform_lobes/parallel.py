@@ -22,7 +22,10 @@ CRASHED = (
 
 
 def parallel_map(function, tasks, jobs, chunksize=1):
-    """Yield the results of all tasks, in their order, from some processes."""
+    """Yield the results of all tasks in their order, from ``jobs`` processes.
+
+    OSError if a process dies.
+    """
     if jobs == 1:
         yield from map(function, tasks)
         return
@@ -53,6 +56,8 @@ def run_isolated(
     -------
     >>> list(run_isolated(divmod, [(7, 2)]))
     [((7, 2), (3, 1), '')]
+    >>> _, result, reason = next(run_isolated(divmod, [(7, 0)]))
+    >>> assert result is None and "ZeroDivisionError" in reason
     """
     work = _Work(jobs, initializer, initargs)
     try:

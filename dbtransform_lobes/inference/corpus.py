@@ -180,16 +180,7 @@ def claim_output(record, model_options, options, resume):
     The record is left as it is if it says the same, so that results younger
     than it are of these. ``resume`` refuses to mix those of others.
     """
-    source, digest = model_options["source"], hashlib.sha256()
-    files = [source]
-    if source is None or not os.path.isfile(source):
-        folder = model_folder(source, model_options["revision"])
-        names = ("hyperparams.yaml", WEIGHTS, GRAPH)
-        files = [os.path.join(folder, name) for name in names]
-        files = [file for file in files if os.path.isfile(file)][:2]
-    for file in files:
-        digest.update(Path(file).read_bytes())
-    settings = {"model_sha256": digest.hexdigest(), **options}
+    settings = {"model_sha256": _digest(**model_options), **options}
     settings["precision"] = model_options["precision"]
     earlier = read_record(record)
     if earlier == settings:
@@ -206,6 +197,19 @@ def claim_output(record, model_options, options, resume):
         )
     record.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, settings)
+
+
+def _digest(source=None, revision=None, **_):
+    files = [source]
+    if source is None or not os.path.isfile(source):
+        folder = model_folder(source, revision)
+        names = ("hyperparams.yaml", WEIGHTS, GRAPH)
+        files = [os.path.join(folder, name) for name in names]
+        files = [file for file in files if os.path.isfile(file)][:2]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
 
 
 def is_finished(source, target, record):

@@ -101,7 +101,10 @@ class MetricGAN:
             return (spec.square().sum(-1) + 1e-12).sqrt()
 
     def generator_term(self, clean, estimate):
-        """Return (D(S, Y) - 1)^2 of waveforms (B, L), (B,)."""
+        """Return the loss of the generator, (D(S, Y) - 1)^2: (B, L) to (B,).
+
+        The gradient goes to the estimate and not to the discriminator.
+        """
         discriminator = self.discriminator.requires_grad_(False).eval()
         with torch.autocast(clean.device.type, enabled=False):
             score = discriminator(
@@ -112,6 +115,7 @@ class MetricGAN:
     def on_batch_end(self, clean, estimate, should_step):
         """Have waveforms (B, L) scored; at a step learn from those scored.
 
+        ``should_step`` is False for all but the last of accumulated batches.
         It returns the loss of the discriminator, None if it has not learned.
         """
         self.workers.submit(clean, estimate)

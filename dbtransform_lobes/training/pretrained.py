@@ -17,8 +17,10 @@ REMEDY = (
 def load_pretrained(hparams):
     """Load the weights that ``pretrained`` names into the model.
 
-    A run that has a checkpoint goes on from it instead. FileNotFoundError if
-    there is no such model folder, ValueError if front end or weights differ.
+    That is a model folder as ``dbtransform export`` writes it, or a Hugging
+    Face id. A run that has a checkpoint goes on from it instead.
+    FileNotFoundError if there is no such folder, ValueError if the front ends
+    differ or the weights do not fit.
     """
     source = hparams["pretrained"]
     if hparams["checkpointer"].find_checkpoint() is not None:

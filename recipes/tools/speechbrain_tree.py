@@ -2,11 +2,13 @@
 
 dbtransform_lobes/      ->  speechbrain/lobes/models/dbtransform/
 recipes/CORPUS/         ->  recipes/CORPUS/TASK/DBTransform/
+hparams/                ->  the folder hparams of each recipe
 tests/models/           ->  tests/unittests/dbtransform/models/
 tests/recipes/*.csv     ->  rows of SpeechBrain's own
 
 Imports are rewritten and sorted, names of authors added. What SpeechBrain has
-another place for, or no use of, stays here.
+another place for, or no use of, stays here: weights, command line, demo,
+figures and ONNX.
 """
 
 import csv

@@ -345,8 +345,9 @@ def test_benchmark_command(graph, tmp_path, run):
     out = run("benchmark_onnx", graph, path, "--rounds", 2).out
     for line, each in zip(out.splitlines(), (graph, path), strict=True):
         assert line.startswith(f"{each}: median ")
-        median, factor = (float(line.split()[n]) for n in (2, -1))
-        assert factor == pytest.approx(median / 16, abs=1e-4) and median > 0
+        median, least, factor = (float(line.split()[n]) for n in (2, 5, -1))
+        assert factor == pytest.approx(median / 16, abs=1e-4)
+        assert 0 < least <= median
     path.write_bytes(b"no graph")
     assert "--streaming" in run("benchmark_onnx", path, code=1).err
     run("benchmark_onnx", path, "--rounds", 0, code=1)

@@ -141,6 +141,17 @@ def interleaved(runs, repeats):
     Every other repeat goes through them backwards, so that a steady drift
     of the machine cancels in their ratios. A function returns its seconds,
     None if it cannot run; returned are those of every repeat by name.
+
+    Example
+    -------
+    >>> order = []
+    >>> def run(name):
+    ...     order.append(name)
+    ...     return 0.5
+    >>> interleaved({name: partial(run, name) for name in "ab"}, repeats=2)
+    {'a': [0.5, 0.5], 'b': [0.5, 0.5]}
+    >>> "".join(order)
+    'ababba'
     """
     able = [name for name in runs if runs[name]() is not None]
     seconds = {name: [] for name in able}

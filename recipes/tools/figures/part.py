@@ -31,7 +31,18 @@ class Part:
 
 
 def find_part(path, seconds=None):
-    """Return the part of an audio file, its first 10 s by default."""
+    """Return the part of an audio file, its first 10 s by default.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> from dbtransform_lobes.data.audio import write_audio
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_audio(f"{folder}/a.wav", np.zeros(32000))
+    ...     part = find_part(f"{folder}/a.wav", (0.5, 9))
+    >>> part.start, part.stop, part.total
+    (0.5, 2.0, 2.0)
+    """
     info = audio_info(path)
     check_sample_rate(info.samplerate)
     total = info.frames / info.samplerate

@@ -211,7 +211,7 @@ def test_windowed_attention_equals_its_twin(
     window, lambda_form, differential, causal, monkeypatch
 ):
     """T = 1, T < window, and T around multiples of a block of queries."""
-    monkeypatch.setattr(windowed_attention, "CPU_QUERIES", window)
+    monkeypatch.setattr(windowed_attention, "CPU_KEYS", window)
     settings = {"window": window, "causal": causal}
     form = {"lambda_form": lambda_form, "differential": differential}
     module = DifferentialBandAttention(8, 2, 2, **form, **settings)
@@ -242,7 +242,7 @@ def test_cost_of_a_window_grows_linearly(monkeypatch, causal):
         return torch.zeros_like(query)
 
     monkeypatch.setattr(windowed_attention, "attend", count)
-    monkeypatch.setattr(windowed_attention, "CPU_QUERIES", 3)
+    monkeypatch.setattr(windowed_attention, "CPU_KEYS", 3)
     module = DifferentialBandAttention(4, 1, 1, window=6, causal=causal)
     totals = {}
     for frames in (60, 120, 480, 960):

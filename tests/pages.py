@@ -18,7 +18,9 @@ PAGES = [
 ]
 RENDEZVOUS = ("--rdzv_id", "--rdzv_backend", "--rdzv_endpoint")
 LAUNCH = {"--standalone", "--nnodes", "--nproc_per_node", *RENDEZVOUS}
-OTHER_PROGRAMS = "cd hf sox arecord aplay pytest sphinx-build for done".split()
+OTHER_PROGRAMS = (
+    "cd hf sox arecord aplay pytest sphinx-build for done export".split()
+)
 OWN_SCRIPTS = ("my_corpus_prepare.py",)  # stand on a page themselves
 # With these takes seconds what a page makes or trains in hours.
 TINY_DATA = "--hours=0.002 --valid_hours=0.001 --test_hours=0.001".split()

@@ -94,23 +94,21 @@ def attend_within(query, key, value, window=None, causal=False, start=0):
         registers = (others + CPU_KEYS // 2) // CPU_KEYS + 1
         size = registers * CPU_KEYS - others
     # The last block takes what would be less than half a block.
-    bounds = [*range(0, max(frames - size // 2, 1), size), frames]
-    outs, masks = [], {}
-    for first, last in zip(bounds, bounds[1:], strict=False):
-        low = max(start + first - window, 0)
-        high = min(start + last + (0 if causal else window), key.shape[2])
+    before = max(frames - size // 2 - 1, 0) // size * size
+    sizes = [size] * (before // size) + [frames - before]
+    ahead = 0 if causal else window
+    outs, masks, first = [], {}, start
+    for block in query.split(sizes, dim=2):
+        last = first + block.shape[2]
+        low, high = max(first - window, 0), min(last + ahead, key.shape[2])
         place = last - first, low - first, high - first
         if place not in masks:  # most blocks see alike
-            queries = torch.arange(start + first, start + last)
+            queries = torch.arange(first, last)
             mask = window_mask(queries, torch.arange(low, high), window, causal)
             masks[place] = mask.to(query.device) if mask.any() else None
-        out = attend(
-            query[:, :, first:last],
-            key[:, :, low:high],
-            value[:, :, low:high],
-            masks[place],
-        )
-        outs.append(out.transpose(1, 2))
+        seen = (x[:, :, low:high] for x in (key, value))
+        outs.append(attend(block, *seen, masks[place]).transpose(1, 2))
+        first = last
     return torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]
 
 

@@ -46,7 +46,6 @@ setup(
         "pystoi>=0.4.1",
         "sentencepiece>=0.2",
         "tqdm>=4.66.1",
-        "pebble>=5.0.7",
         "tabulate>=0.9",
         "mutagen>=1.47",
     ],

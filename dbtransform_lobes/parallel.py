@@ -1,20 +1,22 @@
 """A function over many tasks, in several processes."""
 
-import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import suppress
 from multiprocessing import resource_tracker
 
-from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 ATTEMPTS = 2  # for a task whose process dies
-MAX_STARTS = 5  # of pools whose processes die before their first task
 CRASHED = (
     "the process that worked on it died (crashed, or was killed for want of "
     "memory); leave this file out or make it shorter"
@@ -39,18 +41,15 @@ def parallel_map(function, tasks, jobs, chunksize=1):
         ) from error
 
 
-def run_isolated(
-    function, tasks, jobs=1, initializer=None, initargs=(), on_crash=None
-):
+def run_isolated(function, tasks, jobs=1, on_crash=None):
     """Call a function for every task in worker processes, in any order.
 
     A task is a tuple of arguments. Yields (task, result, reason): the reason
     says why the task failed and is "" if it did not. When a process dies, even
-    of a segmentation fault in C code, the tasks of the others go on, which the
-    pools of the standard library cannot do; its own task is tried once more,
-    and ``on_crash`` is called with the task and the process id. Workers begin
-    with ``initializer`` and end with this generator; they are not forked from
-    this process: a script needs ``if __name__ == "__main__":``.
+    of a segmentation fault in C code, the tasks of the others go on; its own
+    is tried once more, and ``on_crash`` is called with the task and the
+    process id. Workers end with this generator; they are not forked from this
+    process: a script needs ``if __name__ == "__main__":``.
 
     Example
     -------
@@ -59,107 +58,118 @@ def run_isolated(
     >>> _, result, reason = next(run_isolated(divmod, [(7, 0)]))
     >>> assert result is None and "ZeroDivisionError" in reason
     """
-    work = _Work(jobs, initializer, initargs)
-    try:
-        yield from work.collect(function, tasks, on_crash)
-    finally:  # also when interrupted
-        work.stop()
+
+    def attempt(task):
+        """Call the function in the process of this thread."""
+        for _ in range(ATTEMPTS):
+            try:
+                return workers.call(function, *task)
+            except WorkerDied as error:
+                if on_crash is not None:
+                    on_crash(task, error.process.pid)
+        return None, CRASHED
+
+    with Workers(jobs) as workers:
+        submit = workers.threads.submit
+        futures = {submit(attempt, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures[future], *future.result()
 
 
-class _Work:
-    """A pool that is replaced when its processes die without a task."""
+class WorkerDied(Exception):
+    """The ``process`` of a worker died while it had a task."""
 
-    def __init__(self, jobs, *initializer):
-        self.jobs, self.initializer, self.starts = jobs, initializer, 0
-        self.start()
+    def __init__(self, process):
+        self.process = process
 
-    def start(self):
-        """Start a pool."""
-        methods = multiprocessing.get_all_start_methods()
-        method = "forkserver" if "forkserver" in methods else "spawn"
-        context = multiprocessing.get_context(method)
-        begin = {"initializer": _start, "initargs": self.initializer}
-        self.pool = ProcessPool(self.jobs, context=context, **begin)
-        self.starts += 1
+
+class Workers:
+    """Threads that each have a process of their own, which may die.
+
+    By hand, as the pools of pebble, and of Python before 3.11.5, can wait for
+    ever once an idle process was killed; others lose all tasks with a process.
+    """
+
+    def __init__(self, jobs):
+        self.processes, self.stopped = [], False
+        self._own, self._lock = threading.local(), threading.Lock()
+        resource_tracker.ensure_running()  # its start would unblock Ctrl-C
+        # Processes inherit this: what a terminal sends is for their parent.
+        blocked = signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP}
+        self.threads = ThreadPoolExecutor(
+            jobs, initializer=signal.pthread_sigmask, initargs=blocked
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.stop()
+
+    def submit(self, *task):
+        """Have a process call a function with arguments; see ``call``."""
+        return self.threads.submit(self.call, *task)
+
+    def call(self, *task):
+        """Have the process of this thread call a function with arguments.
+
+        Returned are its result and why it failed, "" if it did not. WorkerDied
+        if the process dies; the next call has another one.
+        """
+        if getattr(self._own, "pipe", None) is None:
+            self._start()
+        try:
+            self._own.pipe.send(task)
+            return self._own.pipe.recv()
+        except (EOFError, OSError):
+            self._own.pipe = None
+            self._own.process.join()
+            raise WorkerDied(self._own.process) from None
+
+    def _start(self):
+        # Not a fork: this process has threads and maybe a GPU.
+        context = multiprocessing.get_context("spawn")
+        pipe, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        with self._lock:  # stop() knows of every process
+            if self.stopped:
+                raise RuntimeError("these workers have been stopped")
+            process.start()
+            self.processes.append(process)
+        theirs.close()
+        self._own.pipe, self._own.process = pipe, process
 
     def stop(self):
-        """End the processes."""
-        self.pool.stop()
-        self.pool.join()
-
-    def collect(self, function, tasks, on_crash):
-        """Keep a few tasks waiting in the pool and yield what is done."""
-        left, pending = iter(tasks), {}
-
-        def submit(task, attempt):
-            """Give a task to a pool that lives."""
-            with _without_interrupts():  # the pool starts when it is asked
-                if not self.pool.active:
-                    self.stop()
-                    self.start()
-                future = self.pool.schedule(function, task)
-            pending[future] = task, attempt
-
-        for task in itertools.islice(left, 2 * self.jobs):
-            submit(task, 1)
-        while pending:
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                task, attempt = pending.pop(future)
-                error = future.exception()
-                idle = isinstance(error, BrokenProcessPool)
-                if idle and self.starts < MAX_STARTS:
-                    submit(task, attempt)
-                    continue
-                crashed = isinstance(error, ProcessExpired)
-                if crashed and on_crash is not None:
-                    on_crash(task, error.pid)
-                if crashed and attempt < ATTEMPTS:
-                    submit(task, attempt + 1)
-                    continue
-                if idle or crashed:
-                    yield task, None, CRASHED
-                elif error is not None:
-                    yield task, None, f"{type(error).__name__}: {error}"
-                else:
-                    yield task, future.result(), ""
-                for following in itertools.islice(left, 1):
-                    submit(following, 1)
+        """End the processes; what was not begun is forgotten."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self.stopped = True
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.join(5)
+            process.kill()
+        self.threads.shutdown()
 
 
-@contextmanager
-def _without_interrupts():
-    """Start processes that leave what a terminal sends to this one.
-
-    This process acts on it at the end: a process whose start is interrupted
-    is known to nobody, so nobody would stop it. Blocking is not enough, as
-    other threads take the signal, and the main one then raises.
-    """
-    sent, came = {signal.SIGINT, signal.SIGHUP}, []
-    handlers = {}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, sent)
-    try:
-        if threading.current_thread() is threading.main_thread():
-            for number in {*sent, signal.SIGTERM}:
-                handlers[number] = signal.signal(
-                    number, lambda number, frame: came.append(number)
-                )
-        resource_tracker.ensure_running()  # its start unblocks Ctrl-C
-        signal.pthread_sigmask(signal.SIG_BLOCK, sent)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
-
-
-def _start(initializer, initargs):
+def _serve(pipe):
+    """Answer until the parent is gone."""
+    signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Its own lock, a semaphore, would be left by a process that is stopped.
     tqdm.set_lock(threading.RLock())
-    if initializer is not None:
-        initializer(*initargs)
+    with suppress(EOFError, OSError):
+        while True:
+            function, *arguments = pipe.recv()
+            try:
+                pipe.send((function(*arguments), ""))
+            except Exception as error:
+                pipe.send((None, f"{type(error).__name__}: {error}"))
+
+
+def _end(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(130)  # temporary files are removed
 
 
 def _end_with_parent():

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from dbtransform_lobes import parallel
 from dbtransform_lobes.parallel import CRASHED, parallel_map, run_isolated
 
 
@@ -44,18 +43,6 @@ def test_a_task_whose_process_was_killed_is_tried_once_more(tmp_path):
         folder.mkdir()
         found = list(run_isolated(die, [(folder, times)]))
         assert found == [((folder, times), None, reason)]
-
-
-def test_processes_that_die_before_their_first_task_are_replaced(tmp_path):
-    tasks = [(number,) for number in (1, 2, 4, 5)]
-    found = list(run_isolated(share, tasks, 1, die, (tmp_path, 2)))
-    assert sorted(found) == [((n,), 20 / n, "") for n in (1, 2, 4, 5)]
-
-
-def test_processes_that_always_die_end_with_a_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "MAX_STARTS", 2)
-    found = list(run_isolated(share, [(1,), (2,)], 1, die, (tmp_path, 99)))
-    assert sorted(found) == [((1,), None, CRASHED), ((2,), None, CRASHED)]
 
 
 def test_a_map_says_that_a_process_died():

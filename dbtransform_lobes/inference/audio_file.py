@@ -1,8 +1,9 @@
 """Audio files in blocks: samples, sample format and tags."""
 
+import hashlib
 import os
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +22,12 @@ from dbtransform_lobes.data.headers import (
     promised_frames,
     wav_fault,
 )
-from dbtransform_lobes.inference.flac import Checksum
-from dbtransform_lobes.inference.mpeg import true_length, without_header
+from dbtransform_lobes.inference.flac import (
+    FLAC_BITS,
+    as_encoded,
+    md5_of_samples,
+)
+from dbtransform_lobes.inference.mpeg import piped, true_length
 from dbtransform_lobes.inference.tags import copy_tags
 
 # soundfile's names
@@ -60,95 +65,82 @@ class AudioFormat:
     source: str | None = None  # the file, for tags unknown to soundfile
 
 
-def read_format(path):
-    """Read an AudioFormat, and how many samples the header promises."""
-    _check_path(path)
-    with open_audio(path) as file:
-        tags = {tag: text for tag in TAGS if (text := getattr(file, tag))}
-        log = file.extra_info
-    kind = file.samplerate, file.channels, file.format, file.subtype
-    audio = AudioFormat(*kind, tags, path)
-    if fault := wav_fault(path):
-        raise ValueError(f"{path}: {fault}")
-    check_single(path, audio.container)
-    length = (
-        true_length(path, file.frames)[0] if _is_mpeg(file) else file.frames
-    )
-    promised = promised_frames(path, length, audio.container, log)
-    if promised is None:
-        warnings.warn(
-            f"{path}: its {audio.container} header does not say how long it "
-            "is, so it cannot be told whether all of it was there and read",
-            stacklevel=2,
-        )
-    return audio, promised or length
+class AudioInput:
+    """A file to enhance; ValueError if it cannot be.
 
+    ``format`` is its AudioFormat, ``frames`` the samples that it promises.
+    """
 
-def _is_mpeg(info):
-    return info.format == "MP3" or info.subtype.startswith("MPEG_LAYER")
+    def __init__(self, path):
+        _check_path(path)
+        self.path, self._begin = path, None
+        with open_audio(path) as file:
+            tags = {tag: text for tag in TAGS if (text := getattr(file, tag))}
+            log = file.extra_info
+        kind = file.samplerate, file.channels, file.format, file.subtype
+        self.format = AudioFormat(*kind, tags, path)
+        if fault := wav_fault(path):
+            raise ValueError(f"{path}: {fault}")
+        check_single(path, file.format)
+        length = file.frames
+        if file.format == "MP3" or file.subtype.startswith("MPEG_LAYER"):
+            length, self._begin = true_length(path, length)
+        promised = promised_frames(path, length, file.format, log)
+        if promised is None:
+            self._warn(
+                f"its {file.format} header does not say how long it is, so it "
+                "cannot be told whether all of it was there and read"
+            )
+        self.frames = promised or length
 
+    def _warn(self, text):
+        warnings.warn(f"{self.path}: {text}", stacklevel=3)
 
-def read_blocks(path):
-    """Yield what can be read of a file as samples (L, channels), float32."""
-    length = 0
-    with _open_whole(path) as file:
-        checksum = Checksum(path, file)
-        size = max(1, SAMPLES_AT_ONCE // file.channels)
-        while len(block := file.read(size, "float32", always_2d=True)):
-            check_finite(path, block)
-            checksum.add(block)
-            length += len(block)
-            yield block
-    if not length:
-        raise ValueError(
-            f"{path}: no samples can be read, the file is cut off or damaged; "
-            "get it again"
-        )
-    if checksum.is_wrong():
-        warnings.warn(
-            f"{path}: its samples are not those that were encoded, by their "
-            "checksum: some are missing or damaged; get it again",
-            stacklevel=2,
-        )
-
-
-def warn_if_cut_off(path, length, promised):
-    """Warn of a file that stops before its end."""
-    if length < promised:
-        missing = f"of the {promised} samples that its header says"
-    elif lacks_end(path):
-        missing = "samples without a last page"
-    else:
-        return
-    warnings.warn(
-        f"{path}: ends after {length} {missing}; taken as far as it goes",
-        stacklevel=3,
-    )
-
-
-@contextmanager
-def _open(path):
-    """Open a file; what goes wrong while it is read is named."""
-    try:
-        source = path if isinstance(path, int) else for_soundfile(path)
-        with sf.SoundFile(source, closefd=False) as file:
-            yield file
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path}: reading failed ({_reason(error)}), the file is cut off "
-            "or damaged; get it again"
-        ) from error
-
-
-@contextmanager
-def _open_whole(path):
-    """Open a file; an MP3 to its true end, whatever length it says."""
-    with _open(path) as file:
-        if not _is_mpeg(file) or true_length(path, file.frames)[1]:
-            yield file
+    def blocks(self):
+        """Yield what can be read as samples (L, channels), float32."""
+        length, encoded = 0, hashlib.md5(usedforsecurity=False)
+        with self._open() as file:
+            bits = FLAC_BITS.get(file.subtype) if file.format == "FLAC" else 0
+            size = max(1, SAMPLES_AT_ONCE // file.channels)
+            while len(block := file.read(size, "float32", always_2d=True)):
+                check_finite(self.path, block)
+                if bits:
+                    encoded.update(as_encoded(block, bits))
+                length += len(block)
+                yield block
+        if not length:
+            raise ValueError(
+                f"{self.path}: no samples can be read, the file is cut off or "
+                "damaged; get it again"
+            )
+        digest = int(encoded.hexdigest(), 16)
+        if bits and md5_of_samples(self.path) not in (0, digest):
+            self._warn(
+                "its samples are not those that were encoded, by their "
+                "checksum: some are missing or damaged; get it again"
+            )
+        if length < self.frames:
+            missing = f"of the {self.frames} samples that its header says"
+        elif lacks_end(self.path):
+            missing = "samples without a last page"
+        else:
             return
-    with without_header(path) as pipe, _open(pipe) as file:
-        yield file
+        self._warn(f"ends after {length} {missing}; taken as far as it goes")
+
+    @contextmanager
+    def _open(self):
+        """Open the file; what goes wrong while it is read is named."""
+        pipe = nullcontext(for_soundfile(self.path))
+        if self._begin is not None:  # the header of an MP3 would end it early
+            pipe = piped(self.path, self._begin)
+        try:
+            with pipe as source, sf.SoundFile(source, closefd=False) as file:
+                yield file
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.path}: reading failed ({_reason(error)}), the file is "
+                "cut off or damaged; get it again"
+            ) from error
 
 
 def _check_path(path):

@@ -1,14 +1,11 @@
 """Many files, one after the other or in several processes."""
 
 import os
-import signal
 import warnings
+from functools import lru_cache
 
 from dbtransform_lobes.data.audio import audio_info
 from dbtransform_lobes.inference.backend import load_enhancer
-
-# What a worker process has: its model, and whether a file is being made.
-_WORKER = {"model": None, "busy": False}
 
 
 def enhance_files(pairs, model_options, options, jobs=1, threads=None):
@@ -46,12 +43,12 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     del model  # it could be loaded: so can the workers
     from dbtransform_lobes.parallel import run_isolated
 
-    tasks = [(pair, options) for pair in readable]
-    start = _start_worker, (model_options,)
+    given = tuple(model_options.items())
+    tasks = [(given, pair, options) for pair in readable]
     for task, result, reason in run_isolated(
-        _work, tasks, jobs, *start, on_crash=_remove_unfinished
+        _enhance_apart, tasks, jobs, _remove_unfinished
     ):
-        yield result or (task[0][0], reason, [])
+        yield result or (task[1][0], reason, [])
 
 
 def enhance_pair(model, pair, options):
@@ -72,27 +69,16 @@ def enhance_pair(model, pair, options):
 
 
 def _remove_unfinished(task, process):
-    (_, target), _ = task
+    _, (_, target), _ = task
     for path in target.parent.glob(f".{process}-*.tmp"):
         path.unlink(missing_ok=True)
 
 
-def _start_worker(model_options):
-    signal.signal(signal.SIGTERM, _stop_worker)
-    _WORKER["model"] = load_enhancer(**model_options)
+def _enhance_apart(model_options, pair, options):
+    """Enhance a pair in a worker, which loads its model once."""
+    return enhance_pair(_load_once(*model_options), pair, options)
 
 
-def _stop_worker(*_):
-    if _WORKER["busy"]:
-        raise KeyboardInterrupt  # so that the temporary file is removed
-    os._exit(130)
-
-
-def _work(pair, options):
-    _WORKER["busy"] = True
-    try:
-        return enhance_pair(_WORKER["model"], pair, options)
-    except KeyboardInterrupt:
-        os._exit(130)
-    finally:
-        _WORKER["busy"] = False
+@lru_cache
+def _load_once(*model_options):
+    return load_enhancer(**dict(model_options))

@@ -6,10 +6,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dbtransform_lobes.inference.audio_file import (
+    AudioInput,
     check_output,
-    read_blocks,
-    read_format,
-    warn_if_cut_off,
     with_room,
     write_blocks,
 )
@@ -210,29 +208,28 @@ class Enhancer:
 
     def _open_file(self, filename, progress, **options):
         """Return the format of what is written, and a generator of it."""
-        audio, frames = read_format(filename)
-        blocks = self._file_blocks(filename, audio, frames, progress, options)
-        return with_room(audio, frames), blocks
+        source = AudioInput(filename)
+        blocks = self._file_blocks(source, progress, options)
+        return with_room(source.format, source.frames), blocks
 
-    def _file_blocks(self, filename, audio, frames, progress, options):
+    def _file_blocks(self, source, progress, options):
         """Yield the enhanced blocks of a file; show how far they are."""
-        rate, length = audio.sample_rate, 0
-        long = frames > LONG_SECONDS * rate
-        look = {"unit": "s", "desc": Path(filename).name, "leave": False}
+        audio, path, length = source.format, source.path, 0
+        rate = audio.sample_rate
+        long = source.frames > LONG_SECONDS * rate
+        look = {"unit": "s", "desc": Path(path).name, "leave": False}
         look["disable"] = None if progress and long else True
-        bar = tqdm(total=frames // rate, **look)
         try:
             stage = self._open(rate, audio.channels, **options)
-            with bar:
-                for block in _pushed(stage, read_blocks(filename)):
+            with tqdm(total=source.frames // rate, **look) as bar:
+                for block in _pushed(stage, source.blocks()):
                     length += len(block)
                     bar.update(length // rate - bar.n)
                     yield block
         except ValueError as error:
-            if str(error).startswith(f"{filename}:"):
+            if str(error).startswith(f"{path}:"):
                 raise
-            raise ValueError(f"{filename}: {error}") from error
-        warn_if_cut_off(filename, length, frames)
+            raise ValueError(f"{path}: {error}") from error
 
 
 def _pushed(stage, blocks):

@@ -6,8 +6,9 @@ the first of two files joined, libsndfile guesses and stops there, silently.
 
 import io
 import os
+import shutil
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -55,43 +56,36 @@ def _frame(header):
 
 
 def true_length(path, promised):
-    """Return the samples of an MP3, and whether those promised are all.
+    """Return the samples of an MP3, and where to read from for all of them.
 
-    They are not where frames have far more, or without a header, so that
-    libsndfile has guessed: then at least how many they have.
+    The latter is None if those promised are all. They are not where frames
+    have far more, or without a header, so that libsndfile has guessed: then
+    at least how many there are, and the byte behind a header.
     """
     data = Path(path).read_bytes()
-    counted = sum(samples for _, _, samples in frames_of(data))
-    if _begin(data)[1] and counted <= promised + MARGIN:
-        return promised, True
-    return max(0, counted - MARGIN), False
-
-
-def _begin(data):
-    """Return where audio begins, and whether a frame before it is a header."""
     place, size, _ = next(frames_of(data), (0, 0, 0))
     first = data[place : place + size]
     header = any(name in first for name in (b"Xing", b"Info", b"VBRI"))
-    return place + size * header, header
+    counted = sum(samples for _, _, samples in frames_of(data))
+    if header and counted <= promised + MARGIN:
+        return promised, None
+    return max(0, counted - MARGIN), place + size * header
 
 
 @contextmanager
-def without_header(path):
-    """Open an MP3 as a pipe, a file descriptor, from behind its header.
+def piped(path, begin):
+    """Open a file from a byte on as a pipe, a file descriptor.
 
     Then the decoder has no length to stop at.
     """
-    data = Path(path).read_bytes()
-    begin, _ = _begin(data)
     reader, writer = os.pipe()
 
     def feed():
-        """Write the frames into the pipe."""
-        with os.fdopen(writer, "wb") as pipe:
-            try:
-                pipe.write(memoryview(data)[begin:])
-            except BrokenPipeError:  # closed before its end
-                pass
+        """Write the frames into the pipe, until it is closed."""
+        with suppress(BrokenPipeError), os.fdopen(writer, "wb") as pipe:
+            with open(path, "rb") as file:
+                file.seek(begin)
+                shutil.copyfileobj(file, pipe)
 
     thread = threading.Thread(target=feed, daemon=True)
     thread.start()

@@ -2,12 +2,10 @@
 
 import logging
 import math
-import threading
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
 
 from dbtransform_lobes.evaluation.metrics import pesq_wide_band
+from dbtransform_lobes.parallel import Workers
 
 logger = logging.getLogger(__name__)
 MAX_DEATHS = 5
@@ -21,15 +19,6 @@ def _pesq_target(clean, estimate):
         return (pesq_wide_band(clean, estimate) - 1) / 3.5
     except ValueError:
         return math.nan
-
-
-def _serve(connection):
-    """Score pairs until the parent is gone."""
-    try:
-        while True:
-            connection.send(_pesq_target(*connection.recv()))
-    except (EOFError, OSError):
-        pass
 
 
 class PesqWorkers:
@@ -47,8 +36,7 @@ class PesqWorkers:
             raise ValueError(
                 f"pesq_workers is {num_workers}, expected at least 1"
             )
-        self.num_workers, self.threads = num_workers, None
-        self.own, self.processes = threading.local(), []
+        self.num_workers, self.workers = num_workers, None
         self.waiting, self.deaths = deque(), 0
         self.counts = Counter()
 
@@ -57,36 +45,13 @@ class PesqWorkers:
         if len(self.waiting) > len(clean):
             self.counts["skipped"] += len(clean)
             return
-        if self.threads is None:
-            self.threads = ThreadPoolExecutor(self.num_workers)
+        if self.workers is None:
+            self.workers = Workers(self.num_workers)
         both = (x.detach().float().cpu() for x in (clean, estimate))
         for pair in zip(*both, strict=True):
-            arrays = [wave.numpy() for wave in pair]
-            future = self.threads.submit(self._score, arrays)
+            arrays = (wave.numpy() for wave in pair)
+            future = self.workers.submit(_pesq_target, *arrays)
             self.waiting.append((future, *pair))
-
-    def _score(self, pair):
-        """Get the target from the process of this thread, None if it died.
-
-        A pool would do for less, but those of pebble and of Python before
-        3.11.5 can wait for ever once an idle process was killed.
-        """
-        if not hasattr(self.own, "connection"):
-            # Not a fork: the training process has threads and maybe a GPU.
-            context = get_context("spawn")
-            self.own.connection, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(theirs,), daemon=True
-            )
-            process.start()
-            theirs.close()
-            self.processes.append(process)
-        try:
-            self.own.connection.send(pair)
-            return self.own.connection.recv()
-        except (EOFError, OSError):
-            del self.own.connection
-            return None
 
     def ready(self):
         """Take what has been scored: clean, estimate (L,), and target."""
@@ -94,7 +59,7 @@ class PesqWorkers:
         self.waiting = deque(i for i in self.waiting if not i[0].done())
         items = []
         for future, *pair in done:
-            target = future.result()
+            target = None if future.exception() else future.result()[0]
             self.deaths = self.deaths + 1 if target is None else 0
             if self.deaths >= MAX_DEATHS:
                 raise RuntimeError(
@@ -116,9 +81,6 @@ class PesqWorkers:
         """End the processes; what is waiting is forgotten."""
         self.counts["skipped"] += len(self.waiting)
         self.waiting.clear()
-        if self.threads is not None:
-            self.threads.shutdown(wait=False, cancel_futures=True)
-            self.threads = None
-        for process in self.processes:
-            process.kill()
-        self.processes.clear()
+        if self.workers is not None:
+            self.workers.stop()
+            self.workers = None

@@ -206,7 +206,8 @@ def workers():
 
 
 def pids(workers):
-    return [process.pid for process in workers.processes]
+    processes = workers.workers.processes if workers.workers else []
+    return [process.pid for process in processes]
 
 
 def take(workers, count):
@@ -272,7 +273,7 @@ def test_workers_end_when_their_parent_is_killed():
         "    workers.submit(torch.zeros(1, 8000), torch.zeros(1, 8000))\n"
         "    while not workers.ready() and not workers.counts:\n"
         "        time.sleep(0.05)\n"
-        "    print(workers.processes[0].pid, flush=True)\n"
+        "    print(workers.workers.processes[0].pid, flush=True)\n"
         "    time.sleep(600)\n"
     )
     with subprocess.Popen(

@@ -4,33 +4,25 @@ What other models leave behind in the allocator of a shared process changes
 the times of large tensors by half.
 """
 
-import multiprocessing
 import signal
 import time
 from functools import lru_cache
 
 import torch
-from pebble import ProcessExpired, ProcessPool
 
 from benchmark.candidates import load_candidate
 from benchmark.peak import peak_bytes, reset_peak
+from dbtransform_lobes.parallel import WorkerDied, Workers
 
 CROP_SECONDS, BATCH_SIZE = 2.0, 4  # of a training step
-loaded = None  # the candidate of a worker
 
 
-class Worker(ProcessPool):
+class Worker(Workers):
     """Measure one model, see ``find_configuration``, in its process."""
 
     def __init__(self, name):
-        self.name, context = name, multiprocessing.get_context("spawn")
-        super().__init__(
-            1, initializer=_load, initargs=(name,), context=context
-        )
-
-    def __exit__(self, *error):
-        self.stop()
-        self.join()
+        self.name = name
+        super().__init__(jobs=1)
 
     def run(self, task, threads, *arguments):
         """Run a task of ``TASKS`` once, on a number of threads.
@@ -38,17 +30,21 @@ class Worker(ProcessPool):
         It returns seconds, those of every call of a stream, or bytes of memory;
         None if the memory does not suffice.
         """
-        work = self.schedule(_run, (task, threads, *arguments))
+        work = self.submit(_run, self.name, task, threads, *arguments)
         try:
-            return work.result()
-        except ProcessExpired as error:
-            if error.exitcode == -signal.SIGKILL:  # out of memory
+            result, reason = work.result()
+        except WorkerDied as error:
+            code = error.process.exitcode
+            if code == -signal.SIGKILL:  # out of memory
                 return None
-            raise RuntimeError(
+            reason = (
                 f"the process that measures {self.name} ended with code "
-                f"{error.exitcode}: see its message above; scripts need "
+                f"{code}: see its message above; scripts need "
                 f"'if __name__ == \"__main__\":'"
-            ) from None
+            )
+        if reason:
+            raise RuntimeError(reason)
+        return result
 
 
 def peak_memory(name, length, threads=1):
@@ -60,21 +56,21 @@ def peak_memory(name, length, threads=1):
         return worker.run("memory", threads, length)
 
 
-def _load(name):
-    global loaded
-    loaded = load_candidate(name)
+@lru_cache
+def _prepare(name, task, *arguments):
+    return TASKS[task](_load(name), *arguments)
 
 
 @lru_cache
-def _prepare(task, *arguments):
-    return TASKS[task](loaded, *arguments)
+def _load(name):
+    return load_candidate(name)
 
 
-def _run(task, threads, *arguments):
+def _run(name, task, threads, *arguments):
     """Run a task in the worker; None if an allocation failed."""
     torch.set_num_threads(threads)
     try:
-        work = _prepare(task, *arguments)
+        work = _prepare(name, task, *arguments)
         reset_peak()
         before, start = peak_bytes(), time.perf_counter()
         times = work()

@@ -82,9 +82,12 @@ def run(args):
     from dbtransform_lobes.inference.pcm import enhance_pcm
 
     enhancer = _load(args)
-    stdin, stdout = _Interruptible(sys.stdin.fileno()), sys.stdout.fileno()
-    write = partial(_write, stdout)
-    report = enhance_pcm(enhancer, stdin.read, write, args.channels, args.dtype)
+    _end_input_when_interrupted()
+    write = partial(_write, sys.stdout.fileno())
+    with open(sys.stdin.fileno(), "rb", closefd=False) as stdin:
+        _refuse_files(stdin.peek())
+        read, kind = stdin.read1, (args.channels, args.dtype)
+        report = enhance_pcm(enhancer, read, write, *kind)
     print(_summary(report, args.rate), file=sys.stderr)
     return 0
 
@@ -121,37 +124,19 @@ def _load(args):
     return enhancer
 
 
-class _Interruptible:
-    """Reads a file until it ends or Ctrl-C (or a SIGTERM) is pressed."""
+def _end_input_when_interrupted():
+    """Let Ctrl-C (or a SIGTERM) end stdin; the second time it is as ever."""
 
-    def __init__(self, file):
-        self.file, self.stopped, self.reading = file, False, False
-        self.begins = True
-        self.handlers = {
-            number: signal.signal(number, self._stop)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+    def end(*_):
+        """Finish what was read: whoever waits for more reads an end."""
+        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
-    def _stop(self, *_):
-        self.stopped = True
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)  # the second time as ever
-        if self.reading:
-            raise KeyboardInterrupt  # else the block is finished first
-
-    def read(self, size):
-        """Return up to ``size`` bytes, none at the end."""
-        try:
-            self.reading = True
-            data = b"" if self.stopped else os.read(self.file, size)
-            if self.begins:
-                _refuse_files(data)
-            self.begins = False
-            return data
-        except KeyboardInterrupt:
-            return b""
-        finally:
-            self.reading = False
+    handlers = {
+        number: signal.signal(number, end)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
 
 
 def _refuse_files(data):

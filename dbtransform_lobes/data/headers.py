@@ -6,7 +6,9 @@ import shlex
 import struct
 from pathlib import Path
 
+import numpy as np
 from mutagen import MutagenError
+from mutagen.flac import FLAC
 from mutagen.ogg import OggPage
 
 UNKNOWN = 0xFFFFFFFF  # the size that programs write into a pipe
@@ -163,3 +165,21 @@ def lacks_end(path):
                     f"{path}: is damaged at byte {place}, and what follows may "
                     f"not be read; get it again, or {mending(path)}"
                 )
+
+
+def flac_samples(block, bits):
+    """Return the bytes that float32 samples (n, channels) of a FLAC were."""
+    block = np.ascontiguousarray(block * 2.0 ** (bits - 1))
+    samples = block.astype("<i4").view(np.uint8).reshape(-1, 4)
+    return samples[:, : bits // 8].tobytes()
+
+
+def flac_checksum(path):
+    """Return the MD5 of the samples of a FLAC (RFC 9639), 0 if none is told.
+
+    libsndfile decodes as many as the header says, and does not compare.
+    """
+    try:
+        return FLAC(path).info.md5_signature
+    except MutagenError:
+        return 0

@@ -75,17 +75,29 @@ def compare_systems(
     for suffix in plots:
         check_plot(f"plot.{suffix}")
     reference = _check_reference(systems, reference)
-    configuration = {
+    clean_files, known, aliases = _read_clean(clean, conditions)
+    estimates = _read_estimates(systems, clean_files, aliases)
+    rows = _score_systems(clean_files, estimates, known, jobs, with_dnsmos)
+    report = _summarise_systems(rows, reference)
+    report["without_clean"] = {
+        system: [name for name in files if name not in clean_files]
+        for system, files in estimates.items()
+    }
+    report["versions"] = package_versions()
+    report["configuration"] = {
         "clean": str(clean),
         "systems": {name: str(path) for name, path in systems.items()},
         "reference": reference,
         "conditions": None if conditions is None else str(conditions),
     }
-    score = partial(score_files, jobs=jobs, with_dnsmos=with_dnsmos)
-    report, rows = _compare(clean, systems, reference, conditions, score)
-    report |= {"versions": package_versions(), "configuration": configuration}
     if output_folder is not None:
-        _write(report, rows, Path(output_folder), plots)
+        folder = Path(output_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "scores.csv", scores_text(rows))
+        write_json(folder / "comparison.json", report)
+        write_text(folder / "comparison.md", comparison_text(report))
+        for suffix in plots:
+            plot_comparison(report, folder, suffix)
     return {**report, "rows": rows}
 
 
@@ -100,28 +112,6 @@ def _check_reference(systems, reference):
             f"{', '.join(systems)}"
         )
     return reference
-
-
-def _compare(clean, systems, reference, conditions, score):
-    """Return what was found and the rows of all files."""
-    clean_files, known, aliases = _read_clean(clean, conditions)
-    estimates = _read_estimates(systems, clean_files, aliases)
-    rows = _score_systems(clean_files, estimates, known, score)
-    summary = _summarise_systems(rows, reference)
-    summary["without_clean"] = {
-        system: [name for name in files if name not in clean_files]
-        for system, files in estimates.items()
-    }
-    return summary, rows
-
-
-def _write(report, rows, folder, plots):
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "scores.csv", scores_text(rows))
-    write_json(folder / "comparison.json", report)
-    write_text(folder / "comparison.md", comparison_text(report))
-    for suffix in plots:
-        plot_comparison(report, folder, suffix)
 
 
 def _read_clean(clean, conditions):
@@ -173,20 +163,21 @@ def _read_estimates(systems, clean_files, aliases):
     return estimates
 
 
-def _score_systems(clean_files, estimates, known, score):
-    places = [(system, name) for system in estimates for name in clean_files]
-    found = [place for place in places if place[1] in estimates[place[0]]]
+def _score_systems(clean_files, estimates, known, jobs, with_dnsmos):
+    """Return a row for every clean file and system, in this order."""
     pairs = [
-        (name, clean_files[name], estimates[system][name])
-        for system, name in found
+        (name, clean, files[name])
+        for files in estimates.values()
+        for name, clean in clean_files.items()
+        if name in files
     ]
-    scored = dict(zip(found, score(pairs), strict=True))
-    rows = []
-    for system, name in places:
-        row = {"status": MISSING, "reason": "there is no such file"}
-        row.update(scored.get((system, name), {}))
-        about = {k: v for k, v in known[name].items() if k in CONDITIONS}
-        rows.append({"system": system, "file": name, **about, **row})
+    scored, rows = iter(score_files(pairs, jobs, with_dnsmos)), []
+    for system, files in estimates.items():
+        for name in clean_files:
+            missing = {"status": MISSING, "reason": "there is no such file"}
+            row = next(scored) if name in files else missing
+            about = {k: v for k, v in known[name].items() if k in CONDITIONS}
+            rows.append({"system": system, "file": name, **about, **row})
     return rows
 
 

@@ -18,14 +18,11 @@ from dbtransform_lobes.data.audio import (
 from dbtransform_lobes.data.files import check_parent, replacing
 from dbtransform_lobes.data.headers import (
     check_single,
+    flac_checksum,
+    flac_samples,
     lacks_end,
     promised_frames,
     wav_fault,
-)
-from dbtransform_lobes.inference.flac import (
-    FLAC_BITS,
-    as_encoded,
-    md5_of_samples,
 )
 from dbtransform_lobes.inference.mpeg import piped, true_length
 from dbtransform_lobes.inference.tags import copy_tags
@@ -45,6 +42,7 @@ CONTAINERS = {
 }
 PLAIN = ("PCM", "FLOAT", "DOUBLE")
 CODECS = ("ULAW", "ALAW", "VORBIS", "OPUS")
+FLAC_BITS = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
 # A WAV file holds less than 4 GiB, RF64 (EBU Tech 3306) is the same with more.
 WAV_BYTES = 2**32 - 2**16
 SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
@@ -105,7 +103,7 @@ class AudioInput:
             while len(block := file.read(size, "float32", always_2d=True)):
                 check_finite(self.path, block)
                 if bits:
-                    encoded.update(as_encoded(block, bits))
+                    encoded.update(flac_samples(block, bits))
                 length += len(block)
                 yield block
         if not length:
@@ -114,7 +112,7 @@ class AudioInput:
                 "damaged; get it again"
             )
         digest = int(encoded.hexdigest(), 16)
-        if bits and md5_of_samples(self.path) not in (0, digest):
+        if bits and flac_checksum(self.path) not in (0, digest):
             self._warn(
                 "its samples are not those that were encoded, by their "
                 "checksum: some are missing or damaged; get it again"

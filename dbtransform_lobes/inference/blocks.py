@@ -18,7 +18,7 @@ class Waiting:
         self.size, self._parts = 0, []
 
     def put(self, block):
-        """Add samples (channels, n)."""
+        """Add samples (..., n)."""
         self._parts.append(block)
         self.size += block.shape[-1]
 
@@ -29,7 +29,8 @@ class Waiting:
         self._parts = [block[..., size:].copy()]
         missing = max(0, size - self.size)
         self.size = self._parts[0].shape[-1]
-        return np.pad(block[..., :size], ((0, 0), (0, missing)))
+        others = [(0, 0)] * (block.ndim - 1)
+        return np.pad(block[..., :size], [*others, (0, missing)])
 
 
 class Resampler:
@@ -123,11 +124,7 @@ def _overlap_add(frames, hop_length):
     """Add frames (B, T, N), T >= 0, a hop apart: (B, (T - 1) hop + N)."""
     channels, count, size = frames.shape
     out = np.zeros((channels, count * hop_length + size - hop_length))
-    for start in range(0, size, hop_length):
-        # One hop of every frame at once, into rows of a hop.
-        part = frames[..., start : start + hop_length]
-        rows = np.zeros((channels, count, hop_length))
-        rows[..., : part.shape[-1]] = part
-        rows = rows.reshape(channels, -1)[:, : out.shape[1] - start]
-        out[:, start : start + rows.shape[1]] += rows
+    for number in reversed(range(count)):
+        start = number * hop_length
+        out[:, start : start + size] += frames[:, number]
     return out

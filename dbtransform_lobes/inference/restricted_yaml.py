@@ -71,17 +71,21 @@ def open_yaml(path):
 
 
 def _check(path, text, more_tags=()):
-    """Refuse a text with a node that is not on the list."""
-    # the loader that HyperPyYAML uses: it must see the same nodes
-    root = ruamel.yaml.Loader(text).get_single_node()
-    if not isinstance(root, ruamel.yaml.MappingNode):
+    """Refuse a text with a value that is not on the list."""
+    # the loader that HyperPyYAML uses: it must see the same values
+    loader, events = ruamel.yaml.Loader(text), []
+    while loader.check_event():
+        events.append(loader.get_event())
+    root = events[min(2, len(events) - 1)]  # after those of text and document
+    if not isinstance(root, ruamel.yaml.MappingStartEvent):
         raise ValueError(f"{path}: expected HyperPyYAML with keys and values")
     refused = set()
-    for node in _nodes(root):
-        if _is_hidden_code(node):
-            refused.add(str(node.value))
-        elif node.tag not in (*PLAIN_TAGS, *more_tags, "!tuple"):
-            refused |= set() if _is_allowed(node.tag) else {node.tag}
+    for event in events:
+        tag = getattr(event, "tag", None)
+        if _is_hidden_code(event, tag):
+            refused.add(str(event.value))
+        elif tag not in (None, "!", *PLAIN_TAGS, *more_tags, "!tuple"):
+            refused |= set() if _is_allowed(tag) else {tag}
     if refused:
         raise ValueError(
             f"{path}: asks for {', '.join(sorted(refused))}, expected nothing "
@@ -91,27 +95,12 @@ def _check(path, text, more_tags=()):
         )
 
 
-def _nodes(root):
-    """All nodes below one; each once, as aliases may be nested for ever."""
-    found, waiting = {}, [root]
-    while waiting:
-        node = waiting.pop()
-        if id(node) in found:
-            continue
-        found[id(node)] = node
-        if isinstance(node, ruamel.yaml.MappingNode):
-            waiting += [part for pair in node.value for part in pair]
-        elif isinstance(node, ruamel.yaml.SequenceNode):
-            waiting += node.value
-    return found.values()
-
-
-def _is_hidden_code(node):
+def _is_hidden_code(event, tag):
     """Whether a scalar is a tuple with tags: HyperPyYAML parses it again."""
     return (
-        isinstance(node, ruamel.yaml.ScalarNode)
-        and (node.value.startswith("(") or node.tag == "!tuple")
-        and "!" in node.value
+        isinstance(event, ruamel.yaml.ScalarEvent)
+        and (event.value.startswith("(") or tag == "!tuple")
+        and "!" in event.value
     )
 
 

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT
+from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT, Waiting
 from dbtransform_lobes.inference.signal_path import (
     SignalPath,
     as_channels,
@@ -23,25 +23,19 @@ class Frames:
         transform = model.window, model.hop_length, channels
         self._stft, self._istft = BlockSTFT(*transform), BlockISTFT(*transform)
         self._size, self._enhance = model.frames, model.open_frames(channels)
-        bins = len(model.window) // 2 + 1
-        self._spec = np.zeros((channels, bins, 0), np.complex64)
-        self._left = 0  # samples to return
+        self._spec, self._left = Waiting(), 0  # samples to return
 
     def push(self, noisy, last=False):
         """Take samples (channels, n); return those that are ready."""
         self._left += noisy.shape[-1]
-        spec = self._stft.push(noisy, last)
-        spec = np.concatenate((self._spec, spec), axis=-1)
-        count, size = spec.shape[-1], self._size
-        if last:  # frames of silence make the last call whole
-            spec = np.pad(spec, ((0, 0), (0, 0), (0, -count % size)))
-        else:
-            count -= count % size
-        whole = spec.shape[-1] - spec.shape[-1] % size
-        self._spec, estimate = spec[..., whole:], spec[..., :whole]
-        if whole:
-            estimate = self._enhance(estimate)
-        made = self._istft.push(estimate[..., :count], last)[:, : self._left]
+        self._spec.put(self._stft.push(noisy, last))
+        count = self._spec.size
+        # In the end frames of silence make the last call whole.
+        whole = count + -count % self._size if last else count
+        estimate = self._spec.take(whole - whole % self._size)
+        if estimate.shape[-1]:
+            estimate = self._enhance(estimate)[..., :count]
+        made = self._istft.push(estimate, last)[:, : self._left]
         self._left -= made.shape[-1]
         return made
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -83,10 +84,7 @@ def run(capsys):
 
 @pytest.fixture
 def small_disk():
-    """Limit the size of files, as a full disk does: ``with small_disk(size)``.
-
-    Bytes beyond it are refused.
-    """
+    """Refuse bytes beyond a size, as a full disk: ``with small_disk(size)``."""
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -106,18 +104,12 @@ def small_disk():
 @pytest.fixture
 def no_weights(monkeypatch):
     """Fail when weights are loaded."""
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("the weights were loaded before the checks")
-
+    refuse = Mock(side_effect=AssertionError("weights before the checks"))
     monkeypatch.setattr(EnhanceModel, "from_hparams", refuse)
 
 
 @pytest.fixture
 def no_network(monkeypatch):
     """Fail when anything connects."""
-
-    def refuse(*_):
-        raise AssertionError("network access")
-
+    refuse = Mock(side_effect=AssertionError("network access"))
     monkeypatch.setattr(socket.socket, "connect", refuse)

@@ -1,6 +1,5 @@
 """Formulas of the slow literal twins: float64 numpy in, float64 numpy out."""
 
-import cmath
 import math
 
 import numpy as np
@@ -36,20 +35,11 @@ def filter_twin(mask, spec, taps=(-1, 0, 1)):
 
 
 def literal_stft(signal, n_fft, hop, window):
-    """X_t[f] in loops, zeros around the signal; a list of frames."""
-    frames = []
-    for t in range(1 - (-len(signal) // hop)):
-        bins = []
-        for f in range(n_fft // 2 + 1):
-            total = 0j
-            for n in range(n_fft):
-                at = n + t * hop - n_fft // 2
-                if 0 <= at < len(signal):
-                    turn = cmath.exp(-2j * math.pi * f * n / n_fft)
-                    total += window[n] * signal[at] * turn
-            bins.append(total)
-        frames.append(bins)
-    return frames
+    """sum_n w[n] x[n + t hop - n_fft / 2] e^(-2 pi i f n / n_fft), (T, F)."""
+    padded, n = np.pad(signal, n_fft), np.arange(n_fft)
+    turns = np.exp(-2j * np.pi * np.outer(n, n[: n_fft // 2 + 1]) / n_fft)
+    starts = n_fft - n_fft // 2 + hop * np.arange(1 - (-len(signal) // hop))
+    return np.array([window * padded[at : at + n_fft] for at in starts]) @ turns
 
 
 def softmax(logits):
@@ -57,6 +47,11 @@ def softmax(logits):
     highest = max(logits)
     powers = [math.exp(logit - highest) for logit in logits]
     return [power / sum(powers) for power in powers]
+
+
+def shares(query, keys, bias=0.0):
+    """softmax_j(q k_j / sqrt(d) + bias_j): what a query takes of each key."""
+    return softmax(keys @ query / math.sqrt(len(query)) + bias)
 
 
 def sigmoid(x):

@@ -76,8 +76,7 @@ def _wait_for(port, process, log):
 def hub(repos):
     """Make the app of the stand-in: a push, and downloads that want a token.
 
-    It is not the hub: it checks the token and keeps what it is sent in
-    ``repos``: {name: {"private", "branches", "files", "commits"}}.
+    It keeps what it is sent: {name: {"private", "branches", "files", ...}}.
     """
     app = FastAPI()
 
@@ -94,9 +93,7 @@ def hub(repos):
                 return create(repos, json.loads(body), request.base_url)
             case ["models", owner, name, *action] | [owner, name, *action]:
                 repo = repos.get(f"{owner}/{name}")
-        if repo is None:
-            return missing("Repo")
-        match action:
+        match action if repo else None:
             case ["branch", branch]:
                 status = 409 if branch in repo["branches"] else 200
                 repo["branches"] += [branch] if status == 200 else []
@@ -120,16 +117,10 @@ def hub(repos):
                 names = [{"rfilename": name} for name in repo["files"]]
                 found = {"id": "owner/name", "sha": COMMIT, "siblings": names}
                 return {**found, "private": repo["private"]}
-        return missing("Entry")
+        headers = {"X-Error-Code": f"{'Entry' if repo else 'Repo'}NotFound"}
+        return Response(status_code=404, headers=headers)
 
     return app
-
-
-def missing(kind):
-    """What the hub answers where there is no such thing."""
-    return Response(
-        status_code=404, headers={"X-Error-Code": f"{kind}NotFound"}
-    )
 
 
 def create(repos, given, address):

@@ -59,6 +59,14 @@ def normalise(norm, x):
     return norm(x.transpose(1, 2)).transpose(1, 2)
 
 
+def statistics(attention):
+    """Mean, standard deviation, maximum and minimum of maps (..., T, T)."""
+    maps = attention.flatten(-2)
+    # A map of one entry has no spread, and sqrt no gradient there.
+    spread = (maps.var(-1, correction=0) + 1e-12).sqrt()
+    return maps.mean(-1), spread, maps.amax(-1), maps.amin(-1)
+
+
 class LiteralBandSplit(nn.Module):
     """Per band: GroupNorm, Linear(2 w_k, C)."""
 
@@ -99,9 +107,8 @@ class LiteralAttention(nn.Module):
         key1, key2 = self.key(x).chunk(2, dim=-1)
         map1 = self._map(query1, key1)  # (B, H, T, T)
         map2 = self._map(query2, key2)
-        statistics = *self._statistics(map1), *self._statistics(map2)
-        statistics = torch.stack(statistics, dim=-1)
-        lam = self.mlp(statistics).unsqueeze(-1)  # (B, H, 1, 1)
+        numbers = torch.stack((*statistics(map1), *statistics(map2)), dim=-1)
+        lam = self.mlp(numbers).unsqueeze(-1)  # (B, H, 1, 1)
         out = (map1 - lam * map2) @ heads(self.value(x), self.num_heads)
         return self.output(out.transpose(1, 2).flatten(2))
 
@@ -109,17 +116,6 @@ class LiteralAttention(nn.Module):
         query, key = (heads(x, self.num_heads) for x in (query, key))
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         return scores.softmax(-1)
-
-    @staticmethod
-    def _statistics(attention):
-        # A map of one entry has no spread, and sqrt no gradient there.
-        variance = attention.var(dim=(-1, -2), correction=0)
-        return (
-            attention.mean(dim=(-1, -2)),
-            (variance + 1e-12).sqrt(),
-            attention.amax(dim=(-1, -2)),
-            attention.amin(dim=(-1, -2)),
-        )
 
 
 class LiteralFusion(nn.Module):
@@ -148,10 +144,7 @@ class LiteralFusion(nn.Module):
 
 
 class LiteralGraph(nn.Module):
-    """Attention of a band to its neighbours: a mask over all pairs of bands.
-
-    Its gradient reaches the similarity of chosen edges only.
-    """
+    """Attention of a band to its neighbours: a mask over all pairs of bands."""
 
     def __init__(self, graph):
         super().__init__()
@@ -251,10 +244,7 @@ class LiteralProposal(nn.Module):
 
 
 def literal_twin(model):
-    """Return the literal form of a proposal, with its sizes and weights.
-
-    A ValueError tells of a DBTransform that is not as the proposal wrote it.
-    """
+    """Return the literal form, with its weights, of a proposal and no other."""
     try:
         twin = LiteralProposal(model)
         shape = (1, model.layout.num_bins, 40, 2)

@@ -1,6 +1,7 @@
 """Signals and tiny data sets for the tests, made from a seed."""
 
 import csv
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +46,6 @@ def _syllable(rng, length, sample_rate):
     return _unit(source) * np.hanning(length) ** 0.5
 
 
-def _fricative(rng, length, sample_rate):
-    """A burst of noise around 4 to 6 kHz."""
-    noise = rng.standard_normal(length)
-    frequency = min(rng.uniform(4000, 6000), 0.4 * sample_rate)
-    burst = _resonate(noise, frequency, 1500, sample_rate)
-    return 0.3 * _unit(burst) * np.hanning(length)
-
-
 def speech_like(seconds, seed=0, sample_rate=16000):
     """Return float64 "speech" (L,): syllables, fricatives and pauses."""
     rng = np.random.default_rng([seed, 1])
@@ -60,9 +53,12 @@ def speech_like(seconds, seed=0, sample_rate=16000):
     signal = np.zeros(total)
     position = round(0.05 * sample_rate)
     while position < total:
-        if rng.random() < 0.35:
+        if rng.random() < 0.35:  # a fricative around 4 to 6 kHz
             length = round(rng.uniform(0.06, 0.12) * sample_rate)
-            piece = _fricative(rng, length, sample_rate)
+            noise = rng.standard_normal(length)
+            centre = min(rng.uniform(4000, 6000), 0.4 * sample_rate)
+            burst = _unit(_resonate(noise, centre, 1500, sample_rate))
+            piece = 0.3 * burst * np.hanning(length)
         else:
             length = round(rng.uniform(0.12, 0.3) * sample_rate)
             gain = rng.uniform(0.5, 1.0)
@@ -101,26 +97,17 @@ def voicebank_tree(
     suffix="",
     seconds=0.5,
 ):
-    """Write a tiny tree of the VoiceBank-DEMAND layout; return its folder.
-
-    Every speaker has ``utterances`` clean and noisy files of 16 bits named
-    as in the corpus (``p226_001.wav``), each about ``seconds`` long.
-    """
-    folder = Path(folder)
-    sets = {"trainset_28spk": speakers, "testset": ("p232",)}
-    seed = 0
-    for name, members in sets.items():
-        for speaker in members:
-            for number in range(1, utterances + 1):
-                seed += 1
-                length = seconds + 0.05 * number
-                clean = speech_like(length, seed, sample_rate)
-                noisy = clean + noise_like(length, seed, sample_rate)
-                file = f"{name}_wav{suffix}/{speaker}_{number:03d}.wav"
-                for kind, signal in (("clean", clean), ("noisy", noisy)):
-                    path = folder / f"{kind}_{file}"
-                    write_wav(path, 0.8 * signal, sample_rate)
-    return folder
+    """Write a tiny tree of the VoiceBank-DEMAND layout; return its folder."""
+    members = [("trainset_28spk", speaker) for speaker in speakers]
+    files = product([*members, ("testset", "p232")], range(1, utterances + 1))
+    for seed, ((name, speaker), number) in enumerate(files, start=1):
+        length = seconds + 0.05 * number
+        clean = speech_like(length, seed, sample_rate)
+        noisy = clean + noise_like(length, seed, sample_rate)
+        file = f"{name}_wav{suffix}/{speaker}_{number:03d}.wav"
+        for kind, signal in (("clean", clean), ("noisy", noisy)):
+            write_wav(f"{folder}/{kind}_{file}", 0.8 * signal, sample_rate)
+    return Path(folder)
 
 
 def noisy_signal(seconds, sample_rate=16000, channels=1):

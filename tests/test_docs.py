@@ -27,40 +27,30 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     exec(python(f"docs/{page}.md"), {})
 
 
-@pytest.fixture
-def run_page(tmp_path, monkeypatch):
-    """Return a function that writes and runs what stands on a page."""
-
-    def run(page):
-        clone = make_clone(tmp_path)
-        voicebank_tree(clone / "DIR", 16000, utterances=1, seconds=1.0)
-        for path, text in files(page).items():
-            (clone / path).write_text(text, encoding="utf-8")
-        monkeypatch.chdir(clone)
-        monkeypatch.syspath_prepend(clone / "recipes/Voicebank")
-        run_commands(page, clone)
-        return clone / "recipes/Voicebank/results"
-
-    return run
+BLOCK = {
+    "hyperparams.yaml": "my_blocks.BandGate",
+    "train_log.txt": "valid pesq",
+}
 
 
-def test_a_new_block_trains(run_page):
-    results = run_page("docs/add_block.md") / "my_model"
-    assert "my_blocks.BandGate" in (results / "hyperparams.yaml").read_text()
-    assert "valid pesq" in (results / "train_log.txt").read_text()
-
-
-def test_a_new_loss_is_logged(run_page):
-    results = run_page("docs/add_loss.md") / "my_loss"
-    assert "loss_low" in (results / "train_log.txt").read_text()
-
-
-def test_a_new_data_set_is_trained_on_and_scored(run_page):
-    results = run_page("docs/add_data.md") / "my_corpus"
-    assert "a," in (results / "test/scores.csv").read_text()
-
-
-def test_fine_tuning_starts_from_the_bundled_weights(run_page):
-    results = run_page("docs/fine_tune.md") / "tuned"
-    log = (results / "log.txt").read_text()
-    assert "db_transform_small" in log
+@pytest.mark.parametrize(
+    "page, folder, written",
+    [
+        ("add_block", "my_model", BLOCK),
+        ("add_loss", "my_loss", {"train_log.txt": "loss_low"}),
+        ("add_data", "my_corpus", {"test/scores.csv": "a,"}),
+        ("fine_tune", "tuned", {"log.txt": "db_transform_small"}),
+    ],
+)
+def test_what_a_page_trains(page, folder, written, tmp_path, monkeypatch):
+    """A new block, loss and data set; the bundled weights further on."""
+    clone, page = make_clone(tmp_path), f"docs/{page}.md"
+    voicebank_tree(clone / "DIR", 16000, utterances=1, seconds=1.0)
+    for path, text in files(page).items():
+        (clone / path).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(clone)
+    monkeypatch.syspath_prepend(clone / "recipes/Voicebank")
+    run_commands(page, clone)
+    results = clone / "recipes/Voicebank/results" / folder
+    for name, text in written.items():
+        assert text in (results / name).read_text()

@@ -50,9 +50,11 @@ def files(folder):
     )
 
 
-def test_single_file(enhance, model, tree):
-    before = (tree / "noisy/a.wav").read_bytes()
-    enhance("noisy/a.wav", "enhanced.wav")
+def test_single_file(enhance, model, tree, monkeypatch):
+    given, before = [], (tree / "noisy/a.wav").read_bytes()
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    enhance("noisy/a.wav", "enhanced.wav", "--threads", "3")
+    assert given == [3]
     expected = model.enhance_file(tree / "noisy/a.wav").numpy()
     written = sf.read(tree / "enhanced.wav")[0]
     assert np.abs(written - expected).max() < 1e-4
@@ -394,13 +396,6 @@ def test_mistakes_are_found_before_the_weights_are_loaded(
     before = files(tree)
     assert message in enhance(*shlex.split(arguments), code=1).err
     assert files(tree) == before
-
-
-def test_threads(enhance, monkeypatch):
-    given = []
-    monkeypatch.setattr(torch, "set_num_threads", given.append)
-    enhance("noisy/a.wav", "out.wav", "--threads", "3")
-    assert given == [3]
 
 
 @pytest.mark.parametrize(

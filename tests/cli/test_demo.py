@@ -74,11 +74,8 @@ def page(address):
     """The page in headless Chromium with a microphone that beeps."""
     from playwright.sync_api import sync_playwright
 
-    arguments = [
-        "--no-sandbox",
-        "--use-fake-ui-for-media-stream",
-        "--use-fake-device-for-media-stream",
-    ]
+    fake = "--use-fake-{}-for-media-stream"
+    arguments = ["--no-sandbox", fake.format("ui"), fake.format("device")]
     with sync_playwright() as playwright:
         chromium = playwright.chromium
         browser = chromium.launch(executable_path=CHROMIUM, args=arguments)

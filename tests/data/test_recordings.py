@@ -150,7 +150,8 @@ def test_folder_without_splits_hashes_the_speaker(tmp_path):
     assert set(found) < set(again)
 
 
-def test_read_audio_reads_parts_and_averages_channels(tmp_path):
+def test_read_audio_averages_channels_resamples_and_reads_parts(tmp_path):
+    """Counted in samples of the new rate."""
     left, right = noise_like(0.1, 1), noise_like(0.1, 2)
     path = tmp_path / "a.wav"
     sf.write(path, np.stack([left, right], 1), 16000, subtype="DOUBLE")
@@ -158,12 +159,8 @@ def test_read_audio_reads_parts_and_averages_channels(tmp_path):
     np.testing.assert_allclose(whole, (left + right) / 2, atol=1e-12)
     np.testing.assert_array_equal(read_audio(path, 100, 50), whole[100:150])
     assert len(read_audio(path, 1500, 500)) == 100
-
-
-def test_read_audio_resamples_and_counts_in_the_new_rate(tmp_path):
-    time = np.arange(48000) / 48000
-    tone = 0.5 * np.sin(2 * np.pi * 440 * time)
-    path = write_wav(tmp_path / "a.wav", tone, 48000)
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(48000) / 48000)
+    path = write_wav(tmp_path / "b.wav", tone, 48000)
     whole = read_audio(path)
     assert whole.shape == (16000,)
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)

@@ -96,9 +96,6 @@ def test_equal_recordings_give_equal_shards(recordings, shards, tmp_path):
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
 
 
-# Who reads what
-
-
 class Names(Recordings):
     """Gives the path that an index stands for, and no sound."""
 
@@ -146,9 +143,6 @@ def test_order_equals_its_literal_twin(sizes):
     files = [path.split(".")[0] for path in paths]  # not in shards
     order = shard_order(files, np.random.default_rng(4))
     assert order.tolist() == shuffled.tolist()
-
-
-# Failures
 
 
 def test_full_disk_keeps_whole_shards_and_goes_on(

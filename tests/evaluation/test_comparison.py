@@ -5,6 +5,7 @@ import math
 import os
 import re
 from itertools import product
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 import soundfile as sf
 from scipy.stats import ttest_1samp
 
-from dbtransform_lobes.evaluation import plots
+from dbtransform_lobes.evaluation import plots, tables
 from dbtransform_lobes.evaluation.compare import (
     _summarise_systems,
     compare_systems,
@@ -21,13 +22,8 @@ from dbtransform_lobes.evaluation.conditions import read_conditions
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import METRICS, score
 from dbtransform_lobes.evaluation.statistics import intervals
-from dbtransform_lobes.evaluation.tables import (
-    comparison_text,
-    group_labels,
-    markdown_table,
-)
 from tests.evaluation.test_evaluation import RATE, noisy_pair, write
-from tests.signals import rows_of
+from tests.signals import contents, rows_of
 
 SNRS = {"speaker/a": 0.0, "speaker/b": 5.0, "c": 0.0, "d": 5.0}
 NOISES = {"speaker/a": "bus", "speaker/b": "bus", "c": "cafe", "d": "cafe"}
@@ -154,7 +150,7 @@ def test_many_snrs_are_grouped_in_ranges(count, expected):
     sizes = {g["snr_db"]: g["num_compared"] for g in summary["by_snr"]}
     assert sizes == expected and summary["snr_ranges"] == (count == 30)
     first = "-5 to 0 dB" if count == 30 else "-5 dB"
-    assert group_labels(summary, "by_snr")[0] == first
+    assert tables.group_labels(summary, "by_snr")[0] == first
 
 
 def test_means_and_differences_are_those_of_the_files(folders, compared):
@@ -219,7 +215,7 @@ def test_everything_is_written_beside_versions(folders, compared):
     assert set(written["versions"]) >= {"pesq", "pystoi", "dbtransform_lobes"}
     assert "Student t" in written["interval"]
     text = (output / "comparison.md").read_text()
-    assert text == comparison_text(report)
+    assert text == tables.comparison_text(report)
     mean = report["means"]["good"]["pesq"]["mean"]
     low = report["differences"]["good"]["pesq"]["low"]
     assert f"{mean:.3f}" in text and f"[{low:+.3f}, " in text
@@ -257,7 +253,7 @@ def test_a_manifest_names_clean_files_of_other_names(folders, tmp_path):
     report = compare_systems(manifest, {"noisy": tmp_path / "out"})
     assert report["num_compared"] == 1 and report["by_snr"][0]["snr_db"] == 0
     assert report["differences"] == {}
-    assert "Differences" not in comparison_text(report)
+    assert "Differences" not in tables.comparison_text(report)
     for path in ("", "{data_root}/c.wav"):
         manifest.write_text(f"id,clean\nnoisy_fileid_3,{path}\n")
         with pytest.raises(ValueError, match="no paths of clean files"):
@@ -315,25 +311,18 @@ def test_impossible_comparisons_are_refused(
 def test_failed_writes_keep_files(folders, compared, tmp_path, monkeypatch):
     clean, poor = folders / "clean", folders / "poor"
     evaluate_folders(clean, poor, tmp_path)
-
-    def contents():
-        paths = [*compared[1].iterdir(), *tmp_path.iterdir()]
-        return {path: path.read_bytes() for path in paths}
-
-    def fail(*args, **kwargs):
-        raise OSError("disk is full")
-
-    before = contents()
+    before = contents(compared[1]), contents(tmp_path)
+    fail = Mock(side_effect=OSError("disk is full"))
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk is full"):
         compare_systems(clean, {"poor": poor}, compared[1])
     with pytest.raises(OSError, match="disk is full"):
         evaluate_folders(clean, folders / "good", tmp_path)
-    assert contents() == before
+    assert (contents(compared[1]), contents(tmp_path)) == before
 
 
 def test_markdown_cells_keep_their_bars():
-    text = markdown_table(["a|b", "n"], [["x", 1]]).strip()
+    text = tables.markdown_table(["a|b", "n"], [["x", 1]]).strip()
     assert text == "| a\\|b   |   n |\n|:-------|----:|\n| x      |   1 |"
 
 

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import soundfile as sf
 import torch
+import yaml
 
 import benchmark_onnx
 from dbtransform_lobes.export import onnx_file
@@ -24,20 +25,12 @@ from tests.composition import composed, front_end_yaml, model_yaml
 from tests.models.tiny import LEVEL
 from tests.signals import noise_like, speech_like, write_wav
 
-WIDTHS = [4, 4, 8, 8, 9]  # n_fft 64
-OPTIONS = {
-    "n_fft": 64,
-    "band_widths": WIDTHS,
-    "num_channels": 8,
-    "num_layers": 2,
-    "num_heads": 2,
-    "num_neighbours": 2,
-    "window": 5,
-    "fusion_windows": [[2, 4, 8], [2, 3, 4], [1, 2, 4]],
-    "feed_forward": 1,
-    "magnitude": True,
-    "fusion_activation": True,
-}
+OPTIONS = yaml.safe_load(
+    "{n_fft: 64, band_widths: [4, 4, 8, 8, 9], num_channels: 8, num_layers: 2, "
+    "num_heads: 2, num_neighbours: 2, window: 5, feed_forward: 1, "
+    "fusion_windows: [[2, 4, 8], [2, 3, 4], [1, 2, 4]], magnitude: True, "
+    "fusion_activation: True}"
+)
 
 
 def tiny(**options):
@@ -129,22 +122,14 @@ def test_offline_graph_of_any_length(folders, tmp_path, name, place):
             assert np.abs(alone - each).max() < 1e-5
 
 
-VARIANTS = [
-    {},
-    LEVEL,
-    {"band_weights": "per_band", "norm_order": "post"},
-    {"lambda_form": "vector", "rope": False, "magnitude": False},
-    {"separable": False, "graph": "fixed", "differential": False},
-    {"fusion": "none", "graph": "none", "compression": 1.0},
-    {
-        "fusion": "uniform",
-        "fusion_activation": False,
-        "graph": "dense",
-        "lambda_form": "vector",
-        "band_weights": "per_band",
-        "feed_forward": 0,
-    },
-]
+VARIANTS = """[{},
+{band_weights: per_band, norm_order: post},
+{lambda_form: vector, rope: False, magnitude: False},
+{separable: False, graph: fixed, differential: False},
+{fusion: none, graph: none, compression: 1.0},
+{fusion: uniform, fusion_activation: False, graph: dense, lambda_form: vector,
+ band_weights: per_band, feed_forward: 0}]"""
+VARIANTS = [LEVEL, *yaml.safe_load(VARIANTS)]
 
 
 def run_graph(proto, spec, frames, first):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from itertools import accumulate, cycle, takewhile
 from unittest.mock import Mock
 
 import numpy as np
@@ -42,18 +43,10 @@ def graph(causal_folder, tmp_path_factory):
 
 
 def fed(enhancer, noisy, sizes):
-    """Enhance in blocks of these sizes, again and again, to the end."""
-    parts, start, number = [], 0, 0
-    while start < noisy.shape[-1]:
-        size = sizes[number % len(sizes)]
-        part = noisy[..., start : start + size]
-        parts.append(enhancer.feed(part.T if part.dim() == 2 else part))
-        start, number = start + size, number + 1
-    whole = torch.cat([*parts, enhancer.flush()])
-    return whole.T if whole.dim() == 2 else whole
-
-
-# StreamingEnhancer
+    """Enhance (C, L) in blocks of these sizes, again and again, to the end."""
+    cuts = takewhile(lambda cut: cut < noisy.shape[1], accumulate(cycle(sizes)))
+    parts = noisy.tensor_split([*cuts], dim=1)
+    return torch.cat([*(enhancer.feed(x.T) for x in parts), enhancer.flush()]).T
 
 
 @pytest.mark.parametrize("sizes", [[n] for n in SIZES[2:]] + [SIZES, [9000]])
@@ -100,7 +93,7 @@ def test_strength_blends_samples_of_the_same_time(model):
 def test_reset_flush_and_errors_leave_no_trace(model):
     noisy = noisy_batch(0.2, 0)
     enhancer = StreamingEnhancer(model)
-    assert len(enhancer.flush()) == 0
+    assert len(enhancer.feed(noisy[:, :0].T)) == len(enhancer.flush()) == 0
     first = fed(enhancer, noisy, [300])
     enhancer.feed(noisy[0, :1000] * 9)
     enhancer.reset()
@@ -124,17 +117,6 @@ def test_reset_flush_and_errors_leave_no_trace(model):
     assert np.allclose(np.concatenate(arrays), first[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("length", [0, 1, 127, 128, 255, 256, 512, 513])
-def test_shortest_streams(model, length):
-    noisy = noisy_batch(0.1, 0)[:, :length]
-    enhancer = StreamingEnhancer(model)
-    if length:
-        assert fed(enhancer, noisy, [100]).shape == (1, length)
-    silent = enhancer.feed(0 * noisy.T), enhancer.flush()
-    assert sum(map(len, silent)) == length
-    assert not torch.cat(silent).any()
-
-
 def test_a_model_that_sees_the_future_is_refused(identity):
     with pytest.raises(ValueError, match="trained with causal: True"):
         StreamingEnhancer(identity)
@@ -142,9 +124,6 @@ def test_a_model_that_sees_the_future_is_refused(identity):
         StreamingEnhancer(EnhanceModel.from_hparams(run_opts=CPU))
     with pytest.raises(ValueError, match="is str, expected an EnhanceModel"):
         StreamingEnhancer("db_transform_streaming")
-
-
-# PCM
 
 
 @pytest.mark.parametrize("dtype", ["s16", "s32", "f32"])
@@ -219,9 +198,6 @@ def test_a_slow_block_is_an_underrun(model, monkeypatch):
     monkeypatch.setattr(pcm.time, "perf_counter", clock.__next__)
     _, report = pipe(model, encode(noisy_batch(0.1, 0).numpy(), "f32"))
     assert report.underruns == report.blocks == 13
-
-
-# The command
 
 
 @pytest.mark.parametrize("ctrl_c", [True, False])
@@ -331,6 +307,6 @@ def test_bundled_model_is_the_default(stream, capfdbinary):
     assert stream(data) == 0
     out = np.frombuffer(capfdbinary.readouterr().out, "<i2")
     model = EnhanceModel.from_hparams("db_transform_streaming", run_opts=CPU)
-    noisy = torch.from_numpy(decode(data, "s16", 1)[0])
+    noisy = torch.from_numpy(decode(data, "s16", 1))
     expected = fed(StreamingEnhancer(model), noisy, [4000])
-    assert abs(out - 32768 * expected.numpy()).max() < 2
+    assert abs(out - 32768 * expected[0].numpy()).max() < 2

@@ -21,9 +21,7 @@ def test_blend_equals_its_literal_twin():
         assert np.allclose(result, expected, rtol=0, atol=1e-10)
         other = blend(noisy, enhanced, wet_share(strength / 2, limit))
         assert limit == 0 or not np.allclose(other, expected, atol=1e-3)
-
-
-def test_ends_are_exact():
+    # The ends are exact.
     noisy, enhanced = torch.randn(2, 1, 99)
     assert blend(noisy, enhanced, wet_share()) is enhanced
     assert torch.equal(blend(noisy, enhanced, wet_share(0.0)), noisy)

@@ -31,7 +31,6 @@ class Touch:
 
 
 # Code in the YAML file. Each would make the folder that MARK stands for.
-
 ATTACKS = [
     "x: !apply:os.mkdir [MARK]",
     "x: !applyref:os.mkdir [MARK]",
@@ -133,9 +132,6 @@ def test_a_stranger_model_asks_for_trust(own_folder):
     assert trusted.hparams.extra is os.getcwd
 
 
-# Code in the weights
-
-
 def test_no_code_runs_from_weights(own_folder, tmp_path):
     mark, weights = tmp_path / "mark", own_folder / "model.ckpt"
     for form in ("legacy", "torch", "pickle"):
@@ -149,9 +145,6 @@ def test_no_code_runs_from_weights(own_folder, tmp_path):
     with open(weights, "rb") as file:
         pickle.load(file)
     assert mark.exists()  # so the attack is real
-
-
-# Fuzz: bytes of good files are changed, cut out, put in
 
 
 def mutations(content, count, seed, first=None):
@@ -194,8 +187,6 @@ def test_fuzzed_models(own_folder, name, count, least):
     assert least <= refused
 
 
-# Files that are wrong in one way each
-
 MENDED = "ffmpeg -i '.*/my a.wav' '.*/my a_mended.wav'"
 
 
@@ -223,6 +214,7 @@ def test_a_wav_that_cannot_be(tmp_path, first, end, content, message, identity):
         identity.enhance_file(path)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("share", [0.5, 0.9999])
 @pytest.mark.parametrize(
     ("suffix", "options"),
@@ -243,9 +235,7 @@ def test_files_that_are_cut_off(tmp_path, suffix, options, share, identity):
     """What is there with a warning; an error where nothing decodes."""
     path = tmp_path / f"a{suffix}"
     sf.write(path, np.tile(speech_like(1.0), 10), 16000, **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        identity.enhance_file(path)
+    identity.enhance_file(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     if suffix == ".flac" or suffix == ".caf" and share < 0.99:
@@ -324,15 +314,14 @@ def test_ogg_with_a_bad_page_is_refused(tmp_path, subtype, change, identity):
     assert len(identity.enhance_file(path)) == 160000
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
 def test_a_flac_of_another_length_than_it_says(tmp_path, subtype, identity):
     """A length of 0 is what programs write into a pipe, none is known."""
     path = tmp_path / "a.flac"
     sf.write(path, np.stack([speech_like(1.0)] * 2, 1), 16000, subtype)
     content = path.read_bytes()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        identity.enhance_file(path)
+    identity.enhance_file(path)
 
     def say(frames):
         field = (content[21] >> 4 << 36 | frames).to_bytes(5, "big")

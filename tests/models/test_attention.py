@@ -14,7 +14,7 @@ from dbtransform_lobes.models.differential_attention import (
 )
 from dbtransform_lobes.models.lambdas import MapStatistics, VectorLambda
 from dbtransform_lobes.models.windowed_attention import attend_in_blocks
-from tests.formulas import affine, sigmoid, softmax
+from tests.formulas import affine, shares, sigmoid
 from tests.twins import array, assert_twin, randn, scramble
 
 each_direction = pytest.mark.parametrize("causal", [False, True])
@@ -33,29 +33,21 @@ def rotate_twin(row, t, base=10000.0):
     return out
 
 
-def sees(t, s, window=None, causal=False):
-    """Whether frame t may attend to frame s."""
-    near = window is None or abs(t - s) <= window
-    return near and (s <= t or not causal)
-
-
-def map_twin(query, key, **reach):
+def map_twin(query, key, window=None, causal=False):
     """A[t, s] = softmax_s(q_t k_s / sqrt(d)) over the frames that t sees."""
-    frames, size = query.shape
-    rows = []
-    for t in range(frames):
-        logits = query[t] @ key.T / math.sqrt(size)
-        seen = [sees(t, s, **reach) for s in range(frames)]
-        rows.append(softmax(np.where(seen, logits, -math.inf)))
+    window = math.inf if window is None else window
+    rows, frame = [], np.arange(len(query))
+    for t in frame:
+        seen = (abs(t - frame) <= window) & ((frame <= t) | (not causal))
+        rows.append(shares(query[t], key, np.where(seen, 0, -math.inf)))
     return np.array(rows)
 
 
 def statistics_twin(attention):
     """Mean, standard deviation, maximum and minimum of a whole map."""
-    values = attention.flatten().tolist()
-    mean = sum(values) / len(values)
-    var = sum((value - mean) ** 2 for value in values) / len(values)
-    return [mean, math.sqrt(var + 1e-12), max(values), min(values)]
+    mean = attention.sum() / attention.size
+    var = ((attention - mean) ** 2).sum() / attention.size
+    return [mean, math.sqrt(var + 1e-12), attention.max(), attention.min()]
 
 
 def initial_twin(layer):
@@ -142,8 +134,7 @@ def attention_twin(
                 if module.vector is not None:
                     head = normalise(module.vector, head, layer)
                 mixed[t, h * size : (h + 1) * size] = head
-        for t in range(frames):
-            out[k, b, t] = affine(module.output, k, mixed[t])
+        out[k, b] = [affine(module.output, k, row) for row in mixed]
     return out, lambdas
 
 

@@ -132,12 +132,9 @@ def test_tools_count_draw_and_analyse_it(model):
     assert analysis["adjacency"].shape == (2, 7, 7)
 
 
-def test_what_looks_ahead_is_refused_in_a_causal_model(monkeypatch):
+def test_an_unknown_argument_and_a_look_ahead_are_refused(monkeypatch):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frame'"):
+        load_hyperpyyaml(MODEL.replace("frames: 3", "frame: 3"))
     monkeypatch.setattr(Smoothing, "ahead", 1)
     with pytest.raises(ValueError, match="blocks.0.block, .*do; give"):
         load_hyperpyyaml(MODEL)
-
-
-def test_an_argument_that_a_block_has_not_is_refused():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'frame'"):
-        load_hyperpyyaml(MODEL.replace("frames: 3", "frame: 3"))

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from dbtransform_lobes.models import multi_scale_fusion as fusion
 from dbtransform_lobes.models.bands import BandLayout
-from dbtransform_lobes.models.multi_scale_fusion import (
-    FORMS,
-    PRIORS,
-    AdaptiveBlend,
-    MultiScaleFusion,
-    band_groups,
-)
 from tests.formulas import affine, sigmoid, silu, softmax
 from tests.twins import array, assert_twin, randn, scramble
 
@@ -49,16 +43,14 @@ def adaptive_twin(x, share=sigmoid, ddof=0, parts=(0, 1, 2)):
     """
 
     def blend(module, k, b):
-        adaptive, frames = module.adaptive, len(x[k, b])
-        mean = sum(x[k, b]) / frames
-        square = sum((row - mean) ** 2 for row in x[k, b]) / (frames - ddof)
-        features = [mean, np.sqrt(square + 1e-8), array(adaptive.embedding)[k]]
+        adaptive, rows = module.adaptive, x[k, b]
+        spread = np.sqrt(rows.var(0, ddof=ddof) + 1e-8)
+        features = [rows.mean(0), spread, array(adaptive.embedding)[k]]
         features = [(i in parts) * part for i, part in enumerate(features)]
         alpha = softmax(affine(adaptive.linear, k, np.concatenate(features)))
-        static = static_twin(module, k, b)
         own = share(array(adaptive.logit)[k, 0, 0])
-        pairs = zip(alpha, static, strict=True)
-        return [own * a + (1 - own) * w for a, w in pairs]
+        static = np.array(static_twin(module, k, b))
+        return own * np.array(alpha) + (1 - own) * static
 
     return blend
 
@@ -88,11 +80,11 @@ CAUSAL = [("static", True), ("uniform", True)]
 @pytest.mark.parametrize("activation", [False, True])
 @each_kind
 @pytest.mark.parametrize(
-    "form, causal", [*((form, False) for form in FORMS), *CAUSAL]
+    "form, causal", [*((form, False) for form in fusion.FORMS), *CAUSAL]
 )
 def test_fusion_equals_its_twin(form, causal, separable, activation):
     settings = (3, CENTRES, form, WINDOWS, separable, activation, causal)
-    module = scramble(MultiScaleFusion(*settings), scale=1)
+    module = scramble(fusion.MultiScaleFusion(*settings), scale=1)
     x = randn(5, 2, 9, 3)
     middle, last = (lambda size: size // 2), (lambda size: size - 1)
     right = {
@@ -133,7 +125,7 @@ def test_fusion_equals_its_twin(form, causal, separable, activation):
 
 @each_kind
 def test_default_windows_equal_the_twin(separable):
-    module = scramble(MultiScaleFusion(2, CENTRES, separable=separable))
+    module = scramble(fusion.MultiScaleFusion(2, CENTRES, separable=separable))
     assert set(module.kernels) == {"2", "4", "8", "16", "32"}
     x, windows = randn(5, 1, 12, 2), ((8, 16, 32), (4, 8, 16), (2, 4, 8))
     settings = (windows, lambda size: size // 2, static_twin)
@@ -150,26 +142,26 @@ def test_default_windows_equal_the_twin(separable):
     ],
 )
 def test_ranges_of_the_bands(centres, groups):
-    assert band_groups(centres) == [slice(*group) for group in groups]
+    assert fusion.band_groups(centres) == [slice(*group) for group in groups]
 
 
 def test_blend_starts_at_the_prior():
-    assert PRIORS == ((0.1, 0.3, 0.6), (0.3, 0.4, 0.3), (0.6, 0.3, 0.1))
+    assert fusion.PRIORS == ((0.1, 0.3, 0.6), (0.3, 0.4, 0.3), (0.6, 0.3, 0.1))
     ranges = [0] * 6 + [1] * 9 + [2] * 16
     for form, expected in (("static", ranges), ("uniform", 31 * [1])):
-        module = MultiScaleFusion(2, BandLayout().centres, form)
-        prior = torch.tensor([PRIORS[number] for number in expected])
+        module = fusion.MultiScaleFusion(2, BandLayout().centres, form)
+        prior = torch.tensor([fusion.PRIORS[number] for number in expected])
         weights = module.fusion_weights()
         assert torch.allclose(weights, prior, rtol=0, atol=1e-6)
         assert torch.equal(module.prior(), prior)
     assert set(module.kernels) == {"4", "8", "16"}
     # Half of an adaptive blend follows the signal at first.
-    assert (AdaptiveBlend(4, 5).logit.sigmoid() == 0.5).all()
+    assert (fusion.AdaptiveBlend(4, 5).logit.sigmoid() == 0.5).all()
 
 
 @pytest.mark.parametrize("centres", [[900, 3000], [3000], [100, 3000]])
 def test_ranges_without_bands_are_left_out(centres):
-    module = MultiScaleFusion(2, centres)
+    module = fusion.MultiScaleFusion(2, centres)
     x = torch.randn(len(centres), 1, 7, 2)
     out = module(x)
     assert out.shape == x.shape

@@ -15,7 +15,7 @@ from dbtransform_lobes.models.harmonic_graph import (
     harmonic_pairs,
     nearest_neighbours,
 )
-from tests.formulas import affine, sigmoid, silu, softmax
+from tests.formulas import affine, shares, sigmoid, silu
 from tests.models.tiny import BLOCKS, block
 from tests.models.tiny import LAYOUT as TINY
 from tests.twins import array, assert_twin, randn, scramble
@@ -42,31 +42,20 @@ def ranked(similarity, i):
     return sorted(others, key=lambda j: -similarity[i][j])
 
 
-def adjacency_twin(similarity, k, join=max):
+def adjacency_twin(similarity, k, join=np.maximum):
     """The k largest S_ij with j != i; union of both directions; itself."""
-    bands = len(similarity)
-    chosen = np.zeros((bands, bands))
-    for i in range(bands):
-        for j in ranked(similarity, i)[:k]:
-            chosen[i, j] = 1
-    out = np.zeros((bands, bands))
-    for i in range(bands):
-        for j in range(bands):
-            out[i, j] = 1 if i == j else join(chosen[i, j], chosen[j, i])
-    return out
+    chosen = np.eye(len(similarity))
+    for i, row in enumerate(chosen):
+        row[ranked(similarity, i)[:k]] = 1
+    return join(chosen, chosen.T)
 
 
 def similarity_twin(graph, embedding=None):
     """S_ij = cosine(E_i, E_j) / temperature."""
-    if embedding is None:
-        embedding = array(graph.embedding)
-    bands = len(embedding)
-    out = np.zeros((bands, bands))
-    for i, j in np.ndindex(bands, bands):
-        product = sum(embedding[i] * embedding[j])
-        sizes = [math.sqrt(sum(embedding[n] ** 2)) for n in (i, j)]
-        out[i, j] = product / (sizes[0] * sizes[1]) / graph.temperature
-    return out
+    embedding = array(graph.embedding) if embedding is None else embedding
+    unit = [row / math.sqrt(sum(row**2)) for row in embedding]
+    cosine = [[sum(one * other) for other in unit] for one in unit]
+    return np.array(cosine) / graph.temperature
 
 
 def graph_twin(graph, x, similarity, edges):
@@ -74,28 +63,18 @@ def graph_twin(graph, x, similarity, edges):
 
     a_i = softmax over j with an edge of (Q_i K_j / sqrt(d) + S_ij).
     """
-    bands, batch, frames, channels = x.shape
-    size = channels // graph.num_heads
-    weights = [array(p) for p in graph.project.parameters()]
-    last = [array(p) for p in graph.output.parameters()]
-    out = np.zeros_like(x)
-    for b, t in np.ndindex(batch, frames):
-        rows = [weights[0] @ x[k, b, t] + weights[1] for k in range(bands)]
-        for i in range(bands):
-            mixed = np.zeros(channels)
-            joined = [j for j in range(bands) if edges[i, j]]
-            for h in range(graph.num_heads):
-                own = slice(h * size, (h + 1) * size)
-                query = rows[i][:channels][own]
-                logits = [
-                    sum(query * rows[j][channels : 2 * channels][own])
-                    / math.sqrt(size)
-                    + similarity[i, j]
-                    for j in joined
-                ]
-                for share, j in zip(softmax(logits), joined, strict=True):
-                    mixed[own] += share * rows[j][2 * channels :][own]
-            out[i, b, t] = last[0] @ mixed + last[1]
+    out, size = np.zeros_like(x), x.shape[-1] // graph.num_heads
+    bias = np.where(edges, similarity, -math.inf)
+    for b, t in np.ndindex(x.shape[1:3]):
+        rows = [affine(graph.project, k, x[k, b, t]) for k in range(len(x))]
+        query, key, value = np.split(np.array(rows), 3, axis=1)
+        for i in range(len(x)):
+            mixed = []
+            for first in range(0, x.shape[-1], size):
+                own = slice(first, first + size)
+                weights = shares(query[i, own], key[:, own], bias[i])
+                mixed += [*(weights @ value[:, own])]
+            out[i, b, t] = affine(graph.output, i, mixed)
     return out
 
 
@@ -108,7 +87,7 @@ def test_neighbours_equal_their_twin(bands):
         wrong = []
         if 1 < k < bands - 3:
             wrong = [
-                adjacency_twin(similarity, k, join=min),
+                adjacency_twin(similarity, k, join=np.minimum),
                 adjacency_twin(similarity, k + 1),
                 adjacency_twin(similarity, k - 1),
             ]
@@ -116,29 +95,21 @@ def test_neighbours_equal_their_twin(bands):
 
 
 def test_gradient_of_neighbours_is_that_of_a_sigmoid():
-    """d max(s_ij, s_ji): s = sigmoid(S - threshold of the row).
-
-    The threshold lies midway between the last chosen and the next, which
-    have its gradient.
-    """
+    """Of S less its row's threshold, between the last chosen and the next."""
     bands, k = 6, 2
     similarity = randn(bands, bands).requires_grad_()
     weight = randn(bands, bands, seed=1)
     edges = nearest_neighbours(similarity, k)
     (edges * weight).sum().backward()
-    numbers = array(similarity)
-    soft, middle = np.zeros((bands, bands)), []
-    for i in range(bands):
-        order = ranked(numbers, i)
-        middle.append([order[k - 1], order[k]])
-        threshold = numbers[i, middle[i]].mean()
-        for j in order:
-            soft[i, j] = sigmoid(numbers[i, j] - threshold)
-    detached = np.zeros((bands, bands))
-    for i, j in np.ndindex(bands, bands):
-        if i != j and soft[i, j] > soft[j, i]:
-            pull = weight[i, j] + weight[j, i]
-            detached[i, j] = pull * soft[i, j] * (1 - soft[i, j])
+    numbers, pull = array(similarity), array(weight + weight.T)
+    middle = [ranked(numbers, i)[k - 1 : k + 1] for i in range(bands)]
+    soft = np.array(
+        [
+            sigmoid(numbers[i] - numbers[i, middle[i]].mean())
+            for i in range(bands)
+        ]
+    )
+    detached = np.where(soft > soft.T, pull * soft * (1 - soft), 0)
     expected = detached.copy()
     for i in range(bands):
         expected[i, middle[i]] -= detached[i].sum() / 2
@@ -163,23 +134,19 @@ def overlap_twin(edges, k=5, symmetric=True, harmonics=range(2, 6)):
     """Bands are joined to those of their k strongest overlaps.
 
     An overlap is the largest share of band j that n times the range of i
-    covers. As strong as the k-th counts too: an overlap can be no more than
-    all of a band, and often is. Symmetric by union; itself.
+    covers. As strong as the k-th counts too. Symmetric by union; itself.
     """
     bands = len(edges) - 1
-    overlaps, out = np.zeros((bands, bands)), np.eye(bands)
+    overlaps = np.zeros((bands, bands))
     for i, j in np.ndindex(bands, bands):
         for n in harmonics if i != j else ():
             top = min(n * edges[i + 1], edges[j + 1])
             bottom = max(n * edges[i], edges[j])
             share = (top - bottom) / (edges[j + 1] - edges[j])
             overlaps[i, j] = max(overlaps[i, j], share)
-    for i, j in np.ndindex(bands, bands):
-        weakest = sorted(overlaps[i], reverse=True)[k - 1]
-        if overlaps[i, j] > 0 and overlaps[i, j] >= weakest:
-            out[i, j] = 1
-            out[j, i] = 1 if symmetric else out[j, i]
-    return out
+    weakest = np.sort(overlaps)[:, [-k]]
+    chosen = (overlaps > 0) & (overlaps >= weakest) | np.eye(bands, dtype=bool)
+    return (chosen | chosen.T if symmetric else chosen).astype(float)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 6])
@@ -281,10 +248,7 @@ def test_training_and_inference_agree_for_large_logits(level):
 
 
 def test_gradient_of_edges_equals_its_twin():
-    """out_i = sum_j e_ij w_ij v_j / sum_j e_ij w_ij, w = exp(logits).
-
-    So edges of value 0 have a gradient as well.
-    """
+    """out_i = sum_j e_ij w_ij v_j / sum_j e_ij w_ij, w = exp(logits)."""
     query, key, value = randn(3, 2, 2, 7, 4)
     similarity, weight = randn(7, 7), randn(2, 2, 7, 4, seed=1)
     edges = nearest_neighbours(similarity, 2)
@@ -332,6 +296,10 @@ def test_features_by_loops():
             expected[k, wave - 1] = math.cos(angle) / wave
             expected[k, wave + 2] = math.sin(angle) / wave
     assert_twin(features, expected, expected[::-1], tolerance=1e-5)
+    # Noise tells equal frequencies apart.
+    features = frequency_features([500.0] * 4, 8)
+    assert torch.isfinite(features).all()
+    assert (features[0] - features[1]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("noise, steps", [(0.0, 1), (0.01, 4)])
@@ -340,25 +308,15 @@ def test_cosine_falls_with_the_distance_in_log_frequency(noise, steps):
     centres = LAYOUT.centres
     features = frequency_features(centres, 16, noise).double()
     unit = torch.nn.functional.normalize(features, dim=-1)
-    cosine = (unit @ unit.T).tolist()
-    for i in range(31):
+    cosine = array(unit @ unit.T)
+    for i, row in enumerate(cosine):
         # To either side, band by band or (with noise) four bands on.
-        for side in (range(i, 31), range(i, -1, -1)):
-            row = [cosine[i][j] for j in side]
-            assert all(a > b for a, b in zip(row, row[steps:], strict=False))
-    distances, values = [], []
-    for i in range(31):
-        for j in range(31):
-            distances.append(abs(math.log2(centres[j] / centres[i])))
-            values.append(cosine[i][j])
-    ranks = [np.argsort(np.argsort(row)) for row in (distances, values)]
+        for side in (row[i:], row[i::-1]):
+            assert (side[:-steps] > side[steps:]).all()
+    octaves = np.log2(centres)
+    pair = np.abs(np.subtract.outer(octaves, octaves)), cosine
+    ranks = [np.argsort(np.argsort(each.flatten())) for each in pair]
     assert np.corrcoef(*ranks)[0, 1] < -0.99
-
-
-def test_noise_tells_equal_frequencies_apart():
-    features = frequency_features([500.0] * 4, 8)
-    assert torch.isfinite(features).all()
-    assert (features[0] - features[1]).abs().max() > 1e-4
 
 
 def pairs_twin(adjacency, centres, tolerance=0.2):

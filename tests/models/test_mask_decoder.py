@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from dbtransform_lobes.models import mask_decoder
 from dbtransform_lobes.models.bands import BandLayout
-from dbtransform_lobes.models.mask_decoder import (
-    MaskDecoder,
-    Neighbours,
-    apply_filter,
-)
 from dbtransform_lobes.models.spectrum import complex_spectrum, real_parts
 from tests.formulas import affine, filter_twin, sigmoid, standardise
 from tests.models.tiny import LAYOUT
@@ -20,11 +16,11 @@ each_direction = pytest.mark.parametrize("causal", [False, True])
 
 def filtered(mask, spec, causal=False, first=0):
     """The filter on complex numbers; the mask stands at frame ``first``."""
-    neighbours = Neighbours(causal)
+    neighbours = mask_decoder.Neighbours(causal)
     _, shared = neighbours.prepare(real_parts(spec))
     around = neighbours.combine(mask.shape[2], shared, first)
-    estimate = apply_filter(torch.view_as_real(mask).transpose(1, 2), around)
-    return complex_spectrum(estimate)
+    taps = torch.view_as_real(mask).transpose(1, 2)
+    return complex_spectrum(mask_decoder.apply_filter(taps, around))
 
 
 @each_direction
@@ -74,7 +70,7 @@ def decoder_twin(decoder, z, taps_first=False, gate_first=False):
 
 
 def test_decoder_equals_its_twin():
-    decoder = scramble(MaskDecoder(LAYOUT, 4, expansion=1.5))
+    decoder = scramble(mask_decoder.MaskDecoder(LAYOUT, 4, expansion=1.5))
     assert decoder.expand.weight.shape[1:] == (6, 4)
     z = randn(7, 2, 5, 4)
     assert_twin(
@@ -92,7 +88,7 @@ def test_decoder_equals_its_twin():
 def test_training_starts_near_the_identity_that_zero_weights_give(causal):
     """1 at the tap of frame t: the middle one, or the last when causal."""
     torch.manual_seed(0)
-    decoder = MaskDecoder(BandLayout(), 32, causal=causal)
+    decoder = mask_decoder.MaskDecoder(BandLayout(), 32, causal=causal)
     z = torch.randn(31, 1, 20, 32)
     identity = torch.zeros(1, 257, 20, 3, dtype=torch.complex64)
     identity[..., 2 if causal else 1] = 1
@@ -111,8 +107,8 @@ def test_training_starts_near_the_identity_that_zero_weights_give(causal):
 
 def test_a_causal_decoder_differs_where_it_starts_alone():
     """The same weights give the same mask: the filter reads it otherwise."""
-    decoder = MaskDecoder(LAYOUT, 4)
-    causal = MaskDecoder(LAYOUT, 4, causal=True)
+    decoder = mask_decoder.MaskDecoder(LAYOUT, 4)
+    causal = mask_decoder.MaskDecoder(LAYOUT, 4, causal=True)
     z = torch.randn(7, 2, 5, 4)
     assert not torch.equal(decoder(z), causal(z))
     causal.load_state_dict(decoder.state_dict())
@@ -121,6 +117,6 @@ def test_a_causal_decoder_differs_where_it_starts_alone():
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_taps_are_float32_under_autocast(autocast):
-    decoder = MaskDecoder(LAYOUT, 4)
+    decoder = mask_decoder.MaskDecoder(LAYOUT, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         assert decoder(torch.randn(7, 1, 2, 4)).dtype == torch.float32

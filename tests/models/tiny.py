@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+import yaml
 
 from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.bsrnn import BSRNN
@@ -24,17 +25,11 @@ WIDTHS = [1, 1, 2, 2, 3, 4, 4]  # 7 bands, some in each frequency range
 LAYOUT = BandLayout(WIDTHS, n_fft=32)
 BANDS = {"n_fft": 32, "band_widths": WIDTHS}  # 17 bins
 SIZES = {"num_channels": 8, "num_layers": 2, "num_heads": 2}
-PROPOSAL = {
-    "num_layers": 1,
-    "band_weights": "per_band",
-    "lambda_form": "statistics",
-    "rope": False,
-    "separable": False,
-    "decoder_expansion": 4,
-    "split_norm": "group",
-    "norm": "group",
-    "norm_order": "post",
-}
+PROPOSAL = yaml.safe_load(
+    "{num_layers: 1, band_weights: per_band, lambda_form: statistics, "
+    "rope: False, separable: False, decoder_expansion: 4, split_norm: group, "
+    "norm: group, norm_order: post}"
+)
 LEVEL = {"level": 4, "detrend": torch.hann_window, "decoder_activation": "silu"}
 # Forms of DB-Transform that may be causal, and those that may not.
 LOCAL = {

@@ -55,15 +55,13 @@ def waveforms(batch, length, seed=0):
     return randn(batch, length, seed=seed, dtype=torch.float32)
 
 
-def test_rms_gain_by_loops():
+def test_rms_gain_is_one_over_the_level_and_one_of_silence():
     noisy = 3 * randn(3, 50)
     noisy[1] = 0
     noisy[2] *= 1e-6
-    expected = np.ones((3, 1))
-    for b in (0, 2):
-        power = sum(float(sample) ** 2 for sample in noisy[b]) / 50
-        expected[b] = 1 / math.sqrt(power)
-    gain = losses.unit_rms_gain(noisy)
+    power = (array(noisy) ** 2).sum(1, keepdims=True) / 50
+    power[1] = 1
+    expected, gain = 1 / np.sqrt(power), losses.unit_rms_gain(noisy)
     np.testing.assert_allclose(array(gain), expected, rtol=1e-10)
 
 
@@ -82,9 +80,8 @@ def test_a_model_that_does_nothing_changes_nothing(length, settings):
 
 def test_sqrt_hann_squares_sum_to_one():
     window = sqrt_hann_window(512)
-    for n in range(512):
-        hann = 0.5 - 0.5 * math.cos(2 * math.pi * n / 512)
-        assert float(window[n]) == pytest.approx(math.sqrt(hann), abs=1e-6)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
+    np.testing.assert_allclose(window, np.sqrt(hann), rtol=0, atol=1e-6)
     square = window**2
     assert (square[:256] + square[256:] - 1).abs().max() < 1e-6
     assert (window[:256] + window[256:] - 1).abs().max() > 0.1
@@ -284,7 +281,7 @@ def phase_twin(clean, estimate, kind, wrapped=True):
 
 
 @pytest.mark.parametrize("kind", PHASE_TERMS)
-def test_phase_terms_equal_their_twins(kind):
+def test_phase_terms_and_their_gradients_equal_twins(kind):
     clean, estimate = 3 * randn(2, 3, 6, 5, 2)
     got = TERMS[kind](clean, estimate)
     pair = array(clean), array(estimate)
@@ -295,6 +292,9 @@ def test_phase_terms_equal_their_twins(kind):
         *(phase_twin(*pair, each) for each in PHASE_TERMS if each != kind),
     )
     assert (got > 0).all() and (got < math.pi).all()
+    clean, estimate = randn(2, 1, 3, 4, 2)
+    term = partial(TERMS[kind], clean)
+    assert torch.autograd.gradcheck(term, estimate.requires_grad_())
 
 
 def test_bins_without_a_phase_give_no_error_and_no_gradient():
@@ -313,21 +313,11 @@ def test_bins_without_a_phase_give_no_error_and_no_gradient():
     assert (estimate.grad[1].abs().sum(-1) > 0).all()
 
 
-@pytest.mark.parametrize("kind", PHASE_TERMS)
-def test_gradient_of_phase_terms(kind):
-    clean, estimate = randn(2, 1, 3, 4, 2)
-    term = partial(TERMS[kind], clean)
-    assert torch.autograd.gradcheck(term, estimate.requires_grad_())
-
-
 def test_time_l1_equals_its_twin():
     clean, estimate = randn(2, 3, 40)
-    twin = [
-        sum(abs(s - y) for s, y in zip(*pair, strict=True)) / 40
-        for pair in zip(clean.tolist(), estimate.tolist(), strict=True)
-    ]
-    squares = (clean - estimate).square().mean(-1)
-    assert_twin(losses.time_l1(clean, estimate), np.array(twin), array(squares))
+    error = array(clean) - array(estimate)
+    twins = abs(error).sum(1) / 40, (error**2).sum(1) / 40
+    assert_twin(losses.time_l1(clean, estimate), *twins)
 
 
 def magnitude_twin(wave, n_fft):
@@ -365,9 +355,7 @@ def test_multi_resolution_term_equals_its_twin():
         multi_resolution_twin(clean, estimate, (8, 16), convergence=False),
         multi_resolution_twin(estimate, clean, (8, 16)),
     )
-
-
-def test_resolutions_are_512_to_2048():
+    # By default the resolutions are 512 to 2048.
     pair = waveforms(1, 3000), waveforms(1, 3000, seed=1)
     each = [multi_resolution_stft(*pair, (n,)) for n in (512, 1024, 2048)]
     assert torch.allclose(multi_resolution_stft(*pair), sum(each) / 3)
@@ -408,20 +396,15 @@ def test_consistency_is_that_of_the_models_spectrum(settings):
 NEW_TERMS = [*PHASE_TERMS, "consistency", "time", "multi_resolution"]
 
 
-@pytest.fixture
-def batch():
-    """Clean and noisy waveforms (3, L); the last clean one is silent."""
-    rows = [speech_like(0.6, 1), speech_like(0.6, 2), np.zeros(9600)]
-    clean = torch.tensor(np.stack(rows), dtype=torch.float32)
-    return clean, clean + torch.tensor(noise_like(0.6, 1)).float()
-
-
 @pytest.mark.parametrize("name", ["magnitude", "complex", *NEW_TERMS])
-def test_term_alone_trains_a_model_even_on_silence(name, batch):
+def test_term_alone_trains_and_is_zero_for_a_perfect_estimate(name):
+    """Even on silence, the last of the clean signals; in bf16 as in fp32."""
     stft, istft = transforms(**HANN)
     weights = {"magnitude": 0, "complex": 0, name: 2.0}
     loss = loss_of(stft, front_end=stft, **weights)
-    clean, noisy = batch
+    rows = [speech_like(0.6, 1), speech_like(0.6, 2), np.zeros(9600)]
+    clean = torch.tensor(np.stack(rows), dtype=torch.float32)
+    noisy = clean + torch.tensor(noise_like(0.6, 1)).float()
     model = torch.nn.Conv1d(257, 257, 1)
     parts = stft, istft, noisy
     wave, spec = enhance_waveform(
@@ -433,18 +416,10 @@ def test_term_alone_trains_a_model_even_on_silence(name, batch):
     assert torch.isfinite(total).all() and (total[:2] > 0).all()
     assert torch.isfinite(model.weight.grad).all()
     assert model.weight.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize("name", ["magnitude", "complex", *NEW_TERMS])
-def test_term_is_zero_for_a_perfect_estimate_also_in_bf16(name, batch):
-    stft, _ = transforms(**HANN)
-    weights = {"magnitude": 0, "complex": 0, name: 1.0}
-    loss = loss_of(stft, front_end=stft, **weights)
-    clean, noisy = batch
     perfect = torch.view_as_complex(stft(clean)).transpose(1, 2)
     assert (loss(clean, clean, perfect)[0] == 0).all()
     exact, _ = loss(clean, noisy, perfect)
-    assert (exact[:2] > 1e-3).all()
+    assert (exact[:2] > 2e-3).all()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         same, _ = loss(clean, noisy, perfect)
     assert same.dtype == torch.float32 and torch.equal(same, exact)

@@ -63,10 +63,7 @@ def distance(first, second):
 
 
 def seen(state):
-    """Without the bias of the keys of the graph, which no softmax can see.
-
-    Its gradient is rounding alone, of which Adam makes full steps.
-    """
+    """Without the bias of the graph's keys: its gradient is rounding alone."""
     state = dict(state)
     for name in state:
         if name.endswith("project.bias"):
@@ -243,10 +240,10 @@ def test_a_run_whose_worker_died_goes_on(tree, one, tmp_path, monkeypatch):
 
 def test_killed_while_writing_a_checkpoint_keeps_the_last_good_one(tmp_path):
     """The process is killed between two files of its second checkpoint."""
+    weights = torch.nn.Linear(1, 1)
+    saver = AtomicCheckpointer(tmp_path, {"a": weights, "b": weights})
 
     def save_until_killed():
-        weights = torch.nn.Linear(1, 1)
-        saver = AtomicCheckpointer(tmp_path, {"a": weights, "b": weights})
         saver.save_checkpoint(name="good")
         kill = partial(os.kill, os.getpid(), signal.SIGKILL)
         saver.custom_save_hooks["b"] = lambda *_: kill()
@@ -259,8 +256,6 @@ def test_killed_while_writing_a_checkpoint_keeps_the_last_good_one(tmp_path):
     assert process.exitcode == -signal.SIGKILL
     names = {path.name for path in tmp_path.glob("CKPT+torn/*")}
     assert names == {"CKPT.part", "a.ckpt"}
-    weights = torch.nn.Linear(1, 1)
-    saver = AtomicCheckpointer(tmp_path, {"a": weights, "b": weights})
     assert saver.recover_if_possible().path.name == "CKPT+good"
     # What was torn goes with the next deletion.
     saver.save_and_keep_only(name="next")
@@ -269,10 +264,7 @@ def test_killed_while_writing_a_checkpoint_keeps_the_last_good_one(tmp_path):
 
 @pytest.fixture
 def spoil(monkeypatch):
-    """Return a function that makes some training losses NaN, by number.
-
-    It returns a list to which every training batch adds a number of its own.
-    """
+    """Return a function that makes some losses NaN and lists all batches."""
 
     def spoil(*bad):
         forward, batches = EnhancementLoss.forward, []
@@ -424,10 +416,7 @@ def test_weights_that_do_not_fit_are_refused(
 
 
 def test_odd_files_are_trained_on_and_left_out_of_the_scores(tmp_path):
-    """Silent, clipped, and too short to score: for training and validation.
-
-    Silent noisy files are kept as well, as silence.
-    """
+    """Silent, clipped, and too short to score: for training and validation."""
     tree = voicebank_tree(tmp_path / "tree", 16000, utterances=1, seconds=1.5)
     loud = (20 * speech_like(1.5)).clip(-1, 1)
     signals = {

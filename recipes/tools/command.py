@@ -1,7 +1,7 @@
 """Start the tool that a module of this folder is.
 
-Every tool has ``HELP``, ``EXAMPLES``, ``add_arguments(parser)`` and
-``run(args) -> exit code``, as the subcommands of ``dbtransform`` have.
+Every tool has a docstring, which is its help, ``add_arguments(parser)`` and
+``run(args) -> exit code``.
 """
 
 import argparse
@@ -9,13 +9,19 @@ import importlib
 import sys
 from pathlib import Path
 
-from dbtransform_lobes.cli.main import fill_parser, run_command
+from dbtransform_lobes.cli.main import run_command
 
 
 def build_parser(name):
     """Return the argument parser of the tool ``name``, such as "ablate"."""
-    parser = argparse.ArgumentParser(prog=f"{name}.py")
-    fill_parser(parser, importlib.import_module(name))
+    module = importlib.import_module(name)
+    parser = argparse.ArgumentParser(
+        prog=f"{name}.py",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
     return parser
 
 

@@ -1,42 +1,29 @@
-"""``shards.py``: put recordings into WebDataset shards."""
+"""Put recordings into tar shards of FLAC that WebDataset can read.
+
+Where a manifest is expected, give that of the shards: shards/manifest.csv
+
+examples:
+  shards.py results/dns/1/save/manifest.csv --output shards
+  shards.py my_recordings --output shards --samples 500 --jobs 8
+"""
 
 import sys
 
 from command import start
 from dbtransform_lobes.cli.options import add_options
 
-HELP = "Put recordings into tar shards of FLAC that WebDataset can read."
-EXAMPLES = """\
-  shards.py results/dns/1/save/manifest.csv --output shards
-  shards.py my_recordings --output shards --samples 500 --jobs 8
-
-Where a manifest is expected, give that of the shards: shards/manifest.csv
-"""
-
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "recordings",
-        help="manifest.csv, or a folder with speech/, noise/ and perhaps rir/",
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        help="folder of the shards; a run that was stopped goes on there",
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=1000,
-        help="recordings in a shard, at most (default: 1000)",
-    )
-    parser.add_argument(
-        "--sample_rate",
-        type=int,
-        default=16000,
-        help="in Hz; other files are resampled (default: 16000)",
-    )
+    add = parser.add_argument
+    recordings = "manifest.csv, or a folder with speech/, noise/, perhaps rir/"
+    add("recordings", help=recordings)
+    folder = "folder of the shards; a run that was stopped goes on there"
+    add("--output", required=True, help=folder)
+    samples = "recordings in a shard, at most (default 1000)"
+    add("--samples", type=int, default=1000, help=samples)
+    rate = "in Hz; other files are resampled (default 16000)"
+    add("--sample_rate", type=int, default=16000, help=rate)
     add_options(parser, "--force", "--jobs")
 
 

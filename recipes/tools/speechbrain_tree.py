@@ -9,21 +9,21 @@ tests/recipes/*.csv     ->  rows of SpeechBrain's own
 Imports are rewritten and sorted, names of authors added. What SpeechBrain has
 another place for, or no use of, stays here: weights, command line, demo,
 figures and ONNX.
+
+examples:
+  speechbrain_tree.py ../speechbrain
 """
 
-import csv
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from command import start
 
-HELP = "Lay the project out in a source tree of SpeechBrain."
-EXAMPLES = """\
-  speechbrain_tree.py ../speechbrain
-"""
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {"Voicebank": "enhance", "DNS": "enhancement", "TIMIT": "enhancement"}
 LOBES = "speechbrain/lobes/models/dbtransform"
@@ -55,7 +55,18 @@ def run(args):
             f"{tree} is not a source tree of SpeechBrain, expected the folder "
             "speechbrain/lobes/models in it; give a clone of its repository"
         )
-    written = lay_out(tree)
+    folders = [tree / LOBES, tree / TESTS]
+    folders += [tree / f"recipes/{c}/{t}/DBTransform" for c, t in TASKS.items()]
+    copy_files(tree, folders)
+    written = [
+        path.resolve()
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".py", ".yaml", ".md", ".txt")
+    ]
+    for path in written:
+        text = rewrite(path.read_text("utf-8"), path.suffix == ".py")
+        path.write_text(text, "utf-8")
     code = [path for path in written if path.suffix == ".py"]
     for given in (["check", "--fix", "--select=I"], ["format"]):
         command = [sys.executable, "-m", "ruff", *given, "--quiet", *code]
@@ -64,10 +75,8 @@ def run(args):
     return 0
 
 
-def lay_out(tree):
-    """Write all files into the tree; return their paths."""
-    folders = [tree / LOBES, tree / TESTS]
-    folders += [tree / f"recipes/{c}/{t}/DBTransform" for c, t in TASKS.items()]
+def copy_files(tree, folders):
+    """Copy all files into folders of the tree; add rows and a word there."""
     for folder in folders:  # of an earlier run
         shutil.rmtree(folder, ignore_errors=True)
     ignore = shutil.ignore_patterns(*LEFT_OUT)
@@ -76,29 +85,18 @@ def lay_out(tree):
     for name in HELPERS:
         shutil.copy(ROOT / f"tests/{name}.py", tree / TESTS)
     for path in ROOT.glob("tests/models/*.py"):
-        if not re.search(OTHERS, path.read_text(encoding="utf-8")):
+        if not re.search(OTHERS, path.read_text("utf-8")):
             shutil.copy(path, tree / TESTS / "models")
-    words = tree / ".dict-speechbrain.txt"
-    known = words.read_text(encoding="utf-8")
-    if f"\n{WORD}\n" not in known:
-        words.write_text(f"{known}{WORD}\n", encoding="utf-8")
     ignore = shutil.ignore_patterns("__pycache__", "results", "*_card.md")
-    requirements = ROOT / "recipes/Voicebank/extra_requirements.txt"
     for corpus, folder in zip(TASKS, folders[2:], strict=True):
         shutil.copytree(ROOT / "recipes" / corpus, folder, ignore=ignore)
         shutil.copytree(ROOT / "hparams/models", folder / "hparams/models")
-        shutil.copy(requirements, folder)
+        shutil.copy(ROOT / "recipes/Voicebank/extra_requirements.txt", folder)
         add_rows(tree, corpus)
-    written = [
-        path.resolve()
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in (".py", ".yaml", ".md", ".txt")
-    ]
-    for path in written:
-        text = rewrite(path.read_text(encoding="utf-8"), path.suffix == ".py")
-        path.write_text(text, encoding="utf-8")
-    return written
+    words = tree / ".dict-speechbrain.txt"
+    known = words.read_text("utf-8")
+    if f"\n{WORD}\n" not in known:
+        words.write_text(f"{known}{WORD}\n", "utf-8")
 
 
 def rewrite(text, code):
@@ -119,17 +117,14 @@ def rewrite(text, code):
 def add_rows(tree, corpus):
     """Add the rows of a corpus to SpeechBrain's, which has more columns."""
     name = f"tests/recipes/{corpus}.csv"
-    with open(ROOT / name, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    text = (tree / name).read_text(encoding="utf-8")
-    if rows[0]["Script_file"] in text:
-        return
-    columns = next(csv.reader([text.splitlines()[0]]))
-    with open(tree / name, "a", encoding="utf-8", newline="") as file:
-        file.write("" if text.endswith("\n") else "\n")
+    text = (tree / name).read_text("utf-8").rstrip("\n")
+    rows = pd.read_csv(ROOT / name, dtype=str, keep_default_na=False)
+    if rows["Script_file"][0] not in text:
+        columns = pd.read_csv(tree / name, nrows=0).columns
         # SpeechBrain evaluates what stands in test_download.
-        writer = csv.DictWriter(file, columns, "None", lineterminator="\n")
-        writer.writerows(rows)
+        rows = rows.reindex(columns=columns, fill_value="None")
+        text += "\n" + rows.to_csv(header=False, index=False)
+        (tree / name).write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

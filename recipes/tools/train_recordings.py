@@ -3,6 +3,10 @@
 This made the bundled models. It differs from the recipes: the learning rate
 follows the clock, there is no validation, and a run that is started again goes
 on where it was last saved. The weights to use are model_ema.ckpt.
+
+examples:
+  train_recordings.py hparams/models/db_transform_small.yaml --hours 2 \\
+      --recordings a/manifest.csv b/manifest.csv --output run
 """
 
 import itertools
@@ -23,22 +27,11 @@ from dbtransform_lobes.data.crops import TrainingCrops
 from dbtransform_lobes.data.files import replacing, write_json
 from dbtransform_lobes.data.sources import Recordings
 from dbtransform_lobes.models.waveform import enhance_waveform
+from dbtransform_lobes.training import losses
 from dbtransform_lobes.training.ema import weight_ema
-from dbtransform_lobes.training.losses import (
-    EnhancementLoss,
-    EnvelopeDistance,
-    compressed_complex,
-    compressed_magnitude,
-    unit_rms_gain,
-)
 from dbtransform_lobes.training.losses_pesq import PesqDisturbance
 from dbtransform_lobes.versions import package_versions
 
-HELP = "Train a model on recordings for a given time."
-EXAMPLES = """\
-  train_recordings.py hparams/models/db_transform_small.yaml --hours 2 \\
-      --recordings a/manifest.csv b/manifest.csv --output run
-"""
 # How mixtures are drawn, see Recordings; rooms stay in the target.
 MIXTURES = {
     "clean_share": 0.2,
@@ -53,53 +46,37 @@ MIXTURES = {
 }
 LEVEL_DBFS = (-45.0, -18.0)
 MAX_SDR_DB = 35.0
-SHOWN_STEPS = 20
+SHOWN_STEPS, SAVED_SECONDS = 20, 600
+DEFAULTS = {  # of options
+    "--batch-size": 8,
+    "--crop-seconds": 2.0,
+    "--lr": 1.2e-3,
+    "--warmup-steps": 300,
+    "--hold": 0.4,
+    "--seed": 1,
+    "--device": "cpu",
+}
 
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    parser.add_argument("model", help="YAML of hparams/models")
-    parser.add_argument("--recordings", nargs="+", required=True)
-    parser.add_argument("--output", required=True, help="folder of the run")
-    parser.add_argument("--hours", type=float, required=True)
-    parser.add_argument(
-        "--pretrained",
-        help="state dict to start from, of as many layers or fewer",
-    )
-    parser.add_argument(
-        "--source-weights",
-        type=json.loads,
-        default={},
-        help='JSON such as {"librispeech": 4}: how often a source is drawn',
-    )
-    parser.add_argument(
-        "--term-weights",
-        type=json.loads,
-        default={},
-        help=f"JSON of the loss weights that differ from {WEIGHTS}",
-    )
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--crop-seconds", type=float, default=2.0)
-    parser.add_argument("--lr", type=float, default=1.2e-3)
-    parser.add_argument("--warmup-steps", type=int, default=300)
-    parser.add_argument("--hold", type=float, default=0.4)
-    parser.add_argument("--save-minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        help="processes that mix; none on the CPU, else one for each core",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        default="bf16",
-        help="fp32 on processors without bf16, where that is emulated",
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the model first"
-    )
+    add, weights = parser.add_argument, {"type": json.loads, "default": {}}
+    add("model", help="YAML of hparams/models")
+    add("--recordings", nargs="+", required=True)
+    add("--output", required=True, help="folder of the run")
+    add("--hours", type=float, required=True)
+    add("--pretrained", help="state dict of as many layers or fewer")
+    draws = 'JSON such as {"librispeech": 4}: how often a source is drawn'
+    add("--source-weights", **weights, help=draws)
+    terms = f"JSON of the loss weights that differ from {WEIGHTS}"
+    add("--term-weights", **weights, help=terms)
+    for name, value in DEFAULTS.items():
+        add(name, type=type(value), default=value)
+    workers = "processes that mix; none on the CPU, else one for each core"
+    add("--workers", type=int, help=workers)
+    precision = "fp32 on processors without bf16, where that is emulated"
+    choices = {"choices": ("bf16", "fp32"), "default": "bf16"}
+    add("--precision", **choices, help=precision)
 
 
 def negative_bounded_sdr(clean, estimate):
@@ -124,19 +101,19 @@ def negative_bounded_si_sdr(clean, estimate):
 
 
 TERMS = {  # with their weights
-    "magnitude": (40.0, compressed_magnitude),
-    "complex": (20.0, compressed_complex),
+    "magnitude": (40.0, losses.compressed_magnitude),
+    "complex": (20.0, losses.compressed_complex),
     "si_sdr": (1.2, negative_bounded_si_sdr),
     # In its place, it sees the level but cost COVL and SI-SDR.
     "sdr": (0.0, negative_bounded_sdr),
-    "envelope": (50.0, EnvelopeDistance),
+    "envelope": (50.0, losses.EnvelopeDistance),
     "pesq": (5.0, PesqDisturbance),
 }
 WEIGHTS = {name: weight for name, (weight, _) in TERMS.items()}
 SPECTRAL = ("magnitude", "complex")  # in which crops without speech count
 
 
-class RecordingsLoss(EnhancementLoss):
+class RecordingsLoss(losses.EnhancementLoss):
     """Weighted sum of the terms at a noisy RMS of 1."""
 
     def __init__(self, weights):
@@ -152,7 +129,7 @@ class RecordingsLoss(EnhancementLoss):
 
     def forward(self, noisy, clean, estimate):
         """Map waveforms (B, L) to (loss, dict of mean terms)."""
-        gain = unit_rms_gain(noisy, eps=1e-6)
+        gain = losses.unit_rms_gain(noisy, eps=1e-6)
         _, terms = super().forward(clean * gain, estimate.float() * gain)
         speech = clean.abs().amax(-1) > 0
         for name, term in terms.items():
@@ -193,28 +170,22 @@ class Run:
             state = torch.load(args.pretrained, weights_only=True)
             load_and_grow(self.model, state)
         self.ema = weight_ema(self.model, 0.999)
-        self.optimizer = torch.optim.AdamW(
-            self._groups(), lr=args.lr, betas=(0.9, 0.99)
-        )
+        # Biases and norms do not decay.
+        groups = {0.01: [], 0.0: []}
+        for name, weight in self.model.named_parameters():
+            matrix = weight.dim() > 1 and "norm" not in name
+            groups[0.01 if matrix else 0.0].append(weight)
+        groups = [{"params": p, "weight_decay": d} for d, p in groups.items()]
+        options = {"lr": args.lr, "betas": (0.9, 0.99)}
+        self.optimizer = torch.optim.AdamW(groups, **options)
         self.parts = {"model": self.model, "optimizer": self.optimizer}
         self.parts["ema"] = self.ema.module
         self.step, self.seconds = 0, 0.0
-        self._resume()
-        self.forward = torch.compile(self.model) if args.compile else self.model
-
-    def _groups(self):
-        """Weight decay for matrices only, not for biases and norms."""
-        groups = {0.01: [], 0.0: []}
-        for name, parameter in self.model.named_parameters():
-            is_matrix = parameter.dim() > 1 and "norm" not in name
-            groups[0.01 if is_matrix else 0.0].append(parameter)
-        return [{"params": p, "weight_decay": d} for d, p in groups.items()]
+        if (self.folder / "state.pt").exists():
+            self._resume()
 
     def _resume(self):
-        path = self.folder / "state.pt"
-        if not path.exists():
-            return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(self.folder / "state.pt", weights_only=True)
         if state["model_yaml"] != Path(self.args.model).name:
             raise ValueError(
                 f"{self.folder} holds a run of {state['model_yaml']}, "
@@ -236,18 +207,15 @@ class Run:
             with replacing(self.folder / name) as temporary:
                 torch.save(content, temporary)
         given = vars(self.args).items()
-        about = {
-            "arguments": {k: v for k, v in given if not callable(v)},
-            "steps": self.step,
-            "heard_hours": self.heard_hours(),
-            "versions": package_versions(),
-        }
+        about = {"arguments": {k: v for k, v in given if not callable(v)}}
+        about |= {"steps": self.step, "heard_hours": self.heard_hours()}
+        about["versions"] = package_versions()
         write_json(self.folder / "run.json", about)
 
     def heard_hours(self):
         """Hours of audio in the steps up to now."""
-        crop_hours = self.args.crop_seconds / 3600
-        return round(self.step * self.args.batch_size * crop_hours, 2)
+        crops = self.step * self.args.batch_size
+        return round(crops * self.args.crop_seconds / 3600, 2)
 
     def learning_rate(self):
         """Warm up by steps, hold, then fall by a cosine of the time."""
@@ -261,14 +229,10 @@ class Run:
         """Make one step; returns its terms."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
+        transforms = (self.hparams[f"compute_{k}"] for k in ("stft", "istft"))
         bf16 = self.args.precision == "bf16"
         with torch.autocast(self.args.device, torch.bfloat16, enabled=bf16):
-            estimate = enhance_waveform(
-                self.forward,
-                self.hparams["compute_stft"],
-                self.hparams["compute_istft"],
-                noisy,
-            )
+            estimate = enhance_waveform(self.model, *transforms, noisy)
         total, terms = loss(noisy, clean, estimate)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -285,24 +249,16 @@ def training_batches(args, step):
 
     An example depends on the seed and its number alone, whatever the workers.
     """
-    source = Recordings(
-        args.recordings,
-        source_weights=args.source_weights,
-        in_memory=True,
-        **MIXTURES,
-    )
-    crops = TrainingCrops(
-        source, len(source), args.crop_seconds, args.seed, LEVEL_DBFS
-    )
+    options = {"source_weights": args.source_weights, "in_memory": True}
+    source = Recordings(args.recordings, **options, **MIXTURES)
+    given = args.crop_seconds, args.seed, LEVEL_DBFS
+    crops = TrainingCrops(source, len(source), *given)
     workers = args.workers
     if workers is None:
         workers = 0 if args.device == "cpu" else os.cpu_count()
-    return DataLoader(
-        crops,
-        args.batch_size,
-        sampler=((1, n) for n in itertools.count(step * args.batch_size)),
-        num_workers=workers,
-    )
+    numbers = itertools.count(step * args.batch_size)
+    options = {"sampler": ((1, n) for n in numbers), "num_workers": workers}
+    return DataLoader(crops, args.batch_size, **options)
 
 
 def run(args):
@@ -323,7 +279,7 @@ def run(args):
                 shown["heard_h"] = training.heard_hours()
                 bar.set_postfix(shown, refresh=False)
                 bar.update(round(training.seconds) - bar.n)
-            if time.time() - saved > 60 * args.save_minutes:
+            if time.time() - saved > SAVED_SECONDS:
                 training.save()
                 saved = time.time()
     training.save()

@@ -3,6 +3,9 @@
 A loss that does not see the level, such as SI-SDR, leaves estimates too quiet.
 This measures by how much, on clean speech, and scales the taps of the mask
 decoder; the estimate is otherwise the same.
+
+examples:
+  unit_gain.py my_model mixed/clean_validset_wav
 """
 
 from pathlib import Path
@@ -16,11 +19,6 @@ from dbtransform_lobes.data.audio import find_audio, read_audio
 from dbtransform_lobes.data.files import replacing
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.bundled import WEIGHTS
-
-HELP = "Scale a model so that it passes clean speech at its level."
-EXAMPLES = """\
-  unit_gain.py my_model mixed/clean_validset_wav
-"""
 
 
 def add_arguments(parser):

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.db_transform import DBTransform, Residual
 from dbtransform_lobes.models.mask_decoder import NUM_TAPS
 
-# In inches.
-LINE, PAD, GAP, WIDTH, LEFT = 0.19, 0.09, 0.27, 5.2, 1.3
-MIDDLE = LEFT + WIDTH / 2
+WIDTH, LEFT, RIGHT = 5.2, 1.3, 1.9  # of boxes and beside them, in inches
+MIDDLE, HEIGHT = LEFT + WIDTH / 2, 0.95
 LINE_CHARACTERS, NO_BREAK = 75, "\N{NO-BREAK SPACE}"
 
 
@@ -29,28 +27,16 @@ class Stage:
 
 def stages(model):
     """Return how often each group of boxes is repeated, and the group."""
-    if isinstance(model, DBTransform):
-        first = dict(zip(model.block_names, model.blocks, strict=False))
-        settings = model.settings
-        layer = [describe(first[name], settings[name]) for name in first]
-        repeated = [(model.num_layers, layer)]
-    elif isinstance(model, BSRNN):
-        pair = [describe(model.time_layers[0]), describe(model.band_layers[0])]
-        in_turn = model.order == "interleaved"
-        groups = [pair] if in_turn else [[each] for each in pair]
-        repeated = [(len(model.time_layers), group) for group in groups]
-    else:
+    if not isinstance(model, DBTransform):
         return [_child(*child) for child in model.named_children()]
-    shapes = {
-        "band_split": f"({model.layout.num_bands}, B, T, C)",
-        "mask_decoder": f"taps (B, T, {model.layout.num_bins}, {NUM_TAPS})",
-    }
-    settings = getattr(model, "settings", {})
-    first, last = (
-        (1, [describe(getattr(model, name), settings.get(name), shape)])
-        for name, shape in shapes.items()
-    )
-    return [first, *repeated, last]
+    blocks = dict(zip(model.block_names, model.blocks, strict=False))
+    settings, layout = model.settings, model.layout
+    split = f"({layout.num_bands}, B, T, C)"
+    split = describe(model.band_split, settings.get("band_split"), split)
+    taps = f"taps (B, T, {layout.num_bins}, {NUM_TAPS})"
+    taps = describe(model.mask_decoder, settings.get("mask_decoder"), taps)
+    layer = [describe(blocks[name], settings[name]) for name in blocks]
+    return [(1, [split]), (model.num_layers, layer), (1, [taps])]
 
 
 def _child(name, module):
@@ -91,22 +77,35 @@ def architecture(model, compute_stft):
     """Draw the blocks of a network behind an STFT, their sizes, its bands."""
     from matplotlib.figure import Figure
 
-    groups = [*_front(compute_stft), *stages(model), *_back(model)]
-    boxes = sum(_height(stage) + GAP for _, group in groups for stage in group)
+    groups = [_front(compute_stft), *stages(model), _back(model)]
     layout = getattr(model, "layout", None)
-    strip = 1.25 if layout else 0.1
-    width, total = LEFT + WIDTH + 1.9, boxes + 0.5 + strip
-    figure = Figure(figsize=(width, total))
-    panel = figure.add_axes((0, strip / total, 1, 1 - strip / total))
-    panel.set_xlim(0, width)
-    panel.set_ylim(total - strip, 0)
+    count = sum(len(group) for _, group in groups)
+    width, ratios = LEFT + WIDTH + RIGHT, [count + 0.5] + [0.4] * bool(layout)
+    size = width, HEIGHT * sum(ratios) + 0.6 * len(ratios)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(
+        len(ratios), 1, squeeze=False, height_ratios=ratios
+    )
+    panel = panels[0, 0]
     panel.axis("off")
+    panel.set(xlim=(0, width), ylim=(count - 0.3, -1))
     title = f"{type(model).__name__}: {_count(model):,} parameters"
-    _write(panel, MIDDLE, 0.22, title, 12, weight="bold")
-    _draw_groups(panel, groups)
+    _write(panel, MIDDLE, -0.75, title, 12, weight="bold")
+    first = 0
+    for times, group in groups:
+        for y, stage in enumerate(group, start=first):
+            _draw_stage(panel, y, stage, times)
+        if times > 1:
+            _draw_frame(panel, first, len(group), times)
+        first += len(group)
     if layout:
-        place = (LEFT / width, 0.5 / total, (WIDTH + 1) / width, 0.3 / total)
-        _draw_bands(figure.add_axes(place), layout)
+        # The noisy spectrum goes around the network, to the filter.
+        x, bottom = LEFT / 3, count - 2
+        panel.plot([LEFT, x, x], [0, 0, bottom], color="black", linewidth=1)
+        _arrow(panel, (x, bottom), (LEFT, bottom))
+        place = x - 0.14, bottom / 2
+        _write(panel, *place, "noisy spectrum", rotation=90)
+        _draw_bands(panels[1, 0], layout)
     return figure
 
 
@@ -115,33 +114,21 @@ def _front(stft):
     window, hop = (1000 * n / rate for n in (stft.win_length, stft.hop_length))
     line = f"{rate / 1000:g} kHz, window {window:g} ms, hop {hop:g} ms, "
     line += f"n_fft {stft.n_fft}"
-    return [(1, [Stage("STFT", (line,), 0, f"(B, {bins}, T) complex")])]
+    return 1, [Stage("STFT", (line,), 0, f"(B, {bins}, T) complex")]
 
 
 def _back(model):
     """Return what is done with the filter; others return a spectrum."""
-    stages = [Stage("Inverse STFT", (), 0, "(B, L)")]
-    if isinstance(model, DBTransform | BSRNN):
-        causal = getattr(model, "causal", False)
-        taps = "t-2, t-1, t" if causal else "t-1, t, t+1"
-        lines = (f"sum over the noisy frames {taps}",)
-        stages.insert(0, Stage("Filter", lines))
-    return [(1, stages)]
+    inverse = Stage("Inverse STFT", (), 0, "(B, L)")
+    if not hasattr(model, "layout"):
+        return 1, [inverse]
+    causal = getattr(model, "causal", False)
+    taps = "t-2, t-1, t" if causal else "t-1, t, t+1"
+    return 1, [Stage("Filter", (f"sum over the noisy frames {taps}",)), inverse]
 
 
-def _height(stage):
-    return 2 * PAD + LINE * (1 + len(stage.lines))
-
-
-def _write(panel, x, y, text, size, ha="center", **options):
+def _write(panel, x, y, text, size=8.5, ha="center", **options):
     panel.text(x, y, text, fontsize=size, ha=ha, va="center", **options)
-
-
-def _box(panel, x, y, width, height, rounding, **look):
-    from matplotlib.patches import FancyBboxPatch
-
-    shape = f"round,pad=0,rounding_size={rounding}"
-    panel.add_patch(FancyBboxPatch((x, y), width, height, shape, **look))
 
 
 def _arrow(panel, start, end):
@@ -149,48 +136,29 @@ def _arrow(panel, start, end):
     panel.annotate("", end, start, arrowprops=style)
 
 
-def _draw_groups(panel, groups):
-    """Draw boxes downwards, with a frame around those that are repeated."""
-    y, middles = 0.5, {}
-    for times, group in groups:
-        first = y
-        for stage in group:
-            height = _height(stage)
-            _draw_stage(panel, y, height, stage, times)
-            middles[stage.title] = y + height / 2
-            y += height + GAP
-        if times > 1:
-            height = y - GAP - first
-            frame = (LEFT - 0.1, first - 0.06, WIDTH + 0.2, height + 0.12)
-            look = {"fill": False, "linestyle": "--", "linewidth": 1.2}
-            _box(panel, *frame, 0.08, **look)
-            text, place = rf"{times} $\times$", first + height / 2
-            _write(panel, LEFT - 0.2, place, text, 13, "right", weight="bold")
-    if "Filter" in middles:  # the noisy spectrum goes around the network
-        top, bottom, x = middles["STFT"], middles["Filter"], 0.35
-        panel.plot([LEFT, x, x], [top, top, bottom], color="black", linewidth=1)
-        _arrow(panel, (x, bottom), (LEFT, bottom))
-        place = x - 0.08, (top + bottom) / 2
-        _write(panel, *place, "noisy spectrum", 8.5, "right", rotation=90)
-
-
-def _draw_stage(panel, y, height, stage, times):
+def _draw_stage(panel, y, stage, times):
     """Draw a box with its text, its parameters, and the arrow out of it."""
-    colour = "0.93" if stage.parameters else "white"
-    look = {"facecolor": colour, "edgecolor": "black"}
-    _box(panel, LEFT, y, WIDTH, height, 0.05, **look)
-    top = y + PAD + LINE / 2
-    _write(panel, MIDDLE, top, stage.title, 10, weight="bold")
-    for number, line in enumerate(stage.lines, start=1):
-        _write(panel, MIDDLE, top + LINE * number, line, 8.5)
+    look = {"color": "0.93" if stage.parameters else "white"}
+    panel.barh(y, WIDTH, 0.76, LEFT, edgecolor="black", **look)
+    half = 0.08 * len(stage.lines)
+    _write(panel, MIDDLE, y - half, stage.title, 10, weight="bold")
+    _write(panel, MIDDLE, y + 0.1, "\n".join(stage.lines))
     if stage.parameters:
         text = rf"{times} $\times$ " * (times > 1)
         text += f"{stage.parameters:,}\nparameters"
-        _write(panel, LEFT + WIDTH + 0.2, y + height / 2, text, 8.5, "left")
-    bottom = y + height
-    _arrow(panel, (MIDDLE, bottom), (MIDDLE, bottom + GAP))
-    place = MIDDLE + 0.12, bottom + GAP / 2
+        _write(panel, LEFT + WIDTH + 0.2, y, text, ha="left")
+    _arrow(panel, (MIDDLE, y + 0.38), (MIDDLE, y + 0.62))
+    place = MIDDLE + 0.12, y + 0.5
     _write(panel, *place, stage.output, 8, "left", style="italic")
+
+
+def _draw_frame(panel, first, count, times):
+    """Draw a frame around the boxes that are repeated."""
+    middle = first + (count - 1) / 2
+    look = {"fill": False, "linestyle": "--", "linewidth": 1.2}
+    panel.barh(middle, WIDTH + 0.2, count - 0.14, LEFT - 0.1, **look)
+    place = LEFT - 0.2, middle
+    _write(panel, *place, rf"{times} $\times$", 13, "right", weight="bold")
 
 
 def _draw_bands(panel, layout):
@@ -204,7 +172,5 @@ def _draw_bands(panel, layout):
     )
     title = f"{layout.num_bands} bands of {runs} bins of {layout.bin_hz:g} Hz"
     panel.set_title(title, fontsize=9)
-    panel.set_xlim(0, edges[-1])
-    panel.set_yticks([])
-    panel.tick_params(labelsize=8)
-    panel.set_xlabel("frequency in kHz", fontsize=8.5)
+    labels = {"yticks": [], "xlabel": "frequency in kHz"}
+    panel.set(xlim=(0, edges[-1]), **labels)

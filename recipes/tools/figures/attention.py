@@ -15,11 +15,12 @@ TITLES = ("$A_1$", "$A_2$", r"$A_1 - \lambda A_2$")
 SHARE = 99.5
 
 
-def attention_maps(model, spec, band, frame_seconds, start=0.0):
+def attention_maps(model, spec, hertz, frame_seconds):
     """Draw A1, A2 and A1 - lambda A2 of a band, and lambda of all bands.
 
-    The complex spectrum (1, F, T) begins at ``start``; times are in s. There is
-    a row for each layer, of means over the heads, and a last one for lambda.
+    The complex spectrum is (1, F, T); the band is the one nearest to a
+    frequency. There is a row for each layer, of means over the heads, and a
+    last one for lambda.
     """
     from matplotlib.figure import Figure
 
@@ -27,11 +28,10 @@ def attention_maps(model, spec, band, frame_seconds, start=0.0):
         raise MissingPart(
             f"this {type(model).__name__} has no differential attention"
         )
-    parts = [
-        part
-        for part in model.modules()
-        if isinstance(part, DifferentialBandAttention)
-    ]
+    centres = np.array(model.layout.centres)
+    band = int(np.abs(centres - hertz).argmin())
+    parts = model.modules()
+    parts = [p for p in parts if isinstance(p, DifferentialBandAttention)]
     plain = any(part.num_maps != 2 for part in parts)
     analysis = model.analyse(spec, band)
     maps = analysis["maps"][:, :, 0].mean(2).cpu().numpy()  # (layers, 3, T, T)
@@ -41,62 +41,51 @@ def attention_maps(model, spec, band, frame_seconds, start=0.0):
     figure = Figure(figsize=(10, height + 2.8), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(height, 2.8))
     grid = upper.subplots(*shape, squeeze=False, sharex=True, sharey=True)
-    rows = grid.T if plain else grid
-    end = start + spec.shape[-1] * frame_seconds
-    for number, (row, of_layer) in enumerate(zip(rows, maps, strict=True)):
-        _draw_layer(upper, row, of_layer[: len(row)], (start, end))
+    end = spec.shape[-1] * frame_seconds
+    for number, row in enumerate(grid.T if plain else grid):
+        _draw_layer(upper, row, maps[number][: len(row)], (0, end, end, 0))
         row[0].set_ylabel(f"layer {number + 1}\nquery: time in s")
     for panel in grid[-1]:
         panel.set_xlabel("key: time in s")
-    centre = model.layout.centres[band]
-    upper.suptitle(f"Band {band} of centre {centre:.0f} Hz, mean of the heads")
-    _draw_lambda(lower, analysis["lambda"], model.layout, band)
+    name = f"Band {band} of centre {centres[band]:.0f} Hz, mean of the heads"
+    upper.suptitle(name)
+    panel = lower.subplots()
+    panel.axvspan(band - 0.5, band + 0.5, color="0.9", zorder=0)
+    _draw_lambda(panel, analysis["lambda"], model.layout)
     return figure
 
 
-def _draw_layer(figure, row, maps, span):
+def _draw_layer(figure, row, maps, extent):
     """Draw maps of a layer, the last with a scale of its own."""
-    top = max(np.percentile(maps[:2], SHARE), 1e-12)
-    extreme = max(np.percentile(np.abs(maps[-1]), SHARE), 1e-12)
     for number, (panel, each) in enumerate(zip(row, maps, strict=True)):
         signed = number == 2
-        image = panel.imshow(
-            each,
-            extent=(*span, *span[::-1]),
-            aspect="equal",
-            # Brighter is more, in print as well.
-            cmap="cividis",
-            vmin=-extreme if signed else 0,
-            vmax=extreme if signed else top,
-            interpolation="nearest",
-        )
+        top = np.percentile(np.abs(each if signed else maps[:2]), SHARE)
+        look = {"vmin": -top if signed else 0, "vmax": max(top, 1e-12)}
+        # Brighter is more, in print as well.
+        look |= {"cmap": "cividis", "interpolation": "nearest"}
+        image = panel.imshow(each, extent=extent, **look)
         panel.set_title(TITLES[number] if len(maps) == 3 else "$A$")
         extend = "both" if signed else "max"
         figure.colorbar(image, ax=panel, extend=extend, shrink=0.85)
 
 
-def _draw_lambda(figure, lambdas, layout, band):
+def _draw_lambda(panel, lambdas, layout):
     """Draw the mean of lambda, and where eight tenths of its values lie."""
-    panel = figure.subplots()
-    bands = np.arange(layout.num_bands)
     for number, values in enumerate(lambdas):
         values = values.detach().float().cpu().numpy()
         values = values.reshape(len(values), -1)
-        values = np.broadcast_to(values, (len(bands), values.shape[1]))
+        values = np.broadcast_to(values, (layout.num_bands, values.shape[1]))
         low, high = np.percentile(values, (10, 90), axis=1)
         mean = values.mean(1)
-        shift = 0.2 * (number - (len(lambdas) - 1) / 2)
         panel.errorbar(
-            bands + shift,
+            np.arange(len(mean)) + 0.2 * (number - (len(lambdas) - 1) / 2),
             mean,
             yerr=np.clip((mean - low, high - mean), 0, None),
             **style(number),
             markersize=4,
             linewidth=1,
-            elinewidth=0.8,
             label=f"layer {number + 1}",
         )
-    panel.axvspan(band - 0.5, band + 0.5, color="0.9", zorder=0)
     tidy(panel)
     band_axis(panel, layout)
     panel.set_ylabel(r"$\lambda$")

@@ -26,15 +26,12 @@ def fusion_weights(model):
     size = (10, 2.3 * len(fusions) + 0.8)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(fusions), 1, squeeze=False, sharex=True)[:, 0]
-    for number, (panel, fusion) in enumerate(
-        zip(panels, fusions, strict=True), start=1
-    ):
-        _draw(panel, fusion)
+    for number, panel in enumerate(panels, start=1):
+        _draw(panel, fusions[number - 1])
         panel.set_title(f"Layer {number}", loc="left", fontsize="medium")
         panel.set_ylabel("weight")
     band_axis(panels[-1], model.layout)
-    handles, _ = panels[0].get_legend_handles_labels()
-    legend_below(figure, handles, 6)
+    legend_below(figure, panels[0].get_legend_handles_labels()[0], 6)
     return figure
 
 
@@ -55,28 +52,16 @@ def _draw(panel, fusion):
         look = {"color": colour, "linestyle": line, "linewidth": 1.2}
         look |= {"alpha": 0.7, "label": f"prior, {name}"}
         panel.stairs(prior[:, scale], edges, baseline=None, **look)
-        panel.plot(
-            weights[:, scale],
-            marker=marker,
-            linestyle="none",
-            color=colour,
-            markeredgecolor="black",
-            markeredgewidth=0.5,
-            label=f"{name} window",
-        )
+        look = {"color": colour, "marker": marker, "linestyle": "none"}
+        look |= {"markeredgecolor": "black", "label": f"{name} window"}
+        panel.plot(weights[:, scale], markeredgewidth=0.5, **look)
     tidy(panel)
     top = 1.12 * max(weights.max(), prior.max())
     panel.set_ylim(0, 1.25 * top)
     for group, windows in zip(fusion.groups, fusion.windows, strict=True):
-        if group.start == group.stop:
-            continue
-        if group.start:
+        if group.start < group.stop:
             panel.axvline(group.start - 0.5, color="0.3", linewidth=0.8)
-        panel.text(
-            (group.start + group.stop - 1) / 2,
-            top,
-            "/".join(map(str, windows)) + "\nframes",
-            ha="center",
-            va="bottom",
-            fontsize="small",
-        )
+            place = (group.start + group.stop - 1) / 2, top
+            text = "/".join(map(str, windows)) + "\nframes"
+            look = {"ha": "center", "va": "bottom", "fontsize": "small"}
+            panel.text(*place, text, **look)

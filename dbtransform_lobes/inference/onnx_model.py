@@ -149,7 +149,7 @@ def _complex(parts):
 
 def _load(path, threads):
     refuse_lfs_pointer(path)
-    session = _session(path, threads or 0)
+    session = open_session(path, threads or 0)
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if text is None:
         raise ValueError(
@@ -158,11 +158,12 @@ def _load(path, threads):
         )
     settings = json.loads(text)
     if settings["form"] == "streaming":
-        session = _session(path, threads or 1, whole=False)
+        session = open_session(path, threads or 1, whole=False)
     return settings, session
 
 
-def _session(path, threads, whole=True):
+def open_session(path, threads, whole=True):
+    """Return an InferenceSession of a graph, of signals or of blocks."""
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3

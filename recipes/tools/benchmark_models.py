@@ -1,70 +1,52 @@
-"""``benchmark_models.py``: size, cost and speed of models, side by side."""
+"""Measure models side by side: size, cost, speed, memory.
 
-import sys
-from pathlib import Path
+Times are those of an idle machine only if nothing else runs on it.
 
-import torch
-
-from benchmark.candidates import load_candidate
-from benchmark.measure import benchmark
-from benchmark.report import plot_cost, table
-from command import start
-from dbtransform_lobes.data.files import check_parent, write_json
-from dbtransform_lobes.plotting import check_plot
-
-HELP = "Measure models side by side: size, cost, speed, memory."
-EXAMPLES = """\
+examples:
   benchmark_models.py --models db_transform bsrnn --lengths 4 10 30
   benchmark_models.py --models db_transform bsrnn cmgan literal \\
       --json benchmark.json --plot benchmark.png
-
-Times are those of an idle machine only if nothing else runs on it.
 """
+
+import sys
+from itertools import cycle
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tabulate import tabulate
+
+from benchmark import measure
+from benchmark.candidates import load_candidate
+from command import start
+from dbtransform_lobes import plotting
+from dbtransform_lobes.data.files import check_parent, write_json
+
+# How what is measured is written.
+FORMATS = {measure.MACS: ",.1f", measure.MEMORY: ",.1f"}
+FORMATS |= {measure.INFERENCE: ".4f", measure.STREAMING: ".4f"}
+FORMATS[measure.TRAINING] = ".2f"
+SETTINGS = {"length": "{:g} s", "frames": "frames a call: {}"}
+SETTINGS["threads"] = "threads: {}"
+MODELS = """\
+names of hparams/models/NAME.yaml, or paths of such files; literal:
+db_transform_proposal with the proposal's loops over bands"""
 
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        required=True,
-        help="names of hparams/models/NAME.yaml, or paths of such files; "
-        "literal: db_transform_proposal with the proposal's loops over bands",
-    )
-    parser.add_argument(
-        "--lengths",
-        nargs="+",
-        type=float,
-        default=[4.0, 10.0, 30.0, 120.0],
-        help="of signals, in s (default: 4 10 30 120)",
-    )
-    parser.add_argument(
-        "--threads",
-        nargs="+",
-        type=int,
-        default=[1, 2],
-        help="numbers of threads (default: 1 2)",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=5,
-        help="timed runs of each model (default: 5)",
-    )
-    parser.add_argument(
-        "--no-training",
-        action="store_true",
-        help="leave out the speed of training",
-    )
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="also print where the time of a pass of the first length goes",
-    )
-    parser.add_argument("--json", help="file for all results")
-    parser.add_argument(
-        "--plot", help="plot of cost against length, .png or .pdf"
-    )
+    add, several = parser.add_argument, {"nargs": "+", "type": float}
+    add("--models", nargs="+", required=True, help=MODELS)
+    several["default"] = [4.0, 10.0, 30.0, 120.0]
+    add("--lengths", **several, help="of signals, in s (default 4 10 30 120)")
+    several |= {"type": int, "default": [1, 2]}
+    add("--threads", **several, help="numbers of threads (default 1 2)")
+    add("--repeats", type=int, default=5, help="timed runs (default 5)")
+    flag = {"action": "store_true"}
+    add("--no-training", **flag, help="leave out the speed of training")
+    add("--profile", **flag, help="print where the time of a pass goes")
+    add("--json", help="file for all results")
+    add("--plot", help="plot of cost against length, .png or .pdf")
 
 
 def run(args):
@@ -72,8 +54,8 @@ def run(args):
     for path in filter(None, (args.json, args.plot)):
         check_parent(Path(path))
     if args.plot:
-        check_plot(args.plot)
-    results = benchmark(
+        plotting.check_plot(args.plot)
+    results = measure.benchmark(
         args.models,
         lengths=args.lengths,
         threads=args.threads,
@@ -89,6 +71,65 @@ def run(args):
     for name in args.models if args.profile else ():
         _profile(load_candidate(name), min(args.lengths), max(args.threads))
     return 0
+
+
+def table(results):
+    """Return results of ``benchmark`` as text, a column for each model."""
+    rows = {}
+    for name, model in results["models"].items():
+        for part, count in model["parameters"].items():
+            title = "parameters" + f" of {part}" * (part != "total")
+            rows.setdefault(title, {})[name] = f"{count:,}"
+    for case in results["cases"]:
+        if case["value"] is not None:
+            given = [(t, case.get(key)) for key, t in SETTINGS.items()]
+            setting = (text.format(value) for text, value in given if value)
+            title = ", ".join([case["measure"], *setting])
+            text = format(case["value"], FORMATS.get(case["measure"], ".3f"))
+            rows.setdefault(title, {})[case["model"]] = text
+    names = list(results["models"])
+    return tabulate(
+        [[t, *(cells.get(n, "-") for n in names)] for t, cells in rows.items()],
+        ["", *names],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left", *["right"] * len(names)),
+    )
+
+
+def plot_cost(results, path):
+    """Plot the real-time factors of ``benchmark`` against the length."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot(
+        xscale="log",
+        yscale="log",
+        xlabel="Length of the signal (s)",
+        ylabel="Seconds of computing per second of audio",
+    )
+    cases = pd.DataFrame(results["cases"])
+    cases = cases[cases["measure"] == measure.INFERENCE]
+    numbers = {name: n for n, name in enumerate(results["models"])}
+    lines = cycle(plotting.LINES)
+    for (threads, some), line in zip(
+        cases.groupby("threads"), lines, strict=False
+    ):
+        for name, points in some.groupby("model", sort=False):
+            look = {"linestyle": line, "markersize": 5}
+            look["label"] = f"{name}, threads: {threads:g}"
+            look |= plotting.style(numbers[name])
+            axes.plot(points["length"], points["value"], **look)
+    lengths = sorted(cases["length"].unique())
+    axes.set_xticks(lengths, [f"{length:g}" for length in lengths])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set_title(results["machine"]["cpu"], loc="left", fontsize="medium")
+    plotting.tidy(axes)
+    figure.legend(loc="outside right center", frameon=False)
+    plotting.save_figure(figure, path)
 
 
 def _profile(candidate, length, threads):

@@ -1,4 +1,12 @@
-"""``benchmark_onnx.py``: speed of streaming graphs, side by side."""
+"""Time streaming ONNX graphs in turns, one thread, one call at a time.
+
+The real-time factor is that of hops of 16 ms. The graphs of other projects
+are welcome if their shapes are fixed and the states come back in their order.
+
+examples:
+  benchmark_onnx.py stream.onnx
+  benchmark_onnx.py stream.onnx gtcrn_simple.onnx --rounds 200
+"""
 
 import json
 import time
@@ -9,49 +17,28 @@ import numpy as np
 
 from benchmark.measure import interleaved
 from command import start
-from dbtransform_lobes.inference.onnx_model import METADATA, import_onnxruntime
+from dbtransform_lobes.inference import onnx_model
 from dbtransform_lobes.inference.onnx_stream import GraphStream
-from peers.adapters import open_graph
 
-HELP = "Time streaming ONNX graphs in turns, one thread, one call at a time."
-EXAMPLES = """\
-  benchmark_onnx.py stream.onnx
-  benchmark_onnx.py stream.onnx gtcrn_simple.onnx --rounds 200
-
-The graphs of other projects are welcome if their shapes are fixed and the
-states come back in their order.
-"""
-
-CALLS = 20
+CALLS, HOP_MS = 20, 16.0
 
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
     parser.add_argument("paths", nargs="+", help="streaming graphs, .onnx")
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=50,
-        help="turns of 20 calls of each graph (default 50)",
-    )
-    parser.add_argument(
-        "--hop",
-        type=float,
-        default=16.0,
-        help="audio of a call in ms, for the real-time factor (default 16)",
-    )
+    turns = "turns of 20 calls of each graph (default 50)"
+    parser.add_argument("--rounds", type=int, default=50, help=turns)
 
 
 def run(args):
     """Print the times; return the exit code."""
-    for name, value in (("rounds", args.rounds), ("hop", args.hop)):
-        if value <= 0:
-            raise ValueError(f"--{name} is {value}, expected more than 0")
+    if args.rounds <= 0:
+        raise ValueError(f"--rounds is {args.rounds}, expected more than 0")
     for path, each in time_streams(args.paths, args.rounds).items():
         middle, least = 1000 * median(each), 1000 * min(each)
         print(
             f"{path}: median {middle:.3f} ms, least {least:.3f} ms a call, "
-            f"real-time factor {middle / args.hop:.4f}"
+            f"real-time factor {middle / HOP_MS:.4f}"
         )
     return 0
 
@@ -73,11 +60,12 @@ def _time_calls(call):
 
 def _caller(path):
     """Return a function that calls a graph and keeps its states."""
-    import_onnxruntime()  # its error says how to get it
+    onnx_model.import_onnxruntime()  # its error says how to get it
     try:
-        session = open_graph(path)
-        text = session.get_modelmeta().custom_metadata_map.get(METADATA, "{}")
-        stream = GraphStream(session, json.loads(text).get("in_place", ()))
+        session = onnx_model.open_session(path, 1, whole=False)
+        about = session.get_modelmeta().custom_metadata_map
+        about = json.loads(about.get(onnx_model.METADATA, "{}"))
+        stream = GraphStream(session, about.get("in_place", ()))
         shape = session.get_inputs()[0].shape
         noise = 0.1 * np.random.default_rng(0).standard_normal(shape)
         stream(noise)

@@ -1,5 +1,18 @@
-"""``compare_peers.py``: side by side with enhancers of others."""
+"""Compare models of ours with enhancers of others on the same files.
 
+Quality, speed, memory and latency, on one thread each, one after the other.
+OUTPUT gets the enhanced files, scores, table (peers.md, .json) and plot
+(peers.png, .pdf). Systems that are not installed are left out.
+
+examples:
+  compare_peers.py clean noisy --output peers --jobs 2
+  compare_peers.py clean noisy --output peers \\
+      --systems noisy rnnoise gtcrn --models ours=my_model onnx=stream.onnx
+"""
+
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,49 +20,35 @@ from benchmark.measure import machine
 from command import start
 from dbtransform_lobes.cli.evaluate import named_paths
 from dbtransform_lobes.cli.options import add_options
-from dbtransform_lobes.data.files import write_json, write_text
+from dbtransform_lobes.data.audio import audio_info
+from dbtransform_lobes.data.files import raise_problems, write_json, write_text
 from dbtransform_lobes.evaluation.compare import compare_systems
 from dbtransform_lobes.evaluation.dnsmos import check_installed
+from dbtransform_lobes.evaluation.evaluate import pair_files
 from dbtransform_lobes.inference.bundled import bundled_models
 from dbtransform_lobes.plotting import check_plot
-from peers.adapters import INSTALL
+from dbtransform_lobes.versions import package_versions
+from peers.adapters import INSTALL, PEERS, SAMPLE_RATE
 from peers.report import peers_text, plot_peers, system_rows
-from peers.run import choose_systems, run_systems
 
-HELP = (
-    "Enhance the same files by enhancers of others and by models of ours, one "
-    "thread each, and compare quality, speed, memory and latency."
-)
-EXAMPLES = f"""\
-  compare_peers.py clean noisy --output peers --jobs 2
-  compare_peers.py clean noisy --output peers \\
-      --systems noisy rnnoise gtcrn --models ours=my_model onnx=stream.onnx
-
-systems: noisy (the input), rnnoise, dtln, gtcrn, deepfilternet3, webrtc,
-noisereduce, noisereduce_half (prop_decrease=0.5). Those that are not installed
-are left out:
-
-  {INSTALL}
-
-Results that are there, by the same versions, are not made again; remove
-OUTPUT/SYSTEM to measure a system anew.
-"""
+THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")
 
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    parser.add_argument("clean", help="folder of clean speech, 16 kHz")
-    parser.add_argument("noisy", help="folder of files of the same names")
-    parser.add_argument(
-        "--output",
-        required=True,
-        help="folder for enhanced files, scores, table (peers.md, .json) and "
-        "plot (peers.png, .pdf)",
+    add = parser.add_argument
+    add("clean", help="folder of clean speech, 16 kHz")
+    add("noisy", help="folder of files of the same names")
+    add("--output", required=True, help="folder to write")
+    add(
+        "--systems",
+        nargs="+",
+        choices=PEERS,
+        default=list(PEERS),
+        help="of others; noisy is the input, noisereduce_half has "
+        "prop_decrease=0.5 (default: all)",
     )
-    parser.add_argument(
-        "--systems", nargs="+", help="of others, see below (default: all)"
-    )
-    parser.add_argument(
+    add(
         "--models",
         metavar="NAME=MODEL",
         nargs="+",
@@ -68,6 +67,10 @@ def run(args):
     if args.models is None:
         models = {name: name for name in bundled_models()[:1]}
     systems, missing = choose_systems(args.systems, models)
+    try:
+        check_installed()
+    except ValueError as error:
+        missing["DNSMOS"] = str(error)
     for name, reason in missing.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
     folder = Path(args.output)
@@ -76,12 +79,19 @@ def run(args):
         reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
         raise ValueError(f"no system could run: {reasons or missing}")
     print("scoring")
-    comparison, note = _score(args, systems, list(timings))
+    comparison = compare_systems(
+        args.clean,
+        {name: folder / name for name in timings},
+        folder,
+        next((name for name in models if name in timings), None),
+        jobs=args.jobs,
+        with_dnsmos="DNSMOS" not in missing,
+    )
+    del comparison["rows"]
     found = {
         "systems": system_rows(comparison, timings),
         "missing": missing,
         "failed": failed,
-        "note": note,
         "machine": machine(),
         "timings": timings,
         "comparison": comparison,
@@ -89,7 +99,7 @@ def run(args):
     write_json(folder / "peers.json", found)
     write_text(folder / "peers.md", peers_text(found))
     for suffix in ("png", "pdf"):
-        plot_peers(found, folder / f"peers.{suffix}")
+        plot_peers(found["systems"], folder / f"peers.{suffix}")
     print(peers_text(found), end="")
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
@@ -99,24 +109,67 @@ def run(args):
     return 1 if failed or comparison["left_out"] else 0
 
 
-def _score(args, systems, names):
-    """Return the comparison, and why there is no DNSMOS, "" if there is."""
-    note, folder = "", Path(args.output)
-    try:
-        check_installed()
-    except ValueError as error:
-        note = str(error)
-    ours = [name for name in names if systems[name]["model"] is not None]
-    comparison = compare_systems(
-        args.clean,
-        {name: folder / name for name in names},
-        folder,
-        ours[0] if ours else None,
-        jobs=args.jobs,
-        with_dnsmos=not note,
-    )
-    del comparison["rows"]
-    return comparison, note
+def choose_systems(names, models):
+    """Return the systems of a comparison, and why others cannot run, by name.
+
+    Names are those of PEERS, models are sources of models of ours by name. A
+    system has its source as ``model``, None of a peer, and ``versions``.
+    """
+    systems, missing = {}, {}
+    for name in names:
+        versions = PEERS[name].versions()
+        lacking = [key for key, value in versions.items() if value is None]
+        if lacking:
+            missing[name] = f"{', '.join(lacking)} missing: {INSTALL}"
+        else:
+            systems[name] = {"model": None, "versions": versions}
+    ours = package_versions()
+    ours = {key: ours[key] for key in ("dbtransform_lobes", "torch")}
+    for name, source in models.items():
+        if name in PEERS or Path(name).name != name or name.startswith("."):
+            raise ValueError(
+                f"a model has the name {name!r}, expected a name of a folder "
+                f"that is none of {', '.join(PEERS)}"
+            )
+        systems[name] = {"model": source, "versions": ours}
+    return systems, missing
+
+
+def run_systems(systems, clean, noisy, output):
+    """Enhance all files by each system, in a process and folder of its own.
+
+    Returned are what ``work`` found by system, and why a system has nothing,
+    or nothing of some files.
+    """
+    files = {name: str(path) for name, _, path in pair_files(clean, noisy)}
+    rates = {path: audio_info(path).samplerate for path in files.values()}
+    wrong = [f"{p}: {r} Hz" for p, r in rates.items() if r != SAMPLE_RATE]
+    raise_problems(f"expected files at {SAMPLE_RATE} Hz; resample", wrong)
+    timings, failed = {}, {}
+    threads = {f"{name}_NUM_THREADS": "1" for name in THREADS}
+    for name, system in systems.items():
+        print(f"{name}: enhancing {len(files)} files", flush=True)
+        folder = Path(output, name).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        timing = folder / "timing.json"
+        pairs = [(path, f"{folder / file}.wav") for file, path in files.items()]
+        request = {"name": name, "model": system["model"], "pairs": pairs}
+        done = subprocess.run(
+            [sys.executable, "-m", "peers.worker", timing],
+            input=json.dumps(request),
+            env={**os.environ, **threads, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            reason = "".join(done.stderr.strip().splitlines()[-1:])
+            reason = reason or f"its process ended with {done.returncode}"
+            failed[name] = reason
+            continue
+        timings[name] = {**system, **json.loads(timing.read_text("utf-8"))}
+        if left := timings[name]["failed"].items():
+            failed[name] = "; ".join(f"{path}: {why}" for path, why in left)
+    return timings, failed
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark import candidates, counts, measure, report
+import benchmark_models
+from benchmark import candidates, counts, measure
 from benchmark.counts import count_macs, count_parameters
-from benchmark.worker import Worker, peak_memory
+from benchmark.worker import Worker, pass_seconds, peak_memory
 from dbtransform_lobes.models.bsrnn import BSRNN
 from tests.composition import composed, front_end_yaml, model_yaml
 from tests.literal import literal_twin
@@ -68,7 +69,7 @@ def models(tmp_path, monkeypatch):
 @pytest.fixture
 def no_children(monkeypatch):
     """Do not measure memory, which takes a process for each case."""
-    monkeypatch.setattr(measure, "peak_memory", lambda *args: 1000)
+    monkeypatch.setattr(measure.worker, "peak_memory", lambda *args: 1000)
 
 
 SPEC = spectrum(2, 33, 40)
@@ -219,38 +220,6 @@ def test_ratios_are_of_the_same_repeat():
     assert titles == {"time over that of b"}
 
 
-def test_results_of_a_benchmark(models, no_children):
-    names = ["db_transform_proposal", "bsrnn", "literal"]
-    results = measure.benchmark(names, [LENGTH], threads=[1], repeats=2)
-    assert json.loads(json.dumps(results)) == results
-    assert results["machine"]["cpu"] and results["versions"]["torch"]
-    assert list(results["models"]) == names
-    sizes = {n: results["models"][n]["parameters"] for n in names}
-    assert sizes["literal"] == sizes["db_transform_proposal"]
-    text = results["models"]["bsrnn"]["configuration"]
-    assert "num_layers: 1" in text
-    cases = {}
-    for case in results["cases"]:
-        cases.setdefault(case["measure"], []).append(case)
-    for kind in (measure.INFERENCE, measure.TRAINING, measure.MACS):
-        assert [case["model"] for case in cases[kind]] == names, kind
-    for case in cases[measure.INFERENCE]:
-        assert len(case["seconds"]) == 2 and min(case["seconds"]) > 0
-        mean = sum(case["seconds"]) / 2  # the median of two
-        assert case["value"] == pytest.approx(mean / LENGTH)
-    for other in names:
-        values = [case["value"] for case in cases[f"time over that of {other}"]]
-        assert len(values) == 3 and values[names.index(other)] == 1.0
-    heard = 2.0 * 4  # crops
-    for case in cases[measure.TRAINING]:
-        speed = heard / (sum(case["seconds"]) / 2)
-        assert case["value"] == pytest.approx(speed)
-    # As many products in loops as in batches, but for the folded kernels.
-    batched, _, loops = (case["parts"] for case in cases[measure.MACS])
-    for part in ("band_split", "graph", "mask_decoder"):
-        assert loops[part] == pytest.approx(batched[part], rel=0.01), part
-
-
 def test_streams_of_causal_models_are_timed(tmp_path):
     path = write_model(tmp_path, "live", **SMALL, causal=True, window=4)
     other = write_model(tmp_path, "other", BSRNN_CLASS, **TINY_BSRNN)
@@ -283,19 +252,19 @@ def test_a_process_without_memory_is_told_from_one_that_fails(tmp_path):
     assert peak_memory(str(path), LENGTH) is None
     path = write_model(tmp_path, "killed", COSTLY, number=int(signal.SIGKILL))
     with Worker(str(path)) as worker:  # as the kernel does
-        assert worker.run("inference", 1, LENGTH) is None
+        assert worker.run(pass_seconds, 1, LENGTH) is None
     path = write_model(tmp_path, "broken", COSTLY, number=int(signal.SIGABRT))
     with Worker(str(path)) as worker:
         told = "broken.yaml ended with code -6"
         with pytest.raises(RuntimeError, match=told):
-            worker.run("inference", 1, LENGTH)
+            worker.run(pass_seconds, 1, LENGTH)
 
 
 def test_a_model_without_memory_is_left_out(models, monkeypatch):
     def peak(name, length, *args):
         return None if (name, length) == ("bsrnn", 0.5) else 1000
 
-    monkeypatch.setattr(measure, "peak_memory", peak)
+    monkeypatch.setattr(measure.worker, "peak_memory", peak)
     names = ["bsrnn", "db_transform_proposal"]
     results = measure.benchmark(names, [0.25, 0.5], [1], 1, training=False)
     found = {
@@ -310,45 +279,63 @@ def test_a_model_without_memory_is_left_out(models, monkeypatch):
     ratios = [key[1:] for key in found if "over that of" in key[0]]
     assert ratios == [("bsrnn", 0.25), (other, 0.25)]
     assert measure.TRAINING not in {key[0] for key in found}
-    assert "-" in report.table(results).split()
+    assert "-" in benchmark_models.table(results).split()
 
 
 def test_command(models, run):
-    path = write_model(models.parent, "mine", BSRNN_CLASS, **TINY_BSRNN)
-    options = f"literal --lengths {LENGTH} --threads 1 --repeats 1 --profile"
-    options += " --json out.json --no-training --plot cost.pdf"
-    table = run("benchmark_models", "--models", path, *options.split()).out
+    names = ["db_transform_proposal", "bsrnn", "literal"]
+    options = f"--lengths {LENGTH} --threads 1 --repeats 2 --profile"
+    options += " --json out.json --plot cost.pdf"
+    command = "benchmark_models", "--models", *names, *options.split()
+    table = run(*command).out
     assert Path("cost.pdf").read_bytes().startswith(b"%PDF")
-    with open("out.json", encoding="utf-8") as file:
-        results = json.load(file)
-    peaks = [c for c in results["cases"] if c["measure"] == measure.MEMORY]
-    assert len(peaks) == 2 and min(case["value"] for case in peaks) > 0
-    total = results["models"]["literal"]["parameters"]["total"]
-    assert f"{total:,}" in table
-    for title in (
-        "MMAC per second",
-        "real-time factor",
-        "time over that of mine",
-        "time over that of literal",
-        "peak memory",
-    ):
+    results = json.loads(Path("out.json").read_text(encoding="utf-8"))
+    assert results["machine"]["cpu"] and results["versions"]["torch"]
+    assert list(results["models"]) == names
+    sizes = {n: results["models"][n]["parameters"] for n in names}
+    assert sizes["literal"] == sizes["db_transform_proposal"]
+    text = results["models"]["bsrnn"]["configuration"]
+    assert "num_layers: 1" in text
+    cases = {}
+    for case in results["cases"]:
+        cases.setdefault(case["measure"], []).append(case)
+    for kind in (measure.INFERENCE, measure.TRAINING, measure.MACS):
+        assert [case["model"] for case in cases[kind]] == names, kind
+    for case in cases[measure.INFERENCE]:
+        assert len(case["seconds"]) == 2 and min(case["seconds"]) > 0
+        mean = sum(case["seconds"]) / 2  # the median of two
+        assert case["value"] == pytest.approx(mean / LENGTH)
+    for other in names:
+        values = [case["value"] for case in cases[f"time over that of {other}"]]
+        assert len(values) == 3 and values[names.index(other)] == 1.0
+    heard = 2.0 * 4  # crops
+    for case in cases[measure.TRAINING]:
+        speed = heard / (sum(case["seconds"]) / 2)
+        assert case["value"] == pytest.approx(speed)
+    assert min(case["value"] for case in cases[measure.MEMORY]) > 0
+    # As many products in loops as in batches, but for the folded kernels.
+    batched, _, loops = (case["parts"] for case in cases[measure.MACS])
+    for part in ("band_split", "graph", "mask_decoder"):
+        assert loops[part] == pytest.approx(batched[part], rel=0.01), part
+    assert table.split()[:3] == names
+    for title in ("real-time factor", "peak memory", *cases):
         assert title in table, title
-    assert table.split()[:2] == ["mine", "literal"]
-    profile = table.partition("mine, 0.25 s, threads: 1\n")[2]
+    assert f"{sizes['literal']['total']:,}" in table
+    profile = table.partition("bsrnn, 0.25 s, threads: 1\n")[2]
     own, _, other = profile.partition("literal, 0.25 s, threads: 1\n")
     assert "mkldnn_rnn_layer" in own or "lstm" in own
     assert "softmax" in other and "lstm" not in other
 
 
-def test_names(models):
+def test_names(models, monkeypatch):
     path = candidates.find_configuration("bsrnn")
     assert path.resolve() == models / "bsrnn.yaml"
-    # One of the repository.
-    assert candidates.find_configuration("cmgan").is_file()
     candidate = candidates.load_candidate("bsrnn")
     noisy = candidate.noise(LENGTH)
     assert noisy.shape == candidate.enhance(noisy).shape == (1, 4000)
     assert not candidate.model.training
+    monkeypatch.chdir(models)  # elsewhere they are those of the repository
+    assert candidates.find_configuration("cmgan").is_file()
 
 
 @pytest.mark.parametrize(
@@ -358,9 +345,9 @@ def test_names(models):
         (["--models", "nowhere/bsrnn.yaml"], "expected the path of a YAML"),
         (["--models", "hparams/models/no_model.yaml"], "lacks model"),
         (["--models", "bsrnn", "bsrnn"], "different names"),
-        (["--models", "bsrnn", "--threads", "0"], "--threads"),
-        (["--models", "bsrnn", "--lengths", "0"], "from 0.1 s"),
-        (["--models", "bsrnn", "--repeats", "0"], "at least 1"),
+        (["--models", "bsrnn", "--threads", "0"], "--threads is 0, expected 1"),
+        (["--models", "bsrnn", "--lengths", "0"], "is 0.0, expected 0.1 to"),
+        (["--models", "bsrnn", "--repeats", "0"], "--repeats is 0, expected 1"),
         (["--models", "bsrnn", "--plot", "cost.txt"], ".png or .pdf"),
         (["--models", "bsrnn", "--json", "no/out.json"], "no: there is no"),
     ],

@@ -26,6 +26,7 @@ class Candidate:
     compute_stft: torch.nn.Module
     compute_istft: torch.nn.Module
     sample_rate: int
+    source: str = ""
     configuration: str = ""
 
     def enhance(self, noisy):
@@ -43,38 +44,37 @@ class Candidate:
 
 def find_configuration(name):
     """Return the path of the YAML of a model, given itself or by its name."""
-    folders = (Path("hparams/models"), ROOT / "hparams/models")
-    file = f"{PROPOSAL if name == LITERAL else name}.yaml"
-    paths = [folder / file for folder in folders]
+    folder = Path("hparams/models")
+    if not folder.is_dir():
+        folder = ROOT / folder
+    path = folder / f"{PROPOSAL if name == LITERAL else name}.yaml"
     if name.endswith((".yaml", ".yml")):
-        paths = [Path(name)]
-    for path in paths:
-        if path.is_file():
-            return path
-    names = sorted({path.stem for f in folders for path in f.glob("*.yaml")})
-    raise ValueError(
-        f"there is no model {name!r}, expected the path of a YAML or one of: "
-        f"{', '.join(names)}"
-    )
+        path = Path(name)
+    if not path.is_file():
+        names = sorted(path.stem for path in folder.glob("*.yaml"))
+        raise ValueError(
+            f"there is no model {name!r}, expected the path of a YAML or one "
+            f"of: {', '.join(names)}"
+        )
+    return path
 
 
-def load_candidate(name):
+def load_candidate(source):
     """Make a model with random weights, in evaluation mode."""
-    path = find_configuration(name)
+    path = find_configuration(source)
     with open(path, encoding="utf-8") as file:
         configuration = resolve_references(file).getvalue()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         hparams = load_hyperpyyaml(configuration)
-        missing = [key for key in KEYS if key not in hparams]
-        if missing:
-            raise ValueError(
-                f"{path} lacks {', '.join(missing)}; expected the keys "
-                f"{', '.join(KEYS)}, as in hparams/models/db_transform.yaml"
-            )
-        parts = {key: hparams[key] for key in KEYS}
-        if name == LITERAL:
-            parts["model"] = literal_twin(parts["model"])
+    missing = [key for key in KEYS if key not in hparams]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}; expected the keys "
+            f"{', '.join(KEYS)}, as in hparams/models/db_transform.yaml"
+        )
+    parts, name = {key: hparams[key] for key in KEYS}, path.stem
+    if source == LITERAL:
+        name, parts["model"] = LITERAL, literal_twin(parts["model"])
     parts["model"].eval()
-    name = LITERAL if name == LITERAL else path.stem
-    return Candidate(name, configuration=configuration, **parts)
+    return Candidate(name, **parts, source=source, configuration=configuration)

@@ -12,17 +12,14 @@ COUNTED_SECONDS = 30.0
 def components(model):
     """Return the parts of a model by name, as lists of names of submodules."""
     if not isinstance(model, DBTransform):
-        return {
-            name: list(_called(name, child))
-            for name, child in model.named_children()
-        }
+        children = model.named_children()
+        return {name: list(_called(name, child)) for name, child in children}
     whole = isinstance(model.detrend, nn.Identity)
     parts = {} if whole else {"detrend": ["detrend"]}
     parts["band_split"] = ["band_split"]
     for number, name in enumerate(model.block_names * model.num_layers):
         parts.setdefault(name, []).append(f"blocks.{number}")
-    parts["mask_decoder"] = ["mask_decoder"]
-    return parts
+    return {**parts, "mask_decoder": ["mask_decoder"]}
 
 
 def _called(name, module):
@@ -34,19 +31,20 @@ def _called(name, module):
         yield from _called(f"{name}.{key}", child)
 
 
+def _by_part(model, total, count):
+    """Return a total and, by name, the counts of the parts of a model."""
+    parts = components(model).items()
+    return {"total": total} | {n: sum(map(count, each)) for n, each in parts}
+
+
 def count_parameters(model):
     """Return the number of parameters: ``total``, then ``components``."""
 
-    def size(module):
-        return sum(weight.numel() for weight in module.parameters())
+    def size(name):
+        weights = model.get_submodule(name).parameters()
+        return sum(weight.numel() for weight in weights)
 
-    return {
-        "total": size(model),
-        **{
-            name: sum(size(model.get_submodule(part)) for part in parts)
-            for name, parts in components(model).items()
-        },
-    }
+    return _by_part(model, size(""), size)
 
 
 def count_macs(model, function):
@@ -57,13 +55,11 @@ def count_macs(model, function):
     elementwise functions. Returned are ``total``, then the ``components``.
     """
     aten = torch.ops.aten
-    counter = FlopCounterMode(
-        display=False,
-        custom_mapping={  # of the CPU, which torch lacks
-            aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-            aten.mkldnn_rnn_layer: _recurrent_layer,
-        },
-    )
+    formulas = {  # of the CPU, which torch lacks
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten.mkldnn_rnn_layer: _recurrent_layer,
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
     # The fused nn.MultiheadAttention of inference has no formula either.
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -77,18 +73,12 @@ def count_macs(model, function):
         torch.backends.mha.set_fastpath_enabled(fast)
         model.in_chunks = in_chunks
     flops = counter.get_flop_counts()
-    root = type(model).__name__
 
-    def macs(name):
+    def macs(part):
+        name = f"{type(model).__name__}.{part}"
         return sum(flops.get(name, {}).values()) // 2
 
-    return {
-        "total": macs("Global"),
-        **{
-            name: sum(macs(f"{root}.{part}") for part in parts)
-            for name, parts in components(model).items()
-        },
-    }
+    return _by_part(model, sum(flops["Global"].values()) // 2, macs)
 
 
 def macs_per_second(candidate, length):
@@ -111,5 +101,4 @@ def _attention(query, key, value, *args, out_shape=None, **kwargs):
 
 def _recurrent_layer(x, weight_x, weight_h, *args, out_shape=None, **kwargs):
     """Return the flops of one direction of an LSTM layer on the CPU."""
-    steps = x[0] * x[1]
-    return 2 * steps * weight_x[0] * (weight_x[1] + weight_h[1])
+    return 2 * x[0] * x[1] * weight_x[0] * (weight_x[1] + weight_h[1])

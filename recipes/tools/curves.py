@@ -1,43 +1,31 @@
-"""``curves.py``: plot the training of runs."""
+"""Plot loss terms and validation metrics of runs against epochs.
+
+Seeds of one configuration (results/NAME/1, results/NAME/2) are drawn as their
+mean in a band from the lowest to the highest.
+
+examples:
+  curves.py results/db_transform/1 --output curves.png
+  curves.py results/db_transform results/bsrnn --output curves.pdf
+"""
 
 from pathlib import Path
 
 import pandas as pd
 
 from command import start
+from dbtransform_lobes import plotting
 from dbtransform_lobes.data.files import check_parent
 from dbtransform_lobes.evaluation.metrics import LABELS
-from dbtransform_lobes.plotting import (
-    PANEL_COLUMNS,
-    check_plot,
-    legend_below,
-    panel_grid,
-    save_figure,
-    style,
-)
-from runs import find_runs, group_runs, read_train_log
+from runs import RUNS, find_runs, read_train_log
 
-HELP = "Plot loss terms and validation metrics of runs against epochs."
-EXAMPLES = """\
-  curves.py results/db_transform/1 --output curves.png
-  curves.py results/db_transform results/bsrnn --output curves.pdf
-
-Seeds of one configuration (results/NAME/1, results/NAME/2) are drawn as their
-mean in a band from the lowest to the highest.
-"""
 STAGES = {"train": "--", "valid": "-"}
 
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        help="output folder of a training, or a folder of such",
-    )
-    parser.add_argument(
-        "--output", required=True, help="the plot, .png or .pdf"
-    )
+    parser.add_argument("runs", nargs="+", help=RUNS)
+    plot = "the plot, .png or .pdf"
+    parser.add_argument("--output", required=True, help=plot)
 
 
 def run(args):
@@ -48,23 +36,34 @@ def run(args):
 
 
 def plot_curves(runs, path):
-    """Plot what runs have logged, one panel for each term and metric.
+    """Plot what runs, see ``find_runs``, have logged, a panel for each number.
 
     Seeds of one run are one curve, over the epochs that all of them have.
     """
-    check_plot(path)
+    from matplotlib.lines import Line2D
+
+    plotting.check_plot(path)
     groups = {
         label: _seeds(label, [read_train_log(run) for run in members])
-        for label, members in group_runs(runs).items()
+        for label, members in runs.items()
     }
     names = _panel_names(groups)
-    figure, panels = panel_grid(len(names))
+    figure, panels = plotting.panel_grid(len(names))
     for panel, name in zip(panels, names, strict=True):
         _draw(panel, groups, name)
-    for panel in panels[-PANEL_COLUMNS:]:
+    for panel in panels[-plotting.PANEL_COLUMNS :]:
         panel.set_xlabel("epoch")
-    _legend(figure, groups)
-    save_figure(figure, path)
+    # Colours are configurations, lines are stages.
+    handles = []
+    for number, (label, table) in enumerate(groups.items()):
+        count = table.columns.unique(1).size
+        label += f" ({count} seeds)" if count > 1 else ""
+        handles.append(Line2D([], [], **plotting.style(number), label=label))
+    for stage, line in STAGES.items():
+        look = {"color": "0.3", "linestyle": line, "label": stage}
+        handles.append(Line2D([], [], **look))
+    plotting.legend_below(figure, handles, 4)
+    plotting.save_figure(figure, path)
 
 
 def _seeds(label, logs):
@@ -93,38 +92,20 @@ def _draw(panel, groups, name):
     from matplotlib.ticker import MaxNLocator
 
     for number, table in enumerate(groups.values()):
-        look = style(number)
         for stage, line in STAGES.items():
             if f"{stage} {name}" not in table:
                 continue
             seeds = table[f"{stage} {name}"]  # (epochs, seeds)
             span = seeds.min(axis=1), seeds.max(axis=1)
+            look = {**plotting.style(number), "linestyle": line}
+            look["markersize"] = 3.5
+            look["markevery"] = max(1, len(seeds) // 20)  # of many epochs
             shade = {"color": look["color"], "alpha": 0.2, "linewidth": 0}
             panel.fill_between(seeds.index, *span, **shade)
-            size = {"markersize": 3.5, "linewidth": 1.2, "linestyle": line}
-            size["markevery"] = max(1, len(seeds) // 20)  # of many epochs
-            panel.plot(seeds.index, seeds.mean(axis=1), **look, **size)
+            panel.plot(seeds.index, seeds.mean(axis=1), **look)
     title = LABELS.get(name, name.replace("_", " "))
     panel.set_title(title, fontsize="medium")
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-
-
-def _legend(figure, groups):
-    """Name the colours, which are configurations, and the lines, stages."""
-    from matplotlib.lines import Line2D
-
-    handles = []
-    for number, (label, table) in enumerate(groups.items()):
-        count = table.columns.unique(1).size
-        label += f" ({count} seeds)" if count > 1 else ""
-        handles.append(
-            Line2D([], [], **style(number), markersize=4.5, label=label)
-        )
-    handles += [
-        Line2D([], [], color="0.3", linestyle=line, label=stage)
-        for stage, line in STAGES.items()
-    ]
-    legend_below(figure, handles, 4)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Folders of training runs: which there are, which differ only by the seed."""
+"""Folders of training runs, and what stands in their logs."""
 
 import re
 from pathlib import Path
@@ -7,47 +7,28 @@ import pandas as pd
 
 # What a run writes, from its start to its test.
 RUN_FILES = ("hyperparams.yaml", "train_log.txt", "test/scores.json")
-SEED_FOLDER = re.compile(r"(seed[_-]?)?\d+")
+RUNS = "output folder of a training, or a folder of its seeds"
 NUMBER = re.compile(r"(\w[\w ]*): (-?(?:\d[\d.e+-]*|nan|inf))")
 
 
 def find_runs(folders):
-    """Return the runs among folders and right below them, each once."""
-    runs = []
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is no folder; give that of a run")
-        below = [path for path in folder.iterdir() if _is_run(path)]
-        found = [folder] if _is_run(folder) else below
-        if not found:
+    """Map folders, as given, to the runs that they are or have below them."""
+    groups = {}
+    for folder in dict.fromkeys(map(Path, folders)):
+        runs = (
+            [folder] if _is_run(folder) else filter(_is_run, folder.glob("*"))
+        )
+        groups[str(folder)] = sorted(runs, key=lambda r: (len(r.name), r.name))
+        if not groups[str(folder)]:
             raise ValueError(
                 f"{folder} is no run and has none right below it, expected "
                 f"one of the files {', '.join(RUN_FILES)}"
             )
-        runs += sorted(found, key=lambda run: (len(run.name), run.name))
-    return list(dict.fromkeys(runs))
+    return groups
 
 
 def _is_run(folder):
     return any((folder / name).is_file() for name in RUN_FILES)
-
-
-def group_runs(runs):
-    """Return lists of the runs that differ only by their seed, by name.
-
-    A run whose folder is called ``1``, ``seed2`` or the like is a seed of the
-    folder above it. Where names are the same, the path is the name.
-    """
-    groups = {}
-    for run in runs:
-        place = run.resolve()
-        is_seed = SEED_FOLDER.fullmatch(place.name)
-        groups.setdefault(place.parent if is_seed else place, []).append(run)
-    names = [place.name for place in groups]
-    return {
-        place.name if names.count(place.name) == 1 else str(place): members
-        for place, members in groups.items()
-    }
 
 
 def read_train_log(run):

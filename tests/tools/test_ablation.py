@@ -14,7 +14,6 @@ from hyperpyyaml import load_hyperpyyaml
 from scipy.stats import ttest_1samp
 
 from ablation.plan import list_runs, parse_settings, read_plan
-from ablation.report import ablation_report, report_text
 from ablation.train import LOG, train_runs
 from tests.composition import flow, recipe_overrides
 from tests.runs import write_hyperparams
@@ -65,9 +64,8 @@ def plan(tmp_path):
 
 
 def scored(folder, plan):
-    """Runs with scores, logs and settings, as training leaves them."""
-    runs = list_runs(plan, folder, seeds=(1, 2, 3))
-    for run in runs:
+    """Write scores, logs and settings, as training leaves them."""
+    for run in list_runs(plan, folder, seeds=(1, 2, 3)):
         if (run.row, run.seed) not in PESQ:
             continue
         scores = dict(zip(FILES, PESQ[run.row, run.seed], strict=True))
@@ -83,17 +81,10 @@ def scored(folder, plan):
             "epoch: 1, lr: 0 - train audio_s_per_s: 1.00 - valid pesq: 1\n"
             "epoch: 2, lr: 0 - train audio_s_per_s: 2.00 - valid pesq: 1\n"
         )
-    return runs
-
-
-def interval(values):
-    """The mean, and the limits of the t-test of scipy."""
-    found = ttest_1samp(values, 0).confidence_interval()
-    return statistics.fmean(values), found.low, found.high
 
 
 def test_runs_come_seed_by_seed_and_rows_win(plan, tmp_path):
-    runs = list_runs(plan, tmp_path, {"num_layers": "9", "lr": "0.2"})
+    runs = list_runs(plan, tmp_path, {"num_layers": 9, "lr": 0.2})
     assert [run.row for run in runs] == ["full", "plain"] * 2
     assert [run.seed for run in runs] == [1, 1, 2, 2]
     assert runs[0].settings["num_layers"] == "9"  # over the plan's 2
@@ -122,7 +113,7 @@ def test_each_run_is_given_its_settings_once(plan, tmp_path):
 
 
 def test_others_go_on_when_a_run_fails_and_it_is_tried_again(plan, tmp_path):
-    runs = list_runs(plan, tmp_path / "out", {"num_layers": "0"}, seeds=[1])
+    runs = list_runs(plan, tmp_path / "out", {"num_layers": 0}, seeds=[1])
     for attempts in ("+", "++"):
         failed = train_runs(runs, ["cpu"])
         [reason] = failed.values()
@@ -157,15 +148,28 @@ def test_an_interrupt_stops_the_runs_and_they_go_on(plan, tmp_path):
 
 def test_settings_of_one_output_cannot_change(plan, tmp_path):
     train_runs(list_runs(plan, tmp_path / "out"))
-    changed = list_runs(plan, tmp_path / "out", {"lr": "0.5"})
+    changed = list_runs(plan, tmp_path / "out", {"lr": 0.5})
     with pytest.raises(ValueError, match="lr: 0.1 before, 0.5 now"):
         train_runs(changed)
 
 
-def test_table_is_that_of_the_literal_twin(plan, tmp_path):
-    report = ablation_report(scored(tmp_path / "out", plan), "full")
+def test_table_and_plot_are_of_what_there_is(plan, tmp_path, run):
+    """Means and intervals are those of the literal twin."""
+    output = tmp_path / "out"
+    command = "ablate", tmp_path / "plan.yaml", "--seeds", 1, 2, 3
+    command += "--output", output, "--report-only"
+    assert "train some of them first" in run(*command, code=1).err
+    scored(output, plan)
+    text = run(*command).out
+    assert text.endswith((output / "ablation.md").read_text())
+    assert "| plain |       3 |" in text
+    for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        assert (output / f"ablation.{suffix}").read_bytes().startswith(start)
+    report = json.loads((output / "ablation.json").read_text())
     assert report["num_files"] == 3
-    assert report["missing"] == [str(tmp_path / "out/full/3")]
+    assert report["missing"] == [str(output / "full/3")]
+    pesq = report["rows"]["full"]["scores"]["pesq"]
+    assert pesq["mean"] == pytest.approx(2.0) and pesq["difference"] is None
     plain = report["rows"]["plain"]
     pesq = plain["scores"]["pesq"]
     means = [sum(PESQ["plain", seed]) / 3 for seed in (1, 2, 3)]
@@ -179,42 +183,22 @@ def test_table_is_that_of_the_literal_twin(plan, tmp_path):
         for place, gap in enumerate(gaps):
             by_file[place] += gap / 2
     for kind, values in (("over_files", by_file), ("over_seeds", by_seed)):
-        expected = interval(values)
+        limits = ttest_1samp(values, 0).confidence_interval()
+        expected = statistics.fmean(values), limits.low, limits.high
         given = pesq["difference"][kind]
         found = [given[key] for key in ("mean", "low", "high")]
         assert found == pytest.approx(expected)
-    assert report["rows"]["full"]["scores"]["pesq"]["difference"] is None
     # 45 steps of 4 crops of 2 s are 360 s of audio an epoch
     assert plain["training_hours"] == pytest.approx((360 + 180) / 3600)
     assert plain["parameters"] > 0 and plain["mmacs_per_second"] > 0
     assert plain["settings"] == {"lr": "0.1"}
-    assert "| plain |       3 |" in report_text(report)
-
-
-def test_command_writes_table_and_plot_of_what_there_is(plan, tmp_path, run):
-    output = tmp_path / "out"
-    scored(output, plan)
-    command = "ablate", tmp_path / "plan.yaml", "--seeds", 1, 2, 3
-    out = run(*command, "--output", output, "--report-only").out
-    assert out.endswith((output / "ablation.md").read_text())
-    report = json.loads((output / "ablation.json").read_text())
-    pesq = report["rows"]["full"]["scores"]["pesq"]
-    assert pesq["mean"] == pytest.approx(2.0) and pesq["difference"] is None
-    for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
-        assert (output / f"ablation.{suffix}").read_bytes().startswith(start)
-
-
-def test_nothing_finished_is_said(plan, tmp_path, run):
-    command = "ablate", tmp_path / "plan.yaml", "--report-only"
-    told = run(*command, "--output", tmp_path / "out", code=1).err
-    assert "train some of them first" in told
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"reference": "none"}, "the reference is none"),
-        ({"script": "none.py"}, "there is no .*none.py"),
+        ({"script": "none.py"}, "none.py: .* expected the script by its path"),
         ({"epochs": 3}, "unknown keys .'epochs'."),
     ],
 )
@@ -226,9 +210,12 @@ def test_wrong_plans_are_refused(plan, tmp_path, change, message):
         read_plan(wrong)
 
 
-def test_settings_of_the_command_line_are_checked():
-    given = parse_settings(["a=b=c", "--lr=1", "compile"])
-    assert given == {"a": "b=c", "lr": "1", "compile": None}
+def test_settings_of_the_command_line_are_checked(plan):
+    given = parse_settings(["a=b=c", "--lr=1e-4", "z=null", "compile"])
+    [run, _] = list_runs(plan, "out", given, seeds=[1])
+    expected = {"a": "b=c", "lr": "1e-4", "z": "null", "compile": None}
+    assert {key: run.settings[key] for key in expected} == expected
+    assert "--compile" in run.command("cpu")
     with pytest.raises(ValueError, match="use --seeds"):
         parse_settings(["seed=3"])
 
@@ -236,15 +223,16 @@ def test_settings_of_the_command_line_are_checked():
 @pytest.mark.parametrize("small", [False, True])
 def test_every_row_of_the_plan_is_a_model(small, tmp_path):
     plan = read_plan(HPARAMS / "ablation.yaml", small)
-    settings = [tuple(row.items()) for row in plan.rows.values()]
-    assert len(set(settings)) == len(settings)
+    runs = list_runs(plan, tmp_path, seeds=[1])
+    assert len({str(run.settings) for run in runs}) == len(runs)
     for row in plan.rows:
         full = not small and row not in BASELINES
-        given = {"architecture": "{num_channels: 16}"} if full else {}
+        given = ["architecture={num_channels: 16}"] if full else []
+        given = parse_settings(given)
         (run,) = list_runs(plan, tmp_path, given, [1], [row])
         lines = [f"{key}: {text}" for key, text in run.settings.items()]
         lines += ["data_folder: none", f"output_folder: {run.folder}"]
-        with open(run.recipe) as file:
+        with open(plan.recipe) as file:
             hparams = load_hyperpyyaml(file, "\n".join(lines))
         kind = BASELINES.get(run.row, "DBTransform")
         assert type(hparams["modules"]["model"]).__name__ == kind

@@ -1,41 +1,32 @@
 """What an ablation trains: rows and seeds, read from one YAML."""
 
 import sys
+from collections import namedtuple
+from copy import deepcopy
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
 import ruamel.yaml
+from ruamel.yaml.comments import CommentedMap
 
-KEYS = {"script", "recipe", "seeds", "reference", "overrides", "rows"}
+from dbtransform_lobes.data.files import existing_file
+
+# An ablation: which train.py and YAML are run, what all rows change in the
+# recipe, and by name what each changes besides, as ruamel.yaml reads it.
+Plan = namedtuple("Plan", "script recipe seeds reference overrides rows")
+KEYS = set(Plan._fields)
 OWN_KEYS = ("seed", "output_folder", "device")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An ablation: which ``train.py`` and YAML are run, with which changes.
-
-    ``overrides`` are keys to YAML text that all rows change in the recipe,
-    ``rows`` names to those that each changes besides.
-    """
-
-    script: Path
-    recipe: Path
-    seeds: list
-    reference: str
-    overrides: dict
-    rows: dict
 
 
 @dataclass(frozen=True, eq=False)  # a key of dicts
 class Run:
-    """One training; ``settings`` are all keys that it overrides."""
+    """One training; ``settings`` are YAML by all keys that it overrides."""
 
     row: str
     seed: int
     folder: Path
-    script: Path
-    recipe: Path
+    plan: Plan
     settings: dict
 
     @property
@@ -50,7 +41,7 @@ class Run:
             f"--{key}" if text is None else f"--{key}={text}"
             for key, text in {**self.settings, **own, "device": device}.items()
         ]
-        return [sys.executable, str(self.script), str(self.recipe), *flags]
+        return [sys.executable, self.plan.script, self.plan.recipe, *flags]
 
 
 def read_plan(path, small=False):
@@ -58,9 +49,7 @@ def read_plan(path, small=False):
 
     ``small`` puts the overrides and rows of its key ``small`` on top.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: check the path")
+    path = existing_file(path, "the YAML of an ablation")
     try:
         content = ruamel.yaml.YAML().load(path) or {}
     except ruamel.yaml.YAMLError as error:
@@ -80,34 +69,17 @@ def read_plan(path, small=False):
     if small:
         if not extra:
             raise ValueError(f"{path} has no key small: leave out --small")
-        _merge(content, extra)
+        content = _merged(content, extra)
     for key in ("script", "recipe"):
-        content[key] = (path.parent / content[key]).resolve()
-        if not content[key].is_file():
-            raise FileNotFoundError(
-                f"{path}: there is no {content[key]}, expected paths of script "
-                "and recipe relative to this file"
-            )
-    rows = content["rows"].items()
-    content["rows"] = {name: _texts(row) for name, row in rows}
-    content["overrides"] = _texts(content["overrides"])
+        place = (path.parent / content[key]).resolve()
+        content[key] = existing_file(
+            place, f"the {key} by its path from {path}"
+        )
     return Plan(**content)
 
 
-def _texts(row):
-    """Return the values of a row as YAML on one line."""
-    texts = {}
-    for key, value in (row or {}).items():
-        yaml, stream = ruamel.yaml.YAML(), StringIO()
-        yaml.default_flow_style, yaml.width = True, sys.maxsize
-        yaml.dump({key: value}, stream)
-        text = stream.getvalue().strip()
-        texts[key] = text[len(f"{{{key}: ") : -1]
-    return texts
-
-
 def parse_settings(items):
-    """Return keys to YAML text of ``key=value``, to None without a value."""
+    """Return the values of ``key=value`` by key, ``...`` without a value."""
     settings = {}
     for item in items:
         key, equals, text = item.removeprefix("--").partition("=")
@@ -116,7 +88,7 @@ def parse_settings(items):
                 f"{item}: every run has its own; use --seeds, --devices and "
                 "--output"
             )
-        settings[key] = text if equals else None
+        settings[key] = ruamel.yaml.YAML().load(text) if equals else ...
     return settings
 
 
@@ -131,39 +103,37 @@ def list_runs(plan, output, given=None, seeds=None, rows=None):
             f"no such row: {', '.join(unknown)}; expected some of "
             f"{', '.join(plan.rows)}"
         )
-    return [
-        Run(
-            row,
-            seed,
-            Path(output) / row / str(seed),
-            plan.script,
-            plan.recipe,
-            _settings(plan.overrides, given or {}, plan.rows[row]),
-        )
-        for seed in seeds or plan.seeds
-        for row in rows or plan.rows
-    ]
+    runs = []
+    for seed in seeds or plan.seeds:
+        for row in rows or plan.rows:
+            values = _merged(plan.overrides, given or {})
+            values = _merged(values, plan.rows[row] or {})
+            settings = {key: _text(value) for key, value in values.items()}
+            folder = Path(output) / row / str(seed)
+            runs.append(Run(row, seed, folder, plan, settings))
+    return runs
 
 
-def _settings(*levels):
-    """Return keys to YAML text; mappings of several levels are merged."""
-    settings = {}
-    for level in levels:
-        for key, text in level.items():
-            old = settings.get(key)
-            if old and text and old.startswith("{") and text.startswith("{"):
-                yaml = ruamel.yaml.YAML()
-                merged = yaml.load(old)
-                _merge(merged, yaml.load(text))
-                text = _texts({key: merged})[key]
-            settings[key] = text
-    return settings
+def _text(value):
+    """Return a value as YAML on one line, None for ``...``."""
+    if value is ...:
+        return None
+    yaml, stream = ruamel.yaml.YAML(), StringIO()
+    yaml.default_flow_style, yaml.width = True, sys.maxsize
+    yaml.dump({"key": value}, stream)
+    return stream.getvalue().strip()[len("{key: ") : -1]
 
 
-def _merge(target, changes):
-    """Update nested mappings in place; one may come in place of a null."""
+def _merged(content, changes):
+    """Return nested mappings with changes; one with a tag is not merged."""
+    content = deepcopy(content)
     for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = value
+        old = content.get(key)
+        merge = _is_plain(old) and _is_plain(value)
+        content[key] = _merged(old, value) if merge else value
+    return content
+
+
+def _is_plain(value):
+    """Tell whether a value is a mapping as ruamel.yaml reads it, untagged."""
+    return isinstance(value, CommentedMap) and value.tag.value is None

@@ -1,7 +1,6 @@
 """Table and plot of an ablation: scores, paired differences, cost."""
 
 import math
-from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
@@ -11,13 +10,12 @@ from hyperpyyaml import load_hyperpyyaml
 from ablation.train import read_settings
 from benchmark.candidates import KEYS, Candidate
 from benchmark.counts import count_parameters, macs_per_second
-from dbtransform_lobes.data.files import write_json, write_text
 from dbtransform_lobes.evaluation.evaluate import SCORED
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.statistics import intervals, without_nan
 from dbtransform_lobes.evaluation.tables import limits, markdown_table
 from dbtransform_lobes.export.model_folder import minimal_hyperparams
-from dbtransform_lobes.plotting import COLOURS, panel_grid, save_figure
+from dbtransform_lobes.plotting import COLOURS, panel_grid
 from dbtransform_lobes.versions import package_versions
 from runs import read_train_log
 from seeds import mean_text
@@ -30,7 +28,6 @@ to `{reference}` with the same seeds; the first interval is over files (of the
 mean over seeds: these trainings on other files), the second over seeds (other
 trainings). Both are 95 % Student t intervals; one seed has no second.
 """
-BAR = {"color": "0.8", "edgecolor": "0.4", "height": 0.6, "zorder": 1}
 
 
 def ablation_report(runs, reference):
@@ -53,23 +50,21 @@ def ablation_report(runs, reference):
             "first, and look for failed files in their scores.csv"
         )
     rows = {}
-    for run in finished:
-        rows.setdefault(run.row, []).append(run)
+    for name in dict.fromkeys(run.row for run in finished):
+        members = [run for run in finished if run.row == name]
+        rows[name] = {
+            "seeds": [run.seed for run in members],
+            "settings": read_settings(members[0]),
+            **_cost(members[0]),
+            "training_hours": _training_hours(members),
+            "scores": _row_scores(scores, name, reference),
+        }
     return {
         "reference": reference,
         "num_files": len(files),
         "missing": [str(run.folder) for run in runs if not run.finished],
         "versions": package_versions(),
-        "rows": {
-            name: {
-                "seeds": [run.seed for run in members],
-                "settings": read_settings(members[0]),
-                **_cost(members[0]),
-                "training_hours": _training_hours(members),
-                "scores": _row_scores(scores, name, reference),
-            }
-            for name, members in rows.items()
-        },
+        "rows": rows,
     }
 
 
@@ -129,44 +124,26 @@ def _cost(run):
     }
 
 
-def write_report(report, folder):
-    """Write ``ablation`` .json, .md, .png and .pdf into a folder."""
-    folder = Path(folder)
-    write_json(folder / "ablation.json", report)
-    write_text(folder / "ablation.md", report_text(report))
-    if figure := plot_ablation(report):
-        for suffix in ("png", "pdf"):
-            save_figure(figure, folder / f"ablation.{suffix}")
-
-
 def report_text(report):
     """Return the table of ``ablation_report`` as Markdown."""
-    header = ["row", "seeds", *(LABELS[metric] for metric in METRICS)]
-    header += [f"{LABELS[metric]} difference" for metric in METRICS]
-    header += ["parameters", "MMAC/s", "training h"]
     rows = []
     for name, row in report["rows"].items():
-        scores = [row["scores"][metric] for metric in METRICS]
+        scores = {LABELS[metric]: row["scores"][metric] for metric in METRICS}
+        cells = {"row": name, "seeds": len(row["seeds"])}
+        cells |= {n: mean_text(score["by_seed"]) for n, score in scores.items()}
+        for label, score in scores.items():
+            found, text = score["difference"], "-"
+            if found is not None:
+                files, seeds = found["over_files"], found["over_seeds"]
+                text = f"{files['mean']:+.3f} {limits(files)} {limits(seeds)}"
+            cells[f"{label} difference"] = text.strip()
         hours = row["training_hours"]
-        rows.append(
-            [
-                name,
-                len(row["seeds"]),
-                *(mean_text(score["by_seed"]) for score in scores),
-                *(_paired(score["difference"]) for score in scores),
-                f"{row['parameters']:,}",
-                f"{row['mmacs_per_second']:.0f}",
-                "-" if hours is None else f"{hours:.2f}",
-            ]
-        )
-    return f"{NOTE.format(**report)}\n{markdown_table(header, rows)}"
-
-
-def _paired(difference):
-    if difference is None:
-        return "-"
-    files, seeds = difference["over_files"], difference["over_seeds"]
-    return f"{files['mean']:+.3f} {limits(files)} {limits(seeds)}".strip()
+        cells["parameters"] = f"{row['parameters']:,}"
+        cells["MMAC/s"] = f"{row['mmacs_per_second']:.0f}"
+        cells["training h"] = "-" if hours is None else f"{hours:.2f}"
+        rows.append(cells)
+    table = markdown_table(list(rows[0]), [cells.values() for cells in rows])
+    return f"{NOTE.format(**report)}\n{table}"
 
 
 def plot_ablation(report):
@@ -197,18 +174,12 @@ def plot_ablation(report):
 
 
 def _draw(panel, place, over_files, over_seeds, by_seed):
-    panel.barh(place, over_files["mean"], **BAR)
+    look = {"color": "0.8", "edgecolor": "0.4", "height": 0.6, "zorder": 1}
+    panel.barh(place, over_files["mean"], **look)
     for estimate, width in ((over_seeds, 0.8), (over_files, 2.6)):
         if estimate["low"] is not None:
             ends = [estimate["low"], estimate["high"]]
             panel.plot(ends, [place, place], COLOURS[0], linewidth=width)
-    panel.plot(
-        by_seed,
-        [place] * len(by_seed),
-        linestyle="none",
-        marker="o",
-        markersize=3.2,
-        markerfacecolor="white",
-        markeredgecolor=COLOURS[1],
-        zorder=3,
-    )
+    look = {"marker": "o", "s": 10, "zorder": 3}
+    look |= {"facecolor": "white", "edgecolor": COLOURS[1]}
+    panel.scatter(by_seed, [place] * len(by_seed), **look)

@@ -60,6 +60,12 @@ def _check_file(row, sample_rate):
     return row, flaw(signal, kind == "speech")
 
 
+def recording(path, kind, speaker, source, split="train"):
+    """Return the row of a file in a manifest, not measured."""
+    values = str(path), kind, speaker, split, source
+    return dict(zip(MANIFEST_COLUMNS, values, strict=False))
+
+
 def measure(rows, sample_rate=16000, jobs=1):
     """Check all files of a corpus, in some processes.
 

@@ -12,23 +12,9 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from dbtransform_lobes.data import files, prepare
 from dbtransform_lobes.data.audio import audio_info, find_audio
-from dbtransform_lobes.data.files import (
-    existing_folder,
-    fingerprint,
-    raise_problems,
-    write_json,
-)
 from dbtransform_lobes.data.mixtures import SAMPLE_RATE
-from dbtransform_lobes.data.prepare import (
-    copy_at_rate,
-    hold_out,
-    measure,
-    pair_entry,
-    prepare_once,
-    summary,
-    write_training,
-)
 
 PARENTS = ("", "datasets", "datasets_fullband")
 KIND_FOLDERS = {
@@ -94,10 +80,10 @@ def prepare_dns(
         "valid_hours": valid_hours,
         "sample_rate": sample_rate,
         "seed": seed,
-        "files_sha256": fingerprint(paths),
+        "files_sha256": files.fingerprint(paths),
     }
     write = partial(_write_all, rows, tests, jobs)
-    return prepare_once(Path(save_folder, RECORD_NAME), settings, write)
+    return prepare.prepare_once(Path(save_folder, RECORD_NAME), settings, write)
 
 
 def _write_all(rows, tests, jobs, save_folder, settings):
@@ -109,16 +95,16 @@ def _write_all(rows, tests, jobs, save_folder, settings):
         and {row["speaker"], Path(row["path"]).parent.name} & REFUSED_SPEAKERS
     ]
     rows = [row for row in rows if row["path"] not in refused]
-    kept, problems = measure(rows, settings["sample_rate"], jobs)
+    kept, problems = prepare.measure(rows, settings["sample_rate"], jobs)
     for kind, key in (("speech", "speaker"), ("noise", "path")):  # not rooms
         some = [row for row in kept if row["kind"] == kind]
-        hold_out(some, key, settings["valid_fraction"])
+        prepare.hold_out(some, key, settings["valid_fraction"])
     hours, seed = settings["valid_hours"], settings["seed"]
-    write_training(save_folder, kept, hours, VALID_SNRS, seed)
+    prepare.write_training(save_folder, kept, hours, VALID_SNRS, seed)
     for name, pairs in tests.items():
         _write_test(save_folder, name, pairs, settings["sample_rate"])
     return {
-        **summary(kept, problems),
+        **prepare.summary(kept, problems),
         "refused": sorted(refused),
         "problems": problems,
         "test_sets": {name: len(pairs) for name, pairs in tests.items()},
@@ -127,7 +113,7 @@ def _write_all(rows, tests, jobs, save_folder, settings):
 
 def _find_recordings(data_folder):
     """List speech, noise and impulse responses of a challenge folder."""
-    data_folder = existing_folder(
+    data_folder = files.existing_folder(
         data_folder, "datasets/clean and datasets/noise of the DNS Challenge"
     )
     rows = []
@@ -139,7 +125,7 @@ def _find_recordings(data_folder):
         for kind in ("speech", "noise")
         if not any(row["kind"] == kind for row in rows)
     ]
-    raise_problems(
+    files.raise_problems(
         f"{data_folder} is not a folder of the DNS Challenge: expected the "
         "folders below in it, or in datasets or datasets_fullband",
         missing,
@@ -152,20 +138,12 @@ def _list_kind(folder, kind):
     for path in find_audio(folder):
         inner = path.relative_to(folder)
         # SLR28 has noise recordings beside its impulse responses.
-        if kind == "rir" and (
-            "noise" in path.stem or "pointsource_noises" in inner.parts
-        ):
+        noise = "noise" in path.stem or "pointsource_noises" in inner.parts
+        if kind == "rir" and noise:
             continue
-        nested = len(inner.parts) > 1
-        rows.append(
-            {
-                "path": str(path.resolve()),
-                "kind": kind,
-                "source": inner.parts[0] if nested else folder.name,
-                "speaker": _speaker(inner) if kind == "speech" else kind,
-                "split": "train",
-            }
-        )
+        source = inner.parts[0] if len(inner.parts) > 1 else folder.name
+        speaker = _speaker(inner) if kind == "speech" else kind
+        rows.append(prepare.recording(path.resolve(), kind, speaker, source))
     return rows
 
 
@@ -201,13 +179,11 @@ def find_test_pairs(data_folder):
 
 
 def _pair_by_id(folder):
-    problems = []
-    clean = _by_id(folder / "clean", problems)
-    noisy = _by_id(folder / "noisy", problems)
+    problems, pairs = [], []
+    noisy, clean = (_by_id(folder / n, problems) for n in ("noisy", "clean"))
     for number in sorted(set(clean) ^ set(noisy)):
         path = clean.get(number) or noisy.get(number)
         problems.append(f"{path}: no partner of fileid {number}")
-    pairs = []
     for number in sorted(set(clean) & set(noisy)):
         infos = [audio_info(path) for path in (noisy[number], clean[number])]
         if len({(info.frames, info.samplerate) for info in infos}) > 1:
@@ -217,7 +193,7 @@ def _pair_by_id(folder):
         pairs.append((f"fileid_{number}", noisy[number], clean[number]))
     if not pairs:
         problems.append("no pairs in clean/ and noisy/")
-    raise_problems(f"{folder} is not a complete test set", problems)
+    files.raise_problems(f"{folder} is not a complete test set", problems)
     return pairs
 
 
@@ -240,7 +216,7 @@ def _write_test(save_folder, name, pairs, sample_rate):
         for place, part in enumerate(("noisy", "clean")):
             if audio_info(pair[place]).samplerate != sample_rate:
                 copy = save_folder / f"test_{name}" / part / f"{number}.wav"
-                copy_at_rate(pair[place], copy, sample_rate)
+                prepare.copy_at_rate(pair[place], copy, sample_rate)
                 pair[place] = copy
-        entries[number] = pair_entry(*pair)
-    write_json(save_folder / f"test_{name}.json", entries)
+        entries[number] = prepare.pair_entry(*pair)
+    files.write_json(save_folder / f"test_{name}.json", entries)

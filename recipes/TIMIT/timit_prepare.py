@@ -12,36 +12,15 @@ the folders), ``test.json`` and, with what is unfit, ``timit_prepare.json``.
 
 import math
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from dbtransform_lobes.data import files, mixtures, prepare
 from dbtransform_lobes.data.audio import AUDIO_SUFFIXES, find_audio
 from dbtransform_lobes.data.dataset import mix_testset
-from dbtransform_lobes.data.files import (
-    existing_folder,
-    fingerprint,
-    raise_problems,
-    read_table,
-    write_table,
-)
-from dbtransform_lobes.data.mixtures import (
-    SAMPLE_RATE,
-    TEST_COLUMNS,
-    cached_reader,
-    draw_offset,
-    read_test_mixtures,
-    relative_path,
-    safe_name,
-)
-from dbtransform_lobes.data.prepare import (
-    hold_out,
-    measure,
-    prepare_once,
-    summary,
-    write_pairs,
-    write_training,
-)
+from dbtransform_lobes.data.mixtures import SAMPLE_RATE, TEST_COLUMNS
 
 SUFFIXES = (*AUDIO_SUFFIXES, ".sph")
 SPLITS = {"TRAIN": "train", "TEST": "test"}
@@ -100,7 +79,8 @@ def prepare_timit(
     _check_choices(test_set, test_noises, snrs)
     rows = find_speech(data_folder, test_set)
     rows += _find_noises(noise_folder, test_noises)
-    given = [test_mixtures] if test_mixtures else []
+    paths = [row["path"] for row in rows]
+    paths += [test_mixtures] if test_mixtures else []
     settings = {
         "data_folder": str(Path(data_folder).resolve()),
         "noise_folder": str(Path(noise_folder).resolve()),
@@ -111,65 +91,61 @@ def prepare_timit(
         "valid_fraction": valid_fraction,
         "valid_hours": valid_hours,
         "seed": seed,
-        "files_sha256": fingerprint([row["path"] for row in rows] + given),
+        "files_sha256": files.fingerprint(paths),
     }
     write = partial(_write_all, rows, jobs)
-    return prepare_once(Path(save_folder, RECORD_NAME), settings, write)
+    return prepare.prepare_once(Path(save_folder, RECORD_NAME), settings, write)
 
 
 def _write_all(rows, jobs, save_folder, settings):
     """Write the manifests; return what was found and left out."""
-    kept, problems = measure(rows, SAMPLE_RATE, jobs)
+    kept, problems = prepare.measure(rows, SAMPLE_RATE, jobs)
     _check_test(rows, problems, settings)
     shares = {"speech": settings["valid_fraction"], "noise": VALID_NOISES}
     for kind, share in shares.items():
         key = kind, "train"
         train = [row for row in kept if (row["kind"], row["split"]) == key]
-        hold_out(train, "speaker", share)
+        prepare.hold_out(train, "speaker", share)
     drawn = (settings[key] for key in ("valid_hours", "snrs", "seed"))
-    write_training(save_folder, kept, *drawn)
+    prepare.write_training(save_folder, kept, *drawn)
     if settings["test_mixtures"]:
-        plan = read_table(settings["test_mixtures"], TEST_COLUMNS)
+        plan = files.read_table(settings["test_mixtures"], TEST_COLUMNS)
     else:
         plan = _draw_plan(kept, settings)
-    write_table(save_folder / "test_mixtures.csv", TEST_COLUMNS, plan)
+    files.write_table(save_folder / "test_mixtures.csv", TEST_COLUMNS, plan)
     data, noises = (settings[f"{kind}_folder"] for kind in ("data", "noise"))
     for row in plan:  # with whole paths
         row["speech"] = Path(data, row["speech"])
         row["noise"] = Path(noises, row["noise"])
     whole, folder = save_folder / "test_plan.csv", save_folder / "test"
-    write_table(whole, TEST_COLUMNS, plan)
+    files.write_table(whole, TEST_COLUMNS, plan)
     mix_testset(whole, save_folder / "manifest.csv", folder, force=True)
-    write_pairs(save_folder / "test.json", folder, "testset_wav")
-    return {**summary(kept, problems), "problems": problems}
+    prepare.write_pairs(save_folder / "test.json", folder, "testset_wav")
+    return {**prepare.summary(kept, problems), "problems": problems}
 
 
 def _check_choices(test_set, test_noises, snrs):
-    problems = []
+    problems, folders = [], "expected a list of folders of noise_folder"
     if test_set not in TEST_SETS:
         problems.append(f"test_set is {test_set!r}, expected core or full")
     if isinstance(test_noises, str) or not test_noises:
-        problems.append(
-            f"test_noises are {test_noises!r}, expected a list of folders of "
-            "noise_folder"
-        )
+        problems.append(f"test_noises are {test_noises!r}, {folders}")
     if not snrs or not all(map(math.isfinite, snrs)):
         problems.append(f"snrs are {snrs}, expected finite numbers")
-    raise_problems("wrong settings of TIMIT", problems)
+    files.raise_problems("wrong settings of TIMIT", problems)
 
 
 def _check_test(rows, problems, settings):
     """Refuse unfit test files and test noises that training may hear."""
     test = {row["path"] for row in rows if row["split"] == "test"}
-    raise_problems(
+    files.raise_problems(
         "unfit files of the test, repair them",
         [f"{path}: {why}" for path, why in problems.items() if path in test],
     )
     if settings["test_mixtures"]:
-        items = read_test_mixtures(settings["test_mixtures"])
+        items = mixtures.read_test_mixtures(settings["test_mixtures"])
         types = {path.split("/")[0] for item in items for path in item.noise}
-        heard = sorted(types - set(settings["test_noises"]))
-        if heard:
+        if heard := sorted(types - set(settings["test_noises"])):
             raise ValueError(
                 f"{settings['test_mixtures']} has the noises "
                 f"{', '.join(heard)}, which training may hear; name them in "
@@ -183,50 +159,39 @@ def find_speech(data_folder, test_set="core"):
     Where a sentence is there twice (``SX37.WAV`` and, made of it,
     ``SX37.WAV.wav``), the latter is taken.
     """
-    data_folder = existing_folder(
-        data_folder, "TRAIN/DR1/FCJF0/SX37.WAV and so on"
-    )
-    found = {}
+    expected, found = "TRAIN/DR1/FCJF0/SX37.WAV and so on", {}
+    data_folder = files.existing_folder(data_folder, expected)
     for path in find_audio(data_folder, SUFFIXES):
         folders = [part.upper() for part in path.relative_to(data_folder).parts]
         part = next((name for name in folders if name in SPLITS), None)
-        sentence = path.name.split(".")[0].upper()
-        speaker = path.parent.name.upper()
-        whole = part == "TRAIN" or test_set == "full"
-        core = speaker in CORE_SPEAKERS
-        if part and (whole or core) and not sentence.startswith("SA"):
-            found[speaker, sentence] = {
-                "path": str(path),
-                "kind": "speech",
-                "source": part,
-                "speaker": speaker,
-                "split": SPLITS[part],
-            }
+        sentence, speaker = _sentence(path), path.parent.name.upper()
+        chosen = part == "TRAIN" or test_set == "full"
+        chosen = chosen or speaker in CORE_SPEAKERS
+        if part and chosen and not sentence.startswith("SA"):
+            row = prepare.recording(path, "speech", speaker, part, SPLITS[part])
+            found[speaker, sentence] = row
     parts = {row["source"] for row in found.values()}
-    raise_problems(
-        f"{data_folder} is no TIMIT, expected TRAIN/DR1/FCJF0/SX37.WAV and so "
-        f"on, and the speakers of the {test_set} test",
+    files.raise_problems(
+        f"{data_folder} is no TIMIT, expected {expected}, and the speakers of "
+        f"the {test_set} test",
         [f"{part}: no sentences" for part in SPLITS if part not in parts],
     )
     return list(found.values())
 
 
+def _sentence(path):
+    return Path(path).name.split(".")[0].upper()
+
+
 def _find_noises(noise_folder, test_noises):
     """List noises, a type a folder; files in no folder are of no type."""
-    noise_folder = existing_folder(
-        noise_folder, "a folder for each type of noise"
-    )
-    rows = [
-        {
-            "path": str(path),
-            "kind": "noise",
-            "source": kind,
-            "speaker": kind,
-            "split": "test" if kind in test_noises else "train",
-        }
-        for path in find_audio(noise_folder, SUFFIXES)
-        if (kind := path.relative_to(noise_folder).parts[0]) != path.name
-    ]
+    expected, rows = "a folder for each type of noise", []
+    noise_folder = files.existing_folder(noise_folder, expected)
+    for path in find_audio(noise_folder, SUFFIXES):
+        kind = path.relative_to(noise_folder).parts[0]
+        split = "test" if kind in test_noises else "train"
+        if kind != path.name:
+            rows.append(prepare.recording(path, "noise", kind, kind, split))
     types = {row["speaker"] for row in rows}
     absent = set(test_noises) - types
     if absent or len(types - set(test_noises)) < 2:
@@ -249,22 +214,21 @@ def _draw_plan(rows, settings):
     for row in test:
         if row["kind"] == "noise":
             types.setdefault(row["speaker"], []).append(row["path"])
-    read, plan = cached_reader(Path()), []
-    for row in (row for row in test if row["kind"] == "speech"):
-        sentence = Path(row["path"]).name.split(".")[0].upper()
-        for snr in settings["snrs"]:
-            words = f"{settings['seed']} {row['speaker']} {sentence} {snr:g}"
-            rng = np.random.default_rng(list(words.encode()))
-            kind = sorted(types)[rng.integers(len(types))]
-            path = types[kind][rng.integers(len(types[kind]))]
-            offset = draw_offset(rng, read(path), row["frames"])
-            name = f"{row['speaker']}_{sentence}_{kind}_{snr:g}dB"
-            values = (
-                safe_name(name),
-                relative_path(row["path"], settings["data_folder"]),
-                relative_path(path, settings["noise_folder"]),
-                f"{offset / SAMPLE_RATE:.6f}",
-                snr,
-            )
-            plan.append(dict(zip(TEST_COLUMNS, values, strict=True)))
+    read, plan = mixtures.cached_reader(Path()), []
+    speech = [row for row in test if row["kind"] == "speech"]
+    for row, snr in product(speech, settings["snrs"]):
+        speaker, sentence = row["speaker"], _sentence(row["path"])
+        words = f"{settings['seed']} {speaker} {sentence} {snr:g}"
+        rng = np.random.default_rng(list(words.encode()))
+        kind = sorted(types)[rng.integers(len(types))]
+        path = types[kind][rng.integers(len(types[kind]))]
+        offset = mixtures.draw_offset(rng, read(path), row["frames"])
+        values = (
+            mixtures.safe_name(f"{speaker}_{sentence}_{kind}_{snr:g}dB"),
+            mixtures.relative_path(row["path"], settings["data_folder"]),
+            mixtures.relative_path(path, settings["noise_folder"]),
+            f"{offset / SAMPLE_RATE:.6f}",
+            snr,
+        )
+        plan.append(dict(zip(TEST_COLUMNS, values, strict=True)))
     return plan

@@ -21,13 +21,7 @@ from statistics import fmean
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import (
-    ddp_barrier,
-    ddp_init_group,
-    if_main_process,
-    main_process_only,
-    run_on_main,
-)
+from speechbrain.utils import distributed
 from speechbrain.utils.logger import get_logger
 
 from dbtransform_lobes.data.audio import read_audio, write_audio
@@ -38,22 +32,11 @@ from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import pesq_wide_band, si_sdr, stoi
 from dbtransform_lobes.inference.backend import check_device
 from dbtransform_lobes.models.waveform import enhance_waveform
+from dbtransform_lobes.training import ranks, run_folder
 from dbtransform_lobes.training.brain import ResumableBrain
 from dbtransform_lobes.training.ema import weight_ema
 from dbtransform_lobes.training.losses import unit_rms_gain
 from dbtransform_lobes.training.pretrained import load_pretrained
-from dbtransform_lobes.training.ranks import (
-    gather_lists,
-    mean_over_ranks,
-    prepare_on_main,
-    rank_and_count,
-    rank_batch_size,
-)
-from dbtransform_lobes.training.run_folder import (
-    check_overrides,
-    check_same_run,
-    errors_in_a_line,
-)
 from dbtransform_lobes.versions import package_versions
 
 # Where a link to this file stands, its recipe's prepare script stands too.
@@ -80,7 +63,7 @@ class EnhanceBrain(ResumableBrain):
             self.metric_gan = self.hparams.metric_gan(device=self.device)
             self.metric_gan.add_to(self.checkpointer)
         self.loggers = []
-        if if_main_process():
+        if distributed.if_main_process():
             self.loggers.append(self.hparams.train_logger)
             if self.hparams.use_tensorboard:
                 self.loggers.append(self.hparams.tensorboard_logger())
@@ -160,7 +143,8 @@ class EnhanceBrain(ResumableBrain):
             self.heard, self.started = 0, time.monotonic()
         if stage == sb.Stage.TEST:
             for part in ("clean", "enhanced"):  # of an earlier test
-                run_on_main(shutil.rmtree, [self.test_folder / part, True])
+                given = [self.test_folder / part, True]
+                distributed.run_on_main(shutil.rmtree, given)
         if stage == sb.Stage.TRAIN and self.metric_gan is not None:
             started = epoch >= self.metric_gan.start_epoch
             self.adversary = self.metric_gan if started else None
@@ -173,23 +157,25 @@ class EnhanceBrain(ResumableBrain):
         means = {"loss": float(stage_loss)}
         means |= {f"loss_{name}": mean for name, mean in terms}
         if stage == sb.Stage.TRAIN:
-            self.train_stats = mean_over_ranks(means)
+            self.train_stats = ranks.mean_over_ranks(means)
             seconds = time.monotonic() - self.started
-            heard = sum(gather_lists([self.heard])) / self.hparams.sample_rate
-            self.train_stats["audio_s_per_s"] = heard / seconds
+            samples = sum(ranks.gather_lists([self.heard]))
+            rate = samples / self.hparams.sample_rate / seconds
+            self.train_stats["audio_s_per_s"] = rate
             if self.adversary is not None:
                 self.train_stats.update(self.adversary.counts())
         elif stage == sb.Stage.VALID:
             # Every rank has its share of the files.
-            stats = mean_over_ranks(means, weight=len(self.scores))
+            stats = ranks.mean_over_ranks(means, weight=len(self.scores))
             self._end_validation(stats, epoch)
         else:
-            ddp_barrier()  # all files are written
+            distributed.ddp_barrier()  # all files are written
             self._end_test()
-            ddp_barrier()  # a rank that left before would end the others
+            distributed.ddp_barrier()  # a rank that left would end the others
 
     def _end_validation(self, stats, epoch):
-        files = sorted(gather_lists(self.scores), key=lambda file: file[0])
+        files = ranks.gather_lists(self.scores)
+        files.sort(key=lambda file: file[0])
         scored = [scores for _, scores, _ in files if scores is not None]
         failed = [f"{name}: {why}" for name, scores, why in files if why]
         if not scored:
@@ -197,7 +183,7 @@ class EnhanceBrain(ResumableBrain):
                 f"no validation file could be scored, give more "
                 f"valid_files: {'; '.join(failed)}"
             )
-        if failed and if_main_process():
+        if failed and distributed.if_main_process():
             logger.warning("not scored: %s", "; ".join(failed))
         for name in VALIDATION_METRICS:
             stats[name] = fmean(scores[name] for scores in scored)
@@ -212,12 +198,12 @@ class EnhanceBrain(ResumableBrain):
             max_keys=["pesq"],
         )
 
-    @main_process_only  # so that the loggers wait for no other rank
+    @distributed.main_process_only  # so that the loggers wait for no other rank
     def _log(self, *stats):
         for log in self.loggers:
             log.log_stats(*stats)
 
-    @main_process_only
+    @distributed.main_process_only
     def _end_test(self):
         report = evaluate_folders(
             self.test_folder / "clean",
@@ -236,7 +222,7 @@ def training_loader(hparams, accumulation=1):
     An epoch has ``steps_per_epoch`` steps of ``batch_size`` crops on all ranks
     together, each in ``accumulation`` batches.
     """
-    batch_size = rank_batch_size(hparams["batch_size"], accumulation)
+    batch_size = ranks.rank_batch_size(hparams["batch_size"], accumulation)
     if hparams["recordings"]:  # mixed on the fly
         source = hparams["recordings_source"](hparams["recordings"])
     else:
@@ -257,7 +243,7 @@ def training_loader(hparams, accumulation=1):
     return torch.utils.data.DataLoader(
         crops,
         batch_size,
-        sampler=EpochSampler(len(crops), *rank_and_count()),
+        sampler=EpochSampler(len(crops), *ranks.rank_and_count()),
         collate_fn=sb.dataio.batch.PaddedBatch,
         **hparams["train_loader"],
     )
@@ -272,7 +258,7 @@ def whole_files(hparams, manifest, count=None):
     names = sorted(entries)
     if count is not None and count < len(names):
         names = sorted(random.Random(hparams["seed"]).sample(names, count))
-    rank, ranks = rank_and_count()
+    rank, size = ranks.rank_and_count()
 
     @sb.utils.data_pipeline.takes("noisy_wav", "clean_wav")
     @sb.utils.data_pipeline.provides("noisy", "clean")
@@ -287,7 +273,7 @@ def whole_files(hparams, manifest, count=None):
     )
     # With more ranks than files some get none, which only this class allows.
     return sb.dataio.dataset.FilteredSortedDynamicItemDataset(
-        everything, names[rank::ranks]
+        everything, names[rank::size]
     )
 
 
@@ -306,21 +292,21 @@ def dataio_prep(hparams, accumulation=1):
 
 
 if __name__ == "__main__":
-    with errors_in_a_line():
+    with run_folder.errors_in_a_line():
         hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-        ddp_init_group(run_opts)
-        check_overrides(hparams_file, overrides)
+        distributed.ddp_init_group(run_opts)
+        run_folder.check_overrides(hparams_file, overrides)
         check_device(run_opts.get("device", "cpu"))
         with open(hparams_file, encoding="utf-8") as fin:
             hparams = load_hyperpyyaml(fin, overrides)
         output = Path(hparams["output_folder"])
-        debug = run_opts.get("debug", False)
-        run_on_main(check_same_run, [output, hparams_file, overrides, debug])
+        given = [output, hparams_file, overrides, run_opts.get("debug", False)]
+        distributed.run_on_main(run_folder.check_same_run, given)
         sb.create_experiment_directory(str(output), hparams_file, overrides)
         # env.log asks the pip on the PATH, maybe of another Python.
         versions = [output / "versions.json", package_versions()]
-        run_on_main(write_json, versions)
-        prepare_on_main(hparams["prepare"])
+        distributed.run_on_main(write_json, versions)
+        ranks.prepare_on_main(hparams["prepare"])
         if hparams["pretrained"]:
             load_pretrained(hparams)
 

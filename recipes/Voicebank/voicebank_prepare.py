@@ -7,19 +7,14 @@ the four archives from https://datashare.ed.ac.uk/handle/10283/2791; README.md
 says how they lie in ``data_folder``.
 """
 
+import os
 from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from dbtransform_lobes.data import files
 from dbtransform_lobes.data.audio import audio_info, read_audio
-from dbtransform_lobes.data.files import (
-    existing_folder,
-    fingerprint,
-    raise_problems,
-    read_record,
-    write_json,
-)
 from dbtransform_lobes.data.prepare import copy_at_rate, flaw
 
 TRAIN, VALID, TEST = "trainset_28spk_wav", "validset_wav", "testset_wav"
@@ -65,38 +60,46 @@ def prepare_voicebank(
     if skip_prep:
         return
     save_folder = Path(save_folder)
-    data_folder = existing_folder(
+    data_folder = files.existing_folder(
         data_folder,
         f"clean_{TRAIN}, noisy_{TRAIN}, clean_{TEST} and noisy_{TEST}",
     )
     if isinstance(valid_speakers, str):
         valid_speakers = [valid_speakers]
-    files = _find_pairs(data_folder)
+    sets = _find_pairs(data_folder)
+    paths = [path for pairs in sets.values() for pair in pairs for path in pair]
     settings = {
         "data_folder": str(data_folder),
         "valid_speakers": list(valid_speakers),
         "sample_rate": sample_rate,
-        "files_sha256": fingerprint(data_folder / p for p in _paths(files)),
+        "files_sha256": files.fingerprint(data_folder / path for path in paths),
     }
+    record = save_folder / RECORD_NAME
     manifests = [save_folder / f"{name}.json" for name in MANIFESTS]
-    unchanged = read_record(save_folder / RECORD_NAME) == settings
-    if unchanged and all(path.is_file() for path in manifests):
-        return
-    splits = _split(files, settings["valid_speakers"], data_folder)
-    infos = _check_pairs(data_folder, files)
+    if all(path.is_file() for path in manifests):
+        if files.read_record(record) == settings:
+            return
+    splits = _split(sets, valid_speakers, data_folder)
+    formats = _check_pairs(data_folder, sets, paths)
     root = "{data_root}"
-    if any(rate != sample_rate for _, rate in infos.values()):
+    if any(rate != sample_rate for _, rate in formats.values()):
         root = (save_folder / f"voicebank_{sample_rate}").resolve()
-        _resample(data_folder, root, files, settings, infos)
+        _resample(data_folder, root, sample_rate, formats)
     save_folder.mkdir(parents=True, exist_ok=True)
-    for path, pairs in zip(manifests, splits, strict=True):
-        write_json(path, _entries(root, pairs, infos))
-    write_json(save_folder / RECORD_NAME, settings)
+    for manifest, pairs in zip(manifests, splits, strict=True):
+        entries = {}
+        for noisy, clean in pairs:
+            frames, rate = formats[clean]
+            entry = {"noisy_wav": f"{root}/{noisy}"}
+            entry |= {"clean_wav": f"{root}/{clean}", "length": frames / rate}
+            entries[Path(clean).stem] = entry
+        files.write_json(manifest, entries)
+    files.write_json(record, settings)
 
 
 def _find_pairs(data_folder):
     """Map each set to its sorted (noisy, clean) relative paths."""
-    problems, files = [], {}
+    problems, sets = [], {}
     for name in (TRAIN, VALID, TEST):
         kinds = f"noisy_{name}", f"clean_{name}"
         found = {kind: _wav_files(data_folder, kind) for kind in kinds}
@@ -107,17 +110,15 @@ def _find_pairs(data_folder):
         if missing:
             continue
         noisy, clean = found.values()
-        alone = noisy.keys() ^ clean.keys()
-        problems += [
-            f"{(noisy | clean)[file]}: not in both folders"
-            for file in sorted(alone)
-        ]
+        alone = sorted(noisy.keys() ^ clean.keys())
+        paths = noisy | clean
+        problems += [f"{paths[file]}: not in both folders" for file in alone]
         both = sorted(noisy.keys() & clean.keys())
         if not both:
             problems.append(f"{' and '.join(kinds)}: no pair of .wav files")
-        files[name] = [(noisy[file], clean[file]) for file in both]
-    raise_problems(TITLE.format(data_folder), problems)
-    return files
+        sets[name] = [(noisy[file], clean[file]) for file in both]
+    files.raise_problems(TITLE.format(data_folder), problems)
+    return sets
 
 
 def _wav_files(data_folder, name):
@@ -131,14 +132,10 @@ def _wav_files(data_folder, name):
     }
 
 
-def _paths(files):
-    return [path for pairs in files.values() for pair in pairs for path in pair]
-
-
-def _check_pairs(data_folder, files):
-    """Map each path to (seconds, rate); one error for all bad files."""
-    infos, problems, odd = {}, [], []
-    for path in tqdm(_paths(files), desc="checking", unit="file"):
+def _check_pairs(data_folder, sets, paths):
+    """Map each path to (frames, rate); one error for all bad files."""
+    formats, problems, odd = {}, [], []
+    for path in tqdm(paths, desc="checking", unit="file"):
         try:
             info = audio_info(data_folder / path)
             signal = read_audio(data_folder / path, sample_rate=info.samplerate)
@@ -147,65 +144,50 @@ def _check_pairs(data_folder, files):
             continue
         if info.channels != 1:
             problems.append(f"{path}: {info.channels} channels, expected 1")
-        infos[path] = (info.frames / info.samplerate, info.samplerate)
+        formats[path] = info.frames, info.samplerate
         if path.startswith("clean") and (oddity := flaw(signal)):
             odd.append(f"{path}: {oddity}")
-    for pairs in files.values():
-        for noisy, clean in pairs:
-            if {noisy, clean} <= set(infos) and infos[noisy] != infos[clean]:
-                problems.append(
-                    f"{noisy}: {infos[noisy][0]:.4f} s at {infos[noisy][1]} "
-                    f"Hz, expected {infos[clean][0]:.4f} s at "
-                    f"{infos[clean][1]} Hz as {clean}"
-                )
-    raise_problems(TITLE.format(data_folder), problems)
+    for noisy, clean in (pair for pairs in sets.values() for pair in pairs):
+        one, other = formats.get(noisy), formats.get(clean)
+        if one and other and one != other:
+            given, expected = (
+                f"{frames / rate:.4f} s at {rate} Hz"
+                for frames, rate in (one, other)
+            )
+            problems.append(f"{noisy}: {given}, expected {expected} as {clean}")
+    files.raise_problems(TITLE.format(data_folder), problems)
     if odd:
         listed = "; ".join(odd[:MAX_WARNED])
         logger.warning("%d odd clean files: %s", len(odd), listed)
-    return infos
+    return formats
 
 
-def _split(files, valid_speakers, data_folder):
+def _split(sets, valid_speakers, data_folder):
     """Return the pairs of the training, validation and test set."""
-    train = files[TRAIN]
-    if VALID in files:
-        return train, files[VALID], files[TEST]
-    speakers = [Path(clean).stem.rsplit("_", 1)[0] for _, clean in train]
+    if VALID in sets:
+        return sets[TRAIN], sets[VALID], sets[TEST]
+    speakers = {}
+    for pair in sets[TRAIN]:
+        speaker = Path(pair[1]).stem.rsplit("_", 1)[0]
+        speakers.setdefault(speaker, []).append(pair)
     if not valid_speakers or not set(valid_speakers) < set(speakers):
         raise ValueError(
             f"valid_speakers are {', '.join(valid_speakers) or 'none'}, "
             f"expected one or more, but not all, of the training speakers in "
-            f"{data_folder}: {', '.join(sorted(set(speakers)))}"
+            f"{data_folder}: {', '.join(sorted(speakers))}"
         )
-    kept, valid = [], []
-    for speaker, pair in zip(speakers, train, strict=True):
-        (valid if speaker in valid_speakers else kept).append(pair)
-    return kept, valid, files[TEST]
+    train, valid = [], []
+    for speaker, pairs in speakers.items():
+        (valid if speaker in valid_speakers else train).extend(pairs)
+    return train, valid, sets[TEST]
 
 
-def _resample(data_folder, root, files, settings, infos):
-    """Write copies at the wanted rate; those of an earlier run stay."""
-    rate = settings["sample_rate"]
-    stamp = root / "source.json"
-    source = {key: settings[key] for key in ("data_folder", "files_sha256")}
-    root.mkdir(parents=True, exist_ok=True)
-    if read_record(stamp) != source:
-        for copy in root.glob("*_wav*/*.wav"):
-            copy.unlink()
-        write_json(stamp, source)
-    for path in tqdm(_paths(files), desc="resampling", unit="file"):
-        if not (root / path).exists():
-            copy_at_rate(data_folder / path, root / path, rate)
-        info = audio_info(root / path)
-        infos[path] = (info.frames / info.samplerate, info.samplerate)
-
-
-def _entries(root, pairs, infos):
-    return {
-        Path(clean).stem: {
-            "noisy_wav": f"{root}/{noisy}",
-            "clean_wav": f"{root}/{clean}",
-            "length": infos[clean][0],
-        }
-        for noisy, clean in pairs
-    }
+def _resample(data_folder, root, sample_rate, formats):
+    """Write copies of other files at a rate, which have the times of these."""
+    for path in tqdm(formats, desc="resampling", unit="file"):
+        copy, written = root / path, (data_folder / path).stat().st_mtime_ns
+        if not copy.exists() or copy.stat().st_mtime_ns != written:
+            copy_at_rate(data_folder / path, copy, sample_rate)
+            os.utime(copy, ns=(written, written))
+        info = audio_info(copy)
+        formats[path] = info.frames, info.samplerate

@@ -7,11 +7,11 @@ RANGE_DB = 80
 COLUMNS = 3  # panels beside each other; more signals make more rows
 
 
-def spectrograms(signals, sample_rate, start=0.0):
+def spectrograms(signals, sample_rate):
     """Draw the spectrograms of signals on one scale, a panel each.
 
-    The signals are samples (L,) by title, of one rate in Hz, and begin at
-    ``start``, in s. Returns a ``matplotlib.figure.Figure``.
+    The signals are samples (L,) by title, of one rate in Hz. Returns a
+    ``matplotlib.figure.Figure``.
     """
     from matplotlib.figure import Figure
 
@@ -28,7 +28,7 @@ def spectrograms(signals, sample_rate, start=0.0):
         panel.set_visible(False)
     for number, (name, level) in enumerate(levels.items()):
         seconds = len(signals[name]) / sample_rate
-        extent = start, start + seconds, 0, sample_rate / 2000
+        extent = 0, seconds, 0, sample_rate / 2000
         look = {"vmin": top - RANGE_DB, "vmax": top, "cmap": "magma"}
         look |= {"origin": "lower", "aspect": "auto", "extent": extent}
         image = panels[number].imshow(level, **look)

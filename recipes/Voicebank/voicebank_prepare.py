@@ -87,14 +87,15 @@ def prepare_voicebank(
         _resample(data_folder, root, sample_rate, formats)
     save_folder.mkdir(parents=True, exist_ok=True)
     for manifest, pairs in zip(manifests, splits, strict=True):
-        entries = {}
-        for noisy, clean in pairs:
-            frames, rate = formats[clean]
-            entry = {"noisy_wav": f"{root}/{noisy}"}
-            entry |= {"clean_wav": f"{root}/{clean}", "length": frames / rate}
-            entries[Path(clean).stem] = entry
-        files.write_json(manifest, entries)
+        entries = [_entry(root, *pair, *formats[pair[1]]) for pair in pairs]
+        files.write_json(manifest, dict(entries))
     files.write_json(record, settings)
+
+
+def _entry(root, noisy, clean, frames, rate):
+    """Return the name of a pair and its entry in a manifest."""
+    paths = {"noisy_wav": f"{root}/{noisy}", "clean_wav": f"{root}/{clean}"}
+    return Path(clean).stem, {**paths, "length": frames / rate}
 
 
 def _find_pairs(data_folder):

@@ -25,20 +25,16 @@ from dbtransform_lobes.plotting import save_figure
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    add, several = parser.add_argument, {"nargs": "+"}
+    add = parser.add_argument
     add("plan", help="YAML of rows and seeds")
     small = "at the size and length that the plan gives for CPUs"
     add("--small", action="store_true", help=small)
     add("--output", required=True, help="folder of the runs and the table")
-    several |= {"metavar": "KEY=VALUE", "default": []}
-    add(
-        "--set", **several, help="what all rows set, as --KEY=VALUE of train.py"
-    )
+    pairs = {"nargs": "+", "metavar": "KEY=VALUE", "default": []}
+    add("--set", **pairs, help="what all rows set, as of train.py")
     add("--seeds", type=int, nargs="+", help="only these seeds")
     add("--rows", nargs="+", help="only these rows")
-    devices = (
-        "one run at a time on each; 'cpu cpu': two at a time (default cpu)"
-    )
+    devices = "one run at a time on each, 'cpu cpu' has two (default cpu)"
     add("--devices", nargs="+", default=["cpu"], help=devices)
     report = "train nothing, write the table of the runs that there are"
     add("--report-only", action="store_true", help=report)

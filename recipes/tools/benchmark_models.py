@@ -35,12 +35,13 @@ db_transform_proposal with the proposal's loops over bands"""
 
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
-    add, several = parser.add_argument, {"nargs": "+", "type": float}
-    add("--models", nargs="+", required=True, help=MODELS)
-    several["default"] = [4.0, 10.0, 30.0, 120.0]
-    add("--lengths", **several, help="of signals, in s (default 4 10 30 120)")
-    several |= {"type": int, "default": [1, 2]}
-    add("--threads", **several, help="numbers of threads (default 1 2)")
+    add, several = parser.add_argument, {"nargs": "+"}
+    add("--models", **several, required=True, help=MODELS)
+    lengths = [4.0, 10.0, 30.0, 120.0]
+    text = "of signals, in s (default 4 10 30 120)"
+    add("--lengths", **several, type=float, default=lengths, help=text)
+    text = "numbers of threads (default 1 2)"
+    add("--threads", **several, type=int, default=[1, 2], help=text)
     add("--repeats", type=int, default=5, help="timed runs (default 5)")
     flag = {"action": "store_true"}
     add("--no-training", **flag, help="leave out the speed of training")

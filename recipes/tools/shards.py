@@ -1,4 +1,4 @@
-"""Put recordings into tar shards of FLAC that WebDataset can read.
+"""Put recordings into tar shards of 16 kHz FLAC that WebDataset can read.
 
 Where a manifest is expected, give that of the shards: shards/manifest.csv
 
@@ -22,8 +22,6 @@ def add_arguments(parser):
     add("--output", required=True, help=folder)
     samples = "recordings in a shard, at most (default 1000)"
     add("--samples", type=int, default=1000, help=samples)
-    rate = "in Hz; other files are resampled (default 16000)"
-    add("--sample_rate", type=int, default=16000, help=rate)
     add_options(parser, "--force", "--jobs")
 
 
@@ -31,14 +29,8 @@ def run(args):
     """Write the shards; 1 if a recording could not be read, else 0."""
     from dbtransform_lobes.data.shards import write_shards
 
-    report = write_shards(
-        args.recordings,
-        args.output,
-        args.samples,
-        args.sample_rate,
-        args.jobs,
-        args.force,
-    )
+    options = {"samples": args.samples, "jobs": args.jobs, "force": args.force}
+    report = write_shards(args.recordings, args.output, **options)
     print(
         f"{report['samples']} recordings in {report['shards']} shards, "
         f"{report['kept']} of them from an earlier run"

@@ -198,7 +198,10 @@ def test_table_and_plot_are_of_what_there_is(plan, tmp_path, run):
     "change, message",
     [
         ({"reference": "none"}, "the reference is none"),
-        ({"script": "none.py"}, "none.py: .* expected the script by its path"),
+        (
+            {"script": "none.py"},
+            "none.py: there is no .* script of .*wrong.yaml",
+        ),
         ({"epochs": 3}, "unknown keys .'epochs'."),
     ],
 )
@@ -216,8 +219,9 @@ def test_settings_of_the_command_line_are_checked(plan):
     expected = {"a": "b=c", "lr": "1e-4", "z": "null", "compile": None}
     assert {key: run.settings[key] for key in expected} == expected
     assert "--compile" in run.command("cpu")
-    with pytest.raises(ValueError, match="use --seeds"):
-        parse_settings(["seed=3"])
+    for item, told in (("seed=3", "use --seeds"), ("a={b", "is not YAML")):
+        with pytest.raises(ValueError, match=f"^{item}.*{told}"):
+            parse_settings([item])
 
 
 @pytest.mark.parametrize("small", [False, True])

@@ -19,7 +19,7 @@ KEYS = set(Plan._fields)
 OWN_KEYS = ("seed", "output_folder", "device")
 
 
-@dataclass(frozen=True, eq=False)  # a key of dicts
+@dataclass(frozen=True)
 class Run:
     """One training; ``settings`` are YAML by all keys that it overrides."""
 
@@ -50,10 +50,7 @@ def read_plan(path, small=False):
     ``small`` puts the overrides and rows of its key ``small`` on top.
     """
     path = existing_file(path, "the YAML of an ablation")
-    try:
-        content = ruamel.yaml.YAML().load(path) or {}
-    except ruamel.yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    content = _load(path, path) or {}
     extra = content.pop("small", None)
     missing, unknown = KEYS - set(content), set(content) - KEYS
     if missing or unknown:
@@ -71,10 +68,8 @@ def read_plan(path, small=False):
             raise ValueError(f"{path} has no key small: leave out --small")
         content = _merged(content, extra)
     for key in ("script", "recipe"):
-        place = (path.parent / content[key]).resolve()
-        content[key] = existing_file(
-            place, f"the {key} by its path from {path}"
-        )
+        place, expected = path.parent / content[key], f"{key} of {path}"
+        content[key] = existing_file(place.resolve(), expected)
     return Plan(**content)
 
 
@@ -88,8 +83,15 @@ def parse_settings(items):
                 f"{item}: every run has its own; use --seeds, --devices and "
                 "--output"
             )
-        settings[key] = ruamel.yaml.YAML().load(text) if equals else ...
+        settings[key] = _load(text, item) if equals else ...
     return settings
+
+
+def _load(source, name):
+    try:
+        return ruamel.yaml.YAML().load(source)
+    except ruamel.yaml.YAMLError as error:
+        raise ValueError(f"{name} is not YAML: {error}") from error
 
 
 def list_runs(plan, output, given=None, seeds=None, rows=None):

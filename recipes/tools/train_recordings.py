@@ -46,13 +46,14 @@ MIXTURES = {
 }
 LEVEL_DBFS = (-45.0, -18.0)
 MAX_SDR_DB = 35.0
-SHOWN_STEPS, SAVED_SECONDS = 20, 600
+SHOWN_STEPS = 20
 DEFAULTS = {  # of options
     "--batch-size": 8,
     "--crop-seconds": 2.0,
     "--lr": 1.2e-3,
     "--warmup-steps": 300,
     "--hold": 0.4,
+    "--save-minutes": 10.0,
     "--seed": 1,
     "--device": "cpu",
 }
@@ -279,7 +280,7 @@ def run(args):
                 shown["heard_h"] = training.heard_hours()
                 bar.set_postfix(shown, refresh=False)
                 bar.update(round(training.seconds) - bar.n)
-            if time.time() - saved > SAVED_SECONDS:
+            if time.time() - saved > 60 * args.save_minutes:
                 training.save()
                 saved = time.time()
     training.save()

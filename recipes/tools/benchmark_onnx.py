@@ -1,7 +1,7 @@
 """Time streaming ONNX graphs in turns, one thread, one call at a time.
 
-The real-time factor is that of hops of 16 ms. The graphs of other projects
-are welcome if their shapes are fixed and the states come back in their order.
+The graphs of other projects are welcome if their shapes are fixed and the
+states come back in their order.
 
 examples:
   benchmark_onnx.py stream.onnx
@@ -20,7 +20,7 @@ from command import start
 from dbtransform_lobes.inference import onnx_model
 from dbtransform_lobes.inference.onnx_stream import GraphStream
 
-CALLS, HOP_MS = 20, 16.0
+CALLS = 20
 
 
 def add_arguments(parser):
@@ -28,17 +28,20 @@ def add_arguments(parser):
     parser.add_argument("paths", nargs="+", help="streaming graphs, .onnx")
     turns = "turns of 20 calls of each graph (default 50)"
     parser.add_argument("--rounds", type=int, default=50, help=turns)
+    hop = "audio of a call in ms, for the real-time factor (default 16)"
+    parser.add_argument("--hop", type=float, default=16.0, help=hop)
 
 
 def run(args):
     """Print the times; return the exit code."""
-    if args.rounds <= 0:
-        raise ValueError(f"--rounds is {args.rounds}, expected more than 0")
+    for name, value in (("rounds", args.rounds), ("hop", args.hop)):
+        if value <= 0:
+            raise ValueError(f"--{name} is {value}, expected more than 0")
     for path, each in time_streams(args.paths, args.rounds).items():
         middle, least = 1000 * median(each), 1000 * min(each)
         print(
             f"{path}: median {middle:.3f} ms, least {least:.3f} ms a call, "
-            f"real-time factor {middle / HOP_MS:.4f}"
+            f"real-time factor {middle / args.hop:.4f}"
         )
     return 0
 

@@ -327,15 +327,19 @@ def test_a_first_call_is_not_in_the_mean_of_20(monkeypatch):
 
 def test_benchmark_command(graph, tmp_path, run):
     path = shutil.copy(graph, tmp_path / "copy.onnx")
-    out = run("benchmark_onnx", graph, path, "--rounds", 2).out
+    options = "--rounds", 2, "--hop", 32
+    out = run("benchmark_onnx", graph, path, *options).out
     for line, each in zip(out.splitlines(), (graph, path), strict=True):
         assert line.startswith(f"{each}: median ")
         median, least, factor = (float(line.split()[n]) for n in (2, 5, -1))
-        assert factor == pytest.approx(median / 16, abs=1e-4)
+        assert factor == pytest.approx(median / 32, abs=1e-4)
         assert 0 < least <= median
     path.write_bytes(b"no graph")
     assert "--streaming" in run("benchmark_onnx", path, code=1).err
-    run("benchmark_onnx", path, "--rounds", 0, code=1)
+    for name in ("--rounds", "--hop"):
+        assert (
+            f"{name} is 0" in run("benchmark_onnx", path, name, 0, code=1).err
+        )
 
 
 def test_no_torch_at_run_time(folders, tmp_path):

@@ -200,7 +200,7 @@ def test_table_and_plot_are_of_what_there_is(plan, tmp_path, run):
         ({"reference": "none"}, "the reference is none"),
         (
             {"script": "none.py"},
-            "none.py: there is no .* script of .*wrong.yaml",
+            "none.py: there is no .* the script of .*wrong.yaml, a path rel",
         ),
         ({"epochs": 3}, "unknown keys .'epochs'."),
     ],

@@ -68,8 +68,9 @@ def read_plan(path, small=False):
             raise ValueError(f"{path} has no key small: leave out --small")
         content = _merged(content, extra)
     for key in ("script", "recipe"):
-        place, expected = path.parent / content[key], f"{key} of {path}"
-        content[key] = existing_file(place.resolve(), expected)
+        place = (path.parent / content[key]).resolve()
+        expected = f"the {key} of {path}, a path relative to that file"
+        content[key] = existing_file(place, expected)
     return Plan(**content)
 
 

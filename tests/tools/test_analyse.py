@@ -289,7 +289,10 @@ def test_every_signal_has_a_spectrogram_of_a_time_axis(count):
 )
 def test_architecture_counts_every_parameter_once(network):
     total = sum(parameter.numel() for parameter in network.parameters())
-    counted = 0
+    counted, layers = 0, [len(group) for _, group in stages(network)]
+    if getattr(network, "order", None):
+        in_turn = network.order == "interleaved"
+        assert layers == ([1, 2, 1] if in_turn else [1, 1, 1, 1])
     for times, group in stages(network):
         counted += times * sum(stage.parameters for stage in group)
     assert counted == total

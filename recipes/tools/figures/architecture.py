@@ -28,7 +28,11 @@ class Stage:
 def stages(model):
     """Return how often each group of boxes is repeated, and the group."""
     if not isinstance(model, DBTransform):
-        return [_child(*child) for child in model.named_children()]
+        groups = [_child(*child) for child in model.named_children()]
+        if getattr(model, "order", None) == "interleaved":  # BSRNN's layers
+            (times, over_time), (_, over_bands) = groups[1:3]
+            groups[1:3] = [(times, over_time + over_bands)]
+        return groups
     blocks = dict(zip(model.block_names, model.blocks, strict=False))
     settings, layout = model.settings, model.layout
     split = f"({layout.num_bands}, B, T, C)"

@@ -200,8 +200,8 @@ def test_a_slow_block_is_an_underrun(model, monkeypatch):
     assert report.underruns == report.blocks == 13
 
 
-@pytest.mark.parametrize("ctrl_c", [True, False])
-def test_command_ends_with_ctrl_c_or_a_closed_pipe(causal_folder, ctrl_c):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
+def test_command_ends_with_a_signal_or_a_closed_pipe(causal_folder, number):
     command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "stream"]
     data = encode(noisy_batch(1.0, 0).numpy(), "s16")
     with subprocess.Popen(
@@ -215,19 +215,19 @@ def test_command_ends_with_ctrl_c_or_a_closed_pipe(causal_folder, ctrl_c):
         try:
             process.stdin.write(data)
             out = process.stdout.read(100)  # it has begun
-            if ctrl_c:
-                process.send_signal(signal.SIGINT)
+            if number:
+                process.send_signal(number)
                 out += process.stdout.read()
             process.stdout.close()
             with suppress(BrokenPipeError):
-                for _ in range(0 if ctrl_c else 100):
+                for _ in range(0 if number else 100):
                     process.stdin.write(bytes(4096))
             errors = process.stderr.read()
             assert process.wait() == 0 and b"underruns" in errors
         finally:
             process.kill()
     assert b"Traceback" not in errors and b"interrupted" not in errors
-    if ctrl_c:  # it keeps what it has
+    if number:  # it keeps what it has
         assert 0 < len(out) <= len(data) and len(out) % 2 == 0
         seconds = float(errors.split(b" s in")[0].split()[-1])
         assert abs(seconds - len(out) / 32000) < 0.01  # as much as was read

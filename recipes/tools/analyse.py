@@ -51,7 +51,8 @@ TOLERANCE_SECONDS = 0.1
 def add_arguments(parser):
     """Add the arguments of this command to its parser."""
     add = parser.add_argument
-    add("model", help="folder, name of the package's or of the hub's")
+    names = "of the package (db_transform_small) or the hub (owner/name)"
+    add("model", help=f"model folder, or a name {names}")
     add("audio", help="noisy file of any rate; its channels are averaged")
     add("--output", required=True, help="folder to write")
     add("--clean", help="the recording without noise")

@@ -146,7 +146,8 @@ def run_systems(systems, clean, noisy, output):
     wrong = [f"{p}: {r} Hz" for p, r in rates.items() if r != SAMPLE_RATE]
     raise_problems(f"expected files at {SAMPLE_RATE} Hz; resample", wrong)
     timings, failed = {}, {}
-    threads = {f"{name}_NUM_THREADS": "1" for name in THREADS}
+    settings = {f"{name}_NUM_THREADS": "1" for name in THREADS}
+    settings["PYTHONPATH"] = os.pathsep.join(sys.path)
     for name, system in systems.items():
         print(f"{name}: enhancing {len(files)} files", flush=True)
         folder = Path(output, name).absolute()
@@ -157,7 +158,7 @@ def run_systems(systems, clean, noisy, output):
         done = subprocess.run(
             [sys.executable, "-m", "peers.worker", timing],
             input=json.dumps(request),
-            env={**os.environ, **threads, "PYTHONPATH": ":".join(sys.path)},
+            env={**os.environ, **settings},
             capture_output=True,
             text=True,
         )

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import benchmark_models
 from benchmark import candidates, counts, measure
 from benchmark.counts import count_macs, count_parameters
 from benchmark.worker import Worker, pass_seconds, peak_memory
@@ -260,13 +259,16 @@ def test_a_process_without_memory_is_told_from_one_that_fails(tmp_path):
             worker.run(pass_seconds, 1, LENGTH)
 
 
-def test_a_model_without_memory_is_left_out(models, monkeypatch):
+def test_a_model_without_memory_is_left_out(models, monkeypatch, run):
     def peak(name, length, *args):
         return None if (name, length) == ("bsrnn", 0.5) else 1000
 
     monkeypatch.setattr(measure.worker, "peak_memory", peak)
     names = ["bsrnn", "db_transform_proposal"]
-    results = measure.benchmark(names, [0.25, 0.5], [1], 1, training=False)
+    options = "--lengths 0.25 0.5 --threads 1 --repeats 1 --json out.json"
+    command = "benchmark_models", "--no-training", "--models", *names
+    table = run(*command, *options.split()).out
+    results = json.loads(Path("out.json").read_text(encoding="utf-8"))
     found = {
         (case["measure"], case["model"], case["length"]): case["value"]
         for case in results["cases"]
@@ -279,7 +281,7 @@ def test_a_model_without_memory_is_left_out(models, monkeypatch):
     ratios = [key[1:] for key in found if "over that of" in key[0]]
     assert ratios == [("bsrnn", 0.25), (other, 0.25)]
     assert measure.TRAINING not in {key[0] for key in found}
-    assert "-" in benchmark_models.table(results).split()
+    assert "-" in table.split()
 
 
 def test_command(models, run):

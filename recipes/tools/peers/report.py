@@ -36,7 +36,8 @@ def system_rows(comparison, timings):
         means = comparison["means"][name].items()
         values = {metric: mean["mean"] for metric, mean in means} | timing
         row = {column: values.get(column) for column in COLUMNS}
-        packages = " ".join(map(" ".join, timing["versions"].items()))
+        versions = timing["versions"].items()
+        packages = " ".join(f"{key} {version}" for key, version in versions)
         rows.append({"system": name, **row, "packages": packages})
     return rows
 

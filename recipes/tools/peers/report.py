@@ -66,6 +66,7 @@ def peers_text(found):
 def plot_peers(rows, path):
     """Plot PESQ against the CPU factor, which does not depend on other load."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     rows = [row for row in rows if row["pesq"] is not None]
     if not rows:
@@ -76,6 +77,9 @@ def plot_peers(rows, path):
         xlabel="CPU seconds for a second of audio, one thread (left: faster)",
         ylabel=f"{LABELS['pesq']} (up: better)",
     )
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     tidy(axes)
     for number, row in enumerate(rows):
         name, height = row["system"], row["pesq"]

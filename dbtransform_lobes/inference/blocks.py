@@ -18,7 +18,7 @@ class Waiting:
         self.size, self._parts = 0, []
 
     def put(self, block):
-        """Add samples (..., n)."""
+        """Add samples (channels, n) or frames (channels, bins, n)."""
         self._parts.append(block)
         self.size += block.shape[-1]
 

@@ -79,26 +79,36 @@ def compare_systems(
     estimates = _read_estimates(systems, clean_files, aliases)
     rows = _score_systems(clean_files, estimates, known, jobs, with_dnsmos)
     report = _summarise_systems(rows, reference)
-    report["without_clean"] = {
+    report |= {
+        "without_clean": _without_clean(estimates, clean_files),
+        "versions": package_versions(),
+        "configuration": {
+            "clean": str(clean),
+            "systems": {name: str(path) for name, path in systems.items()},
+            "reference": reference,
+            "conditions": None if conditions is None else str(conditions),
+        },
+    }
+    if output_folder is not None:
+        _write(report, rows, Path(output_folder), plots)
+    return {**report, "rows": rows}
+
+
+def _without_clean(estimates, clean_files):
+    """Return the names of files that have no clean one, by system."""
+    return {
         system: [name for name in files if name not in clean_files]
         for system, files in estimates.items()
     }
-    report["versions"] = package_versions()
-    report["configuration"] = {
-        "clean": str(clean),
-        "systems": {name: str(path) for name, path in systems.items()},
-        "reference": reference,
-        "conditions": None if conditions is None else str(conditions),
-    }
-    if output_folder is not None:
-        folder = Path(output_folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "scores.csv", scores_text(rows))
-        write_json(folder / "comparison.json", report)
-        write_text(folder / "comparison.md", comparison_text(report))
-        for suffix in plots:
-            plot_comparison(report, folder, suffix)
-    return {**report, "rows": rows}
+
+
+def _write(report, rows, folder, plots):
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "scores.csv", scores_text(rows))
+    write_json(folder / "comparison.json", report)
+    write_text(folder / "comparison.md", comparison_text(report))
+    for suffix in plots:
+        plot_comparison(report, folder, suffix)
 
 
 def _check_reference(systems, reference):

@@ -86,8 +86,8 @@ class WorkerDied(Exception):
 class Workers:
     """Threads that each have a process of their own, which may die.
 
-    By hand, as the pools of pebble, and of Python before 3.11.5, can wait for
-    ever once an idle process was killed; others lose all tasks with a process.
+    By hand, as a pool of pebble (5.2.3) breaks once an idle process of it is
+    killed, and those of loky and Python lose all tasks with a process.
     """
 
     def __init__(self, jobs):

@@ -72,18 +72,16 @@ class LiteralBandSplit(nn.Module):
 
     def __init__(self, split):
         super().__init__()
-        self.edges, bands = split.layout.edges, places(split.layout)
+        self.widths, bands = split.layout.widths, places(split.layout)
         norms = [norm_of(split.norms[n], i) for n, i in bands]
         linears = [linear_of(split.linears[n], i) for n, i in bands]
         self.norms, self.linears = map(nn.ModuleList, (norms, linears))
 
     def forward(self, spec):
         """Map complex (B, F, T) to K tensors (B, T, C)."""
-        bands, parts = [], zip(self.norms, self.linears, strict=True)
-        for k, (norm, linear) in enumerate(parts):
-            first, last = self.edges[k : k + 2]
-            x = torch.view_as_real(spec[:, first:last])  # (B, w, T, 2)
-            x = x.permute(0, 2, 1, 3).flatten(2)  # (B, T, 2 w)
+        bands, bins = [], spec.split(self.widths, dim=1)
+        for norm, linear, x in zip(self.norms, self.linears, bins, strict=True):
+            x = torch.view_as_real(x).transpose(1, 2).flatten(2)  # (B, T, 2 w)
             bands.append(linear(normalise(norm, x)))
         return bands
 
@@ -179,7 +177,7 @@ class LiteralMaskDecoder(nn.Module):
 
     def __init__(self, decoder):
         super().__init__()
-        self.edges = decoder.layout.edges
+        self.widths = decoder.layout.widths
         self.mlps, self.norms = nn.ModuleList(), nn.ModuleList()
         for k, (n, i) in enumerate(places(decoder.layout)):
             self.norms.append(norm_of(decoder.norm, k))
@@ -190,15 +188,14 @@ class LiteralMaskDecoder(nn.Module):
     def forward(self, bands, spec):
         """Filter complex (B, F, T) with the masks of K tensors (B, T, C)."""
         frames, estimates = spec.shape[-1], []
-        padded = F.pad(spec, (1, 1))
-        for k, x in enumerate(bands):
-            first, last = self.edges[k : k + 2]
+        parts = F.pad(spec, (1, 1)).split(self.widths, dim=1)
+        for k, (x, padded) in enumerate(zip(bands, parts, strict=True)):
             mask = self.mlps[k](normalise(self.norms[k], x))
-            mask = mask.unflatten(-1, (last - first, NUM_TAPS, 2))
+            mask = mask.unflatten(-1, (-1, NUM_TAPS, 2))
             mask = torch.view_as_complex(mask).transpose(1, 2)  # (B, w, T, 3)
             estimate = 0
             for tap in range(NUM_TAPS):
-                shifted = padded[:, first:last, tap : tap + frames]
+                shifted = padded[..., tap : tap + frames]
                 estimate = estimate + mask[..., tap] * shifted
             estimates.append(estimate)
         return torch.cat(estimates, dim=1)

@@ -112,17 +112,14 @@ def voicebank_tree(
 
 def noisy_signal(seconds, sample_rate=16000, channels=1):
     """Noisy "speech", (L, channels), float32, another voice in each."""
-    rows = [
-        speech_like(seconds, n, sample_rate)
-        + noise_like(seconds, n, sample_rate)
-        for n in range(channels)
-    ]
-    return np.stack(rows, axis=1).astype(np.float32)
+    rows = noisy_batch(seconds, *range(channels), sample_rate=sample_rate)
+    return rows.T.contiguous().numpy()
 
 
-def noisy_batch(seconds, *seeds):
+def noisy_batch(seconds, *seeds, sample_rate=16000):
     """Noisy "speech" of these seeds, a float32 tensor (B, L)."""
-    rows = [speech_like(seconds, n) + noise_like(seconds, n) for n in seeds]
+    given = [(seconds, seed, sample_rate) for seed in seeds]
+    rows = [speech_like(*each) + noise_like(*each) for each in given]
     return torch.tensor(np.stack(rows), dtype=torch.float32)
 
 

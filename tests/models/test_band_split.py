@@ -12,6 +12,7 @@ from dbtransform_lobes.models.bands import LAYOUTS, BandLayout
 from dbtransform_lobes.models.feed_forward import FeedForward
 from dbtransform_lobes.models.spectrum import real_parts
 from tests.formulas import affine, silu, standardise
+from tests.literal import places
 from tests.models.tiny import LAYOUT, WIDTHS
 from tests.twins import array, assert_twin, randn, scramble, spectrum
 
@@ -117,22 +118,17 @@ def split_twin(split, spec, exponent, norm, interleaved=True):
     if split.magnitude:
         size = np.sqrt((parts**2).sum(-1, keepdims=True) + 1e-12)
         parts = np.concatenate([parts, size], axis=-1)
-    out, k = [], 0
-    for number, run in enumerate(split.layout.runs):
-        for place in range(run.num_bands):
-            first, last = split.layout.edges[k : k + 2]
-            rows = parts[:, first:last].swapaxes(1, 2)  # (B, T, w, 2 or 3)
-            rows = rows if interleaved else rows.swapaxes(2, 3)
-            rows = rows.reshape(1, batch, frames, -1)
-            if norm == "group":
-                gain, bias = (
-                    array(part)[place : place + 1]
-                    for part in split.norms[number].parameters()
-                )
-                rows = norm_twin(rows, gain, bias, "group")
-            band = partial(affine, split.linears[number], place)
-            out.append([list(map(band, item)) for item in rows[0]])
-            k += 1
+    out = []
+    for k, (number, place) in enumerate(places(split.layout)):
+        first, last = split.layout.edges[k : k + 2]
+        rows = parts[:, first:last].swapaxes(1, 2)  # (B, T, w, 2 or 3)
+        rows = rows if interleaved else rows.swapaxes(2, 3)
+        rows = rows.reshape(1, batch, frames, -1)
+        if norm == "group":
+            gain, bias = map(array, split.norms[number].parameters())
+            rows = norm_twin(rows, gain[[place]], bias[[place]], "group")
+        band = partial(affine, split.linears[number], place)
+        out.append([list(map(band, item)) for item in rows[0]])
     return np.array(out)
 
 
@@ -162,17 +158,12 @@ def test_default_layout_by_counting_bins():
     # With 30 of them the top band would be lost.
     assert layout.edges[30] * layout.bin_hz == 7500
     assert layout.edges[31] * layout.bin_hz > 8000
-    bin_of_band = [k for k, w in enumerate(FULL) for _ in range(w)]
-    for band in range(31):
-        bins = [f for f in range(257) if bin_of_band[f] == band]
-        assert layout.edges[band] == bins[0]
-        assert layout.edges[band + 1] == bins[-1] + 1
-        assert layout.edges_hz[band] == bins[0] * 31.25
-        # centre = (first bin + w_k / 2) x 31.25 Hz
-        centre = (bins[0] + len(bins) / 2) * 31.25
-        assert layout.centres[band] == centre
-        # The mean of the bins is another number: half a bin lower.
-        assert centre - np.mean(bins) * 31.25 == 15.625
+    for band, width in enumerate(FULL):
+        first = sum(FULL[:band])
+        assert layout.edges[band : band + 2] == (first, first + width)
+        assert layout.edges_hz[band] == first * 31.25
+        # (first bin + w_k / 2) x 31.25 Hz, half a bin above their mean.
+        assert layout.centres[band] == (first + width / 2) * 31.25
 
 
 @pytest.mark.parametrize(

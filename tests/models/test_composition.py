@@ -13,6 +13,7 @@ from dbtransform_lobes.models import db_transform
 from dbtransform_lobes.models.chunks import TimeBlock, Whole
 from figures.architecture import stages
 from tests.export.test_onnx import opened
+from tests.models.test_streaming import stream
 
 LAYOUT = "{widths: [1, 1, 2, 2, 3, 4, 4], n_fft: 32}"
 GRAPH = "dbtransform_lobes.models.harmonic_graph.HarmonicGraphAttention"
@@ -96,11 +97,7 @@ def test_chunks_and_a_stream_give_the_whole(model, monkeypatch):
     whole = model(noisy)
     monkeypatch.setattr(db_transform, "CHUNK_FRAMES", 7)
     assert torch.allclose(model(noisy), whole, atol=1e-6)
-    state, frames = model.initial_state(), []
-    for frame in noisy.split(1, dim=-1):
-        estimate, state = model.step(frame, state)
-        frames.append(estimate)
-    assert torch.allclose(torch.cat(frames, -1), whole, atol=1e-6)
+    assert torch.allclose(stream(model, noisy, 1)[0], whole, atol=1e-6)
     assert (whole - noisy).abs().max() > 0.1
 
 

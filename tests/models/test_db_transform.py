@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -47,20 +46,6 @@ def test_the_initial_lambda_follows_the_layer():
     attentions = tiny("vector", num_layers=3).blocks[::3]
     found = [residual.block.vector.initial for residual in attentions]
     assert np.allclose(found, [0.8 - 0.6 * np.exp(-0.3 * i) for i in range(3)])
-
-
-def test_options_change_the_output():
-    """Each of these models differs from all others on the same weights."""
-    changes = yaml.safe_load(
-        "[{}, rope: False, window: 2, differential: False, num_neighbours: 1,"
-        "fusion_activation: True, graph: dense, compression: 0.5,"
-        "norm_order: post, norm: group, {causal: True, window: 2}]"
-    )
-    spec = spectrum(1, 17, 40)
-    outs = [array(scramble(tiny(**each))(spec)) for each in changes]
-    for one, other in combinations(range(len(outs)), 2):
-        distance = np.abs(outs[one] - outs[other]).max()
-        assert distance > 1e-3, (changes[one], changes[other])
 
 
 def test_analysis_says_what_graph_and_fusion_have_learned():
@@ -113,10 +98,14 @@ def test_a_compiled_model_gives_the_same():
     torch.manual_seed(0)
     sizes = {"num_channels": 4, "num_heads": 1, "num_neighbours": 1}
     bands = {"n_fft": 8, "band_widths": [1, 2, 2]}
-    model = composed(**bands, **sizes, window=2, causal=True)
+    sizes |= {"window": 2, "fusion_windows": 3 * [3 * [2]]}
+    model = composed(**bands, **sizes, causal=True)
     spec = spectrum(1, 5, 6, dtype=torch.float32)
     expected = model(spec)
-    assert (torch.compile(model)(spec) - expected).abs().max() < 1e-5
+    # Plain loops compile in less time, in this process.
+    options = {"cpp.simdlen": 1, "compile_threads": 1}
+    compiled = torch.compile(model, options=options)
+    assert (compiled(spec) - expected).abs().max() < 1e-5
     assert (expected - spec).abs().max() > 0.01
 
 

@@ -1,5 +1,7 @@
 """Frequency-adaptive multi-scale fusion."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -106,15 +108,14 @@ def test_fusion_equals_its_twin(form, causal, separable, activation):
     if form == "uniform":
         wrong[5] = {"windows": ((2, 3, 4), (3, 2, 4), (4, 3, 2))}
     if form == "adaptive":
-        right["weigh"] = adaptive_twin(array(x))
+        twin = partial(adaptive_twin, array(x))
+        right["weigh"] = twin()
         others = [
             static_twin,
-            adaptive_twin(array(x), share=lambda logit: 1),
-            adaptive_twin(array(x), share=lambda logit: 1 - sigmoid(logit)),
-            adaptive_twin(array(x), ddof=1),
-            adaptive_twin(array(x), parts=(0, 2)),
-            adaptive_twin(array(x), parts=(1, 2)),
-            adaptive_twin(array(x), parts=(0, 1)),
+            twin(share=lambda logit: 1),
+            twin(share=lambda logit: 1 - sigmoid(logit)),
+            twin(ddof=1),
+            *(twin(parts=parts) for parts in ((0, 2), (1, 2), (0, 1))),
             adaptive_twin(array(x)[:, ::-1]),  # of the other item
         ]
         wrong += [{"weigh": weigh} for weigh in others]

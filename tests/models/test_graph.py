@@ -82,16 +82,11 @@ def graph_twin(graph, x, similarity, edges):
 def test_neighbours_equal_their_twin(bands):
     for k in range(1, bands):
         similarity = randn(bands, bands, seed=10 * bands + k)
-        edges = nearest_neighbours(similarity, k)
-        twin = adjacency_twin(similarity, k)
-        wrong = []
+        twins = [adjacency_twin(similarity, k)]
         if 1 < k < bands - 3:
-            wrong = [
-                adjacency_twin(similarity, k, join=np.minimum),
-                adjacency_twin(similarity, k + 1),
-                adjacency_twin(similarity, k - 1),
-            ]
-        assert_twin(edges, twin, *wrong)
+            twins.append(adjacency_twin(similarity, k, join=np.minimum))
+            twins += [adjacency_twin(similarity, n) for n in (k - 1, k + 1)]
+        assert_twin(nearest_neighbours(similarity, k), *twins)
 
 
 def test_gradient_of_neighbours_is_that_of_a_sigmoid():
@@ -103,16 +98,12 @@ def test_gradient_of_neighbours_is_that_of_a_sigmoid():
     (edges * weight).sum().backward()
     numbers, pull = array(similarity), array(weight + weight.T)
     middle = [ranked(numbers, i)[k - 1 : k + 1] for i in range(bands)]
-    soft = np.array(
-        [
-            sigmoid(numbers[i] - numbers[i, middle[i]].mean())
-            for i in range(bands)
-        ]
-    )
+    levels = [numbers[i, pair].mean() for i, pair in enumerate(middle)]
+    soft = sigmoid(numbers - np.array(levels)[:, None])
     detached = np.where(soft > soft.T, pull * soft * (1 - soft), 0)
     expected = detached.copy()
-    for i in range(bands):
-        expected[i, middle[i]] -= detached[i].sum() / 2
+    for i, pair in enumerate(middle):
+        expected[i, pair] -= detached[i].sum() / 2
     assert_twin(similarity.grad, expected, expected.T, detached)
 
 
@@ -155,14 +146,10 @@ def test_harmonic_overlap_equals_its_twin(k):
     assert_twin(harmonic_overlap(edges, k), overlap_twin(edges, k))
     edges = LAYOUT.edges_hz
     twin = overlap_twin(edges, k)
-    wrong = [
-        overlap_twin(edges, k + 2),
-        overlap_twin(edges, k, symmetric=False),
-        overlap_twin(edges, k, harmonics=range(2, 7)),
-        overlap_twin(edges, k, harmonics=range(2, 5)),
-        overlap_twin(edges, k, harmonics=range(3, 6)),
-        np.ones((31, 31)),
-    ]
+    others = range(2, 7), range(2, 5), range(3, 6)
+    wrong = [overlap_twin(edges, k, harmonics=each) for each in others]
+    wrong += [overlap_twin(edges, k + 2), np.ones((31, 31))]
+    wrong.append(overlap_twin(edges, k, symmetric=False))
     assert_twin(harmonic_overlap(edges, k), twin, *wrong)
     graph = full(form="fixed", num_neighbours=k)
     assert_twin(graph.adjacency(), twin, *wrong)

@@ -1,4 +1,4 @@
-"""What all models have in common: shapes, silence, gradients, batches, bf16."""
+"""What all models and blocks have in common: shapes, gradients, bf16, ..."""
 
 import re
 from itertools import product
@@ -6,12 +6,22 @@ from itertools import product
 import pytest
 import torch
 
-from tests.models.tiny import BASELINES, FORMS, any_model, each_model, tiny
+from tests.models.tiny import (
+    BASELINES,
+    BLOCKS,
+    FORMS,
+    any_model,
+    block,
+    each_model,
+    tiny,
+)
 from tests.twins import (
     array,
     assert_gradients,
     assert_twin,
     close_in_bf16,
+    randn,
+    scramble,
     spectrum,
 )
 
@@ -41,6 +51,21 @@ def test_shape_and_type_are_those_of_the_input(name, frames):
         assert out.dtype == torch.complex64
         assert torch.isfinite(torch.view_as_real(out)).all()
         assert out.abs().max() > 0
+
+
+each_block = pytest.mark.parametrize("name", BLOCKS)
+
+
+@each_block
+def test_output_of_a_block_is_as_long_as_the_input(name):
+    module = block(name)
+    for frames in (*range(1, 10), 31, 32, 33):
+        module.zero_grad()
+        out = module(torch.randn(7, 1, frames, 8))
+        assert out.shape == (7, 1, frames, 8)
+        assert torch.isfinite(out).all()
+        out.sum().backward()
+        assert_gradients(module, least=-1)  # all are finite
 
 
 @each_model
@@ -79,6 +104,16 @@ def test_gradients_reach_every_parameter(name):
         assert model.get_parameter(key).grad.abs().max() < 1e-12
 
 
+@each_block
+def test_gradients_reach_every_parameter_of_a_block(name):
+    module = scramble(block(name))
+    out = module(randn(7, 2, 9, 8))
+    (out - randn(7, 2, 9, 8, seed=1)).square().sum().backward()
+    # A norm takes 1 - lambda away, but for what is added to its level.
+    vector = "vector" in name and "differential=False" in name
+    assert_gradients(module, 0 if vector else 1e-6, bands=7)
+
+
 @each_model
 @torch.no_grad()
 def test_items_of_a_batch_do_not_see_each_other(name):
@@ -100,6 +135,14 @@ def test_training_equals_inference(name):
     training = model(spec)
     with torch.no_grad():
         assert_twin(model.eval()(spec), array(training), array(spec))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@each_block
+def test_blocks_in_bfloat16_come_close(name, grad):
+    module, x = block(name, num_channels=16), torch.randn(7, 2, 20, 16)
+    with torch.set_grad_enabled(grad):
+        close_in_bf16(module, x)
 
 
 @pytest.mark.parametrize("grad", [True, False])

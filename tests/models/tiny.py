@@ -101,23 +101,19 @@ def each_of(part, **choices):
 attention = partial(DifferentialBandAttention, num_heads=2)
 fusion = partial(MultiScaleFusion, activation=True)
 graph = partial(HarmonicGraphAttention, num_heads=2, num_neighbours=2)
-BOTH = (True, False)
-OTHERS = {
-    **each_of(fusion, form=["adaptive"], separable=BOTH),
+BOTH = {"differential": (True, False)}
+BLOCKS = {
+    **each_of(attention, window=[4], lambda_form=LAMBDAS[:2], **BOTH),
+    **each_of(
+        attention, lambda_form=LAMBDAS, band_weights=BAND_WEIGHTS, **BOTH
+    ),
+    **each_of(
+        fusion, form=["static", "adaptive", "uniform"], separable=(True, False)
+    ),
     **each_of(graph, form=["learned", "fixed", "dense"]),
     "conditioned": partial(graph, input_conditioned=True),
-    **each_of(FeedForward, per_band=BOTH),
+    **each_of(FeedForward, per_band=(True, False)),
 }
-KINDS = {"lambda_form": LAMBDAS, "band_weights": BAND_WEIGHTS}
-BLOCKS = {
-    **each_of(
-        attention, window=[4], lambda_form=LAMBDAS[:2], differential=BOTH
-    ),
-    **each_of(fusion, form=["static", "uniform"], separable=BOTH),
-    **each_of(attention, **KINDS, differential=BOTH),
-    **OTHERS,
-}
-each_block = pytest.mark.parametrize("name", BLOCKS)
 
 
 def block(part, **changes):

@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from speechbrain.utils import logger
 
 from tests.composition import flow, recipe_overrides
 
@@ -80,6 +81,8 @@ def run_script(argv, script=TRAIN):
         process_as_before(),
         mock.patch.object(sys, "argv", [str(script), *argv]),
         mock.patch.object(sys, "path", [str(TRAIN.parent), *sys.path]),
+        # It asks pip for all packages.
+        mock.patch.object(logger, "get_environment_description", str),
     ):
         return runpy.run_path(str(script), run_name="__main__")
 

@@ -190,10 +190,9 @@ def small_collection(folder, speakers=1, bad=None):
     for n in range(speakers):
         path = folder / f"speech/train/s{n}/1.wav"
         write_wav(path, speech_like(0.5, n))
-    noise = noise_like(0.5) if bad is None else bad
-    path = folder / "noise/train/n/1.wav"
-    path.parent.mkdir(parents=True)
-    sf.write(path, noise, 16000, subtype="FLOAT")
+    path = write_wav(folder / "noise/train/n/1.wav", noise_like(0.5))
+    if bad is not None:
+        sf.write(path, bad, 16000, subtype="FLOAT")
     return folder
 
 
@@ -253,10 +252,9 @@ def test_fixed_test_equals_its_literal_twin(tmp_path, recordings):
     for name, offset, snr in rows:
         expected = literal_mix(speech, noise, round(offset * 16000), snr)
         for kind, signal in zip(("clean", "noisy"), expected, strict=True):
-            path = output / f"{kind}_testset_wav" / f"{name}.wav"
-            sf.write(tmp_path / "twin.wav", signal, 16000, subtype="PCM_16")
-            stored, _ = sf.read(path, dtype="int16")
-            twin, _ = sf.read(tmp_path / "twin.wav", dtype="int16")
+            made = output / f"{kind}_testset_wav" / f"{name}.wav"
+            twin = write_wav(tmp_path / "twin.wav", signal)
+            stored, twin = (sf.read(p, dtype="int16")[0] for p in (made, twin))
             assert np.max(np.abs(stored.astype(int) - twin)) <= 1
             assert np.mean(stored == twin) > 0.999
     before = times(output, "*.wav")

@@ -10,6 +10,7 @@ from dbtransform_lobes.training.run_folder import check_overrides
 from tests.training_runs import ROOT
 
 HPARAMS = ROOT / "hparams"
+FILES = {path.stem for path in (HPARAMS / "models").glob("*.yaml")}
 # Millions of parameters: at least, at most.
 SIZES = {
     "bsrnn": (2.962, 2.964),
@@ -32,31 +33,6 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_every_model_file_is_listed():
-    files = {path.stem for path in (HPARAMS / "models").glob("*.yaml")}
-    assert files - {"front_end"} == set(SIZES)
-
-
-@pytest.mark.parametrize("name", sorted(SIZES))
-def test_model_file_gives_a_ready_model_of_its_size(name):
-    hparams = load_model_file(name)
-    low, high = SIZES[name]
-    assert low < count(hparams["model"]) / 1e6 < high
-    noisy = torch.randn(1, 4000)
-    stft = hparams["compute_stft"](noisy)
-    spec = torch.view_as_complex(stft.contiguous()).transpose(1, 2)
-    with torch.no_grad():
-        assert hparams["model"](spec).shape == spec.shape
-
-
-def test_streaming_model_steps():
-    model = load_model_file("db_transform_streaming")["model"]
-    frame = torch.randn(1, 257, 1, dtype=torch.complex64)
-    with torch.no_grad():
-        estimate, _ = model.step(frame, model.initial_state())
-        assert torch.allclose(estimate, model(frame), atol=1e-5)
-
-
 RECIPES = ("db_transform", "db_transform_dns", "db_transform_timit")
 
 
@@ -69,12 +45,37 @@ def load_recipe(name, folder, overrides=""):
         return load_hyperpyyaml(file, "\n".join([*lines, overrides]))
 
 
+@pytest.mark.parametrize("name", sorted(FILES - {"front_end"}))
+def test_model_file_is_ready_and_takes_the_place_of_a_recipes(name, tmp_path):
+    own, (low, high) = load_model_file(name), SIZES[name]
+    model = own["model"]
+    stft = own["compute_stft"](torch.randn(1, 4000))
+    spec = torch.view_as_complex(stft.contiguous()).transpose(1, 2)
+    with torch.no_grad():
+        estimate = model(spec)
+        assert estimate.shape == spec.shape
+        if name == "db_transform_streaming":
+            first, _ = model.step(spec[..., :1], model.initial_state())
+            assert torch.allclose(first, estimate[..., :1], atol=1e-5)
+    text = f"architecture: !include:models/{name}.yaml"
+    check_overrides(HPARAMS / "db_transform.yaml", text)
+    hparams = load_recipe("db_transform", tmp_path, text)
+    assert type(hparams["modules"]["model"]) is type(model)
+    assert low < count(model) / 1e6 < high
+    assert count(hparams["model"]) == count(model)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_trains_the_full_model(recipe, tmp_path):
-    hparams = load_recipe(recipe, tmp_path)
+def test_recipe_trains_the_full_model_with_its_overrides(recipe, tmp_path):
+    early = "early_ms: 20.0" if recipe == "db_transform_dns" else ""
+    hparams = load_recipe(recipe, tmp_path, early)
+    if early:
+        assert hparams["recordings_source"].keywords["early_ms"] == 20.0
     file = load_model_file("db_transform")
-    trained = {k: v.shape for k, v in hparams["model"].state_dict().items()}
-    ready = {k: v.shape for k, v in file["model"].state_dict().items()}
+    trained, ready = (
+        {k: v.shape for k, v in each["model"].state_dict().items()}
+        for each in (hparams, file)
+    )
     assert trained == ready
     for transform in ("compute_stft", "compute_istft"):
         assert hparams[transform].hop_length == file[transform].hop_length
@@ -91,33 +92,16 @@ def test_recipe_trains_the_full_model(recipe, tmp_path):
             "architecture.num_chanels not found",
         ),
         ("architecture: {blocks: {atention: {}}}", "blocks.atention not found"),
+        (  # changes would replace the file
+            "architecture: !include:models/bsrnn.yaml {model: {num_layers: 1}}",
+            "names a file and changes model",
+        ),
     ],
 )
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_misspelt_key_is_refused(recipe, text, wrong):
+def test_misspelt_and_lost_overrides_are_refused(recipe, text, wrong):
     with pytest.raises(ValueError, match=wrong):
         check_overrides(HPARAMS / f"{recipe}.yaml", text)
-
-
-def test_a_file_with_changes_is_refused_since_they_would_replace_it():
-    text = "architecture: !include:models/bsrnn.yaml {model: {num_layers: 1}}"
-    with pytest.raises(ValueError, match="names a file and changes model"):
-        check_overrides(HPARAMS / "db_transform.yaml", text)
-
-
-def test_override_reaches_the_source_of_recordings(tmp_path):
-    hparams = load_recipe("db_transform_dns", tmp_path, "early_ms: 20.0")
-    assert hparams["recordings_source"].keywords["early_ms"] == 20.0
-
-
-@pytest.mark.parametrize("name", sorted(SIZES))
-def test_any_model_file_takes_the_place_of_the_full_model(name, tmp_path):
-    text = f"architecture: !include:models/{name}.yaml"
-    check_overrides(HPARAMS / "db_transform.yaml", text)
-    hparams = load_recipe("db_transform", tmp_path, text)
-    own = load_model_file(name)["model"]
-    assert type(hparams["modules"]["model"]) is type(own)
-    assert count(hparams["model"]) == count(own)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

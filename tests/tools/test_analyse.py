@@ -5,6 +5,7 @@ import importlib.util
 import io
 import re
 import shutil
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+import yaml
 from matplotlib.patches import Arc
 
 import analyse
@@ -141,6 +143,10 @@ def test_one_figure_of_a_long_file(model_folder, tmp_path, run):
     path = write_wav(tmp_path / "long.wav", 0.1 * np.ones(11 * 4000), 4000)
     output = tmp_path / "graph"
     command = "analyse", model_folder, path, "--output", output, "--figures"
+    taken = "graph", "--systems", f"DB-Transform={path}"
+    told = run(*command, *taken, code=1).err
+    assert "named DB-Transform, as the model is" in told
+    assert not output.exists()
     run(*command, "graph")
     assert names(output) == ["graph.pdf", "graph.png", "report.html"]
     page = (output / "report.html").read_text(encoding="utf-8")
@@ -266,28 +272,23 @@ def test_every_signal_has_a_spectrogram_of_a_time_axis(count):
     assert len(labelled) == len(columns)
 
 
-@pytest.mark.parametrize(
-    "network",
-    [
-        small(),
-        small(graph="none", fusion="none", feed_forward=2),
-        small(
-            band_weights="per_band",
-            lambda_form="statistics",
-            fusion="adaptive",
-            norm="group",
-            split_norm="group",
-            input_conditioned=True,
-            norm_order="post",
-        ),
-        small(causal=True, window=5, graph="dense", differential=False),
-        BSRNN(num_channels=8, num_layers=2),
-        BSRNN(num_channels=8, num_layers=2, order="interleaved"),
-        CMGAN(n_fft=512, num_channels=8, num_blocks=2, num_heads=2),
-    ],
-    ids=lambda network: type(network).__name__,
-)
-def test_architecture_counts_every_parameter_once(network):
+NETWORKS = """
+plain: {}
+simple: {graph: none, fusion: none, feed_forward: 2}
+adaptive: {band_weights: per_band, lambda_form: statistics, fusion: adaptive,
+    norm: group, split_norm: group, input_conditioned: true, norm_order: post}
+causal: {causal: true, window: 5, graph: dense, differential: false}
+"""
+NETWORKS = {n: small(**o) for n, o in yaml.safe_load(NETWORKS).items()} | {
+    "BSRNN": BSRNN(num_channels=8, num_layers=2),
+    "interleaved": BSRNN(num_channels=8, num_layers=2, order="interleaved"),
+    "CMGAN": CMGAN(n_fft=512, num_channels=8, num_blocks=2, num_heads=2),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_architecture_counts_every_parameter_once(name):
+    network = NETWORKS[name]
     total = sum(parameter.numel() for parameter in network.parameters())
     counted, layers = 0, [len(group) for _, group in stages(network)]
     if getattr(network, "order", None):
@@ -308,23 +309,17 @@ def test_architecture_counts_every_parameter_once(network):
         np.testing.assert_allclose(edges, network.layout.edges_hz[:-1])
 
 
-@pytest.mark.parametrize(
-    "draw, network, reason",
-    [
+def test_parts_that_are_missing():
+    draw_maps = partial(attention_maps, spec=SPEC, hertz=0, frame_seconds=0.008)
+    for draw, network, reason in (
         (band_graph, small(graph="none"), "has no graph"),
         (band_graph, small(graph="fixed"), "'fixed': its edges are not"),
         (fusion_weights, small(fusion="none"), "no multi-scale fusion"),
         (band_graph, TINY_BSRNN, "BSRNN has no"),
-        (
-            lambda model: attention_maps(model, SPEC, 0, 0.008),
-            TINY_BSRNN,
-            "BSRNN has no differential attention",
-        ),
-    ],
-)
-def test_parts_that_are_missing(draw, network, reason):
-    with pytest.raises(MissingPart, match=reason):
-        draw(network)
+        (draw_maps, TINY_BSRNN, "BSRNN has no differential attention"),
+    ):
+        with pytest.raises(MissingPart, match=reason):
+            draw(network)
 
 
 def test_page_of_a_baseline_says_what_is_left_out(
@@ -358,38 +353,27 @@ def test_page_escapes_every_text(everything):
     assert page.count("&lt;script&gt;") == 10
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--systems", "=noisy.flac"], "expected NAME=FILE_OR_MODEL"),
-        (["--systems", "a=x", "a=y"], "two of the name a"),
-        (["--systems", "a=no such"], "no such folder, expected a model"),
-        (["--systems", "Clean=db_transform_small"], "'Clean', which is taken"),
-        (["--clean", "short.wav"], "lasts 0.5 s, expected the 1.5 s"),
-        (["--clean", "none.wav"], "none.wav: there is no such file"),
-        (["--device", "tpu9"], "device 'tpu9' cannot be used"),
-        (["--output", "no/where"], "there is no such folder; make it"),
-    ],
-)
 @pytest.mark.usefixtures("no_weights")
 def test_mistakes_are_found_before_the_weights_are_loaded(
-    options, message, model_folder, audio, tmp_path, monkeypatch, run
+    model_folder, audio, tmp_path, monkeypatch, run
 ):
     monkeypatch.chdir(tmp_path)
     write_wav(tmp_path / "short.wav", np.zeros(4000), 8000)
     command = "analyse", model_folder, audio, "--output", "out"
-    assert message in run(*command, *options, code=1).err
-    assert names(tmp_path) == ["short.wav"]
+    for options, message in (
+        ("--systems =noisy.flac", "expected NAME=FILE_OR_MODEL"),
+        ("--systems a=x a=y", "two of the name a"),
+        ("--systems a=none", "no such folder, expected a model"),
+        ("--systems Clean=db_transform_small", "'Clean', which is taken"),
+        ("--clean short.wav", "lasts 0.5 s, expected the 1.5 s"),
+        ("--clean none.wav", "none.wav: there is no such file"),
+        ("--device tpu9", "device 'tpu9' cannot be used"),
+        ("--output no/where", "there is no such folder; make it"),
+    ):
+        assert message in run(*command, *options.split(), code=1).err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'dbtransform[plot]'" in run(*command, code=1).err
-
-
-def test_the_name_of_the_model_is_taken(model_folder, audio, tmp_path, run):
-    command = "analyse", model_folder, audio, "--output", tmp_path / "out"
-    taken = "--systems", f"DB-Transform={audio}"
-    told = run(*command, *taken, code=1).err
-    assert "named DB-Transform, as the model is" in told
-    assert not list(tmp_path.iterdir())
+    assert names(tmp_path) == ["short.wav"]
 
 
 @pytest.mark.parametrize(

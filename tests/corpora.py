@@ -1,10 +1,12 @@
 """Tiny trees of the layout of the DNS Challenge and of TIMIT."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
 
+from dbtransform_lobes.data.recordings import read_recordings
 from tests.signals import noise_like, speech_like, write_wav
 
 CLEAN = (
@@ -77,6 +79,14 @@ def timit_tree(folder):
                 signal, file = speech_like(1.1, seed), path / f"{sentence}.WAV"
                 sf.write(file, signal, 16000, "PCM_16", format="NIST")
     return Path(folder)
+
+
+def heard(save, key="speaker"):
+    """Map split and kind to the speakers, or paths, of a manifest."""
+    found = defaultdict(set)
+    for item in read_recordings(save / "manifest.csv"):
+        found[item.split, item.kind].add(getattr(item, key))
+    return found
 
 
 def noise_tree(folder, types=("babble", "car", "factory", "white")):

@@ -9,7 +9,7 @@ from pathlib import Path
 import command
 from dbtransform_lobes.cli.main import build_parser, main
 from tests.signals import noise_like, speech_like, write_wav
-from tests.training_runs import ROOT, run_script
+from tests.training_runs import ROOT, run_script, scored_here
 
 PAGES = [
     "README.md",
@@ -37,16 +37,12 @@ def text_of(page):
 
 def commands(page):
     """Return the words of each command of the indented lines of a page."""
-    lines = re.findall(r"^    (\S.*)$", without_fences(text_of(page)), re.M)
+    text = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
+    lines = re.findall(r"^    (\S.*)$", text, re.M)
     lines = [re.sub(r" [<>] \S+", "", line) for line in lines]
     parts = [part for line in lines for part in re.split(r"&&|\||;", line)]
     parts = [re.sub(r"^\s*do\b", "", part) for part in parts]
     return [shlex.split(part) for part in parts if part.strip()]
-
-
-def without_fences(text):
-    """Return a page without its fenced blocks."""
-    return re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
 
 
 def files(page):
@@ -124,7 +120,8 @@ def run_commands(page, clone, before=None):
                 if given[0] == "train.py" and flag.split("=")[0] not in given
             ]
             script = Path(arguments[0]).absolute()
-            run_script([*arguments[1:], *tiny], script)
+            with scored_here():
+                run_script([*arguments[1:], *tiny], script)
 
 
 def check_command(words, folder):

@@ -15,16 +15,12 @@ from tests.signals import noise_like, speech_like
 
 
 @pytest.mark.parametrize("page", pages.PAGES)
-def test_commands_are_those_of_programs_that_take_them(page):
+def test_programs_take_the_commands_of_a_page_and_its_links_lead(page):
     folder = (pages.ROOT / page).parent if "recipes" in page else pages.ROOT
     given = pages.commands(page)
     assert given or page.startswith("docs")
     for words in given:
         pages.check_command(words, folder)
-
-
-@pytest.mark.parametrize("page", pages.PAGES)
-def test_files_that_a_page_links_exist(page):
     for link in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", pages.text_of(page)):
         assert (pages.ROOT / page).parent.joinpath(link).exists(), link
 

@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 from speechbrain.utils import logger
 
+from dbtransform_lobes.evaluation import evaluate
 from tests.composition import flow, recipe_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +58,15 @@ def train(data, output, **changes):
     """
     changes = {"test_annotation": "none", **changes}
     return run_script(arguments(data, output, **changes))
+
+
+def scored_here():
+    """Score in this process, within ``with``: others take seconds to start."""
+
+    def calls(function, tasks, jobs):
+        return ((task, function(*task), "") for task in tasks)
+
+    return mock.patch.object(evaluate, "run_isolated", calls)
 
 
 @contextmanager

@@ -275,9 +275,11 @@ def test_fixed_test_completes_a_data_set(tmp_path, recordings):
     assert (output / "clean_trainset_28spk_wav").is_dir()
 
 
-@pytest.mark.parametrize(
-    "old, new, message",
-    [
+def test_bad_fixed_test_is_refused(tmp_path, recordings):
+    rows = [("mix_000", 0.1, 2.5), ("mix_001", 0.2, 2.5)]
+    mixtures = fixed_test(tmp_path, recordings, rows)
+    text, output = mixtures.read_text(), tmp_path / "out"
+    for old, new, message in (
         ("snr_db\n", "snr\n", "expected the columns"),
         ("mix_000", "../mix", "id is '../mix'"),
         ("mix_001", "mix_000", "mix_000.wav: twice"),
@@ -285,16 +287,11 @@ def test_fixed_test_completes_a_data_set(tmp_path, recordings):
         ("0.1,2.5", "-0.1,2.5", "offset of 0 or more"),
         ("0.1,2.5", "0.1,nan", "finite"),
         ("s p20", "nobody", "there is no such file"),
-    ],
-)
-def test_bad_fixed_test_is_refused(tmp_path, recordings, old, new, message):
-    rows = [("mix_000", 0.1, 2.5), ("mix_001", 0.2, 2.5)]
-    mixtures = fixed_test(tmp_path, recordings, rows)
-    mixtures.write_text(mixtures.read_text().replace(old, new))
-    output = tmp_path / "out"
-    with pytest.raises(ValueError, match=message):
-        mix_testset(mixtures, recordings, output)
-    assert not output.exists()
+    ):
+        mixtures.write_text(text.replace(old, new))
+        with pytest.raises(ValueError, match=message):
+            mix_testset(mixtures, recordings, output)
+        assert not output.exists()
 
 
 def test_command_mixes_and_reports(tmp_path, recordings, run):

@@ -1,6 +1,8 @@
 """The data of the DNS Challenge, and the recipe on them to its end."""
 
 import json
+from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import soundfile as sf
 from dns_prepare import find_test_pairs, prepare_dns
 
 from dbtransform_lobes.data.recordings import read_recordings
-from tests.corpora import CLEAN, NOISE, ROOMS, dns_tree
+from tests.corpora import CLEAN, NOISE, ROOMS, dns_tree, heard
 from tests.recipes.test_recipe import run_recipe
 from tests.signals import speech_like, times, write_wav
 
@@ -24,7 +26,8 @@ def prepared(tmp_path_factory):
     return tree, folder / "save", prepare(tree, folder / "save")
 
 
-def test_languages_noises_and_rooms_are_found(prepared):
+def test_recordings_are_found_sorted_out_and_split(prepared):
+    """Test speakers of VoiceBank are left out; no voice is in two splits."""
     _, save, record = prepared
     found = {name: entry["files"] for name, entry in record["found"].items()}
     assert found == {
@@ -41,36 +44,20 @@ def test_languages_noises_and_rooms_are_found(prepared):
     german = record["found"]["speech german_speech"]
     assert german["speakers"] == 1  # two books of one reader
     assert german["hours"] == pytest.approx(2.5 / 3600, abs=2e-4)
-    items = read_recordings(save / "manifest.csv")
-    assert sum(item.kind == "rir" for item in items) == len(ROOMS)
-
-
-def test_test_speakers_of_voicebank_are_refused(prepared):
-    _, save, record = prepared
     refused = [path.split("/")[-1] for path in record["refused"]]
     assert refused == ["p232_001_mic1.wav", "p257_001_mic2.wav"]
-    items = read_recordings(save / "manifest.csv")
-    speech = [item for item in items if item.kind == "speech"]
-    assert len(speech) == len(CLEAN) - 2
-    assert "p225" in {item.speaker for item in speech}
-    assert not {"p232", "p257"} & {item.speaker for item in speech}
-
-
-def test_no_speaker_and_no_noise_is_in_two_splits(prepared):
-    _, save, _ = prepared
-    sides = []
-    for split in ("train", "valid"):
-        items = read_recordings(save / "manifest.csv", split)
-        for kind, key in (("speech", "speaker"), ("noise", "path")):
-            found = [item for item in items if item.kind == kind]
-            sides.append({getattr(item, key) for item in found})
-    speech, noise, valid_speech, valid_noise = sides
-    assert all(sides)
-    assert not speech & valid_speech and not noise & valid_noise
+    kinds = Counter(r.kind for r in read_recordings(save / "manifest.csv"))
+    assert kinds["rir"] == len(ROOMS) and kinds["speech"] == len(CLEAN) - 2
+    speakers, paths = (heard(save, key) for key in ("speaker", "path"))
+    for kind, parts in (("speech", speakers), ("noise", paths)):
+        train, valid = parts["train", kind], parts["valid", kind]
+        assert train and valid and not train & valid
+    known = speakers["train", "speech"] | speakers["valid", "speech"]
+    assert "p225" in known and not {"p232", "p257"} & known
 
 
 def test_validation_and_test_pairs(prepared):
-    tree, save, record = prepared
+    _, save, record = prepared
     assert record["test_sets"] == {"no_reverb": 2, "with_reverb": 2}
     for name in ("valid", "test_no_reverb", "test_with_reverb"):
         entries = json.loads((save / f"{name}.json").read_text())
@@ -97,18 +84,6 @@ def test_second_call_does_nothing_and_new_files_are_seen(prepared, tmp_path):
     write_wav(new, speech_like(1.2, 77))
     assert "speech spanish_speech" in prepare(tree, save)["found"]
     assert prepare(tree, save, skip_prep=True) == {}
-
-
-def test_fullband_tree_is_resampled(tmp_path):
-    tree = dns_tree(tmp_path / "tree", 48000, suffix="_fullband")
-    record = prepare(tree, tmp_path / "save", jobs=2)
-    assert record["found"]["speech read_speech"]["rates"] == [48000]
-    entries = json.loads((tmp_path / "save/test_no_reverb.json").read_text())
-    for entry in entries.values():
-        for key in ("clean_wav", "noisy_wav"):
-            info = sf.info(entry[key])
-            assert info.samplerate == 16000
-            assert info.duration == entry["length"] == 1.2
 
 
 BAD = {
@@ -167,27 +142,32 @@ def test_incomplete_test_set_is_refused(tmp_path):
     write_wav(test / "clean/clean_fileid_0.wav", stereo)
     with pytest.raises(ValueError, match=r"\(4\)") as error:
         find_test_pairs(tree)
-    expected = ("fileid 1", "nameless.wav", "not as long", "one channel")
-    for words in expected:
+    for words in ("fileid 1", "nameless.wav", "not as long", "one channel"):
         assert words in str(error.value)
 
 
-FLAGS = ["--valid_hours=0.0005", "--codec=0.5", "--clipping=0.5"]
-FLAGS += ["--number_of_epochs=1"]
-DNS = ("DNS", "db_transform_dns")
+FLAGS = "--valid_hours=0.0005 --codec=0.5 --clipping=0.5 --number_of_epochs=1"
 
 
-def test_recipe_runs_from_files_and_from_shards(tmp_path, run):
+def test_recipe_runs_from_files_of_48_khz_and_from_shards(tmp_path, run):
     tree = dns_tree(tmp_path / "tree", 48000, suffix="_fullband")
-    run_recipe(tree, tmp_path / "files", *FLAGS, recipe=DNS)
-    for name in ("no_reverb", "with_reverb"):
-        folder = tmp_path / "files" / f"test_{name}"
-        scores = json.loads((folder / "scores.json").read_text())
+    train = partial(run_recipe, tree, recipe=("DNS", "db_transform_dns"))
+    train(tmp_path / "files", *FLAGS.split())
+    save = tmp_path / "files/save"
+    record = json.loads((save / "dns_prepare.json").read_text())
+    assert record["found"]["speech read_speech"]["rates"] == [48000]
+    for name in ("test_no_reverb", "test_with_reverb"):
+        scores = json.loads((save.parent / name / "scores.json").read_text())
         assert scores["num_scored"] == 2
-    manifest, shards = tmp_path / "files/save/manifest.csv", tmp_path / "shards"
-    run("shards", manifest, "--output", shards)
+        for entry in json.loads((save / f"{name}.json").read_text()).values():
+            for key in ("clean_wav", "noisy_wav"):
+                info = sf.info(entry[key])
+                assert info.samplerate == 16000
+                assert info.duration == entry["length"] == 1.2
+    shards = tmp_path / "shards"
+    run("shards", save / "manifest.csv", "--output", shards)
     languages = "--languages=[read_speech,french_speech]"
     given = f"--recordings={shards}/manifest.csv", languages
-    run_recipe(tree, tmp_path / "shards_run", *FLAGS, *given, recipe=DNS)
+    train(tmp_path / "shards_run", *FLAGS.split(), *given)
     log = (tmp_path / "shards_run/train_log.txt").read_text()
     assert "valid pesq" in log and log.count("test: test_") == 2

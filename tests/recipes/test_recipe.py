@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from tests.signals import contents, voicebank_tree
-from tests.training_runs import ROOT, arguments, checkpoint, run_script
+from tests.training_runs import (
+    ROOT,
+    arguments,
+    checkpoint,
+    run_script,
+    scored_here,
+)
 
 TINY = {"batch_size": 2, "warmup_steps": 2, "valid_files": 2}
 
@@ -20,7 +26,8 @@ def run_recipe(data, output, *flags, recipe=("Voicebank", "db_transform")):
     given = {flag.split("=")[0] for flag in flags}
     flags += tuple(f for f in tiny if f.split("=")[0] not in given)
     argv = [str(folder / f"hparams/{name}.yaml"), *flags]
-    run_script(argv, folder / "train.py")
+    with scored_here():
+        run_script(argv, folder / "train.py")
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +91,22 @@ def test_another_model_trains_on_recordings_in_bf16(tree, tmp_path):
     assert "bsrnn.BSRNN" in settings
 
 
-def test_another_configuration_is_refused_and_changes_nothing(tree, trained):
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--lr=0.5", r"another configuration, .* \(lr, opt_class differ\)"),
+        ("--debug", "expected a folder of its own for --debug"),
+    ],
+)
+def test_another_configuration_changes_nothing(tree, trained, flag, told):
     files = contents(trained)
-    flags = ["--number_of_epochs=2", "--lr=0.5"]
-    told = r"another configuration, .* \(lr, opt_class differ\)"
     with pytest.raises(SystemExit, match=told):
-        run_recipe(tree, trained, *flags)
+        run_recipe(tree, trained, "--number_of_epochs=2", flag)
     after = contents(trained)
     assert {name: after[name] for name in files} == files
 
 
-def test_debug_spares_the_folder_of_a_run(tree, trained, tmp_path):
-    flags = ["--number_of_epochs=2", "--debug"]
-    told = "expected a folder of its own for --debug"
-    with pytest.raises(SystemExit, match=told):
-        run_recipe(tree, trained, *flags)
+def test_debug_goes_on_in_a_folder_of_its_own(tree, tmp_path):
     for flags in (["--debug"], ["--debug", "--debug_persistently"]):
         run_recipe(tree, tmp_path, *flags)
     told = "holds a run of --debug, expected a folder"

@@ -7,8 +7,7 @@ import pytest
 import soundfile as sf
 from timit_prepare import find_speech, prepare_timit
 
-from dbtransform_lobes.data.recordings import read_recordings
-from tests.corpora import SPEAKERS, noise_tree, timit_tree
+from tests.corpora import SPEAKERS, heard, noise_tree, timit_tree
 from tests.data.test_dataset import literal_mix
 from tests.recipes.test_recipe import run_recipe
 from tests.signals import rows_of, speech_like, write_wav
@@ -31,25 +30,18 @@ def plan(save):
     return rows_of(save / "test_mixtures.csv")
 
 
-def test_splits(corpus, tmp_path):
+def test_splits_and_a_test_of_every_speaker(corpus, tmp_path):
     record = prepare(corpus, tmp_path)
     # SPHERE files, without the dialect sentences, core speakers in the test.
     assert record["found"]["speech TRAIN"]["files"] == 6
     assert record["found"]["speech TEST"]["files"] == 2
-    by_split = {}
-    for item in read_recordings(tmp_path / "manifest.csv"):
-        by_split.setdefault((item.split, item.kind), set()).add(item.speaker)
-    assert by_split["test", "speech"] == {"FELC0"}
-    assert by_split["test", "noise"] == {"factory"}
-    assert len(by_split["train", "speech"]) == 2
-    assert len(by_split["train", "noise"]) == 2
+    speakers = heard(tmp_path)
+    assert speakers["test", "speech"] == {"FELC0"}
+    assert speakers["test", "noise"] == {"factory"}
     for kind in ("speech", "noise"):
-        assert len(by_split["valid", kind]) == 1
-        assert not by_split["valid", kind] & by_split["train", kind]
+        train, valid = speakers["train", kind], speakers["valid", kind]
+        assert (len(train), len(valid)) == (2, 1) and not train & valid
     assert json.loads((tmp_path / "valid.json").read_text())
-
-
-def test_full_test_has_every_speaker(corpus, tmp_path):
     speakers = {row["speaker"] for row in find_speech(corpus[0], "full")}
     assert speakers == {*SPEAKERS["TRAIN"], *SPEAKERS["TEST"]}
     record = prepare(corpus, tmp_path, test_set="full")
@@ -125,9 +117,9 @@ def test_bad_input_is_named(corpus, tmp_path):
 
 
 def test_recipe_runs_to_its_end(corpus, tmp_path):
-    flags = "--test_noises=[factory] --snrs=[0.0] --valid_hours=0.0005"
-    given = f"--noise_folder={corpus[1]}", "--number_of_epochs=1"
+    flags = f"--noise_folder={corpus[1]} --test_noises=[factory] --snrs=[0.0]"
+    flags += " --valid_hours=0.0005 --number_of_epochs=1"
     recipe = "TIMIT", "db_transform_timit"
-    run_recipe(corpus[0], tmp_path, *flags.split(), *given, recipe=recipe)
+    run_recipe(corpus[0], tmp_path, *flags.split(), recipe=recipe)
     scores = json.loads((tmp_path / "test/scores.json").read_text())
     assert scores["num_scored"] == 2

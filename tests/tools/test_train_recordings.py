@@ -1,7 +1,5 @@
 """The trainer of the bundled models, on generated recordings."""
 
-import math
-
 import pytest
 import torch
 
@@ -17,8 +15,9 @@ SMALL = {"num_channels": 8, "num_heads": 2, "window": 4}
 MODEL = front_end_yaml(512, 32, 16) + model_yaml(**SMALL, level=61)
 
 
-def parse(arguments):
-    return build_parser("train_recordings").parse_args(arguments)
+def parse(options):
+    options = f"m.yaml --output o --hours 1 {options}".split()
+    return build_parser("train_recordings").parse_args(options)
 
 
 def make_recordings(folder):
@@ -125,11 +124,14 @@ def test_a_run_learns_stops_and_goes_on(tmp_path, run):
 
 def test_batches_go_on_where_a_run_stopped_with_any_workers(tmp_path):
     recordings = make_recordings(tmp_path)
-    command = f"m.yaml --recordings {recordings} --output o --hours 1"
-    command += " --batch-size 2 --crop-seconds 0.5 --workers"
-    alone = iter(tool.training_batches(parse(f"{command} 0".split()), 0))
+    command = f"--recordings {recordings} --batch-size 2 --crop-seconds 0.5"
+
+    def begin(workers, done):
+        args = parse(f"{command} --workers {workers}")
+        return iter(tool.training_batches(args, done))
+
+    alone, others = begin(workers=0, done=0), begin(workers=2, done=2)
     batches = [next(alone) for _ in range(4)]
-    others = iter(tool.training_batches(parse(f"{command} 2".split()), 2))
     for batch in batches[2:]:
         other = next(others)
         for name in ("noisy", "clean"):
@@ -140,13 +142,12 @@ def test_batches_go_on_where_a_run_stopped_with_any_workers(tmp_path):
 
 def test_the_learning_rate_warms_up_holds_and_falls():
     run = tool.Run.__new__(tool.Run)
-    options = "--recordings r --output o --hours 1 --lr 1".split()
-    run.args = parse(["m.yaml", *options])
-    run.step, run.seconds = 0, 0.0
-    assert run.learning_rate() == pytest.approx(1 / 300)
-    run.step, run.seconds = 1000, 0.4 * 3600
-    assert run.learning_rate() == pytest.approx(1)
-    run.seconds = 0.7 * 3600
-    assert run.learning_rate() == pytest.approx(0.5)
-    run.seconds = 3600
-    assert math.isclose(run.learning_rate(), 0, abs_tol=1e-9)
+    run.args = parse("--recordings r --lr 1")
+    for step, hours, rate in (
+        (0, 0, 1 / 300),
+        (1000, 0.4, 1),
+        (1000, 0.7, 0.5),
+        (1000, 1, 0),
+    ):
+        run.step, run.seconds = step, 3600 * hours
+        assert run.learning_rate() == pytest.approx(rate, abs=1e-9)

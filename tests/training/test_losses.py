@@ -3,6 +3,7 @@
 import math
 import sys
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -308,16 +309,13 @@ def magnitude_twin(wave, n_fft):
 
 def multi_resolution_twin(clean, estimate, n_ffts, convergence=True):
     """Yamamoto et al., 2020, eq. 3 to 6, item by item."""
-    totals = []
-    for pair in zip(array(clean), array(estimate), strict=True):
-        total = 0.0
-        for n_fft in n_ffts:
-            s, y = (magnitude_twin(wave, n_fft) for wave in pair)
-            if convergence:
-                total += math.sqrt(((s - y) ** 2).sum() / (s**2).sum())
-            total += np.abs(np.log(s / y)).mean()
-        totals.append(total / len(n_ffts))
-    return np.array(totals)
+    totals = np.zeros(len(clean))
+    for (i, wave), n_fft in product(enumerate(clean), n_ffts):
+        s, y = (magnitude_twin(array(x), n_fft) for x in (wave, estimate[i]))
+        if convergence:
+            totals[i] += math.sqrt(((s - y) ** 2).sum() / (s**2).sum())
+        totals[i] += np.abs(np.log(s / y)).mean()
+    return totals / len(n_ffts)
 
 
 def test_multi_resolution_term_equals_its_twin():

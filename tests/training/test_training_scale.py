@@ -32,13 +32,7 @@ from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
 from dbtransform_lobes.training.losses import EnhancementLoss
 from dbtransform_lobes.training.ranks import prepare_on_main
 from tests.runs import tiny_model
-from tests.signals import (
-    noise_like,
-    noisy_batch,
-    speech_like,
-    voicebank_tree,
-    write_wav,
-)
+from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
 from tests.training.test_losses import HANN, transforms
 from tests.training_runs import ROOT, arguments, checkpoint, logged, train
 
@@ -345,7 +339,8 @@ def test_spectra_stay_in_fp32_under_autocast(dtype):
         part.register_forward_hook(
             lambda _, given, out: seen.extend((given[0].dtype, out.dtype))
         )
-    given = model, *transforms(**HANN), 100 * noisy_batch(0.5, 0)
+    noisy = torch.tensor(speech_like(0.5) + noise_like(0.5)).float()[None]
+    given = model, *transforms(**HANN), 100 * noisy
     with torch.autocast("cpu", dtype=dtype):
         estimate = enhance_waveform(*given)
     assert seen[1:] == [dtype, torch.complex64, torch.complex64]

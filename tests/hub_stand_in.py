@@ -1,7 +1,8 @@
-"""Servers on loopback for tests: olah, and a stand-in for what it lacks.
+"""Servers for tests: olah on loopback, and a stand-in for what it lacks.
 
 olah is a real server of the hub's download protocol, but takes no uploads and
-asks for no token. The stand-in does both, as far as the tests need it.
+asks for no token. The stand-in, within the client of huggingface_hub, does
+both, as far as the tests need it.
 """
 
 import base64
@@ -12,16 +13,18 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
+from functools import partial
 from pathlib import Path
 
-import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from httpx2 import Client, MockTransport, Response
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 
 TOKEN = "hf_stand_in"
 COMMIT = "0123456789" * 4
+BESIDE = Path(sys.executable).with_name("olah-cli")
+OLAH = shutil.which(BESIDE) or shutil.which("olah-cli")
 
 
 def free_port():
@@ -30,97 +33,87 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def olah_command():
-    """Path of olah-cli, None if it is not installed."""
-    beside = Path(sys.executable).with_name("olah-cli")
-    return str(beside) if beside.exists() else shutil.which("olah-cli")
+def _listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def served(command, port, folder, **options):
+    """Run a server of a port, its log in a folder; yields the process."""
+    log = Path(folder, "server.log")
+    with open(log, "wb") as file:
+        output = {"stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, **output, **options)
+    try:
+        while not _listens(port):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        yield process
+        assert process.poll() in (None, 0), log.read_text()
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
 
 
 @contextlib.contextmanager
 def olah(folder, mirrors):
     """Serve ``mirrors``/models/OWNER/NAME; yields the address."""
-    port = free_port()
-    config = folder / "olah.toml"
+    config, port = folder / "olah.toml", free_port()
     config.write_text(
         f'[basic]\nhost = "127.0.0.1"\nport = {port}\n'
         f'repos-path = "{folder / "repos"}"\n'
         f'mirrors-path = ["{mirrors}"]\n'
         "[accessibility]\noffline = true\n"
     )
-    log = open(folder / "olah.log", "wb")
-    process = subprocess.Popen(
-        [olah_command(), "-c", str(config), "--log-path", str(folder / "log")],
-        cwd=folder,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        _wait_for(port, process, folder / "olah.log")
+    command = [OLAH, "-c", str(config), "--log-path", str(folder / "log")]
+    with served(command, port, folder, cwd=folder):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-        log.close()
 
 
-def _wait_for(port, process, log):
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"olah does not listen: {log.read_text()}")
-
-
-def hub(repos):
-    """Make the app of the stand-in: a push, and downloads that want a token.
+def answer(repos, request):
+    """Answer for the hub: a push, and downloads that want a token.
 
     It keeps what it is sent: {name: {"private", "branches", "files", ...}}.
     """
-    app = FastAPI()
-
-    @app.api_route("/{path:path}", methods=["GET", "HEAD", "POST"])
-    async def answer(request: Request, path: str):
-        given = request.headers.get("Authorization") == f"Bearer {TOKEN}"
-        body, repo = await request.body(), None
-        match path.removeprefix("api/").split("/"):
-            case ["validate-yaml"]:
-                return {"errors": [], "warnings": []}
-            case _ if not given:
-                return JSONResponse({"error": "no token"}, 401)
-            case ["repos", "create"]:
-                return create(repos, json.loads(body), request.base_url)
-            case ["models", owner, name, *action] | [owner, name, *action]:
-                repo = repos.get(f"{owner}/{name}")
-        match action if repo else None:
-            case ["branch", branch]:
-                status = 409 if branch in repo["branches"] else 200
-                repo["branches"] += [branch] if status == 200 else []
-                return JSONResponse({}, status)
-            case ["preupload", _]:  # takes all within the commit
-                modes = {"uploadMode": "regular", "shouldIgnore": False}
-                files = [file["path"] for file in json.loads(body)["files"]]
-                return {"files": [{"path": name, **modes} for name in files]}
-            case ["commit", branch] if branch in repo["branches"]:
-                return commit(repo, branch, body, str(request.url))
-            case ["tree", _]:
-                files = repo["files"].items()
-                file = {"type": "file", "oid": COMMIT}
-                return [{**file, "path": n, "size": len(d)} for n, d in files]
-            case ["resolve", _, file] if file in repo["files"]:
-                data = repo["files"][file]
-                tag = f'"{hashlib.sha256(data).hexdigest()}"'
-                headers = {"ETag": tag, "X-Repo-Commit": COMMIT}
-                return Response(data, headers=headers)
-            case [] | ["revision", _]:
-                names = [{"rfilename": name} for name in repo["files"]]
-                found = {"id": "owner/name", "sha": COMMIT, "siblings": names}
-                return {**found, "private": repo["private"]}
-        headers = {"X-Error-Code": f"{'Entry' if repo else 'Repo'}NotFound"}
-        return Response(status_code=404, headers=headers)
-
-    return app
+    given = request.headers.get("Authorization") == f"Bearer {TOKEN}"
+    body, repo = request.read(), None
+    match request.url.path.removeprefix("/").removeprefix("api/").split("/"):
+        case ["validate-yaml"]:
+            return Response(200, json={"errors": [], "warnings": []})
+        case _ if not given:
+            return Response(401, json={"error": "no token"})
+        case ["repos", "create"]:
+            return create(repos, json.loads(body), request.url)
+        case ["models", owner, name, *action] | [owner, name, *action]:
+            repo = repos.get(f"{owner}/{name}")
+    match action if repo else None:
+        case ["branch", branch]:
+            status = 409 if branch in repo["branches"] else 200
+            repo["branches"] += [branch] if status == 200 else []
+            return Response(status, json={})
+        case ["preupload", _]:  # takes all within the commit
+            modes = {"uploadMode": "regular", "shouldIgnore": False}
+            files = [file["path"] for file in json.loads(body)["files"]]
+            files = [{"path": name, **modes} for name in files]
+            return Response(200, json={"files": files})
+        case ["commit", branch] if branch in repo["branches"]:
+            return commit(repo, branch, body, str(request.url))
+        case ["tree", _]:
+            file, files = {"type": "file", "oid": COMMIT}, repo["files"].items()
+            files = [{**file, "path": n, "size": len(d)} for n, d in files]
+            return Response(200, json=files)
+        case ["resolve", _, file] if file in repo["files"]:
+            data = repo["files"][file]
+            tag = f'"{hashlib.sha256(data).hexdigest()}"'
+            headers = {"ETag": tag, "X-Repo-Commit": COMMIT}
+            return Response(200, content=data, headers=headers)
+        case [] | ["revision", _]:
+            names = [{"rfilename": name} for name in repo["files"]]
+            found = {"id": "owner/name", "sha": COMMIT, "siblings": names}
+            return Response(200, json={**found, "private": repo["private"]})
+    headers = {"X-Error-Code": f"{'Entry' if repo else 'Repo'}NotFound"}
+    return Response(404, headers=headers)
 
 
 def create(repos, given, address):
@@ -130,7 +123,8 @@ def create(repos, given, address):
     new = {"branches": ["main"], "files": {}, "commits": []}
     status = 409 if name in repos else 200
     repos.setdefault(name, {"private": bool(private), **new})
-    return JSONResponse({"url": f"{address}{name}", "name": name}, status)
+    url = str(address.join(f"/{name}"))
+    return Response(status, json={"url": url, "name": name})
 
 
 def commit(repo, branch, body, address):
@@ -142,22 +136,16 @@ def commit(repo, branch, body, address):
     repo["commits"].append(branch)
     oid = hashlib.sha1(body).hexdigest()
     url = address.replace("/api/models", "")
-    return {"commitOid": oid, "commitUrl": url}
+    return Response(200, json={"commitOid": oid, "commitUrl": url})
 
 
 @contextlib.contextmanager
 def stand_in():
-    """Run the stand-in; yields its address and its repositories."""
-    repos, port = {}, free_port()
-    config = uvicorn.Config(hub(repos), port=port, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
+    """Have the stand-in answer this process; yields its repositories."""
+    repos = {}
+    transport = MockTransport(partial(answer, repos))
+    set_client_factory(lambda: Client(transport=transport))
     try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}", repos
+        yield repos
     finally:
-        server.should_exit = True
-        thread.join()
+        set_client_factory(default_client_factory)

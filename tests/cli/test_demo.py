@@ -4,30 +4,17 @@ import importlib.util
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
-import urllib.request
 
 import numpy as np
 import pytest
 import soundfile as sf
 
 from dbtransform_lobes.inference import EnhanceModel
-from tests.hub_stand_in import free_port
+from tests.hub_stand_in import free_port, served
 from tests.signals import noise_like, speech_like
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-MISSING = [
-    name
-    for name in ("gradio", "playwright")
-    if importlib.util.find_spec(name) is None
-] + ([] if CHROMIUM else ["chromium"])
-in_browser = pytest.mark.skipif(
-    bool(MISSING),
-    reason=f"not installed: {', '.join(MISSING)} (pip install "
-    "'dbtransform[demo]' playwright, and the package chromium of the system)",
-)
 
 
 def test_mistakes(monkeypatch, run):
@@ -40,33 +27,18 @@ def test_mistakes(monkeypatch, run):
 @pytest.fixture(scope="module")
 def address(model_folder, tmp_path_factory):
     """The page, served by the command; Ctrl-C must end it without error."""
-    cache = str(tmp_path_factory.mktemp("cache"))
-    port = free_port()
+    pytest.importorskip("gradio")
+    pytest.importorskip("playwright")
+    if CHROMIUM is None:
+        pytest.skip("chromium, a package of the system, is not installed")
+    cache, port = tmp_path_factory.mktemp("cache"), free_port()
     command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "demo"]
     command += ["--model", str(model_folder), "--port", str(port)]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "GRADIO_TEMP_DIR": cache},
-    )
-    try:
-        while not _answers(f"http://127.0.0.1:{port}"):
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.2)
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(cache)}
+    with served(command, port, cache, env=environment) as process:
         yield f"http://127.0.0.1:{port}"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, process.stderr.read()
-    finally:
-        process.kill()
-        process.stderr.close()
-
-
-def _answers(address):
-    try:
-        return urllib.request.urlopen(address).status == 200
-    except OSError:
-        return False
+        process.wait(30)  # by 0, else ``served`` fails
 
 
 @pytest.fixture
@@ -104,7 +76,6 @@ def enhance(page):
     return download.value
 
 
-@in_browser
 def test_upload_run_play_download(page, model_folder, tmp_path):
     noisy = speech_like(1.0) + noise_like(1.0)
     path = tmp_path / "talk.flac"
@@ -130,7 +101,6 @@ def test_upload_run_play_download(page, model_folder, tmp_path):
     np.testing.assert_allclose(untouched, sf.read(path)[0], atol=1e-6)
 
 
-@in_browser
 def test_example_recording_and_errors(page, tmp_path):
     button = page.get_by_role("button", name="Enhance", exact=True)
     button.click()

@@ -1,190 +1,146 @@
 """The hub: downloads from olah and, with a token, from a stand-in; pushes."""
 
 import hashlib
-import json
-import os
 import shutil
 import subprocess
-import sys
+from functools import partial
 
 import pytest
 import torch
+from huggingface_hub import constants
+from speechbrain.inference.interfaces import foreign_class
+from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 
 from dbtransform_lobes.export.hub import plan_upload
 from dbtransform_lobes.export.model_folder import FILES
-from tests.hub_stand_in import TOKEN, olah, olah_command, stand_in
+from dbtransform_lobes.inference import EnhanceModel
+from tests.hub_stand_in import OLAH, TOKEN, olah, stand_in
 from tests.signals import speech_like, write_wav
 
 NAME = "owner/name"
-# What a process prints: the sum of the weights of each model that it loads.
-LOAD = """
-import json, os, sys
-from speechbrain.utils.fetching import FetchConfig, LocalStrategy
-from dbtransform_lobes.inference import EnhanceModel
-def load(source="owner/name", savedir=None, strategy="SYMLINK", **config):
-    try:
-        model = EnhanceModel.from_hparams(
-            source, savedir=savedir, run_opts={"device": "cpu"},
-            local_strategy=LocalStrategy[strategy],
-            fetch_config=FetchConfig(**config))
-    except ValueError as error:
-        return str(error)
-    return sum(p.double().sum().item() for p in model.parameters())
-"""
+CPU = {"device": "cpu"}
 
 
-def total(folder):
-    """Sum of the trained weights of a model folder."""
-    weights = torch.load(folder / "model.ckpt").values()
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Have this process take an address for the hub, and a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+    def use(address, **others):
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {
+            "ENDPOINT": address,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+            "HF_HUB_DISABLE_XET": True,
+            **others,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+
+    return use
+
+
+def total(model):
+    """Sum of the weights of a model."""
+    weights = model.mods.model.state_dict().values()
     return sum(weight.double().sum().item() for weight in weights)
 
 
-def python(code, cwd, endpoint, **environment):
-    """Run code after LOAD and against an endpoint; what it prints as JSON."""
-    names = {name for name in os.environ if not name.startswith("HF_")}
-    environment = {
-        **{name: os.environ[name] for name in names},
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(cwd / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        **environment,
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", LOAD + code],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+def load(source=NAME, savedir=None, strategy="SYMLINK", **config):
+    """Load a model; return the sum of its weights."""
+    strategy, config = LocalStrategy[strategy], FetchConfig(**config)
+    options = {"local_strategy": strategy, "fetch_config": config}
+    options |= {"savedir": savedir, "run_opts": CPU}
+    return total(EnhanceModel.from_hparams(source, **options))
 
 
-def git(folder, *commands):
-    git = "git -c user.name=test -c user.email=test@example.org"
-    for command in commands:
-        words = f"{git} {command}".split()
-        subprocess.run(words, cwd=folder, check=True, capture_output=True)
+def refused(message, **options):
+    """Assert that a model is not loaded, for this reason."""
+    with pytest.raises(ValueError, match=message):
+        load(**options)
 
 
 @pytest.fixture
 def mirror(model_folder, tmp_path):
     """models/owner/name as a git repository with a branch of other weights."""
-    folder = tmp_path / "mirrors/models/owner/name"
+    folder = tmp_path / "mirrors/models" / NAME
     shutil.copytree(model_folder, folder)
-    git(folder, "init -b main", "add -A", "commit -m first")
-    git(folder, "checkout -b double")
+
+    def git(*commands):
+        git = "git -c user.name=test -c user.email=test@example.org"
+        for command in commands:
+            words = f"{git} {command}".split()
+            subprocess.run(words, cwd=folder, check=True, capture_output=True)
+
+    git("init -b main", "add -A", "commit -m first", "checkout -b double")
     state = torch.load(folder / "model.ckpt")
     torch.save({k: v * 2 for k, v in state.items()}, folder / "model.ckpt")
-    git(folder, "commit -a -m second", "checkout main")
+    git("commit -a -m second", "checkout main")
     return tmp_path / "mirrors"
 
 
-ONLINE = """
-from speechbrain.inference.interfaces import foreign_class
-results = {
-    "cache": load(),
-    "double": load(revision="double"),
-    "links": load(savedir="links"),
-    "copy": load(savedir="copy", strategy="COPY"),
-    "direct": load(savedir="direct", strategy="COPY_SKIP_CACHE"),
-    "other": load(savedir="copy", strategy="COPY", revision="double"),
-    "renewed": load(savedir="copy", strategy="COPY", revision="double",
-                    allow_updates=True),
-    "unknown": load("owner/unknown"),
-    "branch": load(revision="no_such_branch"),
-}
-model = foreign_class("owner/name", pymodule_file="custom.py",
-                      classname="EnhanceModel", savedir="foreign",
-                      run_opts={"device": "cpu"})
-results["foreign"] = sum(p.double().sum().item() for p in model.parameters())
-print(json.dumps(results))
-"""
-OFFLINE = """
-print(json.dumps({
-    "cache": load(allow_network=False),
-    "double": load(revision="double", allow_network=False),
-    "copy": load(savedir="copy", strategy="COPY", revision="double"),
-    "nothing": load("owner/unknown", allow_network=False),
-    "gone": load(),
-}))
-"""
-
-
 @pytest.mark.skipif(
-    not (olah_command() and shutil.which("git")),
-    reason="olah or git is not installed",
+    not (OLAH and shutil.which("git")), reason="olah or git is not installed"
 )
-def test_downloads_from_a_hub_and_offline(model_folder, mirror, tmp_path):
-    trained = total(model_folder)
-    (tmp_path / "olah").mkdir()
-    with olah(tmp_path / "olah", mirror) as endpoint:
-        online = python(ONLINE, tmp_path, endpoint)
+def test_downloads_from_a_hub_and_offline(model, mirror, hub, run, tmp_path):
+    trained, double = (pytest.approx(n * total(model)) for n in (1, 2))
+    direct = {"savedir": "direct", "strategy": "COPY_SKIP_CACHE"}
+    other = {"revision": "double", "savedir": "copy", "strategy": "COPY"}
+    with olah(tmp_path, mirror) as address:
+        hub(address)
+        assert load() == load(savedir="links") == load(**direct) == trained
+        assert load(savedir="copy", strategy="COPY") == trained
+        refused("holds a model from owner/name, expected", **other)
+        assert load(**other, allow_updates=True) == double
+        assert load(revision="double") == double
+        told = "owner/unknown: there is no such folder, and"
+        refused(told, source="owner/unknown")
+        refused("check the name, the revision", revision="no_such_branch")
+        custom = {"pymodule_file": "custom.py", "classname": "EnhanceModel"}
+        made = foreign_class(NAME, **custom, savedir="foreign", run_opts=CPU)
+        assert total(made) == trained
         write_wav(tmp_path / "noisy.wav", speech_like(0.2))
-        command = "enhance noisy.wav out.wav --model owner/name".split()
-        code = "from dbtransform_lobes.cli.main import main\n"
-        code += f"print(main({command}))"
-        assert python(code, tmp_path, endpoint) == 0
+        run("enhance", "noisy.wav", "out.wav", "--model", NAME)
         assert (tmp_path / "out.wav").is_file()
-    double = 2 * trained
-    for key in ("cache", "links", "copy", "direct", "foreign"):
-        assert online[key] == pytest.approx(trained), key
-    assert online["double"] == online["renewed"] == pytest.approx(double)
-    assert "holds a model from owner/name, expected" in online["other"]
-    assert "owner/unknown: there is no such folder, and" in online["unknown"]
-    assert "check the name, the revision" in online["branch"]
     assert (tmp_path / "links/model.ckpt").is_symlink()
     for name in ("copy", "direct"):
         assert not (tmp_path / name / "model.ckpt").is_symlink()
     # The server is gone: what was fetched is still there.
-    for more in ({}, {"HF_HUB_OFFLINE": "1"}):
-        offline = python(OFFLINE, tmp_path, endpoint, **more)
-        assert offline["cache"] == offline["gone"] == pytest.approx(trained)
-        assert offline["double"] == offline["copy"] == pytest.approx(double)
-        assert "getting it from the hub failed" in offline["nothing"]
+    for offline in (False, True):
+        hub(address, HF_HUB_OFFLINE=offline)
+        assert load() == load(allow_network=False) == trained
+        assert load(revision="double", allow_network=False) == double
+        assert load(**other) == double
+        nothing = {"source": "owner/unknown", "allow_network": False}
+        refused("getting it from the hub failed", **nothing)
 
 
-PUSH = """
-import contextlib, io
-from dbtransform_lobes.cli.main import main
-def push(*arguments):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(["push", "own", "owner/name", *arguments])
-    return [code, out.getvalue(), err.getvalue()]
-"""
-
-
-def test_push_sends_what_the_dry_run_lists_and_it_loads(own_folder, tmp_path):
+def test_push_sends_what_the_dry_run_lists_and_it_loads(
+    own_folder, model, hub, run, monkeypatch
+):
     (own_folder / "secret.txt").write_text("not to be sent")
     planned, left_out = plan_upload(own_folder, NAME)
     assert left_out == ["secret.txt"]
-    first = PUSH + (
-        "print(json.dumps([push('--private', '--revision', 'v2'), load(),"
-        " load(token=True), push('--token', 'hf_wrong')]))"
-    )
-    with stand_in() as (address, repos):
-        options = tmp_path, address
-        told = python(first, *options, HF_TOKEN=TOKEN)
-        pushed, without, loaded, refused = told
+    push = partial(run, "push", own_folder, NAME)
+    hub(constants.ENDPOINT)
+    with stand_in() as repos:
+        # Never without the right token.
+        assert "pushing failed" in push("--token", "hf_wrong", code=1).err
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        out = push("--private", "--revision", "v2").out
         repo = repos[NAME]
+        assert repo["branches"] == ["main", "v2"] and repo["commits"] == ["v2"]
+        # Private: with the token it loads, without it does not.
+        refused(r"a private model needs FetchConfig\(token=True\)")
+        assert load(token=True) == pytest.approx(total(model))
         repo["private"] = False
-        second = PUSH + "print(json.dumps(push('--private')))"
-        public = python(second, *options, HF_TOKEN=TOKEN)
-    code, out, error = pushed
-    assert code == 0, error
-    assert repo["branches"] == ["main", "v2"] and repo["commits"] == ["v2"]
-    assert "left out: secret.txt" in out
+        assert "is public" in push("--private", code=1).err
+    assert "left out: secret.txt" in out and repo["commits"] == ["v2"]
     assert repo["files"] == {path.name: path.read_bytes() for path in planned}
     for data in repo["files"].values():
         assert hashlib.sha256(data).hexdigest() in out
-    # Private: with the token it loads, without it does not.
-    assert "a private model needs FetchConfig(token=True)" in without
-    assert loaded == pytest.approx(total(own_folder))
-    # Never without the right token, and what is private not into the public.
-    assert refused[0] == public[0] == 1
-    assert "pushing failed" in refused[2] and "is public" in public[2]
 
 
 def test_dry_run_lists_and_sends_nothing(model_folder, run, no_network):
@@ -195,6 +151,9 @@ def test_dry_run_lists_and_sends_nothing(model_folder, run, no_network):
         line = next(x for x in out.splitlines() if x.endswith(f"  {name}"))
         assert line.startswith(hashlib.sha256(data).hexdigest())
         assert f"{len(data):,} bytes" in line
+    for name in ("name", "a/b/c", "owner/na me"):
+        told = "expected owner/name" if name == "name" else name
+        assert told in run("push", model_folder, name, "--dry-run", code=1).err
 
 
 @pytest.mark.parametrize(
@@ -205,11 +164,7 @@ def test_dry_run_lists_and_sends_nothing(model_folder, run, no_network):
         ("model.ckpt", "no weights", "expected a state dict"),
         ("hyperparams.yaml", "x: !apply:os.getcwd []", "could run any code"),
         ("README.md", "# A model", "front matter lacks license, library_name"),
-        (
-            "README.md",
-            "---\ntags: [\n---\n",
-            "README.md: the front matter is no YAML",
-        ),
+        ("README.md", "---\ntags: [\n---\n", "the front matter is no YAML"),
         (None, None, "there is no such folder"),
     ],
 )
@@ -222,9 +177,3 @@ def test_dry_run_finds_what_is_wrong(own_folder, run, file, text, message):
     folder = own_folder if file else own_folder / "no"
     told = run("push", folder, NAME, "--dry-run", code=1).err
     assert message in told
-
-
-@pytest.mark.parametrize("name", ["name", "a/b/c", "owner/na me"])
-def test_names_of_no_repository_are_refused(model_folder, run, name):
-    told = run("push", model_folder, name, "--dry-run", code=1).err
-    assert ("expected owner/name" if name == "name" else name) in told

@@ -1,5 +1,7 @@
 """Models without any training: a tiny run, and one of any network."""
 
+import copy
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -33,13 +35,16 @@ def write_hyperparams(folder, **overrides):
     return folder
 
 
+@functools.cache
+def _recipe_model():
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_hyperparams(folder) / "hyperparams.yaml"
+        return load_hyperpyyaml(file.read_text())["model"]
+
+
 def tiny_model(seed=0):
     """The recipe's DB-Transform, tiny, with every weight random."""
-    overrides = {"data_folder": "none", **recipe_overrides(**TINY_MODEL)}
-    with tempfile.TemporaryDirectory() as output:
-        overrides["output_folder"] = output
-        with open(RECIPE, encoding="utf-8") as file:
-            model = load_hyperpyyaml(file, overrides)["model"]
+    model = copy.deepcopy(_recipe_model())
     torch.manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():

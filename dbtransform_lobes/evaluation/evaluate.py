@@ -11,7 +11,7 @@ from statistics import fmean
 import soundfile
 from tqdm import tqdm
 
-from dbtransform_lobes.data.audio import find_audio
+from dbtransform_lobes.data.audio import find_audio, for_soundfile
 from dbtransform_lobes.data.files import raise_problems, write_json, write_text
 from dbtransform_lobes.evaluation.dnsmos import check_installed, dnsmos
 from dbtransform_lobes.evaluation.metrics import METRICS, SilentFileError, score
@@ -62,7 +62,8 @@ def pair_files(clean_folder, estimate_folder):
 
 
 def _read_mono(path):
-    signal, sample_rate = soundfile.read(path, always_2d=True)  # (L, channels)
+    file = for_soundfile(path)
+    signal, sample_rate = soundfile.read(file, always_2d=True)  # (L, channels)
     if signal.shape[1] != 1:
         raise ValueError(
             f"{path.name} has {signal.shape[1]} channels, expected 1; "

@@ -49,7 +49,8 @@ class TopBandGain:
         gains = np.sqrt(ratio).clip(max=1.0)
         gains = np.concatenate((self._gains, gains), axis=-1)
         newest = self._frame + gains.shape[-1] - 1
-        stop = max(self._done, int(newest * self.hop) + 1)
+        # In the end one hop more: of few samples there is only this frame.
+        stop = max(self._done, int((newest + last) * self.hop) + 1)
         position = np.arange(self._done, stop) / self.hop - self._frame
         if not position.size:
             self._gains = gains

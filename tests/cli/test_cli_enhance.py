@@ -11,6 +11,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ import soundfile as sf
 import torch
 
 from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference.batch import enhance_pair
 from tests.signals import contents, noise_like, speech_like, times, write_wav
 from tests.training_runs import ROOT
 
+BUNDLED = "db_transform_small"  # by ONNX Runtime: workers start sooner
 LONG = 300.0  # seconds that take longer than a test
 
 
@@ -48,19 +51,6 @@ def files(folder):
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".dbtransform.json"
     )
-
-
-def test_single_file(enhance, model, tree, monkeypatch):
-    given, before = [], (tree / "noisy/a.wav").read_bytes()
-    monkeypatch.setattr(torch, "set_num_threads", given.append)
-    enhance("noisy/a.wav", "enhanced.wav", "--threads", "3")
-    assert given == [3]
-    expected = model.enhance_file(tree / "noisy/a.wav").numpy()
-    written = sf.read(tree / "enhanced.wav")[0]
-    assert np.abs(written - expected).max() < 1e-4
-    assert sf.info(tree / "enhanced.wav").subtype == "PCM_16"
-    assert np.abs(written - sf.read(tree / "noisy/a.wav")[0]).max() > 1e-2
-    assert (tree / "noisy/a.wav").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -98,10 +88,17 @@ def test_patterns_keep_the_structure_below_their_start(enhance, tree):
     assert "skipped: noisy/talk.m4a: convert it" in told
 
 
-def test_strength_limit_and_high_band(enhance, tree, model):
+def test_options_of_one_file(enhance, tree, model, monkeypatch):
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     write_wav(tree / "wide.wav", noise_like(0.2, 0, 48000), 48000)
     options = ["--strength", "0.5", "--attenuation-limit", "3"]
-    enhance("wide.wav", "out.wav", *options, "--high-band", "drop")
+    options += ["--high-band", "drop", "--threads", "3"]
+    enhance("wide.wav", "out.wav", *options)
+    enhance("wide.wav", "plain.wav")
+    assert threads == [3]
+    plain = model.enhance_file(tree / "wide.wav").numpy()
+    assert np.abs(sf.read(tree / "plain.wav")[0] - plain).max() < 1e-4
     written = sf.read(tree / "out.wav")[0]
     given = {"strength": 0.5, "attenuation_limit_db": 3, "high_band": "drop"}
     expected = model.enhance_file(tree / "wide.wav", **given).numpy()
@@ -134,7 +131,7 @@ def test_resume_makes_what_is_missing(enhance, tree, monkeypatch):
         enhance("noisy", "--output", "out", "--resume", "--force")
 
 
-def test_resume_mixes_no_settings(enhance, tree, model_folder):
+def test_resume_mixes_no_settings(enhance, tree, own_folder):
     enhance("noisy", "--output", "out")
     before = contents(tree / "out")
     weaker = ["noisy", "--output", "out", "--strength", "0.5"]
@@ -143,12 +140,10 @@ def test_resume_mixes_no_settings(enhance, tree, model_folder):
     assert "use --force to replace them" in error
     rounded = *weaker[:3], "--precision", "bf16", "--resume"
     assert "has results of precision fp32" in enhance(*rounded, code=1).err
-    other = tree / "other"
-    shutil.copytree(model_folder, other)
-    with open(other / "hyperparams.yaml", "a") as file:
+    with open(own_folder / "hyperparams.yaml", "a") as file:
         file.write("# another one\n")
     again = ["noisy", "--output", "out", "--resume"]
-    error = enhance(*again, "--model", other, code=1).err
+    error = enhance(*again, "--model", own_folder, code=1).err
     assert "has results of another model" in error
     assert contents(tree / "out") == before
     # Stopped after a file by other settings: the rest is not theirs.
@@ -188,36 +183,35 @@ def test_bad_manifests(tmp_path, content, message, run):
 
 
 def test_a_file_that_kills_its_process_is_given_up(
-    enhance, model_folder, tree, monkeypatch
+    enhance, own_folder, tree, monkeypatch
 ):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    folder = tree / "killer"
-    shutil.copytree(model_folder, folder)
-    text = (folder / "hyperparams.yaml").read_text()
+    text = (own_folder / "hyperparams.yaml").read_text()
     name = "dbtransform_lobes.models.db_transform.DBTransform"
     assert name in text
     text = text.replace(name, "tests.runs.Killer")
-    (folder / "hyperparams.yaml").write_text(text)
+    (own_folder / "hyperparams.yaml").write_text(text)
     write_wav(tree / "noisy/bad.wav", noise_like(1.0))
-    options = "--output", "out", "--jobs", 2, "--model", folder, "--trust-code"
-    out, error = enhance("noisy", *options, code=1)
+    options = "--output", "out", "--jobs", 2, "--model", own_folder
+    out, error = enhance("noisy", *options, "--trust-code", code=1)
     assert "3 of 4 files enhanced into out" in out
     assert "bad.wav: the process that worked on it died" in error
     assert list((tree / "out").rglob(".*.tmp")) == []
 
 
 @pytest.fixture
-def started(model_folder, tmp_path):
+def started(tmp_path):
     """Return a function that enhances long files in a process group."""
     for name in "abc":
-        write_wav(tmp_path / f"noisy/{name}.wav", noise_like(LONG))
+        noise = np.tile(noise_like(LONG / 30), 30)
+        write_wav(tmp_path / f"noisy/{name}.wav", noise)
     command = [sys.executable, "-m", "dbtransform_lobes.cli.main", "enhance"]
-    command += ["noisy", "--output", "out", "--model", str(model_folder)]
+    command += "noisy --output out --threads 1 --jobs".split()
 
-    def start(jobs, begun):
+    def start(jobs, begun, backend="onnx"):
         """Start; return when files are made (begun) or processes started."""
         process = subprocess.Popen(
-            [*command, "--threads", "1", "--jobs", str(jobs)],
+            [*command, str(jobs), "--backend", backend],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stderr=subprocess.PIPE,
@@ -257,7 +251,7 @@ def test_failures_are_named_and_the_rest_is_done(enhance, tree):
     (tree / "noisy/gone.wav").symlink_to(tree / "nowhere.wav")
     reasons = []
     for folder, jobs in (("one", 1), ("two", 2)):
-        options = "--output", folder, "--jobs", jobs
+        options = "--output", folder, "--jobs", jobs, "--model", BUNDLED
         out, error = enhance("noisy", *options, code=1)
         assert f"3 of 6 files enhanced into {folder}" in out
         assert files(tree / folder) == ["a.wav", "b.wav", "deep/er/c.wav"]
@@ -313,34 +307,23 @@ def test_what_is_left_out_of_a_folder_is_listed(enhance, tree, monkeypatch):
     ]
 
 
-def test_a_lack_of_memory_fails_one_file(enhance, tree, monkeypatch):
-    enhance_file = EnhanceModel.enhance_long_file
-
-    def fail(self, path, output, **options):
-        if path.name == "a.wav":
-            raise torch.OutOfMemoryError("out of memory")
-        return enhance_file(self, path, output, **options)
-
-    monkeypatch.setattr(EnhanceModel, "enhance_long_file", fail)
-    told = enhance("noisy", "--output", "out", code=1).err
-    assert "failed: noisy/a.wav: out of memory" in told
-    assert files(tree / "out") == ["b.wav", "deep/er/c.wav"]
+def test_a_lack_of_memory_fails_one_file(tmp_path):
+    pair = tmp_path / "a.wav", tmp_path / "b.wav"
+    for error in (torch.OutOfMemoryError, MemoryError):
+        model = Mock(enhance_long_file=Mock(side_effect=error("too much")))
+        assert enhance_pair(model, pair, {}) == (pair[0], "too much", [])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("noisy/a.wav", "1 paths given without --output"),
-        ("noisy/a.wav noisy/b.wav c.wav", "give --output FOLDER"),
         ("noisy out.wav", "noisy: is a folder; give --output"),
-        ("noisy/a.wav noisy/b.wav", "b.wav: exists; use --force"),
         ("noisy --output x", "mend these first (1):\n  x/b.wav: exis"),
         ("noisy/a.wav noisy/a.wav --force", "output is the input"),
         ("no.wav out.wav", "no.wav: there is no such file"),
-        ("no --output out", "no: there is no such file"),
         ("noisy/a.wav out.txt", "out.txt: expected one of the suffixes"),
         ("noisy/talk.m4a --output out", "convert it first: ffmpeg"),
-        ("noisy/a.wav out", "out: expected one of the suffixes"),
         ("noisy/a.wav no/out.wav", "no: there is no such folder"),
         ("noisy/a.wav out.wav --suffix x", "without --output"),
         ("noisy --output noisy", "is the input and the --output"),
@@ -348,38 +331,21 @@ def test_a_lack_of_memory_fails_one_file(enhance, tree, monkeypatch):
         ("noisy --output out --suffix /x", "part of a name"),
         ("empty --output out", "empty: there is no audio"),
         ("noisy/b.wav x --output out", "for noisy/b.wav and"),
-        ("noisy/notes.txt --output out", "expected one of the suf"),
         ("noisy/a.wav x --output noisy --force", "output is the input"),
-        (
-            "x/b.wav --output x --suffix '' --force",
-            "x/b.wav: the output is the input",
-        ),
         ("noisy/a.wav out.wav --threads 0", "--threads is 0"),
         ("noisy/a.wav out.wav --jobs 0", "--jobs is 0, expected"),
         ("noisy/a.wav out.wav --strength 1.5", "strength is 1.5"),
-        ("noisy/a.wav out.wav --strength nan", "strength is nan"),
-        (
-            "noisy/a.wav out.wav --attenuation-limit -3",
-            "is -3.0, expected 0 or more decibels",
-        ),
+        ("noisy/a.wav out.wav --attenuation-limit -3", "is -3.0, expected 0"),
         ("noisy/*.wav out.wav", "is a pattern; give --output"),
         ("noisy/x*.wav --output out", "no audio file has such a name"),
         ("noisy/*.txt --output out", "no audio file has such a name"),
-        (
-            "x/b.wav x/b_x.wav --output x --suffix _x --force",
-            "x/b_x.wav: the output of x/b.wav is another input",
-        ),
+        ("x/b.wav x/b_x.wav --output x --suffix _x --force", "another input"),
         ("noisy/notes.txt out.wav", "failed: noisy/notes.txt: expected a"),
         ("noisy/talk.m4a out.wav", "convert it first: ffmpeg -i noisy/t"),
         ("x.raw out.wav", "failed: x.raw: expected audio that"),
         ("lfs.wav out.wav", "get the file by `git lfs pull`"),
-        (
-            "noisy/a.wav out.wav --model no_model",
-            "no_model: there is no such folder, expected",
-        ),
+        ("noisy/a.wav out.wav --model no_model", "no_model: there is no such"),
         ("x --output out --model noisy", "no hyperparams.yaml"),
-        ("noisy/a.wav out.wav --device gpu", "cannot be used"),
-        ("noisy/a.wav out.wav --device hpu", "cannot be used"),
         ("noisy/a.wav out.wav --threads 9999", "1 to 1024"),
         ("noisy/a.wav out.wav --device cuda:99", "machine: cpu"),
     ],
@@ -399,18 +365,18 @@ def test_mistakes_are_found_before_the_weights_are_loaded(
 
 
 @pytest.mark.parametrize(
-    ("jobs", "number", "begun"),
+    ("number", "options"),
     [
-        (1, signal.SIGINT, True),
-        (2, signal.SIGINT, True),
-        (2, signal.SIGINT, False),
-        (2, signal.SIGTERM, True),
-        (2, signal.SIGHUP, True),
+        (signal.SIGINT, (1, True, "torch")),
+        (signal.SIGINT, (2, True)),
+        (signal.SIGINT, (2, False)),
+        (signal.SIGTERM, (2, True)),
+        (signal.SIGHUP, (2, True)),
     ],
 )
-def test_interrupt_leaves_whole_files(started, tmp_path, jobs, number, begun):
+def test_interrupt_leaves_whole_files(started, tmp_path, number, options):
     """Ctrl-C while workers start or long files are made; nothing is left."""
-    process = started(jobs, begun)
+    process = started(*options)
     os.killpg(process.pid, number)  # as a terminal does
     # a worker that lives on would keep stderr open
     _, error = process.communicate(timeout=60)

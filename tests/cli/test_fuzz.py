@@ -1,16 +1,12 @@
-"""A thousand odd files: enhanced whole, refused, or cut with a warning."""
-
-import struct
+"""Eight hundred odd files: enhanced whole, refused, or cut with a warning."""
 
 import numpy as np
 import pytest
 import soundfile as sf
 
-from dbtransform_lobes.data.headers import UNKNOWN
-from dbtransform_lobes.inference.mpeg import MARGIN, frames_of
 from tests.inference.test_untrusted import mutations
 
-COUNT, BATCH = 1000, 250
+COUNT, BATCH = 800, 200
 RATES = (8000, 11025, 16000, 22050, 44100, 48000)
 LENGTHS = (1, 2, 63, 400, 1999, 6000)
 # Rates and channels of the formats that do not take all.
@@ -29,42 +25,9 @@ FORMATS = [
     *2 * (("ogg", "OGG", "VORBIS"), ("ogg", "OGG", "OPUS")),
     *2 * (("mp3", "MP3", "MPEG_LAYER_III"),),
 ]
+EXACT = ("PCM", "FLOAT", "DOUBLE")
 WARNINGS = ("ends after", "its samples are not those that were encoded")
-DAMAGES = (
-    "none none none cut turned left_out empty text header header mutated "
-    "mutated"
-).split()
-
-
-def header_damage(path, container, frames, rng):
-    """Change what a file says of its length; returns what is expected."""
-    content = path.read_bytes()
-    if container == "MP3":
-        begin, size, _ = next(frames_of(content))
-        path.write_bytes(content[begin + size :])
-        return "more"  # nobody knows where the encoder's padding begins
-    if container == "OGG":
-        path.write_bytes(2 * content)
-        return "refused"
-    if container == "FLAC":
-        half = (frames // 2).to_bytes(4, "big")
-        path.write_bytes(content[:22] + half + content[26:])
-        return "told" if frames > 1 else "refused"
-    if container != "WAV":
-        return "whole"
-    place = content.find(b"data") + 4
-    (size,) = struct.unpack_from("<I", content, place)
-    kind = rng.choice(["zero", "unknown", "more", "twice"])
-    if kind == "twice":
-        chunk = content[place - 4 : place + 4 + size] + bytes(size % 2)
-        path.write_bytes(content[: place - 4] + 2 * chunk)
-        return "refused"
-    if size % 2:  # the byte that pads the chunk would be a sample
-        return "whole"
-    value = {"zero": 0, "unknown": UNKNOWN, "more": size + 4000}[kind]
-    changed = content[:place] + struct.pack("<I", value) + content[place + 4 :]
-    path.write_bytes(changed)
-    return {"zero": "refused", "unknown": "whole", "more": "told"}[kind]
+DAMAGES = "none none none cut turned left_out empty text mutated mutated"
 
 
 def odd_file(folder, number, rng):
@@ -78,9 +41,7 @@ def odd_file(folder, number, rng):
     noise = 0.1 * rng.standard_normal((frames, channels))
     sf.write(path, noise, rate, subtype, format=container)
     frames, content = sf.info(path).frames, path.read_bytes()
-    damage, middle = rng.choice(DAMAGES), len(content) // 2
-    if damage == "header":
-        return path.name, frames, header_damage(path, container, frames, rng)
+    damage, middle = rng.choice(DAMAGES.split()), len(content) // 2
     if damage == "cut":
         path.write_bytes(content[: rng.integers(len(content))])
         return path.name, frames, "any"
@@ -98,12 +59,6 @@ def odd_file(folder, number, rng):
     return path.name, frames, "whole"
 
 
-def check_same(given, made):
-    """Compare the samples of two files, but for formats that lose some."""
-    if sf.info(given).subtype.startswith(("PCM", "FLOAT", "DOUBLE")):
-        assert np.allclose(sf.read(given)[0], sf.read(made)[0], atol=0.02)
-
-
 @pytest.mark.filterwarnings("ignore:.*ends after")
 @pytest.mark.parametrize("seed", range(COUNT // BATCH))
 def test_no_sample_is_lost_in_silence(model_folder, model, tmp_path, run, seed):
@@ -117,7 +72,7 @@ def test_no_sample_is_lost_in_silence(model_folder, model, tmp_path, run, seed):
         given, made = tmp_path / "in" / name, tmp_path / "out" / name
         if not made.exists():
             assert f"failed: {given}: " in errors, name
-            assert expected not in ("whole", "more"), name
+            assert expected != "whole", name
             if expected == "odd":  # and that by an error of its own
                 with pytest.raises((ValueError, FileNotFoundError)):
                     model.enhance_file(given)
@@ -129,15 +84,11 @@ def test_no_sample_is_lost_in_silence(model_folder, model, tmp_path, run, seed):
         if expected == "odd":
             assert after.frames == len(model.enhance_file(given)), name
             continue
-        if expected == "more":
-            assert frames <= after.frames < frames + MARGIN, name
-            continue
         warned = any(f"warning: {given}: {why}" in errors for why in WARNINGS)
         assert after.frames == frames or warned, name
         if expected == "whole":
             assert after.frames == frames, name
-            if strength == 0:
-                check_same(given, made)
-        if expected == "told":
-            assert warned, name
+            if strength == 0 and before.subtype.startswith(EXACT):
+                signals = sf.read(given)[0], sf.read(made)[0]
+                assert np.allclose(*signals, atol=0.02), name
     assert not list((tmp_path / "out").glob(".*.tmp"))

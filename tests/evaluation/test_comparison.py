@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 from itertools import product
 from unittest.mock import Mock
 
@@ -20,7 +21,7 @@ from dbtransform_lobes.evaluation.compare import (
 )
 from dbtransform_lobes.evaluation.conditions import read_conditions
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
-from dbtransform_lobes.evaluation.metrics import METRICS, score
+from dbtransform_lobes.evaluation.metrics import METRICS, si_sdr
 from dbtransform_lobes.evaluation.statistics import intervals
 from tests.evaluation.test_evaluation import RATE, noisy_pair, write
 from tests.signals import contents, rows_of
@@ -157,15 +158,16 @@ def test_means_and_differences_are_those_of_the_files(folders, compared):
     report, output = compared
     assert report["num_compared"] == report["num_files"] == 4
     assert report["reference"] == "noisy" and report["left_out"] == {}
-    scores = {}
-    for system, name in product(GAINS, SNRS):
+    rows = {(row["system"], row["file"]): row for row in report["rows"]}
+    for (system, name), row in rows.items():
         file = f"{name}.{'flac' if system == 'good' else 'wav'}"
         clean, _ = sf.read(folders / "clean" / f"{name}.wav")
-        scores[system, name] = score(clean, sf.read(folders / system / file)[0])
+        expected = si_sdr(clean, sf.read(folders / system / file)[0])
+        assert abs(row["si_sdr"] - expected) < 1e-10
     for metric in METRICS:
         values = {}
         for system in GAINS:
-            values[system] = [scores[system, name][metric] for name in SNRS]
+            values[system] = [rows[system, name][metric] for name in SNRS]
             mean = report["means"][system][metric]["mean"]
             assert abs(mean - sum(values[system]) / 4) < 1e-10
         pairs = zip(values["good"], values["noisy"], strict=True)
@@ -173,36 +175,30 @@ def test_means_and_differences_are_those_of_the_files(folders, compared):
         given = report["differences"]["good"][metric]
         assert abs(given["low"] - low) < 1e-8
         assert abs(given["high"] - high) < 1e-8
+    for kind, key, known in (
+        ("by_snr", "snr_db", SNRS),
+        ("by_noise", "noise", NOISES),
+    ):
+        groups = report[kind]
+        assert [g[key] for g in groups] == sorted(set(known.values()))
+        for group, system in product(groups, GAINS):
+            names = [name for name in SNRS if known[name] == group[key]]
+            assert group["num_compared"] == len(names) == 2
+            values = [rows[system, name]["estoi"] for name in names]
+            mean = group["means"][system]["estoi"]["mean"]
+            assert abs(mean - sum(values) / 2) < 1e-10
     # pairing matters: the interval of the means is wider
     spread = report["means"]["good"]["si_sdr"]
     paired = report["differences"]["good"]["si_sdr"]
     width = paired["high"] - paired["low"]
     assert width < 0.5 * (spread["high"] - spread["low"])
     assert "noisy" not in report["differences"]
-    rows = rows_of(output / "scores.csv")
-    rows = {(row["system"], row["file"]): row for row in rows}
-    assert len(rows) == 12 and next(iter(rows))[0] == "noisy"
-    row = rows["poor", "speaker/b"]
-    assert abs(float(row["pesq"]) - scores["poor", "speaker/b"]["pesq"]) < 1e-6
+    written = rows_of(output / "scores.csv")
+    names = [(row["system"], row["file"]) for row in written]
+    assert len(names) == 12 and names[0][0] == "noisy"
+    row = written[names.index(("poor", "speaker/b"))]
+    assert abs(float(row["pesq"]) - rows["poor", "speaker/b"]["pesq"]) < 1e-6
     assert (row["snr_db"], row["noise"]) == ("5.0", "bus")
-
-
-@pytest.mark.parametrize(
-    ("kind", "key", "conditions"),
-    [("by_snr", "snr_db", SNRS), ("by_noise", "noise", NOISES)],
-)
-def test_groups_hold_files_of_a_condition(compared, kind, key, conditions):
-    report, _ = compared
-    rows = {(row["system"], row["file"]): row for row in report["rows"]}
-    groups = report[kind]
-    assert [g[key] for g in groups] == sorted(set(conditions.values()))
-    for group in groups:
-        names = [name for name in SNRS if conditions[name] == group[key]]
-        assert group["num_compared"] == len(names) == 2
-        for system in GAINS:
-            values = [rows[system, name]["estoi"] for name in names]
-            mean = group["means"][system]["estoi"]["mean"]
-            assert abs(mean - sum(values) / 2) < 1e-10
 
 
 def test_everything_is_written_beside_versions(folders, compared):
@@ -244,46 +240,41 @@ def test_files_that_one_system_lacks_are_left_out_of_all(folders, tmp_path):
     assert report["by_snr"] == report["by_noise"] == []
 
 
-def test_a_manifest_names_clean_files_of_other_names(folders, tmp_path):
-    signal, _ = sf.read(folders / "noisy" / "c.wav")
-    write(tmp_path / "out" / "noisy_fileid_3.wav", signal)
-    manifest = tmp_path / "manifest.csv"
-    clean = os.path.relpath(folders / "clean" / "c.wav", tmp_path)
-    manifest.write_text(f"id,clean,snr\nnoisy_fileid_3,{clean},0\n")
-    report = compare_systems(manifest, {"noisy": tmp_path / "out"})
-    assert report["num_compared"] == 1 and report["by_snr"][0]["snr_db"] == 0
-    assert report["differences"] == {}
-    assert "Differences" not in tables.comparison_text(report)
-    for path in ("", "{data_root}/c.wav"):
-        manifest.write_text(f"id,clean\nnoisy_fileid_3,{path}\n")
-        with pytest.raises(ValueError, match="no paths of clean files"):
-            compare_systems(manifest, {"noisy": tmp_path / "out"})
-
-
-def test_a_manifest_of_a_recipe_knows_the_noisy_names(folders, tmp_path):
+@pytest.mark.parametrize(
+    ("suffix", "wrong", "message"),
+    [
+        (".csv", "id,clean\n3,\n", "no paths of clean files"),
+        (".csv", "id,clean\n3,{root}/c.wav\n", "no paths of clean files"),
+        (".json", "[1]", "expected JSON of the form"),
+    ],
+)
+def test_a_manifest_knows_other_names(
+    folders, tmp_path, suffix, wrong, message
+):
     """As of the DNS test set: id, clean and noisy have different names."""
-    for system in ("noisy", "good"):
-        suffix = "flac" if system == "good" else "wav"
-        signal, _ = sf.read(folders / system / f"c.{suffix}")
-        name = "book_snr5_fileid_3" if system == "noisy" else "3"
-        write(tmp_path / system / f"{name}.wav", signal)
-    entry = {
-        "clean_wav": str(folders / "clean" / "c.wav"),
-        "noisy_wav": "noisy/book_snr5_fileid_3.wav",
-        "length": 1.5,
-        "snr_db": 5,
-    }
-    manifest = tmp_path / "test.json"
-    manifest.write_text(json.dumps({"3": entry}))
     systems = {name: tmp_path / name for name in ("noisy", "good")}
+    noisy = "noisy/book_snr5_fileid_3.wav"
+    for old, new in (("noisy/c.wav", noisy), ("good/c.flac", "good/3.flac")):
+        (tmp_path / new).parent.mkdir()
+        shutil.copy(folders / old, tmp_path / new)
+    clean = os.path.relpath(folders / "clean/c.wav", tmp_path)
+    manifest = (tmp_path / "test").with_suffix(suffix)
+    manifest.write_text(f"id,clean,noisy,snr\n3,{clean},{noisy},5\n")
+    if suffix == ".json":
+        entry = {"clean_wav": clean, "noisy_wav": noisy, "snr_db": 5}
+        manifest.write_text(json.dumps({"3": {**entry, "length": 1.5}}))
     report = compare_systems(manifest, systems)
     assert report["num_compared"] == 1 and report["left_out"] == {}
     assert report["by_snr"][0]["snr_db"] == 5.0
     assert report["without_clean"] == {"noisy": [], "good": []}
     assert report["differences"]["good"]["pesq"]["mean"] > 0
-    manifest.write_text("[1]")
-    with pytest.raises(ValueError, match="expected JSON of the form"):
-        read_conditions(manifest)
+    del systems["good"]
+    report = compare_systems(manifest, systems)
+    assert report["differences"] == {}
+    assert "Differences" not in tables.comparison_text(report)
+    manifest.write_text(wrong)
+    with pytest.raises(ValueError, match=message):
+        compare_systems(manifest, systems)
 
 
 @pytest.mark.parametrize(
@@ -360,9 +351,10 @@ def test_plot_of_more_noises_and_systems_than_fit(compared, tmp_path):
 
 def test_command_compares_and_lists_what_is_left_out(folders, tmp_path, run):
     output = tmp_path / "comparison"
-    command = "evaluate", folders / "clean", "--reference", "noisy", "--jobs", 2
+    command = "evaluate", folders / "clean", "--reference", "noisy"
     systems = "--systems", f"ours={folders / 'good'}", folders / "noisy"
-    text = run(*command, "--plot", "pdf", "--output", output, *systems).out
+    written = "--plot", "pdf", "--output", output, "--jobs", 2
+    text = run(*command, *written, *systems).out
     assert text == (output / "comparison.md").read_text()
     assert "4 of 4 files" in text and "Differences to noisy" in text
     assert (output / "differences.pdf").is_file()

@@ -12,8 +12,7 @@ import soundfile as sf
 import soxr
 import torch
 
-from dbtransform_lobes.inference import EnhanceModel, StreamingEnhancer
-from dbtransform_lobes.inference.backend import load_enhancer
+from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.batch import enhance_pair
 from dbtransform_lobes.inference.high_band import TopBandGain
 from dbtransform_lobes.inference.mpeg import frames_of
@@ -22,7 +21,6 @@ from tests.formulas import literal_stft
 from tests.runs import Mapping, model_of
 from tests.signals import noise_like, noisy_signal, snr_db
 
-CPU = {"device": torch.device("cpu")}
 TAGS = {
     "title": "A title, äöü, čřž, 題",
     "artist": "Somebody",
@@ -34,9 +32,13 @@ TAGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def model():
-    return EnhanceModel.from_hparams(run_opts=CPU)
+def write(path, seconds=0.2, rate=16000, channels=1, tags=None, **options):
+    """Write noisy speech with these tags; return the path."""
+    with sf.SoundFile(path, "w", rate, channels, **options) as file:
+        for tag, text in (tags or {}).items():
+            setattr(file, tag, text)
+        file.write(noisy_signal(seconds, rate, channels))
+    return path
 
 
 def literal_gain(noisy, enhanced, sample_rate):
@@ -68,7 +70,7 @@ def test_top_band_gain_equals_its_literal_twin():
     rng = np.random.default_rng(0)
     noisy = rng.standard_normal(85)
     enhanced = noisy * np.linspace(0, 1.3, 85) + 0.1 * rng.standard_normal(85)
-    gain = top_gain(noisy, enhanced, 1000)[::8]
+    gain = top_gain(noisy, enhanced, 1000)[:96:8]
     expected = literal_gain(noisy, enhanced, 1000)
     assert gain.shape == expected.shape == (1 + 88 // 8,)
     assert np.allclose(gain, expected, rtol=0, atol=1e-10)
@@ -80,22 +82,12 @@ def test_top_band_gain_equals_its_literal_twin():
     assert np.all(top_gain(0 * noisy, 0 * noisy, 1000) == 1)
     for sizes in ([85], [1] * 85, [3, 70, 12], [84, 1]):
         blocks = top_gain(noisy, enhanced, 1000, sizes)
-        assert np.allclose(blocks[::8], gain, rtol=0, atol=1e-12)
+        assert np.allclose(blocks[:96:8], gain, rtol=0, atol=1e-12)
         # Interpolated over time: 22 samples from frame to frame at 2750 Hz.
         blocks = top_gain(noisy, enhanced, 1000, sizes, sample_rate=2750)
         between = np.interp(np.arange(len(blocks)) / 22, range(12), expected)
         assert np.allclose(blocks, between, atol=1e-10)
         assert len(blocks) >= 85 * 2.75
-
-
-@pytest.mark.parametrize("sample_rate", [22050, 44100, 48000, 96000])
-def test_what_the_model_leaves_alone_stays_as_it_is(sample_rate, identity):
-    """An identity gives back all bands, not only those below 8 kHz."""
-    signal = np.random.default_rng(0).standard_normal(sample_rate // 2)
-    signal = 0.1 * signal.astype(np.float32)
-    assert snr_db(signal, identity.enhance_array(signal, sample_rate)) > 90
-    dropped = identity.enhance_array(signal, sample_rate, high_band="drop")
-    assert snr_db(signal, dropped) < 6
 
 
 def test_high_band_gets_the_gain_of_the_top_of_the_band(identity):
@@ -111,12 +103,8 @@ def test_high_band_gets_the_gain_of_the_top_of_the_band(identity):
         assert snr_db(0.5 * above, kept - dropped) > 40
     rest = identity.enhance_array(signal, 48000) - signal
     assert np.abs(rest).max() < 1e-4  # where the gain would have been 1
-    # A tone above the band is dropped if so told.
-    tone = 0.1 * np.sin(2 * np.pi * 12000 / 48000 * np.arange(48000))
-    dropped = identity.enhance_array(tone, 48000, high_band="drop")
-    assert np.abs(dropped[4800:-4800]).max() < 1e-4
     with pytest.raises(ValueError, match="high_band is 'mirror', expected one"):
-        identity.enhance_array(tone, 48000, high_band="mirror")
+        identity.enhance_array(signal, 48000, high_band="mirror")
 
 
 @pytest.mark.parametrize("adds", [False, True])
@@ -124,7 +112,9 @@ def test_high_band_gets_the_gain_of_the_top_of_the_band(identity):
 @pytest.mark.parametrize("sample_rate", [8000, 16000, 48000])
 def test_the_end_is_not_louder_than_what_is_before(name, adds, sample_rate):
     """At any length, also when a model adds what no signal has."""
-    model = EnhanceModel.from_hparams(f"db_transform_{name}", run_opts=CPU)
+    model = EnhanceModel.from_hparams(
+        f"db_transform_{name}", run_opts={"device": torch.device("cpu")}
+    )
     if adds:
         model.mods["model"] = Mapping(lambda x: x + 3 * torch.randn_like(x))
     noise = noise_like(0.3, 3, sample_rate)
@@ -137,19 +127,26 @@ def test_the_end_is_not_louder_than_what_is_before(name, adds, sample_rate):
 
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM", "GSM610"])
 def test_formats_in_blocks_become_pcm(model, subtype, tmp_path):
-    noisy, output = tmp_path / "noisy.wav", tmp_path / "enhanced.wav"
-    sf.write(noisy, noisy_signal(0.5, 16000), 16000, subtype=subtype)
+    noisy = write(tmp_path / "noisy.wav", 0.5, subtype=subtype)
+    output = tmp_path / "enhanced.wav"
     with pytest.warns(UserWarning, match=f"{subtype} of the input .* PCM_16"):
         model.enhance_file(noisy, output)
     assert sf.info(output).subtype == "PCM_16"
     assert sf.info(output).frames == len(sf.read(noisy)[0])
 
 
-def mp3_bytes(path, *parts):
-    """An MP3 of each part, as one file after the other."""
-    for number, part in enumerate(parts):
-        sf.write(path.with_suffix(f".{number}.mp3"), part, 16000)
-        yield path.with_suffix(f".{number}.mp3").read_bytes()
+def mp3(path, signal, header=True):
+    """Bytes of an MP3, maybe without the header that tells its length."""
+    sf.write(path, signal, 16000)
+    data = path.read_bytes()
+    begin, size, _ = next(frames_of(data))
+    return data if header else data[begin + size :]
+
+
+def chunk(name, *contents):
+    """A chunk of a WAV file."""
+    content = b"".join(contents)
+    return name + struct.pack("<I", len(content)) + content
 
 
 @pytest.mark.filterwarnings("error")
@@ -160,11 +157,11 @@ def test_an_mp3_whose_length_is_guessed_gives_all_samples(
     """Two files in one, or the header left out."""
     path, output = tmp_path / "a.mp3", tmp_path / "out.wav"
     loud = 0.3 * np.random.default_rng(0).standard_normal(16000)
-    data = b"".join(mp3_bytes(path, loud, np.zeros(80000)))
-    if not joined:
-        (data,) = mp3_bytes(path, np.concatenate((loud, np.zeros(80000))))
-        begin, size, _ = next(frames_of(data))
-        data = data[begin + size :]
+    parts = loud, np.zeros(80000)
+    if joined:
+        data = b"".join([mp3(path, part) for part in parts])
+    else:
+        data = mp3(path, np.concatenate(parts), header=False)
     path.write_bytes(data)
     assert sf.info(path).frames < 48000
     model.enhance_file(path, output)
@@ -174,16 +171,11 @@ def test_an_mp3_whose_length_is_guessed_gives_all_samples(
 def test_mp3_in_wav_gives_all_samples_as_pcm(model, tmp_path):
     """libsndfile cannot write it, and guesses its length."""
     path, output = tmp_path / "mp3.wav", tmp_path / "out.wav"
-    (data,) = mp3_bytes(path, noisy_signal(3.2, 16000))
-    begin, size, _ = next(frames_of(data))
-    data = data[begin + size :]  # without the header
+    data = mp3(tmp_path / "a.mp3", noisy_signal(3.2, 16000), header=False)
     kind = struct.pack("<HHIIHH", 0x55, 1, 16000, 3000, 576, 0)
     extra = struct.pack("<HHIHHH", 12, 1, 2, 1152, 1, 1393)
-    chunks = b"fmt " + struct.pack("<I", 30) + kind + extra
-    chunks += b"data" + struct.pack("<I", len(data)) + data
-    path.write_bytes(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WAVE")
-    with open(path, "ab") as file:
-        file.write(chunks)
+    chunks = chunk(b"fmt ", kind, extra), chunk(b"data", data)
+    path.write_bytes(chunk(b"RIFF", b"WAVE", *chunks))
     _, failure, (told,) = enhance_pair(model, (path, output), {})
     assert failure is None and told == (
         f"{output}: MPEG_LAYER_III of the input cannot be written to the "
@@ -192,58 +184,29 @@ def test_mp3_in_wav_gives_all_samples_as_pcm(model, tmp_path):
     assert 0 <= sf.info(output).frames - 51200 < 2000
 
 
-@pytest.mark.parametrize("length", range(2550, 2562))
-def test_the_end_of_a_stream_is_not_louder(length):
-    model = EnhanceModel.from_hparams("db_transform_streaming", run_opts=CPU)
-    noisy = noise_like(0.3, 3)[:length].astype(np.float32)
-    stream = StreamingEnhancer(model)
-    enhanced = np.concatenate([stream.feed(noisy), stream.flush()])
-    assert enhanced.shape == noisy.shape
-    assert np.abs(enhanced[-20:]).max() < np.abs(noisy).max()
-
-
-@pytest.mark.parametrize("sample_rate", [2000, 8000, 16000, 44100, 192000])
-@pytest.mark.parametrize("high_band", ["keep", "drop"])
-def test_no_strength_returns_the_input(model, sample_rate, high_band):
-    noisy = noisy_signal(0.1, sample_rate, 2).astype(np.float32)
-    none, half = (
-        model.enhance_array(noisy, sample_rate, strength, high_band=high_band)
-        for strength in (0.0, 0.5)
-    )
-    assert np.array_equal(none, noisy)
-    assert not np.allclose(half, noisy, atol=1e-3)
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-def test_array_shapes_types_and_level(model, dtype):
+def test_array_shapes_types_and_strength(model, dtype):
     signal = noisy_signal(0.2, 44100, 3).astype(dtype)
     signal[:, 1] *= 0.05
     enhanced = model.enhance_array(signal, 44100)
-    louder = model.enhance_array(np.float32(100) * signal, 44100)
-    assert snr_db(100 * enhanced, louder) > 60
     assert enhanced.shape == signal.shape and enhanced.dtype == np.float32
     for channel in range(3):
         alone = model.enhance_array(signal[:, channel], 44100)
         assert alone.shape == signal.shape[:1]
         assert np.allclose(alone, enhanced[:, channel], atol=1e-6)
+    for high_band in ("keep", "drop"):
+        none, half = (
+            model.enhance_array(signal, 44100, strength, high_band=high_band)
+            for strength in (0.0, 0.5)
+        )
+        assert np.array_equal(none, signal.astype(np.float32))
+        assert not np.allclose(half, signal, atol=1e-3)
     assert not np.allclose(enhanced, signal, atol=1e-2)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_tensor_gives_a_tensor(model, dtype):
-    signal = torch.from_numpy(noisy_signal(0.2, 16000, 2)).to(dtype)
-    enhanced = model.enhance_array(signal.requires_grad_(), 16000)
-    expected = model.enhance_array(signal.detach().float().numpy(), 16000)
-    assert torch.equal(enhanced, torch.from_numpy(expected))
-
-
-def test_bf16_is_near_fp32(model):
-    half = load_enhancer("db_transform_small", precision="bf16")
-    signal = noisy_signal(0.5, 16000)
-    enhanced = model.enhance_array(signal, 16000)
-    rounded = half.enhance_array(signal, 16000)
-    assert rounded.dtype == np.float32
-    assert 20 < snr_db(enhanced, rounded) < 80  # near, and not fp32 itself
+    for kind in (torch.float32, torch.bfloat16):
+        tensor = torch.from_numpy(signal).to(kind).requires_grad_()
+        expected = model.enhance_array(tensor.detach().float().numpy(), 44100)
+        found = model.enhance_array(tensor, 44100)
+        assert torch.equal(found, torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize(
@@ -254,8 +217,6 @@ def test_bf16_is_near_fp32(model):
         (np.ones(9), "16000", "rate is 16000 Hz, expected 2000 to 768000, a"),
         (np.ones(9), 16000.5, "a whole number"),
         ("a.wav", 16000, "samples are <U5, expected floating point"),
-        (torch.ones(9, dtype=torch.int16), 16000, "int16, expected floating"),
-        (torch.ones(2, 300), 16000, r"\(2, 300\), more channels .*signal.T"),
         (np.zeros((2, 300)), 16000, r"\(2, 300\), more channels .*signal.T"),
         (np.ones(9, np.int16), 16000, "int16, expected floating point; divide"),
         (np.ones(0), 16000, "at least one of each"),
@@ -290,17 +251,14 @@ def test_format_length_and_tags_are_kept(
     model, tmp_path, container, subtype, suffix, rates
 ):
     for rate in rates:
-        signal = noisy_signal(0.31, rate, 2)
         path, output = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
-        with sf.SoundFile(path, "w", rate, 2, subtype, format=container) as f:
-            for tag, text in () if suffix == ".mp3" else TAGS.items():
-                setattr(f, tag, text)
-            f.write(signal)
-        if suffix == ".mp3":
+        tags, layout = TAGS if suffix != ".mp3" else None, (0.31, rate, 2)
+        write(path, *layout, tags, subtype=subtype, format=container)
+        if tags is None:
             id3_of(TAGS).save(path)
         enhanced = model.enhance_file(path, output)
         written, _ = sf.read(output)
-        assert written.shape == enhanced.shape == signal.shape
+        assert written.shape == enhanced.shape == (round(0.31 * rate), 2)
         assert snr_db(enhanced.numpy(), written) > 5  # codecs are lossy
         before, long = sf.info(path), tmp_path / f"c{suffix}"
         model.enhance_long_file(path, long)
@@ -317,8 +275,7 @@ def test_pictures_and_rare_tags_are_kept(tmp_path, identity):
     picture = mutagen.flac.Picture()
     picture.data, picture.mime, picture.type = b"\x89PNG", "image/png", 3
     for suffix in (".mp3", ".flac", ".ogg", ".wav"):
-        path, output = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
-        sf.write(path, noisy_signal(0.2, 16000), 16000)
+        path, output = write(tmp_path / f"a{suffix}"), tmp_path / f"b{suffix}"
         file = mutagen.File(path)
         if file.tags is None:
             file.add_tags()
@@ -332,23 +289,18 @@ def test_pictures_and_rare_tags_are_kept(tmp_path, identity):
         file.save()
         identity.enhance_file(path, output)
         assert len(sf.read(output)[0]) == 3200
-        made = mutagen.File(output)
-        if suffix in (".mp3", ".wav"):
-            assert made.tags["TCOM"].text == ["Röntgen"]
-            assert made.tags.getall("APIC")[0].data == b"\x89PNG"
-        else:
-            assert made.tags["composer"] == ["Röntgen", "another"]
-        if suffix == ".flac":
-            assert made.pictures[0].data == b"\x89PNG"
+        given, made = mutagen.File(path), mutagen.File(output)
+        assert "Röntgen" in str(given.tags) and made.tags == given.tags
+        pictures = given.tags.get("APIC:") or getattr(given, "pictures", None)
+        assert pictures or suffix == ".ogg"
+        assert getattr(made, "pictures", 0) == getattr(given, "pictures", 0)
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
 def test_tags_of_a_flac_reach_other_containers(tmp_path, suffix, identity):
+    tags = {"title": "Hören", "artist": "Somebody"}
     path, output = tmp_path / "a.flac", tmp_path / f"b{suffix}"
-    with sf.SoundFile(path, "w", 16000, 1) as file:
-        file.title, file.artist = "Hören", "Somebody"
-        file.write(noisy_signal(0.2, 16000))
-    file = mutagen.File(path)
+    file = mutagen.File(write(path, tags=tags))
     file.tags["composer"] = "another"
     file.save()
     with warnings.catch_warnings(record=True) as caught:
@@ -358,27 +310,18 @@ def test_tags_of_a_flac_reach_other_containers(tmp_path, suffix, identity):
     found = [each for each in caught if re.search(told, str(each.message))]
     assert len(found) == (suffix != ".flac")
     with sf.SoundFile(output) as file:
-        assert (file.title, file.artist) == ("Hören", "Somebody")
+        assert {tag: getattr(file, tag) for tag in tags} == tags
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
 def test_chunks_that_are_not_carried_over_are_told(tmp_path, suffix, identity):
     path, output = tmp_path / "a.wav", tmp_path / f"b{suffix}"
-    with sf.SoundFile(path, "w", 16000, 1) as file:
-        file.title = "Title"
-        file.write(noisy_signal(0.2, 16000))
-    plain = path.read_bytes()
+    plain = write(path, tags={"title": "Title"}).read_bytes()
     identity.enhance_file(path, output)
-
-    def chunk(name, content):
-        return name + struct.pack("<I", len(content)) + content
-
-    info = chunk(b"LIST", b"INFO" + chunk(b"IENG", b"Me\0\0"))
-    chunks = plain[12:] + info + chunk(b"bext", bytes(602))
-    chunks += chunk(b"cue ", b"")
-    size = struct.pack("<I", len(chunks) + 4)
-    path.write_bytes(b"RIFF" + size + b"WAVE" + chunks)
+    info = chunk(b"LIST", b"INFO", chunk(b"IENG", b"Me\0\0"))
+    rare = info, chunk(b"bext", bytes(602)), chunk(b"cue ")
+    path.write_bytes(chunk(b"RIFF", plain[8:], *rare))
     with pytest.warns(UserWarning, match="a.wav: IENG, bext, cue of it are"):
         identity.enhance_file(path, output)
     assert sf.SoundFile(output).title == "Title"
@@ -395,8 +338,8 @@ def test_chunks_that_are_not_carried_over_are_told(tmp_path, suffix, identity):
 )
 @pytest.mark.parametrize("after", [".wav", ".FLAC", ".ogg", ".mp3"])
 def test_any_container_to_any(tmp_path, before, subtype, kept, after, identity):
-    path, output = tmp_path / f"a{before}", tmp_path / f"b{after}"
-    sf.write(path, noisy_signal(0.2, 16000), 16000, subtype=subtype)
+    path = write(tmp_path / f"a{before}", subtype=subtype)
+    output = tmp_path / f"b{after}"
     identity.enhance_file(path, output)
     info = sf.info(output)
     assert info.frames == 3200 and info.format == after[1:].upper()
@@ -405,9 +348,7 @@ def test_any_container_to_any(tmp_path, before, subtype, kept, after, identity):
 
 
 def test_software_tag_does_not_grow(model, tmp_path):
-    with sf.SoundFile(tmp_path / "a.flac", "w", 16000, 1) as file:
-        file.software = "recorder"
-        file.write(noisy_signal(0.1, 16000))
+    write(tmp_path / "a.flac", tags={"software": "recorder"})
     model.enhance_file(tmp_path / "a.flac", tmp_path / "b.flac")
     model.enhance_file(tmp_path / "b.flac", tmp_path / "c.flac")
     texts = [sf.SoundFile(tmp_path / f"{n}.flac").software for n in "abc"]

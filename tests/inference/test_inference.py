@@ -12,7 +12,6 @@ from speechbrain.utils import fetching
 
 from dbtransform_lobes import inference
 from dbtransform_lobes.inference import EnhanceModel, bundled
-from dbtransform_lobes.inference import source as model_source
 from tests.signals import noise_like, noisy_batch, speech_like, write_wav
 
 CPU = {"device": "cpu"}
@@ -21,7 +20,6 @@ CPU = {"device": "cpu"}
 def test_a_folder_loads_offline_and_leaves_nothing(
     own_folder, tmp_path, monkeypatch, no_network
 ):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     for source in (
@@ -44,19 +42,11 @@ def test_a_folder_loads_offline_and_leaves_nothing(
         foreign_class("own", **foreign)
 
 
-def test_overrides_and_savedir_are_never_stale(own_folder, tmp_path):
-    savedir = str(tmp_path / "savedir")
-    copy = {"savedir": savedir, "local_strategy": fetching.LocalStrategy.COPY}
-    first = EnhanceModel.from_hparams(str(own_folder), **copy)
-    state = torch.load(own_folder / "model.ckpt")
-    torch.save({k: v * 2 for k, v in state.items()}, own_folder / "model.ckpt")
-    second = EnhanceModel.from_hparams(str(own_folder), **copy)
-    for one, two in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(2 * one, two)
+def test_overrides_change_the_model(model, model_folder):
     options = {"overrides": {"model": {"level": 3}}, "run_opts": CPU}
-    changed = EnhanceModel.from_hparams(str(own_folder), **options)
+    changed = EnhanceModel.from_hparams(model_folder, **options)
     noisy = noisy_batch(0.3, 0)
-    outs = [each.cpu().enhance_batch(noisy) for each in (changed, second)]
+    outs = [each.enhance_batch(noisy) for each in (changed, model)]
     assert not torch.equal(*outs)
 
 
@@ -68,8 +58,7 @@ def test_bundled_weights_are_the_default_before_folders(tmp_path, monkeypatch):
     for source in (None, name):
         loaded = EnhanceModel.from_hparams(source, run_opts=CPU)
         state = loaded.mods.model.state_dict()
-        assert state.keys() == weights.keys()
-        assert all(torch.equal(state[key], weights[key]) for key in state)
+        torch.testing.assert_close(dict(state), dict(weights), rtol=0, atol=0)
     with pytest.raises(FileNotFoundError, match="no hyperparams.yaml"):
         EnhanceModel.from_hparams(f"./{name}")
     monkeypatch.setattr(bundled, "BUNDLED", tmp_path / "none")
@@ -78,8 +67,15 @@ def test_bundled_weights_are_the_default_before_folders(tmp_path, monkeypatch):
 
 
 def test_a_savedir_has_one_source(own_folder, model_folder, tmp_path):
-    savedir = tmp_path / "savedir"
-    load = EnhanceModel.from_hparams
+    """And is never stale."""
+    savedir, load = tmp_path / "savedir", EnhanceModel.from_hparams
+    copy = {"local_strategy": fetching.LocalStrategy.COPY}
+    first = load(str(own_folder), savedir=str(savedir), **copy)
+    state = torch.load(own_folder / "model.ckpt")
+    torch.save({k: v * 2 for k, v in state.items()}, own_folder / "model.ckpt")
+    second = load(str(own_folder), savedir=str(savedir), **copy)
+    for one, two in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(2 * one, two)
     load(own_folder, savedir=savedir)
     assert (savedir / "model.ckpt").resolve() == own_folder / "model.ckpt"
     with pytest.raises(ValueError, match="holds a model from .*own, expected"):
@@ -87,7 +83,6 @@ def test_a_savedir_has_one_source(own_folder, model_folder, tmp_path):
     with pytest.raises(ValueError, match="give another savedir"):
         load("owner/name", savedir=savedir)
     assert (savedir / "model.ckpt").resolve() == own_folder / "model.ckpt"
-    copy = {"local_strategy": fetching.LocalStrategy.COPY}
     config = fetching.FetchConfig(overwrite=True)
     load(model_folder, savedir=savedir, fetch_config=config, **copy)
     assert not (savedir / "model.ckpt").is_symlink()
@@ -148,15 +143,6 @@ def test_missing_files_are_named(own_folder, tmp_path):
     (own_folder / "hyperparams.yaml").unlink()
     with pytest.raises(FileNotFoundError, match="no hyperparams.yaml"):
         EnhanceModel.from_hparams(own_folder)
-
-
-def test_a_failed_download_says_what_was_tried(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(model_source, "snapshot_download", refuse)
-    with pytest.raises(ValueError, match="owner/name: there is no such folder"):
-        EnhanceModel.from_hparams("owner/name")
 
 
 @pytest.mark.parametrize(
@@ -227,11 +213,9 @@ def test_padding_never_changes_an_item(model, garbage):
         (torch.ones(100), None, r"shape \(100,\).*noisy\[None\]"),
         (torch.ones(1, 2, 100), None, "expected .batch, samples"),
         (torch.ones(1, 0), None, "at least one"),
-        (torch.ones(0, 100), None, "at least one"),
         (torch.ones(1, 100, dtype=torch.int16), None, "int16.*by 32768"),
         (torch.ones(1, 100, dtype=torch.cfloat), None, "floating-point"),
         (np.ones((1, 100)), None, "float64, expected a .*tensor"),
-        (torch.full((1, 100), float("nan")), None, "not finite"),
         (torch.full((1, 100), -float("inf")), None, "not finite"),
         (torch.ones(2, 100), torch.tensor([1.0]), r"expected \(2,\)"),
         (torch.ones(1, 100), torch.tensor([1.1]), "shares"),
@@ -304,6 +288,11 @@ def test_bad_inputs_and_outputs(model, tmp_path):
             FileNotFoundError if missing else ValueError, match=message
         ):
             model.enhance_file(tmp_path / given, tmp_path / output)
+    for given in (3, None, b"a.wav", np.zeros(9)):
+        for name, output in ((given, tmp_path / "b.wav"), (path, given)):
+            if output is not None:
+                with pytest.raises(ValueError, match="its path as str"):
+                    model.enhance_file(name, output)
     assert path.read_bytes() == before and not (tmp_path / "b.wav").exists()
 
 
@@ -313,12 +302,13 @@ def test_a_name_that_the_package_does_not_have():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_default_dtype_of_torch_does_not_count(dtype):
+def test_the_default_dtype_of_torch_does_not_count(model, model_folder, dtype):
     noisy = noise_like(0.2)
-    expected = EnhanceModel.from_hparams().enhance_array(noisy, 16000)
+    expected = model.enhance_array(noisy, 16000)
     torch.set_default_dtype(dtype)
     try:
-        enhanced = EnhanceModel.from_hparams().enhance_array(noisy, 16000)
+        same = EnhanceModel.from_hparams(model_folder, run_opts=CPU)
+        enhanced = same.enhance_array(noisy, 16000)
     finally:
         torch.set_default_dtype(torch.float32)
     assert np.abs(enhanced - expected).max() < 1e-5
@@ -334,33 +324,18 @@ def test_the_default_dtype_of_torch_does_not_count(dtype):
             for name in ("xpu", "cuda:99", "meta", "nonsense")
         ),
         ({"source": 3}, "source is 3, expected a folder or the name"),
-        ({"savedir": ""}, "savedir is '', expected the path of a folder"),
         ({"savedir": 3}, "savedir is 3, expected the path of a folder"),
         ({"hparams_file": None}, "hparams_file is None, expected the name"),
         ({"local_strategy": "x"}, "local_strategy is 'x', expected a Local"),
         ({"fetch_config": 3}, "fetch_config is 3, expected a FetchConfig"),
-        (
-            {"overrides": {"mdoel": 1}},
-            "'mdoel' not found in: .'model', .*; correct the overrides",
-        ),
+        ({"overrides": {"mdoel": 1}}, "'mdoel' not found .*; correct the over"),
         ({"overrides": {"model": {"lvel": 1}}}, "unexpected keyword .*'lvel'"),
         ({"overrides": {"model": 3}}, "model is int, expected a torch module"),
         ({"overrides": "a: [1"}, "expected HyperPyYAML .while parsing"),
-        (
-            {"run_opts": {"devise": "cpu", 3: 4}},
-            "run_opts has devise, 3, expected some of .*device",
-        ),
+        ({"run_opts": {"devise": 1, 3: 4}}, "has devise, 3, expected some of"),
     ],
 )
 def test_mistaken_options(options, message):
     with pytest.raises(ValueError, match=message) as error:
         EnhanceModel.from_hparams(**options)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("wrong", [3, None, b"a.wav", np.zeros(9)])
-def test_a_path_is_a_path(model, tmp_path, wrong):
-    path = write_wav(tmp_path / "a.wav", np.ones(99))
-    for given in [(wrong,)] if wrong is None else [(wrong,), (path, wrong)]:
-        with pytest.raises(ValueError, match="expected its path as str"):
-            model.enhance_file(*given)

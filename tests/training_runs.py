@@ -51,15 +51,6 @@ def arguments(data, output, **changes):
     return [str(hparams), "--noprogressbar", *flags]
 
 
-def train(data, output, **changes):
-    """Run train.py to its end in this process; return its variables.
-
-    There is no test set, for which it would start a process that scores.
-    """
-    changes = {"test_annotation": "none", **changes}
-    return run_script(arguments(data, output, **changes))
-
-
 def scored_here():
     """Score in this process, within ``with``: others take seconds to start."""
 
@@ -67,6 +58,12 @@ def scored_here():
         return ((task, function(*task), "") for task in tasks)
 
     return mock.patch.object(evaluate, "run_isolated", calls)
+
+
+def train(data, output, **changes):
+    """Run train.py to its end in this process; return its variables."""
+    with scored_here():
+        return run_script(arguments(data, output, **changes))
 
 
 @contextmanager

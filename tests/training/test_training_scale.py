@@ -54,7 +54,7 @@ def tree(tmp_path_factory):
 def one(tree, tmp_path_factory):
     """An uninterrupted run of one process; not to be changed."""
     output = tmp_path_factory.mktemp("one") / "out"
-    train(tree, output, test_annotation=output / "save/test.json")
+    train(tree, output)
     return output
 
 
@@ -188,6 +188,7 @@ def test_interrupted_run_goes_on(tree, one, tmp_path, accumulation, stop_by):
     """
     changes = {"grad_accumulation_factor": accumulation}
     interrupt(5, tree, tmp_path, stop_by, **changes)
+    assert "test:" not in (tmp_path / "train_log.txt").read_text()
     assert len(logged(tmp_path, "valid", "pesq")) == 1
     unfinished = distance(checkpoint(tmp_path), checkpoint(one))
     assert unfinished > 1e-4

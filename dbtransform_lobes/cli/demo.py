@@ -1,15 +1,14 @@
-"""``dbtransform demo``: a page to try the model in a browser."""
+"""Serve a page where signals are uploaded or recorded and enhanced.
 
-from dbtransform_lobes.cli.options import add_options
-
-HELP = "Serve a page where signals are uploaded or recorded and enhanced."
-EXAMPLES = """\
+examples:
   dbtransform demo
   dbtransform demo --model my_model --port 8080
   dbtransform demo --host 0.0.0.0
 
 Without --host the page is reached from this machine alone.
 """
+
+from dbtransform_lobes.cli.options import add_options, check_range
 
 
 def add_arguments(parser):
@@ -27,8 +26,7 @@ def run(args):
     """Serve the page until Ctrl-C; return the exit code."""
     import importlib.util
 
-    if not 0 < args.port < 65536:
-        raise ValueError(f"--port is {args.port}, expected 1 to 65535")
+    check_range("port", 1, 65535, args.port)
     for package in ("gradio", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(

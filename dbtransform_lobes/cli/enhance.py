@@ -1,17 +1,6 @@
-"""``dbtransform enhance``: enhance files and folders of noisy speech."""
+"""Enhance noisy speech; rate, channels, length and level are kept.
 
-import sys
-from pathlib import Path
-
-from dbtransform_lobes.cli.options import (
-    ENHANCING,
-    add_options,
-    check_options,
-    model_options,
-)
-
-HELP = "Enhance noisy speech; rate, channels, length and level are kept."
-EXAMPLES = """\
+examples:
   dbtransform enhance noisy.wav enhanced.wav
   dbtransform enhance noisy_folder --output enhanced_folder
   dbtransform enhance "talks/**/*.mp3" --output enhanced_folder --jobs 2
@@ -22,6 +11,11 @@ EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav --model my_model --device cuda
   dbtransform enhance noisy.wav enhanced.wav --model my_model.onnx
 """
+
+import sys
+from pathlib import Path
+
+from dbtransform_lobes.cli import options
 
 
 def add_arguments(parser):
@@ -45,14 +39,14 @@ def add_arguments(parser):
         help="added to the names of the results in --output (default none)",
     )
     again = parser.add_mutually_exclusive_group()
-    add_options(again, "--force")
+    options.add_options(again, "--force")
     again.add_argument(
         "--resume",
         action="store_true",
         help="leave out files whose result is there, whole, not older than "
         "they and of the same model and settings",
     )
-    add_options(parser, *ENHANCING, "--jobs")
+    options.add_options(parser, *options.ENHANCING, "--jobs")
     parser.add_argument(
         "--high-band",
         choices=("keep", "drop"),
@@ -65,22 +59,16 @@ def add_arguments(parser):
 
 def run(args):
     """Enhance all files; 1 if any of them failed, else 0."""
-    from dbtransform_lobes.inference.corpus import (
-        check_pairs,
-        claim_output,
-        folder_pairs,
-        is_finished,
-        single_pair,
-    )
+    from dbtransform_lobes.inference import corpus
 
     if args.output is None:
-        pairs = [single_pair(args.paths, args.suffix)]
+        pairs = [corpus.single_pair(args.paths, args.suffix)]
     else:
-        pairs = folder_pairs(args.paths, Path(args.output), args.suffix)
-    check_pairs(pairs, args.force or args.resume, args.paths)
-    check_options(args)
+        pairs = corpus.folder_pairs(args.paths, Path(args.output), args.suffix)
+    corpus.check_pairs(pairs, args.force or args.resume, args.paths)
+    options.check_options(args)
     total = len(pairs)
-    options = {
+    settings = {
         "strength": args.strength,
         "attenuation_limit_db": args.attenuation_limit,
         "high_band": args.high_band,
@@ -88,10 +76,13 @@ def run(args):
     if args.output is not None:
         # Results of other suffixes may lie in the same folder.
         record = Path(args.output) / f".dbtransform{args.suffix}.json"
-        claim_output(record, model_options(args), options, args.resume)
+        loading = options.model_options(args)
+        corpus.claim_output(record, loading, settings, args.resume)
         if args.resume:
-            pairs = [pair for pair in pairs if not is_finished(*pair, record)]
-    failures = _enhance(pairs, options, args)
+            pairs = [
+                pair for pair in pairs if not corpus.is_finished(*pair, record)
+            ]
+    failures = _enhance(pairs, settings, args)
     if args.output is not None:
         print(
             f"{len(pairs) - len(failures)} of {total} files enhanced into "
@@ -104,20 +95,19 @@ def run(args):
     return 1 if failures else 0
 
 
-def _enhance(pairs, options, args):
+def _enhance(pairs, settings, args):
     """Enhance the files; return (path, reason) of failures, in order."""
     from tqdm import tqdm
 
     from dbtransform_lobes.inference.batch import enhance_files
 
-    options = {**options, "progress": args.jobs == 1}
+    settings = {**settings, "progress": args.jobs == 1}
     results = enhance_files(
-        pairs, model_options(args), options, args.jobs, args.threads
+        pairs, options.model_options(args), settings, args.jobs, args.threads
     )
     failures, notes = {}, []
-    progress = tqdm(
-        results, total=len(pairs), unit="file", disable=len(pairs) <= 1
-    )
+    shown = {"unit": "file", "disable": len(pairs) <= 1}
+    progress = tqdm(results, total=len(pairs), **shown)
     for path, reason, warned in progress:
         notes += warned
         if reason is not None:

@@ -1,22 +1,19 @@
-"""``dbtransform evaluate``: score enhanced files, compare systems."""
+"""Score enhanced (or noisy) files against their clean speech, or compare
+several systems; by DNSMOS also without clean speech.
 
-import os
-import sys
-from pathlib import Path
-
-from dbtransform_lobes.cli.options import add_options
-
-HELP = (
-    "Score enhanced (or noisy) files against their clean speech, or compare "
-    "several systems; by DNSMOS also without clean speech."
-)
-EXAMPLES = """\
+examples:
   dbtransform evaluate clean enhanced
   dbtransform evaluate clean enhanced --output scores --jobs 4
   dbtransform evaluate clean --systems noisy=noisy ours=enhanced \\
       --conditions test_mixtures.csv --plot png --output comparison
   dbtransform evaluate enhanced --dnsmos
 """
+
+import os
+import sys
+from pathlib import Path
+
+from dbtransform_lobes.cli.options import add_options
 
 
 def add_arguments(parser):

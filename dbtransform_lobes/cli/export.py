@@ -1,17 +1,13 @@
-"""``dbtransform export``: make a model folder of a training run."""
+"""Export the best checkpoint of a training run as a model folder for inference.
 
-from dbtransform_lobes.cli.options import add_options
-
-HELP = (
-    "Export the best checkpoint of a training run as a model folder for "
-    "inference."
-)
-EXAMPLES = """\
+examples:
   dbtransform export results/db_transform_small/1 my_model
   dbtransform export results/db_transform_small/1 my_model --force \\
       --card limits.md --example noisy.wav
   dbtransform enhance noisy.wav enhanced.wav --model my_model
 """
+
+from dbtransform_lobes.cli.options import add_options
 
 
 def add_arguments(parser):
@@ -47,14 +43,8 @@ def run(args):
     """Write the model folder, print what was taken; return the exit code."""
     from dbtransform_lobes.export.model_folder import export_model
 
-    checkpoint = export_model(
-        args.run_folder,
-        args.model_folder,
-        args.force,
-        args.card,
-        args.language,
-        args.example,
-    )
+    names = "run_folder model_folder force card language example".split()
+    checkpoint = export_model(**{name: vars(args)[name] for name in names})
     scores = ", ".join(
         f"{name} {checkpoint.meta[name]:.3f}"
         for name in ("pesq", "stoi", "si_sdr")

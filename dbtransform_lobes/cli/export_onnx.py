@@ -1,9 +1,6 @@
-"""``dbtransform export-onnx``: write a model as an ONNX file."""
+"""Write a model as an ONNX file, for whole signals or for streams.
 
-from dbtransform_lobes.cli.options import add_options
-
-HELP = "Write a model as an ONNX file, for whole signals or for streams."
-EXAMPLES = """\
+examples:
   dbtransform export-onnx my_model my_model.onnx
   dbtransform export-onnx my_model spectra.onnx --stft outside
   dbtransform export-onnx causal_model stream.onnx --streaming
@@ -11,6 +8,8 @@ EXAMPLES = """\
   dbtransform enhance noisy.wav enhanced.wav --backend onnx \\
       --model my_model.onnx
 """
+
+from dbtransform_lobes.cli.options import add_options
 
 
 def add_arguments(parser):
@@ -60,15 +59,9 @@ def run(args):
 
     from dbtransform_lobes.export.onnx_file import export_onnx
 
-    difference = export_onnx(
-        args.model,
-        path,
-        args.streaming,
-        args.stft,
-        args.frames,
-        args.int8,
-        trust_code=args.trust_code,
-    )
+    names = "streaming stft frames int8 trust_code".split()
+    options = {name: vars(args)[name] for name in names}
+    difference = export_onnx(args.model, path, **options)
     size = path.stat().st_size / 1e6
     print(
         f"{path}: {size:.1f} MB; samples differ from PyTorch's by at most "

@@ -1,15 +1,15 @@
-"""``dbtransform info``: what a model is and what it learned from."""
+"""Show what a model is: size, rate, training data, licence, scores.
+
+examples:
+  dbtransform info
+  dbtransform info my_model
+  dbtransform info owner/name
+"""
 
 import re
 
 from dbtransform_lobes.cli.options import add_options
 
-HELP = "Show what a model is: size, rate, training data, licence, scores."
-EXAMPLES = """\
-  dbtransform info
-  dbtransform info my_model
-  dbtransform info owner/name
-"""
 SECTIONS = ("Training data", "Scores", "Versions")
 
 
@@ -29,18 +29,15 @@ def run(args):
     """Print the description; return the exit code."""
     from pathlib import Path
 
-    from dbtransform_lobes.inference.backend import (
-        choose_backend,
-        load_enhancer,
-    )
+    from dbtransform_lobes.inference import backend
     from dbtransform_lobes.inference.bundled import bundled_models, model_folder
     from dbtransform_lobes.versions import package_versions
 
-    choose_backend(args.model)  # refuses what cannot be loaded
+    backend.choose_backend(args.model)  # refuses what cannot be loaded
     folder = model_folder(args.model, args.revision)
-    backend = choose_backend(folder)
+    computed_by = backend.choose_backend(folder)
     facts, sections = _read_card(Path(folder, "README.md"))
-    model = load_enhancer(folder, backend, threads=1)
+    model = backend.load_enhancer(folder, computed_by, threads=1)
     known = model.description
     facts = {
         "model": args.model or bundled_models()[0],
@@ -51,7 +48,7 @@ def run(args):
         "causal": "yes" if model.causal else "no",
         "licence": facts.get("license", "not stated"),
         "language": facts.get("language", "not stated"),
-        "computed by": backend,
+        "computed by": computed_by,
         "bundled models": ", ".join(bundled_models()) or "none",
         "running on": ", ".join(
             f"{name} {version}" for name, version in package_versions().items()

@@ -1,8 +1,9 @@
 """The ``dbtransform`` command: finds the subcommand and runs it.
 
-Every subcommand is one module of this folder with ``HELP``, ``EXAMPLES``,
-``add_arguments(parser)`` and ``run(args) -> exit code``. Those modules import
-only the standard library at their top, so that ``--help`` starts at once.
+Every subcommand is one module of this folder with a docstring, which is its
+help, ``add_arguments(parser)`` and ``run(args) -> exit code``. Those modules
+import only the standard library at their top, so that ``--help`` starts at
+once.
 """
 
 import argparse
@@ -38,15 +39,15 @@ def build_parser():
     for name in COMMANDS:
         file = name.replace("-", "_")
         module = importlib.import_module(f"dbtransform_lobes.cli.{file}")
-        command = subparsers.add_parser(name, help=module.HELP)
-        fill_parser(command, module)
+        about, _, examples = (module.__doc__ or "").partition("\n\n")
+        command = subparsers.add_parser(name, help=about)
+        fill_parser(command, module, about.replace("\n", " "), examples)
     return parser
 
 
-def fill_parser(parser, module):
+def fill_parser(parser, module, description, epilog=None):
     """Give a parser the help, arguments and function of a command's module."""
-    parser.description = module.HELP
-    parser.epilog = f"examples:\n{module.EXAMPLES}"
+    parser.description, parser.epilog = description, epilog
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)

@@ -1,19 +1,16 @@
-"""``dbtransform mix``: make a data set of noisy speech from recordings."""
+"""Mix speech and noise recordings into a data set of the VoiceBank-DEMAND
+layout, 16 kHz.
+
+examples:
+  dbtransform mix --recordings manifest.csv --output mixed --hours 2
+  dbtransform mix --recordings my_recordings --output mixed --babble 0
+  dbtransform mix --mixtures test_mixtures.csv --recordings manifest.csv \\
+      --output fixed_test
+"""
 
 import argparse
 
 from dbtransform_lobes.cli.options import add_options
-
-HELP = (
-    "Mix speech and noise recordings into a data set of the VoiceBank-DEMAND "
-    "layout, 16 kHz."
-)
-EXAMPLES = """\
-  dbtransform mix --recordings manifest.csv --output mixed --hours 2
-  dbtransform mix --recordings my_recordings --output mixed --babble 0
-  dbtransform mix --mixtures test_mixtures.csv --recordings manifest.csv \\
-      --output fixed_test"""
-
 
 DRAWING = {
     "hours": "hours of the training set, 0 for none (default 1)",
@@ -29,16 +26,15 @@ DRAWING = {
 
 def add_arguments(parser):
     """Add the options of ``mix`` to its parser."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--recordings",
         required=True,
         help="manifest.csv (path, kind, speaker, split), or a folder with "
         "speech/ and noise/ in it",
     )
-    parser.add_argument(
-        "--output", required=True, help="folder of the data set"
-    )
-    parser.add_argument(
+    add("--output", required=True, help="folder of the data set")
+    add(
         "--mixtures",
         help="build the test set that this csv prescribes (id, speech, "
         "noise, noise_offset_s, snr_db); the options on drawing do not apply",
@@ -47,7 +43,7 @@ def add_arguments(parser):
         kind = int if name == "seed" else float
         more = {"nargs": "+", "metavar": "DB"} if "snrs" in name else {}
         more |= {"default": argparse.SUPPRESS}  # only those given
-        parser.add_argument(f"--{name}", type=kind, help=text, **more)
+        add(f"--{name}", type=kind, help=text, **more)
     add_options(parser, "--force")
 
 

@@ -68,15 +68,22 @@ def add_options(parser, *names):
         parser.add_argument(name, **OPTIONS[name])
 
 
+def check_range(name, low, high, *values):
+    """Refuse values of an option, None apart, that are not from low to high."""
+    if not all(v is None or low <= v <= high for v in values):
+        raise ValueError(
+            f"--{name} is {', '.join(map(str, values))}, expected {low:g} to "
+            f"{high:g}"
+        )
+
+
 def check_options(args):
     """Refuse values of ENHANCING that cannot be, before anything is loaded."""
     from dbtransform_lobes.inference.backend import choose_backend
     from dbtransform_lobes.inference.strength import wet_share
 
     for name in ("threads", "jobs", "channels"):
-        value = getattr(args, name, None)
-        if value is not None and not 1 <= value <= MOST:
-            raise ValueError(f"--{name} is {value}, expected 1 to {MOST}")
+        check_range(name, 1, MOST, getattr(args, name, None))
     wet_share(args.strength, args.attenuation_limit)
     choose_backend(
         args.model, args.device, args.backend, precision=args.precision
@@ -85,11 +92,5 @@ def check_options(args):
 
 def model_options(args):
     """Return what ``load_enhancer`` gets of the arguments."""
-    return {
-        "source": args.model,
-        "backend": args.backend,
-        "device": args.device,
-        "precision": args.precision,
-        "revision": args.revision,
-        "trust_code": args.trust_code,
-    }
+    names = "backend", "device", "precision", "revision", "trust_code"
+    return {"source": args.model, **{name: vars(args)[name] for name in names}}

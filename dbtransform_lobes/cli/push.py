@@ -1,7 +1,6 @@
-"""``dbtransform push``: send a model folder to the Hugging Face hub."""
+"""Send a model folder to the Hugging Face hub.
 
-HELP = "Send a model folder to the Hugging Face hub."
-EXAMPLES = """\
+examples:
   dbtransform push my_model owner/name --dry-run
   dbtransform push my_model owner/name --private
   dbtransform enhance noisy.wav enhanced.wav --model owner/name
@@ -10,28 +9,25 @@ EXAMPLES = """\
 
 def add_arguments(parser):
     """Add the arguments of ``push`` to its parser."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "model_folder",
         metavar="MODEL_FOLDER",
         help="written by `dbtransform export`",
     )
-    parser.add_argument(
-        "name", metavar="OWNER/NAME", help="of the repository on the hub"
-    )
-    parser.add_argument(
+    add("name", metavar="OWNER/NAME", help="of the repository on the hub")
+    add(
         "--private",
         action="store_true",
         help="make a private repository; refused if it is there and public",
     )
-    parser.add_argument(
-        "--revision", help="branch, made if it is not there (default main)"
-    )
-    parser.add_argument(
+    add("--revision", help="branch, made if it is not there (default main)")
+    add(
         "--token",
         help="with the right to write (default: HF_TOKEN or that of "
         "`hf auth login`)",
     )
-    parser.add_argument(
+    add(
         "--dry-run",
         action="store_true",
         help="check the folder and list what would be sent; no network",

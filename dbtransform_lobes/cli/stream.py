@@ -1,20 +1,6 @@
-"""``dbtransform stream``: raw PCM from stdin to stdout, as it comes."""
+"""Enhance a live stream: raw PCM from stdin to stdout.
 
-import os
-import re
-import signal
-import sys
-from functools import partial
-
-from dbtransform_lobes.cli.options import (
-    ENHANCING,
-    add_options,
-    check_options,
-    model_options,
-)
-
-HELP = "Enhance a live stream: raw PCM from stdin to stdout."
-EXAMPLES = """\
+examples:
   arecord -t raw -f S16_LE -r 16000 | dbtransform stream \\
       | aplay -t raw -f S16_LE -r 16000
   sox noisy.wav -t raw -r 16000 -c 1 -b 16 -e signed - \\
@@ -23,6 +9,14 @@ EXAMPLES = """\
       | dbtransform stream --rate 48000 --channels 2 --dtype f32 \\
       | ffplay -f f32le -ar 48000 -ac 2 -
 """
+
+import os
+import re
+import signal
+import sys
+from functools import partial
+
+from dbtransform_lobes.cli import options
 
 HEADERS = {  # what files begin with
     rb"RIFF|RF64|RIFX|riff": "WAV",
@@ -50,7 +44,7 @@ HEADERS = {  # what files begin with
 
 def add_arguments(parser):
     """Add the arguments of ``stream`` to its parser."""
-    add_options(parser, *ENHANCING)
+    options.add_options(parser, *options.ENHANCING)
     parser.set_defaults(model="db_transform_streaming", threads=1)
     parser.add_argument(
         "--rate",
@@ -103,7 +97,7 @@ def _check(args):
     from dbtransform_lobes.inference.signal_path import check_sample_rate
 
     check_sample_rate(args.rate)
-    check_options(args)
+    options.check_options(args)
 
 
 def _load(args):
@@ -111,7 +105,7 @@ def _load(args):
 
     from dbtransform_lobes.inference.backend import load_enhancer
 
-    model = load_enhancer(threads=args.threads, **model_options(args))
+    model = load_enhancer(threads=args.threads, **options.model_options(args))
     enhancer = model.stream(
         strength=args.strength,
         attenuation_limit_db=args.attenuation_limit,

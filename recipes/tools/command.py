@@ -9,19 +9,14 @@ import importlib
 import sys
 from pathlib import Path
 
-from dbtransform_lobes.cli.main import run_command
+from dbtransform_lobes.cli.main import fill_parser, run_command
 
 
 def build_parser(name):
     """Return the argument parser of the tool ``name``, such as "ablate"."""
     module = importlib.import_module(name)
-    parser = argparse.ArgumentParser(
-        prog=f"{name}.py",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
-    parser.set_defaults(run=module.run)
+    parser = argparse.ArgumentParser(prog=f"{name}.py")
+    fill_parser(parser, module, module.__doc__)
     return parser
 
 

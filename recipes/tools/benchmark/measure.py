@@ -19,6 +19,7 @@ from statistics import median
 from benchmark import worker
 from benchmark.candidates import LITERAL, load_candidate
 from benchmark.counts import count_parameters, macs_per_second
+from dbtransform_lobes.cli.options import check_range
 from dbtransform_lobes.versions import package_versions
 
 BASELINES = [LITERAL, "bsrnn"]
@@ -39,7 +40,9 @@ def benchmark(names, lengths, threads, repeats=5, training=True, report=print):
     also given over those of the first model, of "literal" and of "bsrnn".
     """
     lengths, threads = sorted(set(lengths)), sorted(set(threads))
-    _check_numbers(lengths, threads, repeats)
+    check_range("lengths", 0.1, 1e5, *lengths)
+    check_range("threads", 1, os.cpu_count(), *threads)
+    check_range("repeats", 1, 1e5, repeats)
     report("making the models")
     candidates = {each.name: each for each in map(load_candidate, names)}
     if len(candidates) < len(names):
@@ -183,17 +186,3 @@ def machine():
         "system": f"{platform.system()} {platform.machine()}",
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
-
-
-def _check_numbers(lengths, threads, repeats):
-    cores = os.cpu_count()
-    for name, values, low, high in (
-        ("lengths", lengths, 0.1, 1e5),
-        ("threads", threads, 1, cores),
-        ("repeats", [repeats], 1, 1e5),
-    ):
-        if not all(low <= value <= high for value in values):
-            raise ValueError(
-                f"--{name} is {', '.join(map(str, values))}, expected "
-                f"{low:g} to {high:g}"
-            )

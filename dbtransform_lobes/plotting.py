@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from dbtransform_lobes.data.files import replacing
+from dbtransform_lobes.data.files import check_parent, replacing
 
 SUFFIXES = (".png", ".pdf")
 
@@ -15,7 +15,8 @@ PANEL_COLUMNS = 4
 
 
 def check_plot(path):
-    """Refuse a plot whose name is not in .png or .pdf, or for no matplotlib."""
+    """Refuse a plot that cannot be: its name, its folder, or no matplotlib."""
+    check_parent(Path(path))
     if Path(path).suffix.lower() not in SUFFIXES:
         expected = " or ".join(SUFFIXES)
         raise ValueError(f"the plot is {path}, expected a name in {expected}")
@@ -33,17 +34,24 @@ def style(number):
     return {"color": COLOURS[place], "marker": marker}
 
 
-def panel_grid(count, row_height=2.0):
-    """Return a figure, unknown to pyplot, and its panels, four in a row."""
+def new_figure(size, num_rows=1, columns=1, **options):
+    """Return a figure, unknown to pyplot, and its panels (num_rows, columns).
+
+    The size is in inches, options are those of ``Figure.subplots``.
+    """
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(num_rows, columns, squeeze=False, **options)
+
+
+def panel_grid(count, row_height=2.0):
+    """Return a figure and its panels, four in a row."""
     columns = min(PANEL_COLUMNS, count)
     num_rows = -(-count // columns)
-    figure = Figure(
-        figsize=(max(2.6 * columns, 5.2), row_height * num_rows + 0.6),
-        layout="constrained",
-    )
-    axes = list(figure.subplots(num_rows, columns, squeeze=False).flat)
+    size = max(2.6 * columns, 5.2), row_height * num_rows + 0.6
+    figure, panels = new_figure(size, num_rows, columns)
+    axes = list(panels.flat)
     for unused in axes[count:]:
         unused.set_visible(False)
     for panel in axes[:count]:
@@ -63,6 +71,21 @@ def legend_below(figure, handles, columns, **options):
     options |= {"loc": "outside lower center", "frameon": False}
     columns = min(columns, len(handles))
     figure.legend(handles=handles, ncols=columns, **options)
+
+
+def save_costs(figure, axis, path):
+    """Save a figure of costs with a legend at its right.
+
+    The axis, a logarithmic one, gets ticks at 1, 2 and 5 of each decade.
+    """
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.axes.minorticks_off()
+    tidy(axis.axes)
+    figure.legend(loc="outside right center", frameon=False)
+    save_figure(figure, path)
 
 
 def save_figure(figure, path):

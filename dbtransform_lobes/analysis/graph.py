@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 
 from dbtransform_lobes.models.harmonic_graph import HarmonicGraphAttention
-from dbtransform_lobes.plotting import COLOURS, legend_below, tidy
+from dbtransform_lobes.plotting import COLOURS, legend_below, new_figure, tidy
 
 # (p, q) of p:q, with the look of their edges: colour, line, marker.
 RATIOS = {
@@ -24,6 +24,14 @@ class MissingPart(ValueError):
     """The model has no such part, so there is nothing to draw."""
 
 
+def parts_of(model, kind, name):
+    """Return the modules of a class in a model; MissingPart if it has none."""
+    parts = [part for part in model.modules() if isinstance(part, kind)]
+    if not parts:
+        raise MissingPart(f"this {type(model).__name__} has no {name}")
+    return parts
+
+
 def _near_ratio(low, high):
     """Return (p, q) of ``RATIOS`` with `|q high / low - p| < 0.2`, or None."""
     for p, q in RATIOS:
@@ -39,14 +47,10 @@ def band_graph(model):
     and the edges as arcs; right every edge at the frequency of its lower band
     and the ratio of its bands. MissingPart of a model without a learned graph.
     """
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    parts = model.modules()
-    graphs = [p for p in parts if isinstance(p, HarmonicGraphAttention)]
-    name = type(model).__name__
-    if not graphs:
-        raise MissingPart(f"this {name} has no graph between its bands")
+    name = "graph between its bands"
+    graphs = parts_of(model, HarmonicGraphAttention, name)
     if graphs[0].form != "learned":
         raise MissingPart(
             f"the graph of this model is {graphs[0].form!r}: its edges are "
@@ -57,10 +61,9 @@ def band_graph(model):
         for number, edges in enumerate(model.analyse()["adjacency"], start=1)
     ]
     rows.append(("Fixed graph of harmonics", graphs[0].fixed_edges))
-    figure = Figure(figsize=(12, 2.5 * len(rows) + 0.5), layout="constrained")
-    panels = figure.subplots(
-        len(rows), 2, squeeze=False, width_ratios=(1.5, 1), sharex="col"
-    )
+    size = 12, 2.5 * len(rows) + 0.5
+    look = {"width_ratios": (1.5, 1), "sharex": "col"}
+    figure, panels = new_figure(size, len(rows), 2, **look)
     for (arcs, ratios), (title, adjacency) in zip(panels, rows, strict=True):
         edges = adjacency.triu(1).nonzero().cpu().numpy()
         _draw_arcs(arcs, model.layout, edges)
@@ -127,9 +130,8 @@ def _draw_ratios(panel, layout, edges):
     tidy(panel)
     panel.set_yscale("log", base=2)
     panel.set_ylim(1, HIGHEST_RATIO)
-    panel.set_yticks(
-        [p / q for p, q in RATIOS], [f"{p}:{q}" for p, q in RATIOS]
-    )
+    ticks = {p / q: f"{p}:{q}" for p, q in RATIOS}
+    panel.set_yticks([*ticks], [*ticks.values()])
     panel.minorticks_off()
     panel.grid(axis="y", color="0.6", linewidth=0.8)
     panel.set_ylabel("ratio")

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from dbtransform_lobes.plotting import new_figure
+
 WINDOW_SECONDS = 0.032
 RANGE_DB = 80
 COLUMNS = 3  # panels beside each other; more signals make more rows
@@ -13,14 +15,10 @@ def spectrograms(signals, sample_rate):
     The signals are samples (L,) by title, of one rate in Hz. Returns a
     ``matplotlib.figure.Figure``.
     """
-    from matplotlib.figure import Figure
-
     columns = min(len(signals), COLUMNS)
     rows = -(-len(signals) // columns)
-    figure = Figure(figsize=(11, 3.2 * rows + 0.4), layout="constrained")
-    grid = figure.subplots(
-        rows, columns, sharex=True, sharey=True, squeeze=False
-    )
+    size, shared = (11, 3.2 * rows + 0.4), {"sharex": True, "sharey": True}
+    figure, grid = new_figure(size, rows, columns, **shared)
     levels = {n: _spectrogram(x, sample_rate) for n, x in signals.items()}
     top = max(level.max() for level in levels.values())
     panels = list(grid.flat)

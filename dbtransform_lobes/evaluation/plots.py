@@ -15,6 +15,7 @@ from dbtransform_lobes.plotting import (
 )
 
 MAX_NOISES = 10
+SLANT = {"rotation": 45, "ha": "right"}  # of long labels
 BAR = {"capsize": 2, "elinewidth": 1, "markersize": 4.5, "linewidth": 1.2}
 
 
@@ -77,14 +78,13 @@ def _by_snr(report):
     groups = report["by_snr"]
     places = [group["snr_db"] for group in groups]
     labels = [text[:-3] for text in group_labels(report, "by_snr")]
-    slant = {"rotation": 45, "ha": "right"} if report["snr_ranges"] else {}
+    slant = SLANT if report["snr_ranges"] else {}
     figure, axes = _panels(report, 2.0, "Mean over the files")
-    _draw(axes, groups, places, 0.05, linestyle="-")
+    _draw(figure, axes, groups, places, 0.05, linestyle="-")
     for panel in axes.values():
         panel.set_xticks(places, labels, **slant)
     for panel in list(axes.values())[-PANEL_COLUMNS:]:
         panel.set_xlabel("SNR (dB)")
-    _legend(figure, axes)
     return figure
 
 
@@ -98,19 +98,18 @@ def _by_noise(report):
     if len(kept) < len(order):
         share = f"; {len(kept)} of {len(order)} noises, those of most files"
     figure, axes = _panels(report, 2.1, "Mean over the files", share)
-    _draw(axes, groups, range(len(groups)), 0.12, linestyle="none")
+    _draw(figure, axes, groups, range(len(groups)), 0.12, linestyle="none")
     names = [group["noise"] for group in groups]
-    slant = {"rotation": 45, "ha": "right"} if len(names) > 3 else {}
+    slant = SLANT if len(names) > 3 else {}
     bottom = list(axes.values())[-PANEL_COLUMNS:]
     for panel in axes.values():
         panel.set_xlim(-0.6, len(names) - 0.4)
         shown = names if panel in bottom else [""] * len(names)
         panel.set_xticks(range(len(names)), shown, **slant)
-    _legend(figure, axes)
     return figure
 
 
-def _draw(axes, groups, places, step, **line):
+def _draw(figure, axes, groups, places, step, **line):
     """Draw means with intervals, systems a little beside each other."""
     systems, places = list(groups[0]["means"]), np.asarray(places)
     step = min(step, 0.8 / len(systems)) * min(np.diff(places), default=1.0)
@@ -122,8 +121,5 @@ def _draw(axes, groups, places, step, **line):
             )
             look = {**style(number), **line, **BAR, "label": system}
             panel.errorbar(places + shift, means, yerr=limits, **look)
-
-
-def _legend(figure, axes):
-    handles, _ = next(iter(axes.values())).get_legend_handles_labels()
+    handles, _ = panel.get_legend_handles_labels()
     legend_below(figure, handles, PANEL_COLUMNS)

@@ -192,10 +192,9 @@ def _note(audio, info):
 
 def _tables(model, folder):
     """Return the configuration of the model, and versions."""
-    count = sum(parameter.numel() for parameter in model.parameters())
     rows = [
-        ("class", type(model.mods.model).__name__),
-        ("parameters", f"{count:,}"),
+        ("class", model.description["class"]),
+        ("parameters", f"{model.description['parameters']:,}"),
         ("sample rate (Hz)", model.hparams.sample_rate),
     ]
     text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")

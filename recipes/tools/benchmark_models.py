@@ -52,8 +52,8 @@ def add_arguments(parser):
 
 def run(args):
     """Measure, print the table, write what was asked for; return 0."""
-    for path in filter(None, (args.json, args.plot)):
-        check_parent(Path(path))
+    if args.json:
+        check_parent(Path(args.json))
     if args.plot:
         plotting.check_plot(args.plot)
     results = measure.benchmark(
@@ -100,11 +100,8 @@ def table(results):
 
 def plot_cost(results, path):
     """Plot the real-time factors of ``benchmark`` against the length."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot(
+    figure, [[axes]] = plotting.new_figure((8, 4.5))
+    axes.set(
         xscale="log",
         yscale="log",
         xlabel="Length of the signal (s)",
@@ -113,10 +110,8 @@ def plot_cost(results, path):
     cases = pd.DataFrame(results["cases"])
     cases = cases[cases["measure"] == measure.INFERENCE]
     numbers = {name: n for n, name in enumerate(results["models"])}
-    lines = cycle(plotting.LINES)
-    for (threads, some), line in zip(
-        cases.groupby("threads"), lines, strict=False
-    ):
+    groups = zip(cases.groupby("threads"), cycle(plotting.LINES))
+    for (threads, some), line in groups:
         for name, points in some.groupby("model", sort=False):
             look = {"linestyle": line, "markersize": 5}
             look["label"] = f"{name}, threads: {threads:g}"
@@ -124,13 +119,8 @@ def plot_cost(results, path):
             axes.plot(points["length"], points["value"], **look)
     lengths = sorted(cases["length"].unique())
     axes.set_xticks(lengths, [f"{length:g}" for length in lengths])
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
     axes.set_title(results["machine"]["cpu"], loc="left", fontsize="medium")
-    plotting.tidy(axes)
-    figure.legend(loc="outside right center", frameon=False)
-    plotting.save_figure(figure, path)
+    plotting.save_costs(figure, axes.yaxis, path)
 
 
 def _profile(candidate, length, threads):

@@ -9,6 +9,7 @@ from torch import nn
 
 from dbtransform_lobes.models.db_transform import DBTransform, Residual
 from dbtransform_lobes.models.mask_decoder import NUM_TAPS
+from dbtransform_lobes.plotting import new_figure
 
 WIDTH, LEFT, RIGHT = 5.2, 1.3, 1.9  # of boxes and beside them, in inches
 MIDDLE, HEIGHT = LEFT + WIDTH / 2, 0.95
@@ -79,17 +80,12 @@ def _count(module):
 
 def architecture(model, compute_stft):
     """Draw the blocks of a network behind an STFT, their sizes, its bands."""
-    from matplotlib.figure import Figure
-
     groups = [_front(compute_stft), *stages(model), _back(model)]
     layout = getattr(model, "layout", None)
     count = sum(len(group) for _, group in groups)
     width, ratios = LEFT + WIDTH + RIGHT, [count + 0.5] + [0.4] * bool(layout)
     size = width, HEIGHT * sum(ratios) + 0.6 * len(ratios)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(
-        len(ratios), 1, squeeze=False, height_ratios=ratios
-    )
+    figure, panels = new_figure(size, len(ratios), height_ratios=ratios)
     panel = panels[0, 0]
     panel.axis("off")
     panel.set(xlim=(0, width), ylim=(count - 0.3, -1))

@@ -2,11 +2,8 @@
 
 import numpy as np
 
-from dbtransform_lobes.analysis.graph import MissingPart
-from dbtransform_lobes.models.db_transform import DBTransform
-from dbtransform_lobes.models.differential_attention import (
-    DifferentialBandAttention,
-)
+from dbtransform_lobes.analysis.graph import parts_of
+from dbtransform_lobes.models import differential_attention
 from dbtransform_lobes.plotting import style, tidy
 from figures.fusion import band_axis
 
@@ -24,14 +21,10 @@ def attention_maps(model, spec, hertz, frame_seconds):
     """
     from matplotlib.figure import Figure
 
-    if not isinstance(model, DBTransform):
-        raise MissingPart(
-            f"this {type(model).__name__} has no differential attention"
-        )
+    kind = differential_attention.DifferentialBandAttention
+    parts = parts_of(model, kind, "differential attention")
     centres = np.array(model.layout.centres)
     band = int(np.abs(centres - hertz).argmin())
-    parts = model.modules()
-    parts = [p for p in parts if isinstance(p, DifferentialBandAttention)]
     plain = any(part.num_maps != 2 for part in parts)
     analysis = model.analyse(spec, band)
     maps = analysis["maps"][:, :, 0].mean(2).cpu().numpy()  # (layers, 3, T, T)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from dbtransform_lobes.analysis.graph import MissingPart
+from dbtransform_lobes.analysis.graph import parts_of
 from dbtransform_lobes.models.multi_scale_fusion import MultiScaleFusion
-from dbtransform_lobes.plotting import COLOURS, legend_below, tidy
+from dbtransform_lobes.plotting import COLOURS, legend_below, new_figure, tidy
 
 # Of the short, middle and long window: the last is the darkest in print.
 LOOKS = (
@@ -16,16 +16,10 @@ LOOKS = (
 
 def fusion_weights(model):
     """Draw how much of each window every band takes, and took at first."""
-    from matplotlib.figure import Figure
-
-    fusions = [m for m in model.modules() if isinstance(m, MultiScaleFusion)]
-    if not fusions:
-        raise MissingPart(
-            f"this {type(model).__name__} has no multi-scale fusion"
-        )
+    fusions = parts_of(model, MultiScaleFusion, "multi-scale fusion")
     size = (10, 2.3 * len(fusions) + 0.8)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(fusions), 1, squeeze=False, sharex=True)[:, 0]
+    figure, panels = new_figure(size, len(fusions), sharex=True)
+    panels = panels[:, 0]
     for number, panel in enumerate(panels, start=1):
         _draw(panel, fusions[number - 1])
         panel.set_title(f"Layer {number}", loc="left", fontsize="medium")

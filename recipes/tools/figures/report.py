@@ -22,21 +22,17 @@ def render_report(name, note, signals, sample_rate, pictures, left_out, tables):
     for title, signal in signals.items():
         file, signal = io.BytesIO(), signal.clip(-1, 1)
         sf.write(file, signal, sample_rate, "PCM_16", format="WAV")
-        players.append((title, _data_uri("audio/wav", file.getvalue())))
+        players.append((title, _encoded(file.getvalue())))
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         name=name,
         note=note,
         players=players,
-        pictures=[
-            (path.stem, _data_uri("image/png", path.read_bytes()))
-            for path in pictures
-        ],
+        pictures=[(p.stem, _encoded(p.read_bytes())) for p in pictures],
         left_out=left_out,
         tables=tables,
     )
 
 
-def _data_uri(kind, data):
-    """Return an address that holds bytes of a media type."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+def _encoded(data):
+    return base64.b64encode(data).decode("ascii")

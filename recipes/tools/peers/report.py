@@ -4,15 +4,13 @@ from tabulate import tabulate
 
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.tables import comparison_text
-from dbtransform_lobes.plotting import save_figure, style, tidy
+from dbtransform_lobes.plotting import new_figure, save_costs, style
 
 # Column to title and format.
 COLUMNS = {
     **{name: (LABELS[name], ".3f") for name in ("pesq", "stoi", "estoi")},
     "si_sdr": (LABELS["si_sdr"], ".2f"),
-    "dnsmos_sig": ("SIG", ".3f"),
-    "dnsmos_bak": ("BAK", ".3f"),
-    "dnsmos_ovrl": ("OVRL", ".3f"),
+    **{f"dnsmos_{n.lower()}": (n, ".3f") for n in ("SIG", "BAK", "OVRL")},
     "latency_ms": ("latency (ms)", ".0f"),
     "real_time_factor": ("real-time factor", ".4f"),
     "cpu_factor": ("CPU factor", ".4f"),
@@ -65,22 +63,15 @@ def peers_text(found):
 
 def plot_peers(rows, path):
     """Plot PESQ against the CPU factor, which does not depend on other load."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
-
     rows = [row for row in rows if row["pesq"] is not None]
     if not rows:
         return
-    figure = Figure(figsize=(7.4, 4.2), layout="constrained")
-    axes = figure.add_subplot(
+    figure, [[axes]] = new_figure((7.4, 4.2))
+    axes.set(
         xscale="log",
         xlabel="CPU seconds for a second of audio, one thread (left: faster)",
         ylabel=f"{LABELS['pesq']} (up: better)",
     )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    tidy(axes)
     for number, row in enumerate(rows):
         name, height = row["system"], row["pesq"]
         if name == "noisy":
@@ -88,5 +79,4 @@ def plot_peers(rows, path):
         else:
             look = {**style(number), "linestyle": "none", "markersize": 7}
             axes.plot(row["cpu_factor"], height, label=name, **look)
-    figure.legend(loc="outside right center", frameon=False)
-    save_figure(figure, path)
+    save_costs(figure, axes.xaxis, path)

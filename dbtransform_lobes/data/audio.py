@@ -202,8 +202,9 @@ def check_finite(path, signal):
 def write_audio(path, signal, sample_rate=16000):
     """Write a 16-bit WAV of samples (L,) within [-1, 1], whole or not at all.
 
-    The folder of the file must exist.
+    The folder of the file is made if it is not there.
     """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         file = for_soundfile(temporary)
         sf.write(file, signal, sample_rate, subtype="PCM_16", format="WAV")

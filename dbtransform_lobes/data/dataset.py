@@ -11,14 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dbtransform_lobes.data import files
 from dbtransform_lobes.data.audio import audio_info, write_audio
-from dbtransform_lobes.data.files import (
-    collect,
-    raise_problems,
-    read_record,
-    write_json,
-    write_text,
-)
 from dbtransform_lobes.data.levels import LEVEL_DBFS, PEAK
 from dbtransform_lobes.data.mixtures import (
     SAMPLE_RATE,
@@ -103,8 +97,8 @@ def mix_testset(mixtures, recordings, output, force=False):
     read = cached_reader(root)
     problems = []
     for item in tqdm(items, desc="checking", unit="file"):
-        collect(problems, render, item, read)
-    raise_problems("mixtures that cannot be made", problems)
+        files.collect(problems, render, item, read)
+    files.raise_problems("mixtures that cannot be made", problems)
     arguments = {"mixtures": str(mixtures), "recordings": str(recordings)}
     recipe = {"arguments": arguments}
     return _write_dataset(items, Path(output), "test_", recipe, root, force)
@@ -125,7 +119,7 @@ def _check_arguments(arguments):
     ]
     if not any(arguments[name] for name in hours):
         problems.append("all hours are 0, expected one above 0")
-    raise_problems("wrong arguments of mix", problems)
+    files.raise_problems("wrong arguments of mix", problems)
 
 
 def _collection_summary(recordings):
@@ -161,11 +155,8 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
     }
     folders = _set_folders(output, splits)
     _clear_folder(output, record_path, record, folders, force)
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(record_path, record)
-    write_text(output / f"{prefix}mixtures.csv", plan)
-    for folder in folders:
-        folder.mkdir(exist_ok=True)
+    files.write_json(record_path, record)
+    files.write_text(output / f"{prefix}mixtures.csv", plan)
     read = cached_reader(root)
     for item in tqdm(mixtures, desc="mixing", unit="file"):
         folders = _set_folders(output, [item.split])
@@ -193,7 +184,7 @@ def _set_folders(output, splits):
 
 def _clear_folder(output, record_path, record, wanted, force):
     """Refuse a folder of other content, or empty it when forced."""
-    old = read_record(record_path)
+    old = files.read_record(record_path)
     same = old.get("plan_sha256") == record["plan_sha256"]
     if old and not same:
         if not force:

@@ -92,7 +92,11 @@ def replacing(path):
 
 
 def write_text(path, text):
-    """Write UTF-8, file names of any bytes in it, whole or not at all."""
+    """Write UTF-8, file names of any bytes in it, whole or not at all.
+
+    The folder of the file is made if it is not there.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, "utf-8", "backslashreplace")
 

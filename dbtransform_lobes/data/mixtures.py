@@ -12,13 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dbtransform_lobes.data import files
 from dbtransform_lobes.data.audio import read_audio
-from dbtransform_lobes.data.files import (
-    collect,
-    raise_problems,
-    read_table,
-    table_text,
-)
 from dbtransform_lobes.data.levels import mix, rms, scale_to_dbfs, wrap_noise
 from dbtransform_lobes.data.recordings import SPLITS, by_speaker
 
@@ -72,15 +67,15 @@ def read_test_mixtures(path):
     """Read a csv of ``TEST_COLUMNS``, a list of Mixture named ``<id>.wav``."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such csv of mixtures")
-    rows = read_table(path, TEST_COLUMNS)
+    rows = files.read_table(path, TEST_COLUMNS)
     problems = []
     items = [
-        collect(problems, _test_mixture, row, line=line)
+        files.collect(problems, _test_mixture, row, line=line)
         for line, row in enumerate(rows, start=2)
     ]
     names = Counter(item.file for item in items if item)
     problems += [f"{name}: twice" for name, n in names.items() if n > 1]
-    raise_problems(f"{path}: wrong rows", problems)
+    files.raise_problems(f"{path}: wrong rows", problems)
     return items
 
 
@@ -107,7 +102,7 @@ def mixtures_text(mixtures):
         offset = SEPARATOR.join(map(str, item.offset))
         joined = {"noise": SEPARATOR.join(item.noise), "offset": offset}
         rows.append({**vars(item), **joined})
-    return table_text(MIXTURE_COLUMNS, rows)
+    return files.table_text(MIXTURE_COLUMNS, rows)
 
 
 def cached_reader(root):
@@ -139,12 +134,12 @@ def draw_mixtures(available, root, arguments, read):
     mixtures, problems = [], []
     for split, prefix in zip(SPLITS, ("", "valid_", "test_"), strict=True):
         if hours := arguments[f"{prefix}hours"]:
-            drawer = collect(
+            drawer = files.collect(
                 problems, _Drawer, available, root, split, arguments
             )
             if drawer:
                 mixtures += drawer.draw(hours, read, problems)
-    raise_problems("the recordings cannot be mixed", problems)
+    files.raise_problems("the recordings cannot be mixed", problems)
     return mixtures
 
 
@@ -182,9 +177,9 @@ class _Drawer:
         for index, speech in enumerate(speeches):
             if seconds >= hours * 3600:
                 return mixtures
-            item = collect(problems, self._item, index, speech, read)
+            item = files.collect(problems, self._item, index, speech, read)
             if item:
-                collect(problems, render, item, read)
+                files.collect(problems, render, item, read)
                 mixtures.append(item)
             seconds += speech.seconds
 

@@ -11,12 +11,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from dbtransform_lobes.data.audio import (
-    audio_info,
-    find_audio,
-    read_audio,
-    write_audio,
-)
+from dbtransform_lobes.data import audio
 from dbtransform_lobes.data.dataset import mix_dataset
 from dbtransform_lobes.data.files import read_record, write_json, write_table
 from dbtransform_lobes.parallel import parallel_map
@@ -42,7 +37,7 @@ def _check_file(row, sample_rate):
     """Return the row of a file with frames and rate, and why it is unfit."""
     path, kind = row["path"], row["kind"]
     try:
-        info = audio_info(path)
+        info = audio.audio_info(path)
         seconds, shortest = info.frames / info.samplerate, MIN_SECONDS[kind]
         known = {"frames": info.frames, "sample_rate": info.samplerate}
         row = {**row, **known}
@@ -54,7 +49,7 @@ def _check_file(row, sample_rate):
         if seconds < shortest:
             problem = f"too short: {seconds:.3f} s, expected {shortest:g}"
             return row, f"{problem} or more"
-        signal = read_audio(path, sample_rate=info.samplerate)
+        signal = audio.read_audio(path, sample_rate=info.samplerate)
     except (ValueError, OSError) as error:
         return row, f"unreadable: {error}"
     return row, flaw(signal, kind == "speech")
@@ -137,7 +132,7 @@ def prepare_once(path, settings, write):
 
 def pair_entry(noisy, clean):
     """Return the entry of a pair in a manifest, its length in s."""
-    info = audio_info(clean)
+    info = audio.audio_info(clean)
     return {
         "noisy_wav": str(noisy),
         "clean_wav": str(clean),
@@ -147,22 +142,21 @@ def pair_entry(noisy, clean):
 
 def copy_at_rate(path, copy, sample_rate):
     """Write a copy of a file at a sample rate."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    write_audio(copy, read_audio(path, sample_rate=sample_rate), sample_rate)
+    signal = audio.read_audio(path, sample_rate=sample_rate)
+    audio.write_audio(copy, signal, sample_rate)
 
 
 def write_pairs(path, folder, name):
     """Write the manifest of a set of ``dbtransform mix``, as "validset_wav"."""
     entries = {
         clean.stem: pair_entry(folder / f"noisy_{name}" / clean.name, clean)
-        for clean in find_audio((folder / f"clean_{name}").resolve())
+        for clean in audio.find_audio((folder / f"clean_{name}").resolve())
     }
     write_json(path, entries)
 
 
 def write_training(save_folder, rows, hours, snrs, seed):
     """Write ``manifest.csv`` and, of its split valid, ``valid.json``."""
-    save_folder.mkdir(parents=True, exist_ok=True)
     manifest = save_folder / "manifest.csv"
     write_table(manifest, MANIFEST_COLUMNS, rows)
     folder = (save_folder / "valid").resolve()

@@ -20,13 +20,8 @@ import pandas as pd
 import soundfile as sf
 from tqdm import tqdm
 
+from dbtransform_lobes.data import files
 from dbtransform_lobes.data.audio import MEMBER, read_audio
-from dbtransform_lobes.data.files import (
-    read_record,
-    replacing,
-    write_json,
-    write_table,
-)
 from dbtransform_lobes.data.recordings import read_recordings
 from dbtransform_lobes.parallel import parallel_map
 
@@ -86,7 +81,7 @@ def write_shards(
     for problems in tqdm(results, total=len(tasks), unit="shard"):
         failed.update(problems)
     rows = [row for name in plans for row in _scan(output / name)]
-    write_table(output / INDEX, ["path", *KNOWN], rows)
+    files.write_table(output / INDEX, ["path", *KNOWN], rows)
     return {
         "shards": len(plans),
         "samples": len(rows),
@@ -115,7 +110,7 @@ def _claim_folder(output, plans, sample_rate, force):
     plan = json.dumps([sample_rate, listed], sort_keys=True)
     digest = hashlib.sha256(plan.encode()).hexdigest()
     record = {"plan_sha256": digest, "sample_rate": sample_rate}
-    if read_record(output / RECORD) == record:
+    if files.read_record(output / RECORD) == record:
         return
     shards = list(output.glob("*.tar"))
     if shards and not force:
@@ -126,8 +121,7 @@ def _claim_folder(output, plans, sample_rate, force):
         )
     for shard in [*shards, output / INDEX]:
         shard.unlink(missing_ok=True)
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / RECORD, record)
+    files.write_json(output / RECORD, record)
 
 
 def _write_shard(task):
@@ -136,7 +130,7 @@ def _write_shard(task):
     failed = {}
     try:
         ustar = partial(tarfile.open, mode="w", format=tarfile.USTAR_FORMAT)
-        with replacing(path) as temporary, ustar(temporary) as tar:
+        with files.replacing(path) as temporary, ustar(temporary) as tar:
             for number, item in enumerate(members):
                 try:
                     signal = read_audio(item.path, sample_rate=sample_rate)

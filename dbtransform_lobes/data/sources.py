@@ -12,14 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from dbtransform_lobes.data import effects
+from dbtransform_lobes.data import effects, levels
 from dbtransform_lobes.data.audio import read_audio
-from dbtransform_lobes.data.levels import (
-    rms,
-    scale_noise_to_snr,
-    scale_to_dbfs,
-    wrap_noise,
-)
 from dbtransform_lobes.data.recordings import by_speaker, read_recordings
 from dbtransform_lobes.data.shards import shard_order
 
@@ -32,7 +26,7 @@ FADE_SECONDS = 0.01
 
 def _is_pause(signal):
     """Tell whether a crop of a signal levelled to -26 dBFS is a pause."""
-    return rms(signal) < 10 ** (PAUSE_DBFS / 20)
+    return levels.rms(signal) < 10 ** (PAUSE_DBFS / 20)
 
 
 def _fade(speech, sample_rate):
@@ -43,8 +37,8 @@ def _fade(speech, sample_rate):
 
 def _add_noise(speech, noise, snr_db, rng):
     """Add noise at an SNR of a range; as it is for None or beside silence."""
-    if snr_db is not None and rms(speech) > 0 and rms(noise) > 0:
-        noise = scale_noise_to_snr(speech, noise, rng.uniform(*snr_db))
+    if snr_db is not None and levels.rms(speech) > 0 and levels.rms(noise) > 0:
+        noise = levels.scale_noise_to_snr(speech, noise, rng.uniform(*snr_db))
     return speech + noise
 
 
@@ -200,8 +194,8 @@ class Recordings:
             piece = self._read(recording.path, start, wanted)
             if speed != 1.0:
                 piece = effects.change_speed(piece, speed)
-            if rms(piece) > 0:
-                return scale_to_dbfs(piece)[:length]
+            if levels.rms(piece) > 0:
+                return levels.scale_to_dbfs(piece)[:length]
         return np.zeros(length)
 
     def _speed(self, rng, slowest, fastest):
@@ -251,7 +245,7 @@ class Recordings:
             )
         if rng.random() < self.room:
             noise, _ = self._in_room(noise, rng)
-        return scale_to_dbfs(noise) if rms(noise) > 0 else noise
+        return levels.scale_to_dbfs(noise) if levels.rms(noise) > 0 else noise
 
     def _noise_file(self, rng):
         return _choose(self.noise[_choose(sorted(self.noise), rng)], rng)
@@ -279,7 +273,7 @@ class Recordings:
         for _ in range(4):
             size = int(rng.uniform(0.02, 0.2) * self.sample_rate)
             piece = self._piece(self._noise_file(rng), size, rng)
-            if rms(piece) > 0:
+            if levels.rms(piece) > 0:
                 fragments.append(piece)
         if not fragments:
             return self._recorded(length, rng)
@@ -296,7 +290,7 @@ class Recordings:
 
     def _channel(self, clean, noisy, rng):
         """Return target and mixture as a receiver gets them."""
-        if rms(noisy) == 0:
+        if levels.rms(noisy) == 0:
             return clean, noisy
         rate = self.sample_rate
         if rng.random() < self.band_limit:
@@ -321,7 +315,7 @@ def _choose(items, rng):
 
 
 def _wrapped(noise, length, rng):
-    return wrap_noise(noise, int(rng.integers(len(noise))), length)
+    return levels.wrap_noise(noise, int(rng.integers(len(noise))), length)
 
 
 def _check_sources(given, known):

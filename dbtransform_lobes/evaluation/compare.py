@@ -8,15 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from dbtransform_lobes.data.files import raise_problems, write_json, write_text
+from dbtransform_lobes.evaluation import evaluate
 from dbtransform_lobes.evaluation.conditions import read_conditions
-from dbtransform_lobes.evaluation.evaluate import (
-    SCORED,
-    SILENT,
-    list_audio,
-    metric_names,
-    score_files,
-    scores_text,
-)
 from dbtransform_lobes.evaluation.plots import plot_comparison
 from dbtransform_lobes.evaluation.statistics import INTERVAL, intervals
 from dbtransform_lobes.evaluation.tables import comparison_text
@@ -70,7 +63,7 @@ def compare_systems(
     plots : sequence of str
         Formats of the plots, of "png" and "pdf".
     jobs, with_dnsmos
-        As of ``score_files``.
+        As of ``evaluate.score_files``.
     """
     for suffix in plots:
         check_plot(f"plot.{suffix}")
@@ -80,7 +73,10 @@ def compare_systems(
     rows = _score_systems(clean_files, estimates, known, jobs, with_dnsmos)
     report = _summarise_systems(rows, reference)
     report |= {
-        "without_clean": _without_clean(estimates, clean_files),
+        "without_clean": {
+            system: [name for name in files if name not in clean_files]
+            for system, files in estimates.items()
+        },
         "versions": package_versions(),
         "configuration": {
             "clean": str(clean),
@@ -94,17 +90,8 @@ def compare_systems(
     return {**report, "rows": rows}
 
 
-def _without_clean(estimates, clean_files):
-    """Return the names of files that have no clean one, by system."""
-    return {
-        system: [name for name in files if name not in clean_files]
-        for system, files in estimates.items()
-    }
-
-
 def _write(report, rows, folder, plots):
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "scores.csv", scores_text(rows))
+    write_text(folder / "scores.csv", evaluate.scores_text(rows))
     write_json(folder / "comparison.json", report)
     write_text(folder / "comparison.md", comparison_text(report))
     for suffix in plots:
@@ -140,7 +127,7 @@ def _read_clean(clean, conditions):
         folder = Path(clean).parent
         files = {name: folder / known[name]["clean"] for name in known}
     else:
-        files = list_audio(clean)
+        files = evaluate.list_audio(clean)
         known = {name: {} for name in files}
     aliases = {
         Path(entry["noisy"]).stem: name
@@ -161,7 +148,7 @@ def _read_estimates(systems, clean_files, aliases):
     for system, folder in systems.items():
         files = {
             aliases.get(name, name): path
-            for name, path in list_audio(folder).items()
+            for name, path in evaluate.list_audio(folder).items()
         }
         if not files.keys() & clean_files.keys():
             raise ValueError(
@@ -181,7 +168,7 @@ def _score_systems(clean_files, estimates, known, jobs, with_dnsmos):
         for name, clean in clean_files.items()
         if name in files
     ]
-    scored, rows = iter(score_files(pairs, jobs, with_dnsmos)), []
+    scored, rows = iter(evaluate.score_files(pairs, jobs, with_dnsmos)), []
     for system, files in estimates.items():
         for name in clean_files:
             missing = {"status": MISSING, "reason": "there is no such file"}
@@ -195,21 +182,20 @@ def _summarise_systems(rows, reference):
     """Compare systems over the files that all of them have scored."""
     import pandas as pd
 
-    metrics = list(metric_names(rows))
+    metrics = list(evaluate.metric_names(rows))
     table = pd.DataFrame(rows)
     columns = dict.fromkeys([*table, *CONDITIONS, *metrics])
     table = table.reindex(columns=list(columns))
-    bad = table[table["status"] != SCORED]
+    bad = table[table["status"] != evaluate.SCORED]
     compared = table[~table["file"].isin(bad["file"])]
     snrs = compared["snr_db"].astype(float)
     snr_ranges = snrs.nunique() > MAX_SNRS
     if snr_ranges:
         snrs = (snrs // SNR_STEP + 0.5) * SNR_STEP
-    summary = partial(
-        _summary, list(table["system"].unique()), reference, metrics
-    )
+    systems = list(table["system"].unique())
+    summary = partial(_summary, systems, reference, metrics)
     left_out = {}
-    for _, row in bad[bad["status"] != SILENT].iterrows():
+    for _, row in bad[bad["status"] != evaluate.SILENT].iterrows():
         left_out.setdefault(row["file"], {})[row["system"]] = row["reason"]
     by_snr, by_noise = compared.groupby(snrs), compared.groupby("noise")
     return {
@@ -220,7 +206,7 @@ def _summarise_systems(rows, reference):
         "snr_ranges": snr_ranges,
         "by_snr": [{"snr_db": snr, **summary(part)} for snr, part in by_snr],
         "by_noise": [{"noise": name, **summary(p)} for name, p in by_noise],
-        "silent": list(bad[bad["status"] == SILENT]["file"].unique()),
+        "silent": list(bad[bad["status"] == evaluate.SILENT]["file"].unique()),
         "left_out": left_out,
     }
 

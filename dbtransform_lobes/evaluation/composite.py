@@ -131,9 +131,8 @@ def _critical_filters():
     centres = np.floor(CRITICAL_CENTRES * bins_per_hz)[:, None]
     widths = (CRITICAL_WIDTHS * bins_per_hz)[:, None]
     level = np.log(CRITICAL_WIDTHS[0] / CRITICAL_WIDTHS)[:, None]
-    gains = np.exp(
-        -11 * ((np.arange(num_bins) - centres) / widths) ** 2 + level
-    )
+    distances = (np.arange(num_bins) - centres) / widths
+    gains = np.exp(-11 * distances**2 + level)
     floor = np.exp(-30 / (2 * 2.303))  # -30 dB
     return np.where(gains > floor, gains, 0.0)
 
@@ -164,9 +163,8 @@ def _slope_weights(levels, slopes):
     """Return Klatt's weights (T, 24), large near global and local peaks."""
     below_max = np.max(levels, axis=1, keepdims=True) - levels[:, :-1]
     below_peak = _nearest_peaks(levels, slopes) - levels[:, :-1]
-    return (K_MAX / (K_MAX + below_max)) * (
-        K_LOC_MAX / (K_LOC_MAX + below_peak)
-    )
+    near_peak = K_LOC_MAX / (K_LOC_MAX + below_peak)
+    return K_MAX / (K_MAX + below_max) * near_peak
 
 
 def _weighted_spectral_slope(clean, estimate):

@@ -54,9 +54,8 @@ def _read_rows(path, text):
     """Return (number of the line or entry, its values) of every file."""
     if Path(path).suffix.lower() == ".json":
         try:
-            entries = [
-                {**e, "id": name} for name, e in json.loads(text).items()
-            ]
+            found = json.loads(text).items()
+            entries = [{**entry, "id": name} for name, entry in found]
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path}: expected JSON of the form {{id: {{...}}}} ({error})"

@@ -12,12 +12,7 @@ import numpy as np
 SAMPLE_RATE = 16000
 MISSING = "DNSMOS needs speechmos: pip install 'dbtransform[dnsmos]'"
 # Their names in the paper to those in the package.
-SCORES = {
-    "SIG": "sig_mos",
-    "BAK": "bak_mos",
-    "OVRL": "ovrl_mos",
-    "P808": "p808_mos",
-}
+SCORES = {n: f"{n.lower()}_mos" for n in ("SIG", "BAK", "OVRL", "P808")}
 
 
 def dnsmos(signal, sample_rate):

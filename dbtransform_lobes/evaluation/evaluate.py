@@ -193,7 +193,6 @@ def evaluate_folders(
     report = {**_summarise(rows), "versions": package_versions(), **folders}
     if output_folder is not None:
         folder = Path(output_folder)
-        folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "scores.csv", scores_text(rows))
         write_json(folder / "scores.json", report)
     return {**report, "rows": rows}

@@ -12,7 +12,7 @@ from pesq import NoUtterancesError, PesqError
 from pesq import pesq as pesq_package
 from pystoi import stoi as stoi_package
 
-from dbtransform_lobes.evaluation.composite import SAMPLE_RATE, composite
+from dbtransform_lobes.evaluation.composite import EPS, SAMPLE_RATE, composite
 
 LABELS = {  # of tables and plots; a metric without label goes by its name
     "pesq": "PESQ-WB",
@@ -31,7 +31,6 @@ LABELS |= {  # of scores that need no clean signal, see dnsmos.py
     "dnsmos_ovrl": "DNSMOS OVRL",
     "dnsmos_p808": "DNSMOS P.808",
 }
-EPS = np.finfo(np.float64).eps
 SILENT_PEAK = 1e-9  # -180 dBFS, far below one step of 24 bits
 # PESQ has room for 50 utterances and crashes the process not far above.
 MAX_SECONDS = 30

@@ -32,7 +32,6 @@ CORE_SPEAKERS = (
     *("MBPM0", "MKLT0", "FNLP0", "MCMJ0", "MJDH0", "FMGD0"),
     *("MGRT0", "MNJM0", "FDHC0", "MJLN0", "MPAM0", "FMLD0"),
 )
-TEST_SETS = ("core", "full")
 RECORD_NAME = "timit_prepare.json"
 
 
@@ -126,7 +125,7 @@ def _write_all(rows, jobs, save_folder, settings):
 
 def _check_choices(test_set, test_noises, snrs):
     problems, folders = [], "expected a list of folders of noise_folder"
-    if test_set not in TEST_SETS:
+    if test_set not in ("core", "full"):
         problems.append(f"test_set is {test_set!r}, expected core or full")
     if isinstance(test_noises, str) or not test_noises:
         problems.append(f"test_noises are {test_noises!r}, {folders}")

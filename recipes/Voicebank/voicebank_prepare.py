@@ -21,7 +21,6 @@ TRAIN, VALID, TEST = "trainset_28spk_wav", "validset_wav", "testset_wav"
 SUFFIXES = ("_16k", "")
 MANIFESTS = ("train", "valid", "test")
 RECORD_NAME = "voicebank_prepare.json"
-MAX_WARNED = 20
 TITLE = (
     "{} is not a complete data set of the VoiceBank-DEMAND layout; unpack its "
     "archives there again, or make one with 'dbtransform mix'"
@@ -85,7 +84,6 @@ def prepare_voicebank(
     if any(rate != sample_rate for _, rate in formats.values()):
         root = (save_folder / f"voicebank_{sample_rate}").resolve()
         _resample(data_folder, root, sample_rate, formats)
-    save_folder.mkdir(parents=True, exist_ok=True)
     for manifest, pairs in zip(manifests, splits, strict=True):
         entries = [_entry(root, *pair, *formats[pair[1]]) for pair in pairs]
         files.write_json(manifest, dict(entries))
@@ -158,7 +156,7 @@ def _check_pairs(data_folder, sets, paths):
             problems.append(f"{noisy}: {given}, expected {expected} as {clean}")
     files.raise_problems(TITLE.format(data_folder), problems)
     if odd:
-        listed = "; ".join(odd[:MAX_WARNED])
+        listed = "; ".join(odd[: files.MAX_LISTED])
         logger.warning("%d odd clean files: %s", len(odd), listed)
     return formats
 

@@ -31,6 +31,12 @@ from dbtransform_lobes.versions import package_versions
 from peers.adapters import INSTALL, PEERS, SAMPLE_RATE
 from peers.report import peers_text, plot_peers, system_rows
 
+SYSTEMS = """\
+of others; noisy is the input, noisereduce_half has prop_decrease=0.5
+(default: all)"""
+MODELS = """\
+models of ours: folder, name or .onnx of each (default: the one that comes
+with the package); differences are to the first"""
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")
 
 
@@ -40,21 +46,9 @@ def add_arguments(parser):
     add("clean", help="folder of clean speech, 16 kHz")
     add("noisy", help="folder of files of the same names")
     add("--output", required=True, help="folder to write")
-    add(
-        "--systems",
-        nargs="+",
-        choices=PEERS,
-        default=list(PEERS),
-        help="of others; noisy is the input, noisereduce_half has "
-        "prop_decrease=0.5 (default: all)",
-    )
-    add(
-        "--models",
-        metavar="NAME=MODEL",
-        nargs="+",
-        help="models of ours: folder, name or .onnx of each (default: the one "
-        "that comes with the package); differences are to the first",
-    )
+    several = {"nargs": "+", "choices": PEERS, "default": list(PEERS)}
+    add("--systems", **several, help=SYSTEMS)
+    add("--models", nargs="+", metavar="NAME=MODEL", help=MODELS)
     add_options(parser, "--jobs")  # that score; systems run one by one
 
 
@@ -151,7 +145,6 @@ def run_systems(systems, clean, noisy, output):
     for name, system in systems.items():
         print(f"{name}: enhancing {len(files)} files", flush=True)
         folder = Path(output, name).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
         timing = folder / "timing.json"
         pairs = [(path, f"{folder / file}.wav") for file, path in files.items()]
         request = {"name": name, "model": system["model"], "pairs": pairs}

@@ -74,7 +74,6 @@ def _check_settings(runs):
 
 def _train(run, device, environment, stop):
     """Train one run; return why it failed, None if it did not."""
-    run.folder.mkdir(parents=True, exist_ok=True)
     write_json(run.folder / SETTINGS, run.settings)
     with open(run.folder / LOG, "ab") as log:
         output = {"stdout": log, "stderr": subprocess.STDOUT}

@@ -75,7 +75,6 @@ def _enhance(process, noisy, estimate):
             f"the estimate has shape {enhanced.shape}, expected "
             f"{signal.shape} and finite samples"
         )
-    Path(estimate).parent.mkdir(parents=True, exist_ok=True)
     write_audio(estimate, enhanced.clip(-1, 1))
     return np.array([len(signal) / SAMPLE_RATE, wall, cpu])
 

@@ -16,8 +16,13 @@ def package_versions():
     versions = {"dbtransform_lobes": __version__}
     versions["python"] = platform.python_version()
     for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+        versions[name] = installed_version(name) or "not installed"
     return versions
+
+
+def installed_version(name):
+    """Return the version of a package, None if it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -102,18 +102,16 @@ class EnhanceBrain(ResumableBrain):
         clean = batch.clean.data.double().cpu().numpy()
         estimate = estimate.double().cpu().numpy()
         for name, *pair in zip(batch.id, clean, estimate, strict=True):
-            scores, reason = None, None
             try:
                 scores = {k: m(*pair) for k, m in VALIDATION_METRICS.items()}
+                self.scores.append(scores)
             except ValueError as error:
-                reason = str(error)
-            self.scores.append((name, scores, reason))
+                self.failed.append(f"{name}: {error}")
 
     def _write(self, batch, estimate):
         signals = {"clean": batch.clean.data, "enhanced": estimate}
         for part, waves in signals.items():
             folder, rate = self.test_folder / part, self.hparams.sample_rate
-            folder.mkdir(parents=True, exist_ok=True)
             # Clipping happens on writing, as in any player.
             for name, wave in zip(batch.id, waves.cpu().numpy(), strict=True):
                 write_audio(folder / f"{name}.wav", wave.clip(-1, 1), rate)
@@ -138,7 +136,7 @@ class EnhanceBrain(ResumableBrain):
     def on_stage_start(self, stage, epoch=None):
         """Begin the scores and the clock of a stage."""
         super().on_stage_start(stage, epoch)
-        self.scores = []
+        self.scores, self.failed = [], []
         if stage == sb.Stage.TRAIN:
             self.heard, self.started = 0, time.monotonic()
         if stage == sb.Stage.TEST:
@@ -166,18 +164,17 @@ class EnhanceBrain(ResumableBrain):
                 self.train_stats.update(self.adversary.counts())
         elif stage == sb.Stage.VALID:
             # Every rank has its share of the files.
-            stats = ranks.mean_over_ranks(means, weight=len(self.scores))
+            weight = len(self.scores) + len(self.failed)
+            stats = ranks.mean_over_ranks(means, weight)
             self._end_validation(stats, epoch)
         else:
             distributed.ddp_barrier()  # all files are written
-            self._end_test()
-            distributed.ddp_barrier()  # a rank that left would end the others
+            # The others wait: a rank that left would end them.
+            distributed.run_on_main(self._end_test)
 
     def _end_validation(self, stats, epoch):
-        files = ranks.gather_lists(self.scores)
-        files.sort(key=lambda file: file[0])
-        scored = [scores for _, scores, _ in files if scores is not None]
-        failed = [f"{name}: {why}" for name, scores, why in files if why]
+        scored = ranks.gather_lists(self.scores)
+        failed = sorted(ranks.gather_lists(self.failed))
         if not scored:
             raise ValueError(
                 f"no validation file could be scored, give more "
@@ -203,16 +200,12 @@ class EnhanceBrain(ResumableBrain):
         for log in self.loggers:
             log.log_stats(*stats)
 
-    @distributed.main_process_only
     def _end_test(self):
-        report = evaluate_folders(
-            self.test_folder / "clean",
-            self.test_folder / "enhanced",
-            self.test_folder,
-            jobs=os.cpu_count() or 1,
-        )
+        folder, jobs = self.test_folder, os.cpu_count() or 1
+        parts = folder / "clean", folder / "enhanced"
+        report = evaluate_folders(*parts, folder, jobs)
         self.hparams.train_logger.log_stats(
-            {"test": self.test_folder.name}, test_stats=report["means"]
+            {"test": folder.name}, test_stats=report["means"]
         )
 
 
@@ -232,14 +225,10 @@ def training_loader(hparams, accumulation=1):
             hparams["sample_rate"],
             hparams["snr_db"],
         )
-    crops = TrainingCrops(
-        source,
-        hparams["steps_per_epoch"] * hparams["batch_size"],
-        hparams["crop_seconds"],
-        hparams["seed"],
-        hparams["level_dbfs"],
-        hparams["sample_rate"],
-    )
+    examples = hparams["steps_per_epoch"] * hparams["batch_size"]
+    names = "crop_seconds", "seed", "level_dbfs", "sample_rate"
+    given = {name: hparams[name] for name in names}
+    crops = TrainingCrops(source, examples, **given)
     return torch.utils.data.DataLoader(
         crops,
         batch_size,

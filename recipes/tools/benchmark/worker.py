@@ -46,9 +46,7 @@ class Worker(Workers):
         return result
 
 
-@lru_cache
-def _load(source):
-    return load_candidate(source)
+_load = lru_cache(load_candidate)
 
 
 def _run(source, task, threads, *arguments):

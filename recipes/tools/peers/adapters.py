@@ -6,7 +6,6 @@ is taken out here, so that all are compared on the same samples.
 """
 
 import ctypes
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import soxr
 
 from dbtransform_lobes.inference.onnx_model import open_session
 from dbtransform_lobes.inference.onnx_stream import GraphStream
+from dbtransform_lobes.versions import installed_version as _version
 
 SAMPLE_RATE = 16000
 # Of the graphs, the packages' own dependencies are not needed.
@@ -63,13 +63,6 @@ class Peer:
         late = process(np.pad(signal, (0, length - len(signal))))
         estimate = late[self.delay : self.delay + len(signal)]
         return soxr.resample(estimate, rate, SAMPLE_RATE)
-
-
-def _version(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _package_file(module, *parts):

@@ -13,11 +13,9 @@ PACKAGES = (
 
 def package_versions():
     """Return versions of this package, of Python and of what results need."""
-    versions = {"dbtransform_lobes": __version__}
-    versions["python"] = platform.python_version()
-    for name in PACKAGES:
-        versions[name] = installed_version(name) or "not installed"
-    return versions
+    found = {n: installed_version(n) or "not installed" for n in PACKAGES}
+    python = platform.python_version()
+    return {"dbtransform_lobes": __version__, "python": python, **found}
 
 
 def installed_version(name):

@@ -134,9 +134,8 @@ def draw_mixtures(available, root, arguments, read):
     mixtures, problems = [], []
     for split, prefix in zip(SPLITS, ("", "valid_", "test_"), strict=True):
         if hours := arguments[f"{prefix}hours"]:
-            drawer = files.collect(
-                problems, _Drawer, available, root, split, arguments
-            )
+            given = available, root, split, arguments
+            drawer = files.collect(problems, _Drawer, *given)
             if drawer:
                 mixtures += drawer.draw(hours, read, problems)
     files.raise_problems("the recordings cannot be mixed", problems)

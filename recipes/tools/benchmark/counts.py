@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from dbtransform_lobes.models.db_transform import DBTransform
 
@@ -56,7 +56,7 @@ def count_macs(model, function):
     """
     aten = torch.ops.aten
     formulas = {  # of the CPU, which torch lacks
-        aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         aten.mkldnn_rnn_layer: _recurrent_layer,
     }
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
@@ -92,6 +92,11 @@ def macs_per_second(candidate, length):
     noisy = candidate.noise(length)
     macs = count_macs(candidate.model, lambda: candidate.enhance(noisy))
     return {part: count / length for part, count in macs.items()}
+
+
+def _attention(query, key, value, *args, out_shape=None, **kwargs):
+    """Return the flops of scaled_dot_product_attention on the CPU."""
+    return sdpa_flop_count(query, key, value)
 
 
 def _recurrent_layer(x, weight_x, weight_h, *args, out_shape=None, **kwargs):

@@ -19,13 +19,12 @@ def fusion_weights(model):
     fusions = parts_of(model, MultiScaleFusion, "multi-scale fusion")
     size = (10, 2.3 * len(fusions) + 0.8)
     figure, panels = new_figure(size, len(fusions), sharex=True)
-    panels = panels[:, 0]
-    for number, panel in enumerate(panels, start=1):
+    for number, panel in enumerate(panels[:, 0], start=1):
         _draw(panel, fusions[number - 1])
         panel.set_title(f"Layer {number}", loc="left", fontsize="medium")
         panel.set_ylabel("weight")
-    band_axis(panels[-1], model.layout)
-    legend_below(figure, panels[0].get_legend_handles_labels()[0], 6)
+    band_axis(panels[-1, 0], model.layout)
+    legend_below(figure, panels[0, 0].get_legend_handles_labels()[0], 6)
     return figure
 
 

@@ -38,18 +38,17 @@ def _check_file(row, sample_rate):
     path, kind = row["path"], row["kind"]
     try:
         info = audio.audio_info(path)
-        seconds, shortest = info.frames / info.samplerate, MIN_SECONDS[kind]
-        known = {"frames": info.frames, "sample_rate": info.samplerate}
-        row = {**row, **known}
-        if info.samplerate < sample_rate:
-            problem = f"rate: {info.samplerate} Hz, expected {sample_rate}"
-            return row, f"{problem} or more"
+        rate = info.samplerate
+        row = {**row, "frames": info.frames, "sample_rate": rate}
+        seconds, shortest = info.frames / rate, MIN_SECONDS[kind]
+        if rate < sample_rate:
+            return row, f"rate: {rate} Hz, expected {sample_rate} or more"
         if info.channels != 1:
             return row, f"channels: {info.channels}, expected 1"
         if seconds < shortest:
             problem = f"too short: {seconds:.3f} s, expected {shortest:g}"
             return row, f"{problem} or more"
-        signal = audio.read_audio(path, sample_rate=info.samplerate)
+        signal = audio.read_audio(path, sample_rate=rate)
     except (ValueError, OSError) as error:
         return row, f"unreadable: {error}"
     return row, flaw(signal, kind == "speech")

@@ -147,8 +147,7 @@ def _write_shard(task):
 
 
 def _add_sample(tar, key, item, signal, sample_rate):
-    known = {"frames": len(signal), "sample_rate": sample_rate}
-    row = {**asdict(item), **known}
+    row = asdict(item) | {"frames": len(signal), "sample_rate": sample_rate}
     row = {name: row[name] for name in KNOWN}
     row["original"] = Path(item.path).name
     bits = 24 if item.kind == "rir" else 16  # for the tails of rooms

@@ -113,5 +113,4 @@ def _noise_type(noise):
     if path.suffix.lower() not in AUDIO_SUFFIXES:
         return noise
     label, underscore, _ = path.stem.partition("_")
-    named = underscore and label
-    return named or path.parent.name or path.stem
+    return (underscore and label) or path.parent.name or path.stem

@@ -225,10 +225,14 @@ def training_loader(hparams, accumulation=1):
             hparams["sample_rate"],
             hparams["snr_db"],
         )
-    examples = hparams["steps_per_epoch"] * hparams["batch_size"]
-    names = "crop_seconds", "seed", "level_dbfs", "sample_rate"
-    given = {name: hparams[name] for name in names}
-    crops = TrainingCrops(source, examples, **given)
+    crops = TrainingCrops(
+        source,
+        hparams["steps_per_epoch"] * hparams["batch_size"],
+        hparams["crop_seconds"],
+        hparams["seed"],
+        hparams["level_dbfs"],
+        hparams["sample_rate"],
+    )
     return torch.utils.data.DataLoader(
         crops,
         batch_size,

@@ -157,7 +157,7 @@ def run_graph(proto, spec, frames, first):
     return np.concatenate(parts, axis=1)
 
 
-@pytest.mark.parametrize(("number", "options"), enumerate(VARIANTS))
+@pytest.mark.parametrize(("number", "options"), [*enumerate(VARIANTS)])
 def test_streaming_graph_of_any_configuration(number, options):
     model, frames = tiny(causal=True, **options), (1, 3)[number % 2]
     spec = torch.randn(1, 30, 33, 2)

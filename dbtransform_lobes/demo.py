@@ -126,5 +126,4 @@ def _enhance(model, path, strength, player):
         }
         figure = spectrograms(signals, rate)
         save = gr.processing_utils.save_file_to_cache
-        cached = save(output, player.GRADIO_CACHE)
-    return cached, figure
+        return save(output, player.GRADIO_CACHE), figure

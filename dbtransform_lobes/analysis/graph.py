@@ -49,8 +49,7 @@ def band_graph(model):
     """
     from matplotlib.lines import Line2D
 
-    name = "graph between its bands"
-    graphs = parts_of(model, HarmonicGraphAttention, name)
+    graphs = parts_of(model, HarmonicGraphAttention, "graph between its bands")
     if graphs[0].form != "learned":
         raise MissingPart(
             f"the graph of this model is {graphs[0].form!r}: its edges are "

@@ -34,8 +34,7 @@ def system_rows(comparison, timings):
         means = comparison["means"][name].items()
         values = {metric: mean["mean"] for metric, mean in means} | timing
         row = {column: values.get(column) for column in COLUMNS}
-        versions = timing["versions"].items()
-        packages = " ".join(f"{key} {version}" for key, version in versions)
+        packages = " ".join(f"{k} {v}" for k, v in timing["versions"].items())
         rows.append({"system": name, **row, "packages": packages})
     return rows
 

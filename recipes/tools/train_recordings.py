@@ -111,7 +111,6 @@ TERMS = {  # with their weights
     "pesq": (5.0, PesqDisturbance),
 }
 WEIGHTS = {name: weight for name, (weight, _) in TERMS.items()}
-WEIGHTS["harm"] = 0.0  # by how much "pesq" is above that of the noisy crop
 SPECTRAL = ("magnitude", "complex")  # in which crops without speech count
 
 
@@ -128,18 +127,11 @@ class RecordingsLoss(losses.EnhancementLoss):
         # Rate in Hz, window and hop in ms, FFT length.
         stft = STFT(16000, 32, 8, 512, torch.hann_window)
         super().__init__(stft, {n: (weights[n], TERMS[n][1]) for n in TERMS})
-        if weights["harm"] and not weights["pesq"]:
-            raise ValueError("harm is a part of pesq, whose weight is 0")
-        self.weights["harm"] = weights["harm"]
 
     def forward(self, noisy, clean, estimate):
         """Map waveforms (B, L) to (loss, dict of mean terms)."""
         gain = losses.unit_rms_gain(noisy, eps=1e-6)
         _, terms = super().forward(clean * gain, estimate.float() * gain)
-        if self.weights["harm"]:
-            with torch.no_grad():
-                before = self.terms["pesq"](clean, noisy)
-            terms["harm"] = (terms["pesq"] - before).relu()
         speech = clean.abs().amax(-1) > 0
         for name, term in terms.items():
             heard = speech | (name in SPECTRAL)

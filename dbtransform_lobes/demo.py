@@ -49,12 +49,20 @@ def build_app(model):
     ) as app:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
-            # The button "share" would send it away.
-            player = {"type": "filepath", "buttons": ["download"]}
-            given = {"sources": ["upload", "microphone"], "elem_id": "noisy"}
-            noisy = gr.Audio(label="Noisy", **given, **player)
-            made = {"interactive": False, "elem_id": "enhanced"}
-            enhanced = gr.Audio(label="Enhanced", **made, **player)
+            noisy = gr.Audio(
+                label="Noisy",
+                type="filepath",
+                sources=["upload", "microphone"],
+                buttons=["download"],  # "share" would send it away
+                elem_id="noisy",
+            )
+            enhanced = gr.Audio(
+                label="Enhanced",
+                type="filepath",
+                interactive=False,
+                buttons=["download"],
+                elem_id="enhanced",
+            )
         if EXAMPLE.is_file():
             gr.Examples([[str(EXAMPLE)]], [noisy], cache_examples=False)
         about = "0 leaves the noisy signal, 1 is the whole enhancement"
@@ -125,5 +133,7 @@ def _enhance(model, path, strength, player):
             for name, file in (("Noisy", path), ("Enhanced", output))
         }
         figure = spectrograms(signals, rate)
-        save = gr.processing_utils.save_file_to_cache
-        return save(output, player.GRADIO_CACHE), figure
+        cached = gr.processing_utils.save_file_to_cache(
+            output, player.GRADIO_CACHE
+        )
+    return cached, figure

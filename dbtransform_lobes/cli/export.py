@@ -43,8 +43,14 @@ def run(args):
     """Write the model folder, print what was taken; return the exit code."""
     from dbtransform_lobes.export.model_folder import export_model
 
-    names = "run_folder model_folder force card language example".split()
-    checkpoint = export_model(**{name: vars(args)[name] for name in names})
+    checkpoint = export_model(
+        args.run_folder,
+        args.model_folder,
+        args.force,
+        args.card,
+        args.language,
+        args.example,
+    )
     scores = ", ".join(
         f"{name} {checkpoint.meta[name]:.3f}"
         for name in ("pesq", "stoi", "si_sdr")

@@ -59,9 +59,8 @@ def run(args):
 
     from dbtransform_lobes.export.onnx_file import export_onnx
 
-    names = "streaming stft frames int8 trust_code".split()
-    options = {name: vars(args)[name] for name in names}
-    difference = export_onnx(args.model, path, **options)
+    how = args.streaming, args.stft, args.frames, args.int8
+    difference = export_onnx(args.model, path, *how, trust_code=args.trust_code)
     size = path.stat().st_size / 1e6
     print(
         f"{path}: {size:.1f} MB; samples differ from PyTorch's by at most "

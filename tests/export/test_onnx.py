@@ -3,6 +3,7 @@
 import copy
 import shutil
 import sys
+from itertools import cycle, product
 
 import numpy as np
 import onnx
@@ -157,10 +158,13 @@ def run_graph(proto, spec, frames, first):
     return np.concatenate(parts, axis=1)
 
 
-@pytest.mark.parametrize(("number", "options"), [*enumerate(VARIANTS)])
-def test_streaming_graph_of_any_configuration(number, options):
-    model, frames = tiny(causal=True, **options), (1, 3)[number % 2]
-    spec = torch.randn(1, 30, 33, 2)
+# The running level and full convolutions by blocks of both sizes.
+CASES = [*zip(cycle((1, 3)), VARIANTS), *product([3], VARIANTS[::4])]
+
+
+@pytest.mark.parametrize(("frames", "options"), CASES)
+def test_streaming_graph_of_any_configuration(frames, options):
+    model, spec = tiny(causal=True, **options), torch.randn(1, 30, 33, 2)
     noisy = torch.view_as_complex(spec.transpose(1, 2).contiguous())
     proto = streaming_model(model, frames)
     # The count of a day's and of a year's frames: nothing gets lost.

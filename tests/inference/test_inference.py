@@ -289,10 +289,12 @@ def test_bad_inputs_and_outputs(model, tmp_path):
         ):
             model.enhance_file(tmp_path / given, tmp_path / output)
     for given in (3, None, b"a.wav", np.zeros(9)):
-        for name, output in ((given, tmp_path / "b.wav"), (path, given)):
-            if output is not None:
-                with pytest.raises(ValueError, match="its path as str"):
-                    model.enhance_file(name, output)
+        for name, *output in ((given,), (given, tmp_path / "b.wav")):
+            with pytest.raises(ValueError, match="its path as str"):
+                model.enhance_file(name, *output)
+        if given is not None:
+            with pytest.raises(ValueError, match="its path as str"):
+                model.enhance_file(path, given)
     assert path.read_bytes() == before and not (tmp_path / "b.wav").exists()
 
 
@@ -325,6 +327,7 @@ def test_the_default_dtype_of_torch_does_not_count(model, model_folder, dtype):
         ),
         ({"source": 3}, "source is 3, expected a folder or the name"),
         ({"savedir": 3}, "savedir is 3, expected the path of a folder"),
+        ({"savedir": ""}, "savedir is '', expected the path of a folder"),
         ({"hparams_file": None}, "hparams_file is None, expected the name"),
         ({"local_strategy": "x"}, "local_strategy is 'x', expected a Local"),
         ({"fetch_config": 3}, "fetch_config is 3, expected a FetchConfig"),

@@ -41,9 +41,14 @@ def test_blend_equals_its_literal_twin():
         (1.0, float("nan"), "attenuation_limit_db is nan"),
     ],
 )
-def test_out_of_range(strength, limit, message):
-    with pytest.raises(ValueError, match=message):
-        wet_share(strength, limit)
+def test_out_of_range(model, strength, limit, message):
+    for call in (
+        lambda: wet_share(strength, limit),
+        lambda: model.enhance_batch(torch.ones(1, 9), None, strength, limit),
+        lambda: model.enhance_array(np.ones(9), 16000, strength, limit),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_speech_keeps_its_level_and_noise_is_at_the_limit():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -72,6 +73,7 @@ def no_children(monkeypatch):
     """Time in this process: one for each model takes seconds to start."""
 
     def run(worker, task, threads, *arguments):
+        task = pickle.loads(pickle.dumps(task))  # as it is sent to another
         return task(candidates.load_candidate(worker.source), *arguments)
 
     monkeypatch.setattr(Worker, "run", run)

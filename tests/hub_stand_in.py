@@ -46,8 +46,10 @@ def served(command, port, folder, **options):
         output = {"stdout": file, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(command, **output, **options)
     try:
+        end = time.monotonic() + 60
         while not _listens(port):
             assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
             time.sleep(0.05)
         yield process
         assert process.poll() in (None, 0), log.read_text()

@@ -34,3 +34,16 @@ apidoc.main(
         str(HERE.parent / "dbtransform_lobes/bundled"),
     ]
 )
+
+
+def show_examples_as_written(_app, _what, _name, _object, _options, lines):
+    """Make the examples of a command, which are its help, a literal block."""
+    if "examples:" in lines:
+        place = lines.index("examples:")
+        lines[place : place + 1] = ["examples::", ""]
+
+
+def setup(app):
+    """Called by Sphinx; Napoleon would take the examples for a section."""
+    event = "autodoc-process-docstring"
+    app.connect(event, show_examples_as_written, priority=400)

@@ -19,6 +19,8 @@ def test_site_builds_without_a_warning_and_its_notebook_runs(tmp_path):
     tutorial = (tmp_path / "tutorial.html").read_text(encoding="utf-8")
     assert tutorial.count("<audio") == 2 and tutorial.count("<img") >= 2
     assert (tmp_path / "api/dbtransform_lobes.models.html").is_file()
+    commands = (tmp_path / "api/dbtransform_lobes.cli.html").read_text("utf-8")
+    assert "<pre><span></span>dbtransform enhance noisy.wav" in commands
 
 
 @pytest.mark.parametrize("page", ["enhance", "stream", "onnx"])

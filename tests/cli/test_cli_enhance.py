@@ -368,6 +368,7 @@ def test_mistakes_are_found_before_the_weights_are_loaded(
     ("number", "options"),
     [
         (signal.SIGINT, (1, True, "torch")),
+        (signal.SIGINT, (2, True, "torch")),
         (signal.SIGINT, (2, True)),
         (signal.SIGINT, (2, False)),
         (signal.SIGTERM, (2, True)),

@@ -209,22 +209,35 @@ def test_interrupted_run_goes_on(tree, one, tmp_path, accumulation, stop_by):
             assert distance(*map(seen, states)) < unfinished / 10
 
 
-def test_a_run_whose_worker_died_goes_on(tree, one, tmp_path, monkeypatch):
-    """Its process is killed once, as soon as there is a checkpoint."""
-    draw, mark = Pairs.draw, tmp_path / "killed"
+class DyingPairs(Pairs):
+    """Kills its worker process once, as soon as there is a checkpoint."""
 
-    def dying_draw(*given):
-        saved = list(tmp_path.glob("save/CKPT*/CKPT.yaml"))
+    root = output = None
+
+    def __init__(self, manifest):
+        super().__init__(manifest, self.root, snr_db=(-5.0, 20.0))
+
+    def draw(self, index, length, rng):
+        mark = Path(self.output, "killed")
+        saved = list(Path(self.output, "save").glob("CKPT*/CKPT.yaml"))
         if get_worker_info() and saved and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return draw(*given)
+        return super().draw(index, length, rng)
 
-    monkeypatch.setattr(Pairs, "draw", dying_draw)
+
+def test_a_run_whose_worker_died_goes_on(tree, one, tmp_path, monkeypatch):
+    monkeypatch.setattr(DyingPairs, "root", tree)
+    monkeypatch.setattr(DyingPairs, "output", tmp_path)
+    changes = {
+        "recordings": one / "save" / "train.json",
+        "recordings_source": f"!name:{__name__}.DyingPairs",
+        "num_workers": 1,
+    }
     with pytest.raises(RuntimeError, match="DataLoader worker"):
-        train(tree, tmp_path, num_workers=1)
-    assert mark.exists()
-    train(tree, tmp_path, num_workers=1)
+        train(tree, tmp_path, **changes)
+    assert (tmp_path / "killed").exists()
+    train(tree, tmp_path, **changes)
     assert distance(checkpoint(tmp_path), checkpoint(one)) == 0
 
 

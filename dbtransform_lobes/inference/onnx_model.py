@@ -40,7 +40,7 @@ class OnnxEnhancer(Enhancer):
     (16000,)
     """
 
-    segment_seconds = 7  # memory grows with it
+    segment_seconds = 20  # memory grows with it
 
     def __init__(self, source=None, threads=None):
         given = 1 if threads is None else threads

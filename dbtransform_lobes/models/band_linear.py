@@ -16,9 +16,11 @@ def _pointwise(x, weight, bias):
     measured to be twice as fast where MKL does not use AVX-512, and slower
     on the few rows of a live stream.
     """
+    if torch.compiler.is_exporting():  # one node, where only products have bias
+        lead = x.shape[:-1]
+        return F.linear(x.flatten(0, -2), weight, bias).unflatten(0, lead)
     if (
-        torch.compiler.is_exporting()
-        or x[..., 0].numel() < FEW_ROWS
+        x[..., 0].numel() < FEW_ROWS
         or x.device.type != "cpu"
         or x.dtype == torch.float64
     ):
@@ -68,6 +70,19 @@ class BandLinear(nn.Module):
         bias = self.bias.unsqueeze(1)
         out = torch.baddbmm(bias, rows, self.weight.transpose(1, 2))
         return out if x.dim() == 3 else out.unflatten(1, x.shape[1:3])
+
+    def split(self, x, sizes):
+        """Return parts of so many channels each, views of one product.
+
+        In an exported graph they are products of their own: there is no view
+        there, and a part is a copy.
+        """
+        if not torch.compiler.is_exporting() or self.num_bands is not None:
+            return self(x).split(sizes, dim=-1)
+        parts = zip(
+            self.weight.split(sizes), self.bias.split(sizes), strict=True
+        )
+        return [_pointwise(x, *part) for part in parts]
 
 
 class BandNorm(nn.Module):

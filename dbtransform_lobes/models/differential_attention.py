@@ -130,7 +130,7 @@ class DifferentialBandAttention(TimeBlock):
         if self.embedding is not None:
             x = x + self.embedding
         sizes = [sum(self.sizes[:2]), *self.sizes[2:]]
-        both, value, *logit = self.project(x).split(sizes, dim=-1)
+        both, value, *logit = self.project.split(x, sizes)
         heads = self.num_maps * self.num_heads
         both = both.unflatten(-1, (2 * heads, -1))  # queries, then keys
         if self.rope:

@@ -39,5 +39,5 @@ class FeedForward(nn.Module):
 
     def forward(self, x):
         """Map (K, B, T, C) to (K, B, T, C)."""
-        gate, value = self.expand(x).chunk(2, dim=-1)
+        gate, value = self.expand.split(x, [self.reduce.weight.shape[-1]] * 2)
         return self.reduce(F.silu(gate) * value)

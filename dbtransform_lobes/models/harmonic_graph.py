@@ -249,9 +249,10 @@ class HarmonicGraphAttention(nn.Module):
             frames_of_item = frames_of_item.repeat_interleave(frames)
             similarity = similarity[frames_of_item].unsqueeze(1)
             edges = edges[frames_of_item].unsqueeze(1)  # (B T, 1, K, K)
-        heads = (bands, batch * frames, 3 * self.num_heads, -1)
+        heads = (bands, batch * frames, self.num_heads, -1)
         query, key, value = (
-            self.project(x).reshape(heads).permute(1, 2, 0, 3).chunk(3, dim=1)
+            part.reshape(heads).permute(1, 2, 0, 3)
+            for part in self.project.split(x, 3 * [channels])
         )  # (B T, H, K, d)
         if torch.is_grad_enabled():
             out = attend_straight_through(query, key, value, similarity, edges)

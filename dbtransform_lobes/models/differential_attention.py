@@ -132,10 +132,11 @@ class DifferentialBandAttention(TimeBlock):
         sizes = [sum(self.sizes[:2]), *self.sizes[2:]]
         both, value, *logit = self.project.split(x, sizes)
         heads = self.num_maps * self.num_heads
-        both = both.unflatten(-1, (2 * heads, -1))  # queries, then keys
+        # queries, then keys
+        both = _swap_heads(both.unflatten(-1, (2 * heads, -1)))
         if self.rope:
             both = rotate(both, first)
-        query, key = _swap_heads(both).split(heads, dim=2)
+        query, key = both.split(heads, dim=2)
         value = _swap_heads(value.unflatten(-1, (self.num_heads, -1)))
         return (query, logit), (key, value)
 

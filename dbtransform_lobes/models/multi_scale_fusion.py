@@ -199,12 +199,11 @@ class MultiScaleFusion(TimeBlock):
         ends = max(-first, 0), max(last - total, 0)
         if x.device.type == "cpu" and not self.separable and _in_bf16(x):
             return _product(F.pad(x, (0, 0, *ends)), kernel, bias)
-        x = x.permute(1, 0, 3, 2).reshape(batch, bands * channels, -1)
+        x = _swap_pairs(x).reshape(batch, bands * channels, -1)
         kernel, bias = kernel.flatten(0, 1), bias.flatten()
         groups = bands * channels if self.separable else bands
         x = F.conv1d(F.pad(x, ends), kernel, bias, groups=groups)
-        x = x.unflatten(1, (bands, channels))
-        return x.permute(1, 0, 3, 2)  # (n, B, T, C)
+        return _swap_pairs(x.unflatten(1, (bands, channels)))  # (n, B, T, C)
 
     def _blended(self, x, blend, sizes, frames):
         """The three convolutions of a group, blended by band (and item)."""
@@ -251,6 +250,19 @@ class MultiScaleFusion(TimeBlock):
         if self.activation:
             out = F.silu(out)
         return out if self.pointwise is None else self.pointwise(out)
+
+
+def _swap_pairs(x):
+    """Swap the first two axes and the last two of (n, B, T, C).
+
+    In two steps for ONNX Runtime, which moves one axis 10 times as fast. It
+    would make them one step without the reshape between.
+    """
+    if torch.compiler.is_exporting():
+        lead = x.shape[:2]
+        x = x.flatten(0, 1).mT.unflatten(0, lead)
+        return x.transpose(0, 1)
+    return x.permute(1, 0, 3, 2)
 
 
 def _in_bf16(x):

@@ -10,23 +10,23 @@ BASE = 10000.0  # longest period over 2 pi, in frames
 def rotate(x, first=0):
     """Rotate pair (i, i + d/2) of frame t by t BASE^(-2 i / d).
 
-    ``x`` is (..., T, H, d), d even; ``first`` is the position of the first
+    ``x`` is (..., T, d), d even; ``first`` is the position of the first
     frame, an int or a tensor; only differences of positions matter.
 
     Example
     -------
-    >>> x = torch.randn(2, 5, 4, 8)
-    >>> torch.allclose(rotate(x)[:, 0], x[:, 0])  # does not turn
+    >>> x = torch.randn(2, 4, 5, 8)
+    >>> torch.allclose(rotate(x)[:, :, 0], x[:, :, 0])  # does not turn
     True
     """
-    frames, half = x.shape[-3], x.shape[-1] // 2
+    frames, half = x.shape[-2], x.shape[-1] // 2
     # In fp64 where there is one: the angles of late frames are large.
     dtype = torch.float32 if x.device.type == "mps" else torch.float64
     count = torch.arange(
         torch.sym_max(frames, half), dtype=dtype, device=x.device
     )
     speed = BASE ** (-count[:half] / half)
-    angle = ((count[:frames, None] + first) * speed).unsqueeze(1)  # (T, 1, d/2)
+    angle = (count[:frames, None] + first) * speed  # (T, d/2)
     # Turns of less than a whole one keep their digits in fp32; of fp64 ONNX
     # Runtime has no cosine before 1.29.
     angle = angle.fmod(2 * math.pi)

@@ -10,9 +10,8 @@ OPTIONS = {
     },
     "--backend": {
         "choices": ("onnx", "torch"),
-        "help": "what computes: ONNX Runtime or PyTorch (default: the faster "
-        "one; onnx on the CPU for models that have a model.onnx, as those of "
-        "the package, and less than two minutes of audio)",
+        "help": "what computes: ONNX Runtime or PyTorch (default: onnx on the "
+        "CPU for models that have a model.onnx, as those of the package)",
     },
     "--revision": {"help": "branch, tag or commit of a model of the hub"},
     "--trust-code": {

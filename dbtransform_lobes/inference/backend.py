@@ -4,29 +4,22 @@ import importlib.util
 import os
 
 from dbtransform_lobes.inference.bundled import (
-    WEIGHTS,
     check_folder,
     find_onnx,
     local_folder,
 )
 
-# Audio of a process from which on PyTorch, 3 s later to start, is faster:
-# about 60 s offline, 250 s for the model of streams.
-LONG_SECONDS = 120
 
-
-def choose_backend(
-    source=None, device="cpu", backend=None, seconds=0, precision="fp32"
-):
+def choose_backend(source=None, device="cpu", backend=None, precision="fp32"):
     """Return what computes a model, "onnx" or "torch", and check that it can.
 
     If it is not given, that is ONNX Runtime where the model has a graph: it
-    starts in a fraction of the time. PyTorch, if installed, for others, for
-    GPUs, for bf16 and for more than LONG_SECONDS of audio in a process.
-    ValueError if it is not installed or lacks the device or the precision.
+    starts in a fraction of the time and takes a third of the memory. PyTorch
+    for others, for GPUs and for bf16. ValueError if it is not installed or
+    lacks the device or the precision.
     """
     plain = device == "cpu" and precision == "fp32"
-    backend = backend or _faster(source, plain, seconds)
+    backend = backend or _lighter(source, plain)
     if backend != "onnx":
         folder = local_folder(source)
         if folder is not None:
@@ -56,7 +49,7 @@ def choose_backend(
     return backend
 
 
-def _faster(source, plain, seconds):
+def _lighter(source, plain):
     if source is not None and os.path.isfile(source):
         return "onnx"
     installed = importlib.util.find_spec("onnxruntime") is not None
@@ -66,9 +59,7 @@ def _faster(source, plain, seconds):
         find_onnx(source)
     except FileNotFoundError:
         return "torch"
-    weights = os.path.join(local_folder(source), WEIGHTS)
-    long = seconds > LONG_SECONDS and os.path.isfile(weights)
-    return "torch" if long and importlib.util.find_spec("torch") else "onnx"
+    return "onnx"
 
 
 def check_device(device):
@@ -94,16 +85,15 @@ def load_enhancer(
     threads=None,
     revision=None,
     trust_code=False,
-    seconds=0,
     precision="fp32",
 ):
     """Load a model; return an ``Enhancer``.
 
     The source is a model folder, a graph file, or the name of a model of the
     package or of the hub; ``revision`` is a branch, tag or commit of the hub.
-    ``backend``, ``device`` ("cpu", "cuda:1"), ``precision`` ("fp32", "bf16")
-    and the ``seconds`` of audio that follow are passed to ``choose_backend``;
-    ``threads`` limits the CPU threads; ``trust_code`` is that of
+    ``backend``, ``device`` ("cpu", "cuda:1") and ``precision`` ("fp32",
+    "bf16") are passed to ``choose_backend``; ``threads`` limits the CPU
+    threads; ``trust_code`` is that of
     ``EnhanceModel.from_hparams``. FileNotFoundError or ValueError if the model
     cannot be loaded.
 
@@ -112,7 +102,7 @@ def load_enhancer(
     >>> load_enhancer("db_transform_streaming", threads=1).causal
     True
     """
-    backend = choose_backend(source, device, backend, seconds, precision)
+    backend = choose_backend(source, device, backend, precision)
     if backend == "onnx":
         from dbtransform_lobes.inference.onnx_model import OnnxEnhancer
 

@@ -20,11 +20,10 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     Yields (input, reason, notes): why the file failed, None if it did not, and
     a list of warnings; in any order if ``jobs`` > 1.
     """
-    readable, seconds = [], 0
+    readable = []
     for source, target in pairs:
         try:
-            info = audio_info(source)
-            seconds += info.frames * info.channels / info.samplerate
+            audio_info(source)
             readable.append((source, target))
         except (ValueError, OSError) as error:
             yield source, str(error), []
@@ -33,8 +32,7 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     jobs = min(jobs, len(readable))
     if threads is None and jobs > 1:
         threads = max(1, (os.cpu_count() or 1) // jobs)
-    shared = {"threads": threads, "seconds": seconds / jobs}
-    model_options = {**model_options, **shared}
+    model_options = {**model_options, "threads": threads}
     model = load_enhancer(**model_options)
     if jobs == 1:
         for pair in readable:

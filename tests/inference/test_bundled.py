@@ -8,10 +8,7 @@ import soundfile as sf
 
 import dbtransform_lobes
 from dbtransform_lobes.evaluation.metrics import si_sdr
-from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer
-from dbtransform_lobes.inference import backend as backends
 from dbtransform_lobes.inference.backend import load_enhancer
-from dbtransform_lobes.inference.batch import enhance_files
 from tests.signals import noise_like, snr_db
 
 RATE = 16000
@@ -42,26 +39,6 @@ def test_the_gain_of_a_file_does_not_matter(enhance, noisy, gain_db):
     gain, expected = 10 ** (gain_db / 20), enhance(noisy)
     error = np.abs(enhance(gain * noisy) / gain - expected)
     assert error.max() < 1e-5 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize("limit", [1.5, 1.7])
-def test_many_seconds_are_for_pytorch(tmp_path, monkeypatch, limit):
-    """Two files of two channels, 1.6 s of one channel in all."""
-    monkeypatch.setattr(backends, "LONG_SECONDS", limit)
-    used = []
-
-    def note(model, *_):
-        used.append(model)
-
-    for engine in (OnnxEnhancer, EnhanceModel):
-        monkeypatch.setattr(engine, "enhance_long_file", note)
-    for name in "ab":
-        sf.write(tmp_path / f"{name}.wav", np.zeros((6400, 2)), RATE)
-    pairs = [(tmp_path / f"{name}.wav", tmp_path / name) for name in "ab"]
-    reasons = [reason for _, reason, _ in enhance_files(pairs, {}, {})]
-    assert reasons == [None, None]
-    expected = EnhanceModel if limit < 1.6 else OnnxEnhancer
-    assert [type(model) for model in used] == [expected] * 2
 
 
 @pytest.mark.parametrize("kind", ["coloured", "white"])

@@ -16,7 +16,8 @@ def _pointwise(x, weight, bias):
     measured to be twice as fast where MKL does not use AVX-512, and slower
     on the few rows of a live stream.
     """
-    if torch.compiler.is_exporting():  # one node, where only products have bias
+    if torch.compiler.is_exporting():
+        # ONNX adds a bias within products of matrices only.
         lead = x.shape[:-1]
         return F.linear(x.flatten(0, -2), weight, bias).unflatten(0, lead)
     if (

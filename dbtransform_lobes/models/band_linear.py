@@ -73,10 +73,16 @@ class BandLinear(nn.Module):
         return out if x.dim() == 3 else out.unflatten(1, x.shape[1:3])
 
     def split(self, x, sizes):
-        """Return parts of so many channels each, views of one product.
+        """Map (K, B, T, in_features) to parts (K, B, T, size) of given sizes.
 
-        In an exported graph they are products of their own: there is no view
-        there, and a part is a copy.
+        They are views of one product. ONNX has no views, a part would be a
+        copy: in an exported graph each is a product of its own.
+
+        Example
+        -------
+        >>> linear, x = BandLinear(8, 6), torch.randn(31, 2, 10, 8)
+        >>> [part.shape[-1] for part in linear.split(x, [4, 2])]
+        [4, 2]
         """
         if not torch.compiler.is_exporting() or self.num_bands is not None:
             return self(x).split(sizes, dim=-1)

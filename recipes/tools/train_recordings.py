@@ -26,6 +26,7 @@ from command import start
 from dbtransform_lobes.data.crops import TrainingCrops
 from dbtransform_lobes.data.files import replacing, write_json
 from dbtransform_lobes.data.sources import Recordings
+from dbtransform_lobes.models.feed_forward import FeedForward
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training import losses
 from dbtransform_lobes.training.ema import weight_ema
@@ -142,10 +143,15 @@ class RecordingsLoss(losses.EnhancementLoss):
 def load_and_grow(model, state):
     """Load the state dict of a model of as many layers or fewer.
 
-    The last map of each further block begins with zeros, so that the model, a
+    Its feed-forward parts may be narrower. The last map of each further block
+    and of further hidden channels begins with zeros, so that the model, a
     ``DBTransform`` of pre-norm blocks, begins as the same function.
     """
     given = model.state_dict()
+    for name, part in model.named_modules():
+        if isinstance(part, FeedForward) and f"{name}.reduce.weight" in state:
+            widened = _widen(part.state_dict(prefix=f"{name}."), state)
+            state |= widened
     layers = {name.split(".")[1] for name in state if name[:7] == "blocks."}
     for number, residual in enumerate(model.blocks):
         if str(number) in layers:
@@ -156,6 +162,18 @@ def load_and_grow(model, state):
         prefix = f"blocks.{number}."
         state |= {n: given[n] for n in given if n.startswith(prefix)}
     model.load_state_dict(state)
+
+
+def _widen(given, state):
+    """Return ``given`` of a feed-forward part with what ``state`` has of it."""
+    for name, weight in given.items():
+        if "reduce.weight" in name:
+            weight[..., state[name].shape[-1] :] = 0
+        for mine, theirs in zip(  # gates and values
+            weight.chunk(2), state[name].chunk(2), strict=True
+        ):
+            mine[tuple(map(slice, theirs.shape))] = theirs
+    return given
 
 
 class Run:

@@ -43,8 +43,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="weights of eight bits (dynamic quantisation): a smaller file, "
-        "not the same samples",
+        help="weights of eight bits (dynamic quantisation): a smaller and "
+        "faster graph, not the same samples",
     )
     add_options(parser, "--force", "--trust-code")
 

@@ -21,7 +21,7 @@ from torch import nn
 from dbtransform_lobes.models.chunks import Whole
 from dbtransform_lobes.models.waveform import continued
 
-OPSET = 18
+OPSET = 23
 # Fewer nodes for ONNX Runtime to call.
 RULES = (
     common.no_op_cast_rule,

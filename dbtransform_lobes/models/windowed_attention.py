@@ -148,9 +148,11 @@ def attend_in_blocks(query, key, value, window, causal=False):
 def _neighbourhoods(x, blocks, window):
     """Every block (of those that are padded) with its neighbours."""
     x = x.unflatten(2, (-1, window))
-    total = x.shape[2]
-    count = total - blocks + 1
-    return torch.cat([x[:, :, i : i + blocks] for i in range(count)], dim=3)
+    count = x.shape[2] - blocks + 1
+    numbers = torch.arange(blocks, device=x.device)[:, None]
+    numbers = numbers + torch.arange(count, device=x.device)
+    near = x.index_select(2, numbers.flatten())
+    return near.unflatten(2, (blocks, count)).flatten(3, 4)
 
 
 def _block_mask(frames, blocks, window, causal, like):

@@ -59,9 +59,10 @@ def run(tmp_path_factory):
 
 
 def close(found, expected):
-    """Within 1e-4, and not of silence."""
+    """Within 2 % (RMS), as eight bits are, and not of silence."""
     assert found.shape == expected.shape and np.abs(expected).max() > 0.01
-    return np.abs(found - expected).max() < 1e-4
+    error = np.square(found - expected).mean()
+    return error < 0.02**2 * np.square(expected).mean()
 
 
 def test_there_is_no_torch_and_the_rest_is_small(run):
@@ -126,7 +127,7 @@ def test_info_and_what_needs_torch(run, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bundled_graphs_are_those_of_the_weights(name):
-    """To 1e-4, over the seam of segments, and small enough to come along."""
+    """Over the seam of segments as well, and small enough to come along."""
     graph = OnnxEnhancer(name, threads=1)
     model = EnhanceModel.from_hparams(name, run_opts=CPU)
     assert os.path.getsize(find_onnx(name)) < 4e6

@@ -150,8 +150,9 @@ def load_and_grow(model, state):
     given = model.state_dict()
     for name, part in model.named_modules():
         if isinstance(part, FeedForward) and f"{name}.reduce.weight" in state:
-            widened = _widen(part.state_dict(prefix=f"{name}."), state)
-            state |= widened
+            widened = part.state_dict()
+            _fill(widened, {n: state[f"{name}.{n}"] for n in widened})
+            state |= {f"{name}.{n}": w for n, w in widened.items()}
     layers = {name.split(".")[1] for name in state if name[:7] == "blocks."}
     for number, residual in enumerate(model.blocks):
         if str(number) in layers:
@@ -164,16 +165,15 @@ def load_and_grow(model, state):
     model.load_state_dict(state)
 
 
-def _widen(given, state):
-    """Return ``given`` of a feed-forward part with what ``state`` has of it."""
-    for name, weight in given.items():
-        if "reduce.weight" in name:
-            weight[..., state[name].shape[-1] :] = 0
-        for mine, theirs in zip(  # gates and values
-            weight.chunk(2), state[name].chunk(2), strict=True
-        ):
-            mine[tuple(map(slice, theirs.shape))] = theirs
-    return given
+def _fill(wide, narrow):
+    """Fill the weights of a feed-forward part with those of a narrower one."""
+    new, old = (each["reduce.weight"].shape[-1] for each in (wide, narrow))
+    rows = [*range(old), *range(new, new + old)]  # gates and values
+    wide["expand.weight"][..., rows, :] = narrow["expand.weight"]
+    wide["expand.bias"][..., rows] = narrow["expand.bias"]
+    wide["reduce.weight"][..., :old] = narrow["reduce.weight"]
+    wide["reduce.weight"][..., old:] = 0
+    wide["reduce.bias"] = narrow["reduce.bias"]
 
 
 class Run:

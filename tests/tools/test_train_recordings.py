@@ -69,10 +69,15 @@ def test_crops_without_speech_count_in_the_spectral_terms_alone():
         tool.RecordingsLoss({"loudness": 1.0})
 
 
+@pytest.mark.parametrize("weights", ["shared", "per_band"])
 @torch.no_grad()
-def test_a_model_that_grows_begins_as_the_same_function(tmp_path):
+def test_a_model_that_grows_begins_as_the_same_function(weights):
+    options = {"band_weights": weights}
     torch.manual_seed(0)
-    small, large = (composed(**SMALL, num_layers=layers) for layers in (1, 2))
+    small, large = (
+        composed(**SMALL, num_layers=size, feed_forward=size, **options)
+        for size in (1, 2)
+    )
     spec = torch.randn(1, 257, 20, dtype=torch.complex64)
     assert not torch.allclose(large(spec), small(spec), atol=1e-3)
     tool.load_and_grow(large, dict(small.state_dict()))

@@ -57,8 +57,7 @@ def load(name, source):
         return lambda: partial(peer.enhance, begin()), peer.latency_ms
     from dbtransform_lobes.inference.backend import load_enhancer
 
-    backend = "onnx" if source.endswith(".onnx") else "torch"
-    model = load_enhancer(source, backend, threads=1)
+    model = load_enhancer(source, threads=1)
     latency_ms = model.stream().latency_ms if model.causal else None
     process = partial(model.enhance_array, sample_rate=SAMPLE_RATE)
     return lambda: process, latency_ms

@@ -16,7 +16,7 @@ import soundfile as sf
 import torch
 
 from dbtransform_lobes.cli.main import main
-from dbtransform_lobes.inference import EnhanceModel, pcm
+from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer, pcm
 from dbtransform_lobes.inference.pcm import decode, encode, enhance_pcm
 from dbtransform_lobes.inference.streaming import StreamingEnhancer
 from tests.inference.test_any_audio import mp3
@@ -279,8 +279,7 @@ def test_command_enhances_its_input(
     data = encode(noisy_batch(1.0, *range(channels)).numpy(), dtype)
     options = ["--dtype", dtype, "--channels", channels]
     if bundled:
-        name = "db_transform_streaming"
-        model = EnhanceModel.from_hparams(name, run_opts=CPU)
+        model = OnnxEnhancer("db_transform_streaming", threads=1)
     else:
         options += ["--model", causal_folder]
     out, errors = stream(data, *options)

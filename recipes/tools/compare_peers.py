@@ -117,8 +117,8 @@ def choose_systems(names, models):
             missing[name] = f"{', '.join(lacking)} missing: {INSTALL}"
         else:
             systems[name] = {"model": None, "versions": versions}
-    ours = package_versions()
-    ours = {key: ours[key] for key in ("dbtransform_lobes", "torch")}
+    ours, engines = package_versions(), ("onnxruntime", "torch")
+    ours = {key: ours[key] for key in ("dbtransform_lobes", *engines)}
     for name, source in models.items():
         if name in PEERS or Path(name).name != name or name.startswith("."):
             raise ValueError(

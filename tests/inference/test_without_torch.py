@@ -58,11 +58,11 @@ def run(tmp_path_factory):
     return run
 
 
-def close(found, expected):
-    """Within 2 % (RMS), as eight bits are, and not of silence."""
+def close(found, expected, part=0.02):
+    """Within a part of the RMS, as eight bits are, and not of silence."""
     assert found.shape == expected.shape and np.abs(expected).max() > 0.01
     error = np.square(found - expected).mean()
-    return error < 0.02**2 * np.square(expected).mean()
+    return error < part**2 * np.square(expected).mean()
 
 
 def test_there_is_no_torch_and_the_rest_is_small(run):
@@ -136,10 +136,10 @@ def test_bundled_graphs_are_those_of_the_weights(name):
     noisy = noisy_signal(7.0)[:, 0]
     noisy[: 2 * 16000] *= 0.03
     expected = model.enhance_array(noisy, 16000)
-    for engine in (graph, model):
+    for engine, part in ((graph, 0.02), (model, 1e-4)):
         for gain in (1, 1e-3, 1e-5):
             found = engine.enhance_array(gain * noisy, 16000)
-            assert close(found / gain, expected)
+            assert close(found / gain, expected, part)
         assert not engine.enhance_array(np.zeros(5000), 16000).any()
     both = [each.enhance_array(noisy + 0.3, 16000) for each in (graph, model)]
     assert close(*both)

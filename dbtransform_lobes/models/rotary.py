@@ -10,8 +10,9 @@ BASE = 10000.0  # longest period over 2 pi, in frames
 def rotate(x, first=0):
     """Rotate pair (i, i + d/2) of frame t by t BASE^(-2 i / d).
 
-    ``x`` is (..., T, d), d even; ``first`` is the position of the first
-    frame, an int or a tensor; only differences of positions matter.
+    ``x`` is (..., T, d), d even, in an exported graph (K, B, H, T, d);
+    ``first`` is the position of the first frame, an int or a tensor; only
+    differences of positions matter.
 
     Example
     -------

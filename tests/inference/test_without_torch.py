@@ -6,9 +6,11 @@ import sys
 import venv
 
 import numpy as np
+import onnx
 import pytest
 import soundfile as sf
 
+from dbtransform_lobes.export.onnx_file import export_onnx
 from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer
 from dbtransform_lobes.inference.bundled import find_onnx
 from tests.signals import noisy_signal
@@ -123,6 +125,22 @@ def test_info_and_what_needs_torch(run, tmp_path):
         result = run("dbtransform", "enhance", path, tmp_path / "b.wav", *model)
         assert result.returncode == 1
         assert b"needs PyTorch, which is not installed" in result.stderr
+
+
+def rounded_weights(path):
+    """Return the weights of eight bits of a graph."""
+    stored = onnx.load(path).graph.initializer
+    stored = [w for w in stored if w.data_type == onnx.TensorProto.INT8]
+    return sorted(onnx.numpy_helper.to_array(w).tobytes() for w in stored)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bundled_graphs_have_the_weights_rounded(name, tmp_path):
+    """Bit for bit what an export makes, which compares 32 bits to 1e-4."""
+    options = {"streaming": "streaming" in name, "stft": "outside"}
+    export_onnx(name, tmp_path / "anew.onnx", int8=True, **options)
+    weights = rounded_weights(tmp_path / "anew.onnx")
+    assert len(weights) > 10 and weights == rounded_weights(find_onnx(name))
 
 
 @pytest.mark.parametrize("name", NAMES)

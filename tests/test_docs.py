@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.pages import ROOT, files, make_clone, python, run_commands
@@ -26,7 +27,9 @@ def test_site_builds_without_a_warning_and_its_notebook_runs(tmp_path):
 @pytest.mark.parametrize("page", ["enhance", "stream", "onnx"])
 def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(make_clone(tmp_path))
-    exec(python(f"docs/{page}.md"), {})
+    names = {}
+    exec(python(f"docs/{page}.md"), names)
+    assert all(np.isfinite(np.asarray(x)).all() for x in names["enhanced"])
 
 
 BLOCK = {

@@ -6,6 +6,7 @@ where no intermediate tensor is larger than a chunk and nothing is computed
 twice) and ``Live`` (the next frames of a live stream).
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 
 import torch
@@ -154,7 +155,7 @@ class Live(Whole):
         return y
 
 
-class TimeBlock(nn.Module):
+class TimeBlock(nn.Module, ABC):
     """A block that looks ``back`` and ``ahead`` by so many frames.
 
     Subclasses set both (None: all frames, then only whole signals pass) and
@@ -165,6 +166,7 @@ class TimeBlock(nn.Module):
 
     back, ahead = None, None
 
+    @abstractmethod
     def prepare(self, x, first=0):
         """Split frames into their own part and the context of others.
 
@@ -182,8 +184,8 @@ class TimeBlock(nn.Module):
         shared : tuple of torch.Tensor
             (..., T, C) each.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def combine(self, own, shared, start=0):
         """Map frames, given their context.
 
@@ -201,7 +203,6 @@ class TimeBlock(nn.Module):
         torch.Tensor
             (K, B, T, C).
         """
-        raise NotImplementedError
 
     def forward(self, x):
         """Map a whole signal (K, B, T, C) to (K, B, T, C)."""

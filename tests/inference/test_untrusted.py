@@ -6,6 +6,7 @@ import random
 import re
 import struct
 import warnings
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -56,10 +57,8 @@ def test_no_code_runs_from_yaml(tmp_path):
         with pytest.raises(ValueError):
             load_restricted(path)
         assert not mark.exists(), attack
-        try:
+        with suppress(Exception):  # some fail after they ran
             load_restricted(path, trust_code=True)
-        except Exception:
-            pass
         ran += mark.exists()
     assert ran >= 8  # so these attacks are real
 

@@ -142,7 +142,7 @@ def test_training_equals_inference(name):
 def test_blocks_in_bfloat16_come_close(name, grad):
     module, x = block(name, num_channels=16), torch.randn(7, 2, 20, 16)
     with torch.set_grad_enabled(grad):
-        close_in_bf16(module, x)
+        assert close_in_bf16(module, x).shape == x.shape
 
 
 @pytest.mark.parametrize("grad", [True, False])

@@ -149,4 +149,5 @@ def test_recipes_of_the_tree(check, python):
 def test_linters_of_the_tree(module, arguments, tree):
     pytest.importorskip(module)
     folders = [LOBES, TESTS, *(str(Path(s).parent) for s in SCRIPTS)]
-    passes(sys.executable, "-m", module, *arguments, *folders, cwd=tree)
+    command = sys.executable, "-m", module, *arguments, *folders
+    assert "error" not in passes(*command, cwd=tree).lower()

@@ -125,8 +125,12 @@ def _prepare_slowly(rank, store):
 
 
 def test_ranks_wait_for_the_preparation_longer_than_their_timeout(tmp_path):
-    given = _prepare_slowly, (str(tmp_path / "store"),), 2
-    torch.multiprocessing.start_processes(*given, start_method="forkserver")
+    given = _prepare_slowly, (str(tmp_path / "store"),), 2, False
+    start = torch.multiprocessing.start_processes
+    ranks = start(*given, start_method="forkserver")
+    while not ranks.join():  # raises what a rank raises
+        pass
+    assert [rank.exitcode for rank in ranks.processes] == [0, 0]
 
 
 def test_other_samples_give_other_weights(tree, one, tmp_path):

@@ -64,8 +64,9 @@ class Recordings:
     sources : list of str | None
         Only speech of these sources (for DNS: languages); None takes all.
     source_weights : dict | None
-        None visits all speech once in each pass. ``{source: weight}`` draws
-        speech in proportion to duration and weight, 1 where nothing is said.
+        ``{source: weight}`` draws speech in proportion to duration and
+        weight, 1 where nothing is said; without any all speech is visited
+        once in each pass.
     snr_db : tuple of float | None
         Range of the SNR, in dB, reverberation counted as speech; None keeps
         that of the recordings, levelled.
@@ -162,7 +163,7 @@ class Recordings:
 
     def order(self, rng):
         """Draw the indices of one pass; spreads shards over ranks."""
-        if self.source_weights is None:
+        if not self.source_weights:
             return shard_order([item.path for item in self.speech], rng)
         weights = [self.source_weights.get(i.source, 1) for i in self.speech]
         shares = np.multiply(weights, [i.seconds for i in self.speech])

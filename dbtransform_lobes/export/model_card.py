@@ -153,11 +153,12 @@ def _data(run):
     return "## Training data\n\n" + "\n\n".join(filter(None, parts))
 
 
-def _recordings(manifest):
-    if not Path(str(manifest)).is_file():
-        return ""
-    seconds = {}
-    for row in read_table(manifest, ["split"]):
+def _recordings(given):
+    """Return a table of the sources in a manifest or a list of them."""
+    seconds, given = {}, given if isinstance(given, list) else [given]
+    manifests = [each for each in given if Path(str(each)).is_file()]
+    rows = (row for each in manifests for row in read_table(each, ["split"]))
+    for row in rows:
         if row["split"] == "train":
             key = row.get("source") or "?", row.get("licence") or "?"
             seconds.setdefault(key, []).append(float(row.get("seconds") or 0))

@@ -7,7 +7,6 @@ A term compares ``clean`` and ``estimate``, waveforms (B, L), or their spectra
 import inspect
 
 import torch
-from speechbrain.nnet.losses import cal_si_snr
 from torch import nn
 
 from dbtransform_lobes.models.band_split import compress
@@ -79,19 +78,28 @@ def consistency(estimate, spec, front_end, exponent=0.3):
     return compressed_complex(front_end(estimate), spec, exponent)
 
 
-def negative_si_sdr(clean, estimate):
+def negative_si_sdr(clean, estimate, max_db=35.0):
     """Return minus the scale-invariant SDR in dB (Le Roux et al., 2019).
+
+    It saturates at ``max_db``, so that nearly clean items do not rule the
+    gradient (Wisdom et al., 2020, arXiv:2006.12701, eq. 4). Items of silent
+    clean speech, for which it is not defined, count 0.
 
     Example
     -------
     >>> clean = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
     >>> error = torch.tensor([[0.1, 0.1, -0.1, -0.1]])
-    >>> negative_si_sdr(clean, 2 * (clean + error))
+    >>> negative_si_sdr(clean, 2 * (clean + error), max_db=100.0)
     tensor([-20.0000])
     """
-    # cal_si_snr takes (L, B, 1) and multiplies its inputs in place.
-    pair = (x.float().T.unsqueeze(-1).clone() for x in (clean, estimate))
-    return cal_si_snr(*pair).flatten()
+    clean, estimate = (x - x.mean(-1, keepdim=True) for x in (clean, estimate))
+    energy = clean.square().sum(-1, keepdim=True)
+    scale = (clean * estimate).sum(-1, keepdim=True) / (energy + 1e-8)
+    target = scale * clean
+    signal = target.square().sum(-1) + 1e-8
+    error = (estimate - target).square().sum(-1)
+    sdr = signal / (error + 10 ** (-max_db / 10) * signal)
+    return torch.where(energy[:, 0] > 0, -10 * torch.log10(sdr), 0.0)
 
 
 def time_l1(clean, estimate):

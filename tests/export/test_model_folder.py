@@ -123,6 +123,9 @@ def test_card_names_recordings_mixed_on_the_fly(trained, tmp_path):
         "b.wav,speech,x,train,birds,CC0,1800\n"
         "c.wav,speech,y,test,cars,GPL-2+,3600\n"
     )
+    both = [str(manifest), str(manifest)]
+    card = card_of(trained, tmp_path / "both", recordings=both)
+    assert "| birds | CC0 | 4 | 2.0 |" in card
     card = card_of(trained, tmp_path, recordings=str(manifest))
     assert "| birds | CC0 | 2 | 1.0 |" in card and "cars" not in card
     assert "`train`" not in card and "waves" not in card

@@ -84,7 +84,9 @@ def test_another_model_trains_on_recordings_in_bf16(tree, tmp_path):
             (folder / wav.name).symlink_to(wav)
     flags = "--precision=bf16 --use_tensorboard=True --number_of_epochs=1"
     model = "--architecture=!include:models/bsrnn_small.yaml"
-    given = model, f"--recordings={recordings}", *flags.split()
+    flags += f" --recordings=[{recordings},{recordings}] --crop_seconds=0.4"
+    memory = "--recordings_source={in_memory: True, source_weights: {}}"
+    given = model, memory, *flags.split()
     run_recipe(tree, tmp_path / "out", *given)
     assert list((tmp_path / "out" / "tensorboard").rglob("events*"))
     settings = (tmp_path / "out" / "hyperparams.yaml").read_text()

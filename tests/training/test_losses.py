@@ -113,23 +113,30 @@ def test_spectral_terms_equal_their_twins(exponent):
         )
 
 
-def si_sdr_twin(clean, estimate):
-    """SI-SDR, as evaluation has it, of each item without its mean."""
+def si_sdr_twin(clean, estimate, max_db=35):
+    """SI-SDR, as evaluation has it, of each item without its mean.
+
+    -10 log10(10^(-SDR / 10) + 10^(-max / 10)): Wisdom et al., 2020, eq. 4.
+    """
     both = (x.double() for x in (clean, estimate))
     parts = (array(x - x.mean(-1, keepdim=True)) for x in both)
-    return np.array([*map(si_sdr, *parts)])
+    sdr = np.array([*map(si_sdr, *parts)])
+    return -10 * np.log10(10 ** (-sdr / 10) + 10 ** (-max_db / 10))
 
 
-def test_si_sdr_equals_its_twin():
-    clean = waveforms(3, 200)
-    levels = torch.tensor([[0.01], [0.1], [1.0]])
-    estimate = 0.3 * clean + levels * waveforms(3, 200, seed=1)
-    kept = clean.clone(), estimate.clone()
-    value = -losses.negative_si_sdr(clean, estimate)
-    twin = si_sdr_twin(clean, estimate)
-    assert_twin(value, twin, -twin, twin / 2, tolerance=1e-3)
-    assert torch.equal(clean, kept[0]) and torch.equal(estimate, kept[1])
-    scaled = -losses.negative_si_sdr(clean, 7 * estimate)
+@pytest.mark.parametrize("max_db", [20, 35, 100])
+def test_si_sdr_equals_its_twin_and_is_0_of_silence(max_db):
+    clean = waveforms(5, 200)
+    levels = torch.tensor([[0.01], [0.1], [1.0], [0.0], [1.0]])
+    estimate = 0.3 * clean + levels * waveforms(5, 200, seed=1)
+    clean[4] = 0
+    estimate[3] = clean[3]  # as good as it can be
+    value = -losses.negative_si_sdr(clean, estimate, max_db)
+    twin = si_sdr_twin(clean[:4], estimate[:4], max_db)
+    other = si_sdr_twin(clean[:4], estimate[:4], 25)
+    assert_twin(value[:4], twin, -twin, other, tolerance=1e-3)
+    assert value[3] == pytest.approx(max_db, abs=0.01) and value[4] == 0
+    scaled = -losses.negative_si_sdr(clean[:4], 7 * estimate[:4], max_db)
     assert_twin(scaled, twin, tolerance=1e-3)
 
 
@@ -411,6 +418,15 @@ def test_pesq_term_follows_pesq():
         assert mos == pytest.approx(score, abs=0.3)
     total.sum().backward()
     assert torch.isfinite(estimates.grad).all()
+
+
+def test_the_filters_of_the_pesq_term_are_those_of_its_package():
+    package = pytest.importorskip("torch_pesq")
+    clean = waveforms(3, 16000) * torch.linspace(0, 1, 16000)
+    estimate = clean + 0.1 * waveforms(3, 16000, seed=1)
+    expected = package.PesqLoss(1.0, 16000)(clean.clone(), estimate.clone())
+    given = PesqDisturbance()(clean, estimate)
+    assert torch.allclose(given, expected.float(), rtol=1e-3)
 
 
 def test_missing_package_of_the_pesq_term_is_named(monkeypatch):

@@ -29,8 +29,10 @@ from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.brain import ResumableBrain
 from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
+from dbtransform_lobes.training.growth import grown
 from dbtransform_lobes.training.losses import EnhancementLoss
 from dbtransform_lobes.training.ranks import prepare_on_main
+from tests.composition import composed
 from tests.runs import tiny_model
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
 from tests.training.test_losses import HANN, transforms
@@ -379,6 +381,34 @@ def test_pretrained_weights_start_the_average_too(tree, model_folder, tmp_path):
     average = checkpoint(tmp_path, "ema")
     average = {k.removeprefix("module."): v for k, v in average.items()}
     assert distance(given, average) < 1e-6
+
+
+def test_pretrained_weights_may_be_those_of_a_smaller_model(
+    tree, model_folder, tmp_path
+):
+    changes = {"lr": 0.0, "number_of_epochs": 1, "num_layers": 3}
+    train(tree, tmp_path, pretrained=model_folder, **changes)
+    given = torch.load(model_folder / "model.ckpt", weights_only=True)
+    large = checkpoint(tmp_path)
+    assert large.keys() > given.keys()
+    assert distance(given, {name: large[name] for name in given}) == 0
+
+
+@pytest.mark.parametrize("weights", ["shared", "per_band"])
+@torch.no_grad()
+def test_a_model_that_grows_begins_as_the_same_function(weights):
+    """With a further layer and wider feed-forward parts."""
+    options = {"num_channels": 8, "num_heads": 2, "window": 4}
+    options["band_weights"] = weights
+    small, large = (
+        composed(**options, num_layers=size, feed_forward=size)
+        for size in (1, 2)
+    )
+    spec = torch.randn(1, 257, 20, dtype=torch.complex64)
+    assert not torch.allclose(large(spec), small(spec), atol=1e-3)
+    large.load_state_dict(grown(large, small.state_dict()))
+    assert torch.allclose(large(spec), small(spec), atol=1e-5)
+    assert grown(torch.nn.Identity(), {"a": 1}) == {"a": 1}
 
 
 def test_a_checkpoint_goes_before_pretrained(tree, one, model_folder, tmp_path):

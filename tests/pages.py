@@ -110,8 +110,7 @@ def run_commands(page, clone, before=None):
             assert main([*arguments, *tiny]) == 0, words
         elif program == "python" and "tools/" in arguments[0]:
             name = Path(arguments[0]).stem
-            if name != "train_recordings":  # hours of a GPU
-                assert command.run_tool(name, arguments[1:]) == 0, words
+            assert command.run_tool(name, arguments[1:]) == 0, words
         elif program == "python":
             given = [flag.split("=")[0] for flag in arguments]
             tiny = [

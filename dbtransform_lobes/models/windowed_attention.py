@@ -10,6 +10,7 @@ import torch.nn.functional as F
 CPU_KEYS = 32
 # Finite, so that the rows that pad the last block stay finite too.
 HIDDEN = -1e9
+BLOCK = 32  # frames of an exported graph that look at the same ones
 
 
 def attend(query, key, value, mask=None):
@@ -116,10 +117,10 @@ def attend_in_blocks(query, key, value, window, causal=False):
     """Do attention within a window, without a loop.
 
     Queries and keys (N, H, T, d) and values (N, H, T, d_v) give
-    (N, H, T, d_v). Frames are cut into blocks of ``window``; the queries of a
-    block see the keys of its own block, the one before and, unless causal, the
-    one after. So the number of operations does not depend on T, as an exported
-    graph wants it, and cost and memory grow linearly with T.
+    (N, H, T, d_v). The queries of a block of frames see the keys of as many
+    blocks on each side (before it only if causal) as the window reaches. So
+    the number of operations does not depend on T, as an exported graph wants
+    it, and cost and memory grow linearly with T.
 
     Example
     -------
@@ -127,42 +128,41 @@ def attend_in_blocks(query, key, value, window, causal=False):
     >>> attend_in_blocks(x, x, x, window=3).shape
     torch.Size([1, 2, 7, 4])
     """
-    frames = query.shape[2]
-    blocks = (frames + window - 1) // window
-    pad = blocks * window - frames
-    after = 0 if causal else 1  # blocks that are looked ahead
+    lead, frames = query.shape[:2], query.shape[2]
+    query, key, value = (x.flatten(0, 1) for x in (query, key, value))
+    blocks = (frames + BLOCK - 1) // BLOCK
+    pad = blocks * BLOCK - frames
+    before = (window + BLOCK - 1) // BLOCK
+    after = 0 if causal else before
 
-    query = F.pad(query, (0, 0, 0, pad)).unflatten(2, (blocks, window))
+    query = F.pad(query, (0, 0, 0, pad)).unflatten(1, (blocks, BLOCK))
+    ends = 0, 0, before * BLOCK, pad + after * BLOCK
     key, value = (
-        _neighbourhoods(
-            F.pad(x, (0, 0, window, pad + after * window)), blocks, window
-        )
-        for x in (key, value)
-    )  # (N, H, blocks, 2 or 3 windows, d)
-    logits = query @ key.mT * query.shape[-1] ** -0.5
-    logits = logits + _block_mask(frames, blocks, window, causal, query)
-    out = logits.softmax(-1) @ value
-    return out.flatten(2, 3)[:, :, :frames]
+        _neighbourhoods(F.pad(x, ends), blocks) for x in (key, value)
+    )  # (N H, blocks, frames of 1 + before + after blocks, d)
+    seen = torch.arange(key.shape[2], device=query.device) - before * BLOCK
+    mask = _block_mask(blocks, seen, frames, window, causal)
+    # To the fused operator of a graph the blocks are heads.
+    out = attend(query, key, value, mask)
+    return out.flatten(1, 2)[:, :frames].unflatten(0, lead)
 
 
-def _neighbourhoods(x, blocks, window):
+def _neighbourhoods(x, blocks):
     """Every block (of those that are padded) with its neighbours."""
-    x = x.unflatten(2, (-1, window))
-    count = x.shape[2] - blocks + 1
+    x = x.unflatten(1, (-1, BLOCK))
+    count = x.shape[1] - blocks + 1
     numbers = torch.arange(blocks, device=x.device)[:, None]
     numbers = numbers + torch.arange(count, device=x.device)
-    near = x.index_select(2, numbers.flatten())
-    return near.unflatten(2, (blocks, count)).flatten(3, 4)
+    near = x.index_select(1, numbers.flatten())
+    return near.unflatten(1, (blocks, count)).flatten(2, 3)
 
 
-def _block_mask(frames, blocks, window, causal, like):
-    """Additive mask (blocks, window, 2 or 3 windows)."""
-    span = (2 if causal else 3) * window
-    offset = torch.arange(span, device=like.device) - window
-    distance = offset - offset[window : 2 * window, None]
+def _block_mask(blocks, seen, frames, window, causal):
+    """Additive mask (blocks, Q, N); block 0 sees the frames ``seen`` (N,)."""
+    numbers = torch.arange(blocks, device=seen.device)[:, None]
+    own = torch.arange(BLOCK, device=seen.device)[:, None]
+    distance, place = seen - own, numbers * BLOCK + seen
     hidden = (distance < -window) | (distance > (0 if causal else window))
-    first = torch.arange(blocks, device=like.device) * window
-    place = first[:, None] + offset
     outside = (place < 0) | (place >= frames)
-    zero = torch.zeros((), dtype=like.dtype, device=like.device)
+    zero = torch.zeros((), device=seen.device)
     return torch.where(hidden | outside[:, None], HIDDEN, zero)

@@ -5,14 +5,16 @@ import torch
 from dbtransform_lobes.models.db_transform import DBTransform
 from dbtransform_lobes.models.feed_forward import FeedForward
 
+LAST = ("output", "reduce", "pointwise")  # maps that blocks end with
+
 
 def grown(model, state):
     """Return the state dict of a smaller model, filled up for this one.
 
     A ``DBTransform`` of pre-norm blocks may have more layers and wider
     feed-forward parts than the model of ``state``: the last map of every
-    further block and of every further hidden channel begins with zeros. What
-    else differs is left as it is given.
+    further block (of this package) and of every further hidden channel begins
+    with zeros. What else differs is left as it is given.
 
     Example
     -------
@@ -36,14 +38,13 @@ def grown(model, state):
             state |= {f"{name}.{n}": weight for n, weight in wide.items()}
     given = {name.split(".")[1] for name in state if name[:7] == "blocks."}
     for number, residual in enumerate(model.blocks):
-        if str(number) in given:
+        last = [name for name in LAST if getattr(residual.block, name, None)]
+        if str(number) in given or not last:
             continue
         prefix = f"blocks.{number}."
         state |= {n: own[n] for n in own if n.startswith(prefix)}
-        modules = residual.block.named_modules()
-        *_, last = (n for n, module in modules if hasattr(module, "bias"))
         for kind in ("weight", "bias"):
-            key = f"{prefix}block.{last}.{kind}"
+            key = f"{prefix}block.{last[0]}.{kind}"
             state[key] = torch.zeros_like(own[key])
     return state
 

@@ -394,12 +394,13 @@ def test_pretrained_weights_may_be_those_of_a_smaller_model(
     assert distance(given, {name: large[name] for name in given}) == 0
 
 
-@pytest.mark.parametrize("weights", ["shared", "per_band"])
+@pytest.mark.parametrize(
+    "options", [{}, {"band_weights": "per_band"}, {"fusion": "adaptive"}]
+)
 @torch.no_grad()
-def test_a_model_that_grows_begins_as_the_same_function(weights):
+def test_a_model_that_grows_begins_as_the_same_function(options):
     """With a further layer and wider feed-forward parts."""
-    options = {"num_channels": 8, "num_heads": 2, "window": 4}
-    options["band_weights"] = weights
+    options = {"num_channels": 8, "num_heads": 2, "window": 4, **options}
     small, large = (
         composed(**options, num_layers=size, feed_forward=size)
         for size in (1, 2)

@@ -53,9 +53,9 @@ def _widened(part, narrow):
     """Fill the weights of a feed-forward part with those of a narrower one."""
     wide = {name: weight.clone() for name, weight in part.state_dict().items()}
     new, old = (each["reduce.weight"].shape[-1] for each in (wide, narrow))
-    inputs = {each["expand.weight"].shape[-1] for each in (wide, narrow)}
-    if new <= old or len(inputs) > 1:
-        return narrow  # as large, or of other channels
+    shapes = [each["expand.weight"].shape for each in (wide, narrow)]
+    if new <= old or len({(*s[:-2], s[-1]) for s in shapes}) > 1:
+        return narrow  # as large, or of other channels or bands
     rows = [*range(old), *range(new, new + old)]  # gates and values
     wide["expand.weight"][..., rows, :] = narrow["expand.weight"]
     wide["expand.bias"][..., rows] = narrow["expand.bias"]

@@ -5,10 +5,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from torch.utils.data import DataLoader
 
 from dbtransform_lobes.data import sources
 from dbtransform_lobes.data.audio import read_audio
+from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.levels import rms
 from dbtransform_lobes.data.sources import Pairs, Recordings
 from tests.corpora import room
@@ -160,6 +163,22 @@ def test_weights_and_sources_choose_the_speech(tones):
     for wrong in ({"sources": ["cX"]}, {"source_weights": {"cX": 1.0}}):
         with pytest.raises(ValueError, match="cX, expected some of c0, c1"):
             Recordings(tones, **wrong)
+
+
+def test_crops_in_memory_go_on_where_a_run_stopped_with_any_workers(tree):
+    source = Recordings([tree, tree], in_memory=True)
+    crops = TrainingCrops(source, 8, 0.5, seed=1)
+
+    def batches(workers, done):
+        sampler = EpochSampler(len(crops))
+        sampler.skip(done)
+        options = {"sampler": sampler, "num_workers": workers}
+        return [b["noisy"] for b in DataLoader(crops, 2, **options)]
+
+    alone, others = batches(0, 0), batches(2, 4)
+    assert len(alone) == 4 and len(others) == 2
+    assert all(map(torch.equal, alone[2:], others))
+    assert not torch.equal(alone[0], others[0])
 
 
 def test_speech_and_noise_are_wanted(tmp_path):

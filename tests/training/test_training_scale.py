@@ -25,6 +25,7 @@ from torch.utils.data import get_worker_info
 
 from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.sources import Pairs
+from dbtransform_lobes.inference.weights import fit_weights
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.brain import ResumableBrain
@@ -410,6 +411,18 @@ def test_a_model_that_grows_begins_as_the_same_function(options):
     large.load_state_dict(grown(large, small.state_dict()))
     assert torch.allclose(large(spec), small(spec), atol=1e-5)
     assert grown(torch.nn.Identity(), {"a": 1}) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_channels": 16}, {"band_weights": "per_band"}]
+)
+def test_a_model_of_other_shapes_does_not_grow(change):
+    options = {"num_channels": 8, "num_heads": 2, "window": 4}
+    other = composed(**{**options, **change}, feed_forward=1)
+    large = composed(**options, feed_forward=2)
+    state = grown(large, other.state_dict())
+    with pytest.raises(ValueError, match="(?s)no fit: .*size mismatch"):
+        fit_weights(large, state, "no fit")
 
 
 def test_a_checkpoint_goes_before_pretrained(tree, one, model_folder, tmp_path):

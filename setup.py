@@ -13,7 +13,7 @@ VERSION = re.search(
 
 # speechmos names no version of what it imports.
 DNSMOS = ["speechmos>=0.0.1.1", "librosa>=0.10"]
-ONNX = ["onnx>=1.19", "onnxscript>=0.5"]
+ONNX = ["onnx>=1.19", "onnxscript>=0.5", "onnx-ir>=0.1.7"]
 # The site imports every module and runs a notebook that draws.
 DOCS = ["sphinx>=8.1", "myst-nb>=1.2", "furo>=2024.8.6", "matplotlib>=3.8"]
 DOCS += ONNX

@@ -14,6 +14,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from onnx_ir.passes import common as passes
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
 from torch import nn
@@ -31,6 +32,11 @@ RULES = (
     common.reshape_reshape_rule,
     common.unsqueeze_unsqueeze_rule,
     common.slice_split_rule,
+)
+CLEANERS = (
+    passes.DeduplicateInitializersPass(),
+    passes.CommonSubexpressionEliminationPass(),
+    passes.ClearMetadataAndDocStringPass(),  # paths of the source code
 )
 LARGE = 2**24  # numbers of a constant, more than any weight has
 COUNT = torch.zeros(1, dtype=torch.int64)  # of the frames of a new stream
@@ -202,7 +208,8 @@ def _to_onnx(module, stft, inputs, states, dynamic_shapes=None):
         )
         rewriter.rewrite(program.model, RULES)
     optimizer.remove_unused_nodes(program.model)
+    for clean in CLEANERS:
+        clean(program.model)
     proto = program.model_proto
-    for part in (*proto.graph.node, *proto.graph.value_info, proto.graph):
-        part.ClearField("metadata_props")  # paths of the source code
+    del proto.graph.value_info[:]  # shapes, which ONNX Runtime infers
     return proto

@@ -161,7 +161,10 @@ class DifferentialBandAttention(TimeBlock):
         """
         if not isinstance(first, torch.Tensor):
             return super().step(x, cache, first)
-        (query, logit), new = self.prepare(x, first)
+        (query, logit), (key, value) = self.prepare(x, first)
+        # ONNX Runtime would fuse a scale of queries with their product, and
+        # is faster without.
+        new = key * key.shape[-1] ** -0.5, value
         slots = self.window + x.shape[2]
         cache = cache_or_zeros(new, slots, cache)
         numbers = first + torch.arange(x.shape[2])
@@ -174,7 +177,6 @@ class DifferentialBandAttention(TimeBlock):
         age = (numbers[:, None] - torch.arange(slots)) % slots
         hidden = age > numbers[:, None].clamp_max(self.window)
         mask = torch.zeros(hidden.shape).masked_fill(hidden, -math.inf)
-        query = query * query.shape[-1] ** -0.5
         maps = (query @ key.mT + mask).softmax(-1).chunk(self.num_maps, dim=2)
         lam = self._lambda(logit, None, *query.shape[:2])
         maps = maps[0] - _swap_heads(lam.unsqueeze(-1)) * maps[-1]

@@ -23,8 +23,8 @@ def compress(spec, exponent, eps=1e-12):
     """
     if exponent == 1.0:
         return spec
-    power = spec.square().sum(-1, keepdim=True)
-    return spec * (power + eps) ** ((exponent - 1) / 2)
+    power = spec.square().sum(-1) + eps
+    return spec * power.pow((exponent - 1) / 2).unsqueeze(-1)
 
 
 def check_compression(exponent):
@@ -96,8 +96,8 @@ class BandSplit(nn.Module):
         """Map real and imaginary parts (B, T, F, 2) to (K, B, T, C)."""
         bins = compress(bins, self.compression)
         if self.magnitude:
-            power = bins.square().sum(-1, keepdim=True)
-            bins = torch.cat((bins, (power + 1e-12).sqrt()), dim=-1)
+            magnitude = (bins.square().sum(-1) + 1e-12).sqrt()
+            bins = torch.cat((bins, magnitude.unsqueeze(-1)), dim=-1)
         batch, frames = bins.shape[:2]
         bands = []
         for run, norm, linear in zip(

@@ -144,7 +144,7 @@ class DifferentialBandAttention(TimeBlock):
         """Attend over time, see ``TimeBlock``."""
         first, second, lam = self._maps_and_lambda(own, shared, start)
         # (K, B, T, H, d)
-        out = torch.addcmul(first, lam.unsqueeze(-1), second, value=-1)
+        out = torch.addcmul(first, -lam.unsqueeze(-1), second)
         return self._leave_heads(out)
 
     def _leave_heads(self, out):

@@ -64,10 +64,10 @@ def apply_filter(taps, bins):
     frames = taps.shape[1]
     seen = [bins[:, tap : tap + frames] for tap in range(NUM_TAPS)]
     if torch.compiler.is_compiling():  # or exporting: few nodes, none complex
-        real, imag = torch.stack(seen, dim=-2).unbind(-1)  # (B, T, F, 3)
-        gain, turn = taps.unbind(-1)
+        real, imag = torch.stack(seen).movedim(-1, 0)  # (3, B, T, F)
+        gain, turn = taps.permute(4, 3, 0, 1, 2)
         parts = gain * real - turn * imag, gain * imag + turn * real
-        return torch.stack([part.sum(-1) for part in parts], dim=-1)
+        return torch.stack([part.sum(0) for part in parts], dim=-1)
     # A quarter of the time of real arithmetic.
     products = [
         torch.view_as_complex(tap) * torch.view_as_complex(x)

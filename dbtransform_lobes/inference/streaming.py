@@ -1,7 +1,6 @@
 """Live streams: enhance samples as they come, by a causal model."""
 
 import math
-import time
 
 import numpy as np
 
@@ -66,8 +65,6 @@ class StreamingEnhancer:
         Of the samples, in Hz.
     hop_length : int
         Samples from frame to frame; blocks of a multiple of it cost least.
-    processing_ms : float
-        Mean time of computing for each hop; NaN before the first sample.
 
     Example
     -------
@@ -103,14 +100,7 @@ class StreamingEnhancer:
 
     def reset(self):
         """Forget everything; the next samples begin other streams."""
-        self._path, self._fed, self._seconds = None, 0, 0.0
-
-    @property
-    def processing_ms(self):
-        """Return the mean time of computing for each hop, in ms."""
-        if not self._fed:
-            return math.nan
-        return 1000 * self._seconds * self.hop_length / self._fed
+        self._path = None
 
     def feed(self, samples):
         """Take the next samples, return those that are ready.
@@ -141,14 +131,10 @@ class StreamingEnhancer:
         return enhanced
 
     def _push(self, noisy, last=False):
-        start = time.perf_counter()
         if self._path is None:
             rates = self._model.sample_rate, self.sample_rate
             stage = self._model.open_stream(len(noisy))
             self._path = SignalPath(
                 stage, *rates, len(noisy), self._wet, high_band="drop"
             )
-        enhanced = self._path.push(noisy, last)
-        self._fed += noisy.shape[-1]
-        self._seconds += time.perf_counter() - start
-        return self._give_back(enhanced.T)
+        return self._give_back(self._path.push(noisy, last).T)

@@ -111,7 +111,6 @@ class BandNorm(nn.Module):
     per_band : bool
         Whether every band has a gain and bias of its own.
 
-
     Example
     -------
     >>> BandNorm(8, "group")(torch.randn(31, 2, 10, 8)).shape

@@ -26,7 +26,6 @@ class MetricDiscriminator(nn.Module):
     num_channels : int
         C, of the first convolution; each next one has twice as many.
 
-
     Example
     -------
     >>> discriminator = MetricDiscriminator(num_channels=4)

@@ -57,14 +57,12 @@ def test_single_samples_are_out_after_the_latency_and_no_sooner(model):
     """latency_ms after they went in, the worst of them."""
     enhancer = StreamingEnhancer(model)
     assert enhancer.latency_ms == 32.0 and enhancer.hop_length == 128
-    assert math.isnan(enhancer.processing_ms)
     noisy, sent, worst, parts = noisy_batch(0.2, 0)[0], 0, 0, []
     for received, sample in enumerate(noisy, 1):
         worst = max(worst, received - sent)
         parts.append(enhancer.feed(sample[None]))
         sent += len(parts[-1])
     assert 1000 * worst / 16000 == enhancer.latency_ms
-    assert enhancer.processing_ms > 0
     one, whole = torch.cat([*parts, enhancer.flush()]), model(noisy[None])[0]
     assert one.shape == noisy.shape and (one - whole).abs().max() < 1e-5
 

@@ -65,7 +65,10 @@ def run(args):
         pairs = [corpus.single_pair(args.paths, args.suffix)]
     else:
         pairs = corpus.folder_pairs(args.paths, Path(args.output), args.suffix)
-    corpus.check_pairs(pairs, args.force or args.resume, args.paths)
+    # Results of other suffixes may lie in the same folder.
+    record = Path(args.output or "", f".dbtransform{args.suffix}.json")
+    resumed = args.resume and args.output is not None and record.exists()
+    corpus.check_pairs(pairs, args.force or resumed, args.paths)
     options.check_options(args)
     total = len(pairs)
     settings = {
@@ -74,8 +77,6 @@ def run(args):
         "high_band": args.high_band,
     }
     if args.output is not None:
-        # Results of other suffixes may lie in the same folder.
-        record = Path(args.output) / f".dbtransform{args.suffix}.json"
         loading = options.model_options(args)
         corpus.claim_output(record, loading, settings, args.resume)
         if args.resume:

@@ -23,7 +23,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--streaming",
         action="store_true",
-        help="frames and states in and out, for causal models (default: "
+        help="a frame and states in and out, for causal models (default: "
         "whole signals of any length)",
     )
     parser.add_argument(
@@ -32,13 +32,6 @@ def add_arguments(parser):
         default="inside",
         help="inside: the graph takes and gives waveforms; outside: real and "
         "imaginary parts of spectra (default inside)",
-    )
-    parser.add_argument(
-        "--frames",
-        metavar="N",
-        type=int,
-        default=1,
-        help="frames of a call of a streaming graph (default 1)",
     )
     parser.add_argument(
         "--int8",
@@ -59,7 +52,7 @@ def run(args):
 
     from dbtransform_lobes.export.onnx_file import export_onnx
 
-    how = args.streaming, args.stft, args.frames, args.int8
+    how = args.streaming, args.stft, args.int8
     difference = export_onnx(args.model, path, *how, trust_code=args.trust_code)
     size = path.stat().st_size / 1e6
     print(

@@ -33,9 +33,8 @@ def run(args):
     from dbtransform_lobes.inference.bundled import bundled_models, model_folder
     from dbtransform_lobes.versions import package_versions
 
-    backend.choose_backend(args.model)  # refuses what cannot be loaded
+    computed_by = backend.choose_backend(args.model)
     folder = model_folder(args.model, args.revision)
-    computed_by = backend.choose_backend(folder)
     facts, sections = _read_card(Path(folder, "README.md"))
     model = backend.load_enhancer(folder, computed_by, threads=1)
     known = model.description

@@ -53,7 +53,7 @@ OPTIONS = {
     },
     "--force": {"action": "store_true", "help": "replace what exists"},
 }
-MOST = 1024  # threads, processes or channels
+MOST = {"threads": 1024, "jobs": 1024, "channels": 32}
 LOADING = ("--revision", "--trust-code", "--device")
 ENHANCING = (
     *("--model", "--backend", *LOADING, "--precision", "--threads"),
@@ -81,8 +81,8 @@ def check_options(args):
     from dbtransform_lobes.inference.backend import choose_backend
     from dbtransform_lobes.inference.strength import wet_share
 
-    for name in ("threads", "jobs", "channels"):
-        check_range(name, 1, MOST, getattr(args, name, None))
+    for name, most in MOST.items():
+        check_range(name, 1, most, getattr(args, name, None))
     wet_share(args.strength, args.attenuation_limit)
     choose_backend(
         args.model, args.device, args.backend, precision=args.precision

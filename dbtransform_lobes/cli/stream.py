@@ -18,28 +18,12 @@ from functools import partial
 
 from dbtransform_lobes.cli import options
 
-HEADERS = {  # what files begin with
-    rb"RIFF|RF64|RIFX|riff": "WAV",
-    rb"fLaC": "FLAC",
-    rb"OggS": "Ogg",
-    rb"ID3|\xff.{8,64}(Xing|Info)": "MP3",
-    rb"FORM": "AIFF",
-    rb"\.snd": "AU",
-    rb"caff": "CAF",
-    rb"....ftyp": "MP4",
-    rb"\x1aE\xdf\xa3": "WebM",
-    rb"NIST_1A": "NIST SPHERE",
-    rb"Creative Voice": "VOC",
-    rb"#!AMR": "AMR",
-    rb"0&\xb2u\x8ef\xcf\x11": "WMA",
-    rb"wvpk": "WavPack",
-    rb"MAC ": "APE",
-    rb"TTA1": "TTA",
-    rb"MPCK|MP\+": "Musepack",
-    rb"DSD ": "DSF",
-    rb"FLV": "FLV",
-    rb"\x1f\x8b\x08\x08|PK\x03\x04": "compressed",
-}
+HEADERS = re.compile(  # what audio files begin with
+    rb"RIFF|RF64|RIFX|riff|fLaC|OggS|ID3|\xff.{8,64}(Xing|Info)|FORM|\.snd|"
+    rb"caff|....ftyp|\x1aE\xdf\xa3|NIST_1A|Creative Voice|#!AMR|wvpk|"
+    rb"0&\xb2u\x8ef\xcf\x11",
+    re.DOTALL,
+)
 
 
 def add_arguments(parser):
@@ -137,15 +121,12 @@ def _refuse_files(data):
     """Refuse what begins as an audio file: samples have no header."""
     from dbtransform_lobes.inference.mpeg import begins_with_frames
 
-    for header, name in HEADERS.items():
-        if re.match(header, data, re.DOTALL) or (
-            name == "MP3" and begins_with_frames(data)
-        ):
-            raise ValueError(
-                f"the input begins as a file ({name}), expected raw samples: "
-                "enhance files by `dbtransform enhance`, or take the header "
-                "off by `sox FILE -t raw -` or `ffmpeg -i FILE -f s16le -`"
-            )
+    if HEADERS.match(data) or begins_with_frames(data):
+        raise ValueError(
+            "the input begins as an audio file, expected raw samples: enhance "
+            "files by `dbtransform enhance`, or take the header off by `sox "
+            "FILE -t raw -` or `ffmpeg -i FILE -f s16le -`"
+        )
 
 
 def _write(file, data):

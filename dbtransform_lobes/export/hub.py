@@ -6,7 +6,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
 from dbtransform_lobes.export.model_folder import EXAMPLES, FILES
-from dbtransform_lobes.inference.bundled import HUB_NAME, check_folder
+from dbtransform_lobes.inference.bundled import GRAPH, HUB_NAME, check_folder
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 
 CARD_KEYS = ("license", "library_name", "pipeline_tag", "tags")
@@ -44,7 +44,7 @@ def plan_upload(model_folder, name):
             f"{', '.join(CARD_KEYS)}; export again"
         )
     there = {path.name for path in folder.iterdir()}
-    sent = [file for file in (*FILES, *EXAMPLES) if file in there]
+    sent = [file for file in (*FILES, GRAPH, *EXAMPLES) if file in there]
     return [folder / file for file in sent], sorted(there - set(sent))
 
 

@@ -24,6 +24,7 @@ from dbtransform_lobes.data.files import (
     write_text,
 )
 from dbtransform_lobes.export.model_card import model_card
+from dbtransform_lobes.inference.bundled import GRAPH
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.restricted_yaml import open_yaml
 from dbtransform_lobes.inference.weights import fit_weights, read_state_dict
@@ -96,7 +97,8 @@ def export_model(
         A noisy file, to be heard in the model card before and after.
     """
     run, target = Path(run_folder), Path(model_folder).absolute()
-    check_output_folder(target, (*FILES, *EXAMPLES), "a model", force)
+    own = *FILES, GRAPH, *EXAMPLES
+    check_output_folder(target, own, "a model", force)
     text = PLAYERS if example else ""
     if card is not None:
         wanted = "text for the model card; leave out --card for none"

@@ -30,7 +30,6 @@ def export_onnx(
     path,
     streaming=False,
     stft="inside",
-    frames=1,
     int8=False,
     **model_options,
 ):
@@ -47,11 +46,9 @@ def export_onnx(
     source, path : str
         As for ``EnhanceModel.from_hparams``; a file, which is replaced.
     streaming : bool
-        Frames and states in and out, for a causal model; else whole signals.
+        A frame and states in and out, for a causal model; else whole signals.
     stft : str
         "inside": the graph takes and gives waveforms; "outside": spectra.
-    frames : int
-        Frames of a call of a streaming graph.
     int8 : bool
         Whether weights that all bands share are stored and multiplied with
         eight bits (dynamic quantisation).
@@ -59,7 +56,7 @@ def export_onnx(
         For ``EnhanceModel.from_hparams``.
     """
     path = Path(path)
-    _check_options(path, streaming, stft, frames)
+    _check_options(path, stft)
     _check_packages()
     model = EnhanceModel.from_hparams(
         source, run_opts={"device": "cpu"}, **model_options
@@ -68,29 +65,22 @@ def export_onnx(
     inside = None
     if stft == "inside":
         inside = torch.from_numpy(model.window), model.hop_length
-    _check_network(network, streaming, frames, inside)
+    _check_network(network, streaming, inside)
     from dbtransform_lobes.export import onnx_graph
 
     with _quiet():
         if streaming:
-            proto = onnx_graph.streaming_model(network, frames, inside)
+            proto = onnx_graph.streaming_model(network, inside)
         else:
             proto = onnx_graph.offline_model(network, inside)
-    _describe(proto, model, streaming, stft, frames)
+    _describe(proto, model, streaming, stft)
     return _write(proto, model, path, int8)
 
 
-def _check_options(path, streaming, stft, frames):
+def _check_options(path, stft):
     if stft not in STFTS:
         raise ValueError(
             f"stft is {stft!r}, expected one of {', '.join(STFTS)}"
-        )
-    if frames < 1:
-        raise ValueError(f"frames is {frames}, expected at least 1")
-    if frames != 1 and not streaming:
-        raise ValueError(
-            f"frames is {frames}, but only a streaming graph has calls of so "
-            "many: add --streaming or leave out --frames"
         )
     check_parent(path)
     if path.is_dir():
@@ -106,7 +96,7 @@ def _check_packages():
         )
 
 
-def _check_network(network, streaming, frames, stft):
+def _check_network(network, streaming, stft):
     """Refuse what has no such graph; ``stft`` is inside or None."""
     if not isinstance(network, DBTransform):
         raise ValueError(
@@ -128,19 +118,18 @@ def _check_network(network, streaming, frames, stft):
             "this model sees the future, so it has no streaming form: leave "
             "out --streaming, or export a model made with causal: True"
         )
-    if stft and (2 * stft[1] != len(stft[0]) or frames > 1):
+    if stft and 2 * stft[1] != len(stft[0]):
         raise ValueError(
-            f"the hop is {stft[1]} samples, n_fft {len(stft[0])} and a call "
-            f"{frames} frames, expected half of n_fft and one frame for a "
-            "STFT inside a stream: export with --stft outside"
+            f"the hop is {stft[1]} samples and n_fft {len(stft[0])}, expected "
+            "half of n_fft for a STFT inside a stream: export with --stft "
+            "outside"
         )
 
 
-def _describe(proto, model, streaming, stft, frames):
+def _describe(proto, model, streaming, stft):
     settings = {
         "form": "streaming" if streaming else "offline",
         "stft": stft,
-        "frames": frames,
         "sample_rate": model.sample_rate,
         "hop_length": model.hop_length,
         "window": model.window.tolist(),

@@ -6,8 +6,8 @@ noisy (B, L)
   -> inverse STFT by a transposed convolution -> enhanced (B, L)
 
 or the middle line alone. For a causal model also one call of a live stream,
-what ``torch.export`` sees of its ``advance``: frames and states in, frames and
-states out; all shapes are fixed, states begin with zeros.
+what ``torch.export`` sees of its ``advance``: a frame and states in and out;
+all shapes are fixed, states begin with zeros.
 """
 
 import math
@@ -113,14 +113,14 @@ def offline_model(model, stft=None):
 
 
 class _SpectrumStream(nn.Module):
-    """One call of a stream, on real and imaginary parts (1, N, F, 2)."""
+    """One call of a stream, on real and imaginary parts (1, 1, F, 2)."""
 
     names = ("frames",)
 
-    def __init__(self, model, frames=1):
+    def __init__(self, model):
         super().__init__()
         self.model = model
-        block = torch.zeros(1, frames, model.layout.num_bins, 2)
+        block = torch.zeros(1, 1, model.layout.num_bins, 2)
         with torch.no_grad():
             _, self.caches = model.advance(block, None, COUNT)
 
@@ -134,7 +134,7 @@ class _SpectrumStream(nn.Module):
         nested = [tuple(next(flat) for _ in part) for part in self.caches]
         estimate, nested = self.model.advance(spec, nested, frames)
         following = [cache for part in nested for cache in part]
-        return estimate, frames + spec.shape[1], *following
+        return estimate, frames + 1, *following
 
 
 class _WaveformStream(nn.Module):
@@ -167,16 +167,16 @@ class _WaveformStream(nn.Module):
         return first + overlap, noisy.clone(), second, *states
 
 
-def streaming_model(model, frames=1, stft=None):
+def streaming_model(model, stft=None):
     """Export one call of a stream of a causal DBTransform, to a ModelProto.
 
-    Inputs are ``spec`` (1, N, F, 2), or with ``stft``, whose hop is half of
+    Inputs are ``spec`` (1, 1, F, 2), or with ``stft``, whose hop is half of
     n_fft, ``noisy`` (1, hop); ``frames``, int64, how many the stream had; the
     caches. Outputs are ``estimate`` or ``enhanced``, and the next states.
     """
     if stft is None:
-        graph = _SpectrumStream(model, frames)
-        block = torch.randn(1, frames, model.layout.num_bins, 2)
+        graph = _SpectrumStream(model)
+        block = torch.randn(1, 1, model.layout.num_bins, 2)
     else:
         graph = _WaveformStream(model, *stft)
         block = torch.randn(1, stft[1])

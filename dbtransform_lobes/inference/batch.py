@@ -4,7 +4,6 @@ import os
 import warnings
 from functools import lru_cache
 
-from dbtransform_lobes.data.audio import audio_info
 from dbtransform_lobes.inference.backend import load_enhancer
 
 
@@ -12,37 +11,30 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
     """Enhance files; those that fail do not stop the others.
 
     ``pairs`` are (input, output) paths; the folders of outputs are made. The
-    model is loaded by ``load_enhancer(**model_options)`` if any input can be
-    opened, by each of ``jobs`` processes; none is left when this generator
-    ends. ``options`` go to ``Enhancer.enhance_long_file``; ``threads`` are
-    those of each process, by default all of them, shared.
+    model is loaded by ``load_enhancer(**model_options)``, by each of ``jobs``
+    processes; none is left when this generator ends. ``options`` go to
+    ``Enhancer.enhance_long_file``; ``threads`` are those of each process, by
+    default all of them, shared.
 
     Yields (input, reason, notes): why the file failed, None if it did not, and
     a list of warnings; in any order if ``jobs`` > 1.
     """
-    readable = []
-    for source, target in pairs:
-        try:
-            audio_info(source)
-            readable.append((source, target))
-        except (ValueError, OSError) as error:
-            yield source, str(error), []
-    if not readable:
+    if not pairs:
         return
-    jobs = min(jobs, len(readable))
+    jobs = min(jobs, len(pairs))
     if threads is None and jobs > 1:
         threads = max(1, (os.cpu_count() or 1) // jobs)
     model_options = {**model_options, "threads": threads}
     model = load_enhancer(**model_options)
     if jobs == 1:
-        for pair in readable:
+        for pair in pairs:
             yield enhance_pair(model, pair, options)
         return
     del model  # it could be loaded: so can the workers
     from dbtransform_lobes.parallel import run_isolated
 
     given = tuple(model_options.items())
-    tasks = [(given, pair, options) for pair in readable]
+    tasks = [(given, pair, options) for pair in pairs]
     for task, result, reason in run_isolated(
         _enhance_apart, tasks, jobs, _remove_unfinished
     ):

@@ -20,7 +20,8 @@ from dbtransform_lobes.data.files import (
     read_table,
     write_json,
 )
-from dbtransform_lobes.inference.bundled import GRAPH, WEIGHTS, model_folder
+from dbtransform_lobes.inference.backend import choose_backend
+from dbtransform_lobes.inference.bundled import WEIGHTS, find_onnx, model_folder
 
 
 def single_pair(paths, suffix=""):
@@ -187,7 +188,7 @@ def claim_output(record, model_options, options, resume):
         return
     if resume and record.exists():
         told = {key: f"{key} {earlier.get(key)}" for key in settings}
-        told["model_sha256"] = "another model"
+        told["model_sha256"] = "another model or backend"
         others = [k for k in settings if earlier.get(k) != settings[k]]
         what = " and ".join(told[k] for k in others) if earlier else ""
         raise ValueError(
@@ -199,13 +200,13 @@ def claim_output(record, model_options, options, resume):
     write_json(record, settings)
 
 
-def _digest(source=None, revision=None, **_):
-    files = [source]
-    if source is None or not os.path.isfile(source):
+def _digest(source, device, backend, precision, revision, **_):
+    if choose_backend(source, device, backend, precision) == "onnx":
+        files = [find_onnx(source)]
+    else:
         folder = model_folder(source, revision)
-        names = ("hyperparams.yaml", WEIGHTS, GRAPH)
+        names = ("hyperparams.yaml", WEIGHTS)
         files = [os.path.join(folder, name) for name in names]
-        files = [file for file in files if os.path.isfile(file)][:2]
     digest = hashlib.sha256()
     for file in files:
         digest.update(Path(file).read_bytes())
@@ -218,7 +219,8 @@ def is_finished(source, target, record):
         newest = max(path.stat().st_mtime_ns for path in (source, record))
         return (
             target.stat().st_mtime_ns >= newest
-            and audio_info(target).frames == audio_info(source).frames
+            # more where libsndfile guesses the length of an MP3 too low
+            and audio_info(target).frames >= audio_info(source).frames
         )
     except (ValueError, OSError):
         return False

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.processing.features import ISTFT, STFT
-from speechbrain.utils.fetching import FetchFrom, FetchSource, LocalStrategy
-from speechbrain.utils.parameter_transfer import Pretrainer
+from speechbrain.utils.fetching import LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 
 from dbtransform_lobes.inference.backend import check_device
+from dbtransform_lobes.inference.bundled import WEIGHTS
 from dbtransform_lobes.inference.enhancer import Enhancer
 from dbtransform_lobes.inference.restricted_yaml import load_restricted
 from dbtransform_lobes.inference.signal_path import SAMPLE_RATES
@@ -127,7 +127,11 @@ class EnhanceModel(Pretrained, Enhancer):
                 overrides_must_match,
                 trust_code,
             )
-            _load_weights(hparams, hparams_file, folder)
+            _check_needed(hparams_file, hparams, ["modules"])
+            _check_needed("modules", hparams["modules"], ["model"])
+            model = hparams["modules"]["model"]
+            _check_module("model", model)
+            load_strictly(model, folder / WEIGHTS)
         finally:
             torch.set_default_dtype(before)
         return cls(modules=hparams["modules"], hparams=hparams, **kwargs)
@@ -228,29 +232,6 @@ class EnhanceModel(Pretrained, Enhancer):
 
     def _enhance(self, noisy):
         return enhance_waveform(self.mods.model, *self._transforms(), noisy)
-
-
-def _load_weights(hparams, hparams_file, folder):
-    """Let the pretrainer of a YAML file load weights that fit its model."""
-    _check_needed(hparams_file, hparams, ["modules", "pretrainer"])
-    _check_needed("modules", hparams["modules"], ["model"])
-    pretrainer, model = hparams["pretrainer"], hparams["modules"]["model"]
-    if not isinstance(pretrainer, Pretrainer) or pretrainer.paths:
-        raise ValueError(
-            "the pretrainer is none of SpeechBrain's or has paths of its own, "
-            "expected one that takes the weights from the model folder"
-        )
-    if all(loadable is not model for loadable in pretrainer.loadables.values()):
-        raise ValueError(
-            "the pretrainer does not load the model, expected it in its "
-            "loadables (loadables: {model: !ref <model>})"
-        )
-    for name, loadable in pretrainer.loadables.items():
-        _check_module(name, loadable)
-        pretrainer.custom_hooks.setdefault(name, load_strictly)
-    pretrainer.set_collect_in(None)
-    pretrainer.collect_files(FetchSource(FetchFrom.LOCAL, str(folder)))
-    pretrainer.load_collected()
 
 
 def _checked_run_opts(run_opts):

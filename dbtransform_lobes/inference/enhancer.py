@@ -31,8 +31,7 @@ class Enhancer:
 
     ``enhance_segment(noisy)`` maps samples (n,), float32, to as many.
     ``open_frames(channels)`` returns a function that enhances the next frames
-    (channels, F, T), T a multiple of ``frames``, and keeps the state of these
-    streams.
+    (channels, F, T) and keeps the state of these streams.
 
     Attributes
     ----------
@@ -42,8 +41,6 @@ class Enhancer:
         Samples from frame to frame.
     window : numpy.ndarray
         Of the STFT, (n_fft,), float32.
-    frames : int
-        Frames of a call of a streaming graph.
     causal : bool
         Whether streams can be enhanced.
     reach : tuple of int | None
@@ -54,7 +51,7 @@ class Enhancer:
         "class" and number of "parameters" of the network, if known.
     """
 
-    frames, segment_seconds = 1, 16
+    segment_seconds = 16
 
     def open_stream(self, channels):
         """Return a stage for live streams; ValueError if it is not causal."""

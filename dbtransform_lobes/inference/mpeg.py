@@ -5,13 +5,13 @@ the first of two files joined, libsndfile guesses and stops there, silently.
 """
 
 import io
+import mmap
 import os
 import shutil
 import threading
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 
 from mutagen.mp3 import HeaderNotFoundError, MPEGFrame
 
@@ -62,11 +62,14 @@ def true_length(path, promised):
     have far more, or without a header, so that libsndfile has guessed: then
     at least how many there are, and the byte behind a header.
     """
-    data = Path(path).read_bytes()
-    place, size, _ = next(frames_of(data), (0, 0, 0))
-    first = data[place : place + size]
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        place, size, _ = next(frames_of(data), (0, 0, 0))
+        first = data[place : place + size]
+        counted = sum(samples for _, _, samples in frames_of(data))
     header = any(name in first for name in (b"Xing", b"Info", b"VBRI"))
-    counted = sum(samples for _, _, samples in frames_of(data))
     if header and counted <= promised + MARGIN:
         return promised, None
     return max(0, counted - MARGIN), place + size * header

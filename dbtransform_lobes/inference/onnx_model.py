@@ -1,7 +1,7 @@
 """Enhancement by ONNX Runtime; NumPy besides, no torch.
 
 A graph of ``dbtransform export-onnx`` says in its metadata what it takes:
-waveforms or spectra, whole signals or frames of a stream.
+waveforms or spectra, whole signals or a frame of a stream.
 """
 
 import json
@@ -55,7 +55,6 @@ class OnnxEnhancer(Enhancer):
         self.sample_rate = settings["sample_rate"]
         self.causal = settings["form"] == "streaming"
         self.stft_inside = settings["stft"] == "inside"
-        self.frames = settings["frames"]
         self.hop_length = settings["hop_length"]
         self.window = np.array(settings["window"], np.float32)
         self.reach = settings.get("reach")
@@ -90,9 +89,9 @@ class OnnxEnhancer(Enhancer):
             frames = _parts(spec)
             estimate = np.empty_like(frames)
             for number, call in enumerate(calls):
-                for start in range(0, frames.shape[1], self.frames):
-                    part = slice(start, start + self.frames)
-                    estimate[number, part] = call(frames[number, part][None])[0]
+                for place in range(frames.shape[1]):
+                    frame = frames[number, None, None, place]
+                    estimate[number, place] = call(frame)[0, 0]
             return _complex(estimate)
 
         return enhance

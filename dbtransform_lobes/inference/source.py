@@ -54,7 +54,7 @@ def find_model(
         Revision, token, cache, and whether to use the network, to look for
         updates and to refill a ``savedir``.
     """
-    config, text = fetch_config or FetchConfig(), str | os.PathLike
+    config, text = fetch_config or hub_config(), str | os.PathLike
     for name, value, kind, expected in (
         ("hparams_file", hparams_file, text, "the name of a file"),
         ("savedir", savedir, text | None, "the path of a folder, or None"),

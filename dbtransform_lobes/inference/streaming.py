@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT, Waiting
+from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT
 from dbtransform_lobes.inference.signal_path import (
     SignalPath,
     as_channels,
@@ -21,20 +21,16 @@ class Frames:
     def __init__(self, model, channels):
         transform = model.window, model.hop_length, channels
         self._stft, self._istft = BlockSTFT(*transform), BlockISTFT(*transform)
-        self._size, self._enhance = model.frames, model.open_frames(channels)
-        self._spec, self._left = Waiting(), 0  # samples to return
+        self._enhance = model.open_frames(channels)
+        self._left = 0  # samples to return
 
     def push(self, noisy, last=False):
         """Take samples (channels, n); return those that are ready."""
         self._left += noisy.shape[-1]
-        self._spec.put(self._stft.push(noisy, last))
-        count = self._spec.size
-        # In the end frames of silence make the last call whole.
-        whole = count + -count % self._size if last else count
-        estimate = self._spec.take(whole - whole % self._size)
-        if estimate.shape[-1]:
-            estimate = self._enhance(estimate)[..., :count]
-        made = self._istft.push(estimate, last)[:, : self._left]
+        spec = self._stft.push(noisy, last)
+        if spec.shape[-1]:
+            spec = self._enhance(spec)
+        made = self._istft.push(spec, last)[:, : self._left]
         self._left -= made.shape[-1]
         return made
 
@@ -94,8 +90,7 @@ class StreamingEnhancer:
         model.open_stream(channels=1)  # refuses what is not causal
         hop = model.hop_length * self.sample_rate / model.sample_rate
         self.hop_length = max(1, round(hop))
-        size = len(model.window) + (model.frames - 1) * model.hop_length
-        self.latency_ms = 1000 * size / model.sample_rate
+        self.latency_ms = 1000 * len(model.window) / model.sample_rate
         self.reset()
 
     def reset(self):

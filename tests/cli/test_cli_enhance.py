@@ -132,7 +132,10 @@ def test_resume_makes_what_is_missing(enhance, tree, monkeypatch):
 
 
 def test_resume_mixes_no_settings(enhance, tree, own_folder):
-    enhance("noisy", "--output", "out")
+    write_wav(tree / "out/a.wav", speech_like(0.1))  # of somebody else
+    resumed = "noisy", "--output", "out", "--resume"
+    assert "a.wav: exists; use --force" in enhance(*resumed, code=1).err
+    enhance("noisy", "--output", "out", "--force")
     before = contents(tree / "out")
     weaker = ["noisy", "--output", "out", "--strength", "0.5"]
     error = enhance(*weaker, "--resume", code=1).err
@@ -146,6 +149,10 @@ def test_resume_mixes_no_settings(enhance, tree, own_folder):
     error = enhance(*again, "--model", own_folder, code=1).err
     assert "has results of another model" in error
     assert contents(tree / "out") == before
+    bundled = *again[:2], "other", "--model", BUNDLED
+    enhance(*bundled)
+    error = enhance(*bundled, "--resume", "--backend", "torch", code=1).err
+    assert "has results of another model or backend" in error
     # Stopped after a file by other settings: the rest is not theirs.
     enhance("noisy/a.wav", *weaker[1:], "--force")
     assert "2 of 3 files enhanced" in enhance(*weaker, "--resume").out
@@ -340,10 +347,6 @@ def test_a_lack_of_memory_fails_one_file(tmp_path):
         ("noisy/x*.wav --output out", "no audio file has such a name"),
         ("noisy/*.txt --output out", "no audio file has such a name"),
         ("x/b.wav x/b_x.wav --output x --suffix _x --force", "another input"),
-        ("noisy/notes.txt out.wav", "failed: noisy/notes.txt: expected a"),
-        ("noisy/talk.m4a out.wav", "convert it first: ffmpeg -i noisy/t"),
-        ("x.raw out.wav", "failed: x.raw: expected audio that"),
-        ("lfs.wav out.wav", "get the file by `git lfs pull`"),
         ("noisy/a.wav out.wav --model no_model", "no_model: there is no such"),
         ("x --output out --model noisy", "no hyperparams.yaml"),
         ("noisy/a.wav out.wav --threads 9999", "1 to 1024"),
@@ -355,12 +358,26 @@ def test_mistakes_are_found_before_the_weights_are_loaded(
 ):
     (tree / "empty").mkdir()
     (tree / "noisy/talk.m4a").write_text("")
-    (tree / "x.raw").write_bytes(bytes(999))
-    (tree / "lfs.wav").write_text("version https://git-lfs.github.com/")
     for name in ("b.wav", "b_x.wav"):
         write_wav(tree / "x" / name, np.full(100, 0.1))
     before = files(tree)
     assert message in enhance(*shlex.split(arguments), code=1).err
+    assert files(tree) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.txt", b"no audio", "failed: notes.txt: expected a"),
+        ("talk.m4a", b"", "convert it first: ffmpeg -i talk.m4a"),
+        ("x.raw", bytes(999), "failed: x.raw: expected audio that"),
+        ("lfs.wav", b"version https://git-lfs.github.com/", "git lfs pull`"),
+    ],
+)
+def test_what_is_no_audio_fails(enhance, tree, name, content, message):
+    (tree / name).write_bytes(content)
+    before = files(tree)
+    assert message in enhance(name, "out.wav", code=1).err
     assert files(tree) == before
 
 

@@ -121,8 +121,10 @@ def test_push_sends_what_the_dry_run_lists_and_it_loads(
     own_folder, model, hub, run, monkeypatch
 ):
     (own_folder / "secret.txt").write_text("not to be sent")
+    (own_folder / "model.onnx").write_text("a graph")
     planned, left_out = plan_upload(own_folder, NAME)
     assert left_out == ["secret.txt"]
+    assert own_folder / "model.onnx" in planned
     push = partial(run, "push", own_folder, NAME)
     hub(constants.ENDPOINT)
     with stand_in() as repos:
@@ -134,7 +136,9 @@ def test_push_sends_what_the_dry_run_lists_and_it_loads(
         assert repo["branches"] == ["main", "v2"] and repo["commits"] == ["v2"]
         # Private: with the token it loads, without it does not.
         refused(r"a private model needs FetchConfig\(token=True\)")
-        assert load(token=True) == pytest.approx(total(model))
+        options = {"savedir": "with_token", "run_opts": CPU}
+        own = EnhanceModel.from_hparams(NAME, **options)
+        assert load(token=True) == total(own) == pytest.approx(total(model))
         repo["private"] = False
         assert "is public" in push("--private", code=1).err
     assert "left out: secret.txt" in out and repo["commits"] == ["v2"]

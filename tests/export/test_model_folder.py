@@ -221,7 +221,9 @@ def test_command_replaces_a_folder_by_force_alone(trained, tmp_path, run):
     card.write_text("old")
     assert "exists; use --force" in export(tmp_path / "m", code=1).err
     assert card.read_text() == "old"
+    (tmp_path / "m/model.onnx").write_text("of the model before")
     export(tmp_path / "m", "--force")
+    assert not (tmp_path / "m/model.onnx").exists()
     assert card.read_text() != "old" and names(tmp_path) == ["m"]
     # A folder of other things is spared.
     (tmp_path / "home").mkdir()

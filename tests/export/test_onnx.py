@@ -3,7 +3,6 @@
 import copy
 import shutil
 import sys
-from itertools import cycle, product
 
 import numpy as np
 import onnx
@@ -141,7 +140,7 @@ VARIANTS = """[{},
 VARIANTS = [LEVEL, *yaml.safe_load(VARIANTS)]
 
 
-def run_graph(proto, spec, frames, first):
+def run_graph(proto, spec, first):
     """Run a streaming graph over a spectrum (1, T, F, 2)."""
     session, state = opened(proto), {}
     for each in session.get_inputs()[1:]:
@@ -149,24 +148,19 @@ def run_graph(proto, spec, frames, first):
     state["frames"][:] = first
     names = [each.name for each in session.get_outputs()]
     parts = []
-    for start in range(0, spec.shape[1], frames):
-        block = spec[:, start : start + frames]
-        values = session.run(None, {"spec": block, **state})
+    for frame in np.split(spec, spec.shape[1], axis=1):
+        values = session.run(None, {"spec": frame, **state})
         named = dict(zip(names, values, strict=True))
         parts.append(named.pop("estimate"))
         state = {name: named[f"next_{name}"] for name in state}
     return np.concatenate(parts, axis=1)
 
 
-# The running level and full convolutions by blocks of both sizes.
-CASES = [*zip(cycle((1, 3)), VARIANTS), *product([3], VARIANTS[::4])]
-
-
-@pytest.mark.parametrize(("frames", "options"), CASES)
-def test_streaming_graph_of_any_configuration(frames, options):
+@pytest.mark.parametrize("options", VARIANTS)
+def test_streaming_graph_of_any_configuration(options):
     model, spec = tiny(causal=True, **options), torch.randn(1, 30, 33, 2)
     noisy = torch.view_as_complex(spec.transpose(1, 2).contiguous())
-    proto = streaming_model(model, frames)
+    proto = streaming_model(model)
     # The count of a day's and of a year's frames: nothing gets lost.
     for first in (0, 10**7, 2 * 10**9):
         exact = copy.deepcopy(model).double()
@@ -175,26 +169,21 @@ def test_streaming_graph_of_any_configuration(frames, options):
         with torch.no_grad():
             estimate, _ = exact.step(noisy.to(torch.complex128), state)
         expected = torch.view_as_real(estimate.transpose(1, 2)).numpy()
-        found = run_graph(proto, spec.numpy(), frames, first)
+        found = run_graph(proto, spec.numpy(), first)
         assert np.abs(found - expected).max() < 1e-5
         if not first:
             # Frames before the stream are not taken for silence.
-            other = run_graph(proto, spec.numpy(), frames, 10**7)
+            other = run_graph(proto, spec.numpy(), 10**7)
             assert np.abs(other - expected).max() > 1e-4
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "frames"),
-    [
-        ("causal", "outside", 1),
-        ("causal", "outside", 3),
-        ("causal", "inside", 1),
-        ("short_hops", "outside", 2),
-    ],
+    ("name", "place"),
+    [("causal", "outside"), ("causal", "inside"), ("short_hops", "outside")],
 )
-def test_stream_equals_the_whole(folders, tmp_path, name, place, frames):
+def test_stream_equals_the_whole(folders, tmp_path, name, place):
     path = tmp_path / "stream.onnx"
-    export_onnx(folders / name, path, True, place, frames)
+    export_onnx(folders / name, path, True, place)
     enhancer = OnnxEnhancer(path)
     for length in (1, 32, 33, 200, 1003):
         noisy = noise(length, length)
@@ -250,10 +239,7 @@ def test_nothing_is_written_that_differs(folders, tmp_path, monkeypatch):
     ("name", "options", "message"),
     [
         ("offline", {"streaming": True}, "sees the future"),
-        ("causal", {"streaming": True, "frames": 0}, "at least 1"),
-        ("causal", {"streaming": True, "frames": 2}, "--stft outside"),
         ("short_hops", {"streaming": True}, "--stft outside"),
-        ("causal", {"frames": 2}, "--streaming"),
         ("causal", {"stft": "none"}, "inside, outside"),
         ("statistics", {}, "'token' or 'vector'"),
     ],

@@ -19,7 +19,8 @@ from tqdm import tqdm
 ATTEMPTS = 2  # for a task whose process dies
 CRASHED = (
     "the process that worked on it died (crashed, or was killed for want of "
-    "memory); leave this file out or make it shorter"
+    'memory; in a script of yours, perhaps `if __name__ == "__main__":` is '
+    "missing); leave this file out or make it shorter"
 )
 
 

@@ -185,20 +185,21 @@ def _set_folders(output, splits):
 def _clear_folder(output, record_path, record, wanted, force):
     """Refuse a folder of other content, or empty it when forced."""
     old = files.read_record(record_path)
-    same = old.get("plan_sha256") == record["plan_sha256"]
-    if old and not same:
-        if not force:
-            raise ValueError(
-                f"{output} holds a data set of another configuration (see "
-                f"{record_path.name}), expected an empty folder; choose "
-                "another --output, or replace it with --force"
-            )
-        splits = [name for name in SPLITS if name in old.get("splits", ())]
-        for folder in _set_folders(output, splits):
-            shutil.rmtree(folder, ignore_errors=True)
-    foreign = [folder.name for folder in wanted if folder.exists()]
-    if foreign and not same:
+    if old.get("plan_sha256") == record["plan_sha256"]:
+        return
+    splits = [name for name in SPLITS if name in old.get("splits", ())]
+    own = _set_folders(output, splits)
+    foreign = [p.name for p in wanted if p.exists() and p not in own]
+    if foreign:
         raise ValueError(
             f"{output} already has {', '.join(foreign)}, which this command "
             "did not write; choose another --output"
         )
+    if old and not force:
+        raise ValueError(
+            f"{output} holds a data set of another configuration (see "
+            f"{record_path.name}), expected an empty folder; choose another "
+            "--output, or replace it with --force"
+        )
+    for folder in filter(Path.exists, own):
+        shutil.rmtree(folder)

@@ -43,7 +43,7 @@ def scale_to_dbfs(signal, dbfs=LEVEL_DBFS):
 def wrap_noise(noise, offset, length):
     """Read ``length`` samples from ``offset``, going round the end.
 
-    Both may exceed the samples of the noise; ValueError if it has none.
+    Both may exceed the samples of the noise.
 
     Example
     -------
@@ -51,26 +51,19 @@ def wrap_noise(noise, offset, length):
     [3. 1. 2. 3. 1.]
     """
     noise = np.asarray(noise, dtype=np.float64)
-    if not noise.size:
-        raise ValueError("the noise has no samples; leave it out")
     return np.take(noise, np.arange(offset, offset + length), mode="wrap")
 
 
 def scale_noise_to_snr(speech, noise, snr_db):
     """Scale noise so that ``10 log10(sum s^2 / sum n^2) = snr_db``.
 
-    ValueError if the lengths differ, or speech or noise is silent.
+    ValueError if speech or noise, of one length, is silent.
 
     Example
     -------
     >>> print(scale_noise_to_snr(np.ones(2), np.ones(2), 20.0))
     [0.1 0.1]
     """
-    if len(speech) != len(noise):
-        raise ValueError(
-            f"the noise has {len(noise)} samples, expected the {len(speech)} "
-            "of the speech; cut it with wrap_noise"
-        )
     if rms(speech) == 0.0:
         raise ValueError("the speech is silent; leave this recording out")
     return scale_to_dbfs(noise, 20 * np.log10(rms(speech)) - snr_db)
@@ -80,8 +73,8 @@ def mix(speech, noise, snr_db):
     """Mix speech and noise of one length at an SNR; return clean and noisy.
 
     The speech is scaled to an RMS of ``LEVEL_DBFS`` and the noise to the SNR;
-    if the sum exceeds ``PEAK``, both are scaled down. ValueError if the lengths
-    differ, or speech or noise is silent.
+    if the sum exceeds ``PEAK``, both are scaled down. ValueError if speech or
+    noise is silent.
 
     Example
     -------

@@ -65,8 +65,6 @@ def render(mixture, read):
 
 def read_test_mixtures(path):
     """Read a csv of ``TEST_COLUMNS``, a list of Mixture named ``<id>.wav``."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: there is no such csv of mixtures")
     rows = files.read_table(path, TEST_COLUMNS)
     problems = []
     items = [

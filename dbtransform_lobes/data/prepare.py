@@ -119,10 +119,12 @@ def summary(rows, problems):
 def prepare_once(path, settings, write):
     """Return the record of a preparation, made anew if the settings changed.
 
-    It holds the settings and what ``write(folder, settings)`` returns.
+    It holds the settings and what ``write(folder, settings)`` returns, which
+    calls ``write_training``; so does a lost file of that.
     """
-    old = read_record(path)
-    if all(old.get(key) == value for key, value in settings.items()):
+    old, names = read_record(path), ("manifest.csv", "valid.json")
+    same = all(old.get(key) == value for key, value in settings.items())
+    if same and all((path.parent / name).is_file() for name in names):
         return old
     record = {**settings, **write(path.parent, settings)}
     write_json(path, record)

@@ -103,13 +103,15 @@ def read_recordings(source, split=None):
 def _recording(root, row):
     """Make a recording of a row; opens the file unless the length is known."""
     path = str(root / row["path"])
-    frames, rate = row.get("frames"), row.get("sample_rate")
-    if not (frames and rate):  # to open 100,000 files takes minutes
+    # As floats, which a table with a gap in it has.
+    frames = float(row.get("frames") or 0)
+    rate = float(row.get("sample_rate") or 0)
+    if not (frames > 0 and rate > 0):  # to open 100,000 files takes minutes
         info = audio_info(path)
         frames, rate = info.frames, info.samplerate
     about = (row[name] for name in COLUMNS[1:])
     known = (row.get(name) or "" for name in ("licence", "source"))
-    return Recording(path, *about, int(frames) / int(rate), *known)
+    return Recording(path, *about, frames / rate, *known)
 
 
 def _manifest_rows(source):

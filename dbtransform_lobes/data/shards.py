@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dbtransform_lobes.data import files
 from dbtransform_lobes.data.audio import MEMBER, read_audio
+from dbtransform_lobes.data.mixtures import SAMPLE_RATE
 from dbtransform_lobes.data.recordings import read_recordings
 from dbtransform_lobes.parallel import parallel_map
 
@@ -48,14 +49,12 @@ def shard_order(paths, rng):
     return order[np.lexsort((turn, number))]
 
 
-def write_shards(
-    recordings, output, samples=1000, sample_rate=16000, jobs=1, force=False
-):
+def write_shards(recordings, output, samples=1000, jobs=1, force=False):
     """Write shards of a collection (see ``read_recordings``) and a manifest.
 
     The recordings of each split and kind are spread at random over shards of
-    equal size (to within one), at most ``samples`` in each, resampled to
-    ``sample_rate`` in Hz. A run that was stopped goes on; with ``force`` shards
+    equal size (to within one), at most ``samples`` in each, resampled to 16
+    kHz. A run that was stopped goes on; with ``force`` shards
     of other recordings or settings are replaced.
 
     Returned are the numbers of ``shards``, of ``samples`` and ``kept``, the
@@ -63,16 +62,15 @@ def write_shards(
     left out. ValueError if an argument is out of range or ``output`` holds
     other shards; OSError if writing fails: whole shards remain.
     """
-    if samples < 1 or jobs < 1 or sample_rate < 1:
+    if samples < 1 or jobs < 1:
         raise ValueError(
-            f"samples is {samples}, jobs is {jobs} and sample_rate is "
-            f"{sample_rate}, expected 1 or more"
+            f"samples is {samples} and jobs is {jobs}, expected 1 or more"
         )
     output = Path(output)
     plans = _plan(read_recordings(recordings), samples)
-    _claim_folder(output, plans, sample_rate, force)
+    _claim_folder(output, plans, force)
     tasks = [
-        (output / name, members, sample_rate)
+        (output / name, members)
         for name, members in plans.items()
         if not (output / name).is_file()
     ]
@@ -80,7 +78,13 @@ def write_shards(
     results = parallel_map(_write_shard, tasks, jobs)
     for problems in tqdm(results, total=len(tasks), unit="shard"):
         failed.update(problems)
-    rows = [row for name in plans for row in _scan(output / name)]
+    rows = []
+    for name, members in plans.items():
+        found = _scan(output / name)
+        rows += found.values()
+        for number in set(range(len(members))) - set(found):
+            reason = "could not be read when its shard was written"
+            failed.setdefault(members[number].path, reason)
     files.write_table(output / INDEX, ["path", *KNOWN], rows)
     return {
         "shards": len(plans),
@@ -104,12 +108,12 @@ def _plan(recordings, samples):
     return plans
 
 
-def _claim_folder(output, plans, sample_rate, force):
+def _claim_folder(output, plans, force):
     """Write the record of what the shards hold, or refuse the folder."""
     listed = {name: list(map(asdict, plan)) for name, plan in plans.items()}
-    plan = json.dumps([sample_rate, listed], sort_keys=True)
+    plan = json.dumps([SAMPLE_RATE, listed], sort_keys=True)
     digest = hashlib.sha256(plan.encode()).hexdigest()
-    record = {"plan_sha256": digest, "sample_rate": sample_rate}
+    record = {"plan_sha256": digest, "sample_rate": SAMPLE_RATE}
     if files.read_record(output / RECORD) == record:
         return
     shards = list(output.glob("*.tar"))
@@ -126,18 +130,18 @@ def _claim_folder(output, plans, sample_rate, force):
 
 def _write_shard(task):
     """Write one shard; return {path: reason} of what cannot be read."""
-    path, members, sample_rate = task
+    path, members = task
     failed = {}
     try:
         ustar = partial(tarfile.open, mode="w", format=tarfile.USTAR_FORMAT)
         with files.replacing(path) as temporary, ustar(temporary) as tar:
             for number, item in enumerate(members):
                 try:
-                    signal = read_audio(item.path, sample_rate=sample_rate)
+                    signal = read_audio(item.path, sample_rate=SAMPLE_RATE)
                 except (ValueError, OSError) as error:
                     failed[item.path] = str(error)
                     continue
-                _add_sample(tar, f"{number:06d}", item, signal, sample_rate)
+                _add_sample(tar, f"{number:06d}", item, signal)
     except OSError as error:
         raise OSError(
             f"{path}: writing failed ({error}); make room on the disk and "
@@ -146,8 +150,8 @@ def _write_shard(task):
     return failed
 
 
-def _add_sample(tar, key, item, signal, sample_rate):
-    row = asdict(item) | {"frames": len(signal), "sample_rate": sample_rate}
+def _add_sample(tar, key, item, signal):
+    row = asdict(item) | {"frames": len(signal), "sample_rate": SAMPLE_RATE}
     row = {name: row[name] for name in KNOWN}
     row["original"] = Path(item.path).name
     bits = 24 if item.kind == "rir" else 16  # for the tails of rooms
@@ -155,7 +159,7 @@ def _add_sample(tar, key, item, signal, sample_rate):
     steps = np.clip(np.round(signal * scale), -scale, scale - 1)
     # soundfile keeps the upper bits of 32.
     steps, file = steps.astype(np.int32) << (32 - bits), io.BytesIO()
-    sf.write(file, steps, sample_rate, format="FLAC", subtype=f"PCM_{bits}")
+    sf.write(file, steps, SAMPLE_RATE, format="FLAC", subtype=f"PCM_{bits}")
     members = {"json": json.dumps(row).encode(), "flac": file.getvalue()}
     # The description first, so that one pass finds it before the audio.
     for suffix, data in members.items():
@@ -165,8 +169,8 @@ def _add_sample(tar, key, item, signal, sample_rate):
 
 
 def _scan(path):
-    """Read the rows of the manifest from a shard itself."""
-    rows = []
+    """Read the rows of the manifest, by number, from a shard itself."""
+    rows = {}
     with tarfile.open(path) as tar:
         for member in tar:
             if member.name.endswith(".json"):
@@ -174,5 +178,6 @@ def _scan(path):
                 continue
             first = member.offset_data
             last = first + member.size - 1
-            rows.append({**row, "path": f"{path.name}#{first}-{last}"})
+            place = {"path": f"{path.name}#{first}-{last}"}
+            rows[int(Path(member.name).stem)] = row | place
     return rows

@@ -125,15 +125,16 @@ class Recordings:
         items = []
         for collection in self.recordings:
             items += read_recordings(collection, split=self.split)
-        known = {item.source for item in items if item.kind == "speech"}
+        speech = [item for item in items if item.kind == "speech"]
+        known = {item.source for item in speech}
         _check_sources(self.sources, known)
         _check_sources(self.source_weights or None, known)
         wanted = known if self.sources is None else self.sources
-        speech = [item for item in items if item.kind == "speech"]
         self.speech = [item for item in speech if item.source in wanted]
         self.rooms = [item for item in items if item.kind == "rir"]
         self.voices = by_speaker(self.speech)
-        self.noise = by_speaker(i for i in items if i.kind == "noise")
+        noise = [item for item in items if item.kind == "noise"]
+        self.noise = by_speaker(noise)
         if not self.speech or not self.noise:
             raise ValueError(
                 f"{', '.join(map(str, self.recordings))}: "
@@ -143,7 +144,7 @@ class Recordings:
             )
         self.memory = {}
         if self.in_memory:
-            paths = [i.path for i in items if i.kind != "rir"]
+            paths = [item.path for item in (*self.speech, *noise)]
             with ThreadPoolExecutor() as threads:
                 read = threads.map(self._decode, paths)
                 read = tqdm(read, "reading recordings", len(paths), unit="file")
@@ -285,6 +286,8 @@ class Recordings:
         if self.rooms and rng.random() >= self.simulated_rooms:
             path = _choose(self.rooms, rng).path
             rir = read_audio(path, sample_rate=self.sample_rate)
+            if not rir.any():  # a damaged file is not to end a training
+                return signal, signal
         else:
             rir = effects.simulated_room(rng, self.sample_rate)
         return effects.reverberate(signal, rir, early_ms, self.sample_rate)

@@ -5,6 +5,7 @@ scored; files that one of them lacks or fails on are named and left out.
 """
 
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from dbtransform_lobes.data.files import raise_problems, write_json, write_text
@@ -12,14 +13,12 @@ from dbtransform_lobes.evaluation import evaluate
 from dbtransform_lobes.evaluation.conditions import read_conditions
 from dbtransform_lobes.evaluation.plots import plot_comparison
 from dbtransform_lobes.evaluation.statistics import INTERVAL, intervals
-from dbtransform_lobes.evaluation.tables import comparison_text
+from dbtransform_lobes.evaluation.tables import SNR_STEP, comparison_text
 from dbtransform_lobes.plotting import check_plot
 from dbtransform_lobes.versions import package_versions
 
-MISSING = "missing"
 CONDITIONS = ("snr_db", "noise")  # by which files are grouped
 MAX_SNRS = 12  # above this many, SNRs are grouped in ranges
-SNR_STEP = 5.0  # dB
 
 
 def compare_systems(
@@ -162,19 +161,12 @@ def _read_estimates(systems, clean_files, aliases):
 
 def _score_systems(clean_files, estimates, known, jobs, with_dnsmos):
     """Return a row for every clean file and system, in this order."""
-    pairs = [
-        (name, clean, files[name])
-        for files in estimates.values()
-        for name, clean in clean_files.items()
-        if name in files
-    ]
-    scored, rows = iter(evaluate.score_files(pairs, jobs, with_dnsmos)), []
-    for system, files in estimates.items():
-        for name in clean_files:
-            missing = {"status": MISSING, "reason": "there is no such file"}
-            row = next(scored) if name in files else missing
-            about = {k: v for k, v in known[name].items() if k in CONDITIONS}
-            rows.append({"system": system, "file": name, **about, **row})
+    keys = list(product(estimates, clean_files))
+    files = [(n, clean_files[n], estimates[s].get(n)) for s, n in keys]
+    scored, rows = evaluate.score_files(files, jobs, with_dnsmos), []
+    for (system, name), row in zip(keys, scored, strict=True):
+        about = {k: v for k, v in known[name].items() if k in CONDITIONS}
+        rows.append({"system": system, "file": name, **about, **row})
     return rows
 
 

@@ -76,6 +76,8 @@ def _score_file(name, clean_path, estimate_path, with_dnsmos):
     """Return the row of a file; whatever is wrong with it stands in it."""
     row = {"file": name, "status": SCORED, "reason": ""}
     try:
+        if estimate_path is None:
+            raise ValueError("there is no such file")
         estimate, rate = _read_mono(estimate_path)
         if clean_path is not None:
             clean, clean_rate = _read_mono(clean_path)
@@ -100,9 +102,10 @@ def score_files(files, jobs=1, with_dnsmos=False):
     """Score files in ``jobs`` worker processes; return a row for each.
 
     Files are (name, clean path, path), of one channel at 16 kHz; without a
-    clean path only DNSMOS is predicted. A row is a dict of ``file``, ``status``
-    ("scored", "silent" or "failed"), ``reason`` and, if scored, one float for
-    each metric. A file that crashes its process has failed like any other.
+    clean path only DNSMOS is predicted, without a path it has failed. A row is
+    a dict of ``file``, ``status`` ("scored", "silent" or "failed"), ``reason``
+    and, if scored, one float for each metric. A file that crashes its process
+    has failed like any other.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected a number of at least 1")

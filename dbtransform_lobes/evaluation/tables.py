@@ -4,6 +4,8 @@ from tabulate import tabulate
 
 from dbtransform_lobes.evaluation.metrics import LABELS
 
+SNR_STEP = 5.0  # dB, of the ranges in which many SNRs are grouped
+
 
 def markdown_table(header, rows):
     """Return a Markdown table; its first column is aligned left."""
@@ -45,7 +47,8 @@ def group_labels(report, key):
         return [group["noise"] for group in report[key]]
     snrs = [group["snr_db"] for group in report[key]]
     if report["snr_ranges"]:
-        return [f"{snr - 2.5:g} to {snr + 2.5:g} dB" for snr in snrs]
+        half = SNR_STEP / 2
+        return [f"{snr - half:g} to {snr + half:g} dB" for snr in snrs]
     return [f"{snr:g} dB" for snr in snrs]
 
 

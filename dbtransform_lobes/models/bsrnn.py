@@ -12,7 +12,6 @@ noisy spectrum (B, F, T)
 
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -33,34 +32,6 @@ from dbtransform_lobes.models.spectrum import (
 )
 
 
-class ChannelNorm(nn.Module):
-    """GroupNorm(1, C) over channels, frames and all bands of a signal.
-
-    ``BandNorm`` has statistics for each band; here they are of the whole
-    signal, so that level differences between bands survive as well.
-
-    Example
-    -------
-    >>> ChannelNorm(num_channels=8)(torch.randn(31, 2, 10, 8)).shape
-    torch.Size([31, 2, 10, 8])
-    """
-
-    eps = 1e-5  # added to the variance
-
-    def __init__(self, num_channels):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
-
-    def forward(self, x):
-        """Normalise (K, B, T, C)."""
-        variance, mean = torch.var_mean(
-            x, dim=(0, 2, 3), correction=0, keepdim=True
-        )
-        x = (x - mean) * torch.rsqrt(variance + self.eps)
-        return x * self.weight + self.bias
-
-
 class ResidualLSTM(nn.Module):
     """z + Linear(LSTM(norm(z))) along one axis, weights shared by the other.
 
@@ -69,6 +40,7 @@ class ResidualLSTM(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> z = torch.randn(31, 2, 10, 8)  # (K, B, T, C)
     >>> ResidualLSTM(num_channels=8, axis="time")(z).shape
     torch.Size([31, 2, 10, 8])
@@ -80,7 +52,8 @@ class ResidualLSTM(nn.Module):
             raise ValueError(f"axis is {axis!r}, expected 'time' or 'bands'")
         self.over_time = axis == "time"
         hidden = 2 * num_channels
-        self.norm = ChannelNorm(num_channels)
+        # Over channels, frames and all bands, whose levels stay different.
+        self.norm = nn.GroupNorm(1, num_channels)
         self.lstm = nn.LSTM(
             num_channels,
             hidden,
@@ -92,8 +65,9 @@ class ResidualLSTM(nn.Module):
 
     def forward(self, z):
         """Map (K, B, T, C) to (K, B, T, C)."""
+        out = self.norm(z.permute(1, 3, 0, 2)).permute(2, 0, 3, 1)
         # (K B, T, C) is a batch of bands, (K, B T, C) a sequence of them.
-        out = self.norm(z).flatten(*((0, 1) if self.over_time else (1, 2)))
+        out = out.flatten(*((0, 1) if self.over_time else (1, 2)))
         out, _ = self.lstm(out)
         return z + self.linear(out).view(z.shape)
 
@@ -127,6 +101,7 @@ class BSRNN(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> model = BSRNN(num_channels=8, num_layers=1)
     >>> noisy = torch.randn(2, 257, 10, dtype=torch.complex64)
     >>> model(noisy).shape

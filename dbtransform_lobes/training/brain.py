@@ -20,9 +20,10 @@ class ResumableBrain(sb.Brain):
     """Resume amid an epoch, and leave out batches of a loss not finite.
 
     A run that was stopped goes on with the next step, from the same data. A
-    bad batch makes no step; more than ``nonfinite_patience`` of them in an
-    epoch stop the run, which goes on after them. The means of what is added
-    to ``terms`` are of a whole epoch also after an interruption.
+    batch of a loss or gradient that is not finite makes no step; more than
+    ``nonfinite_patience`` of them in an epoch stop the run, which goes on
+    after them. The means of what is added to ``terms`` are of a whole epoch
+    also after an interruption.
 
     It needs a checkpointer, the hparams ``epoch_counter``, ``steps_per_epoch``
     and ``batch_size`` (the crops of a step on all ranks), and before ``fit``
@@ -100,7 +101,9 @@ class ResumableBrain(sb.Brain):
         # No clipping: the norm, which is the same on every rank.
         norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf)
         if not torch.isfinite(norm):
-            self.nonfinite_count += any(gather_lists([self.bad_losses]))
+            # The scaler tries other scales, with infinite gradients by design.
+            bad = self.bad_losses or not self.scaler.is_enabled()
+            self.nonfinite_count += any(gather_lists([bad]))
         self.bad_losses = 0
         if self.scaler.is_enabled() or torch.isfinite(norm):
             super().optimizers_step()
@@ -113,10 +116,11 @@ class ResumableBrain(sb.Brain):
         if should_step and self.nonfinite_count > self.nonfinite_patience:
             self._save_intra_epoch_ckpt()  # its place is past them
             raise ValueError(
-                f"the loss was not finite for {self.nonfinite_count} batches "
-                f"of this epoch, expected at most {self.nonfinite_patience} "
-                "(nonfinite_patience): check the files named above; the same "
-                "command goes on after them"
+                "the loss or its gradient was not finite for "
+                f"{self.nonfinite_count} batches of this epoch, expected at "
+                f"most {self.nonfinite_patience} (nonfinite_patience): check "
+                "the files named above, if any, and new blocks and losses; the "
+                "same command goes on after them"
             )
 
 

@@ -55,10 +55,12 @@ class PesqWorkers:
 
     def ready(self):
         """Take what has been scored: clean, estimate (L,), and target."""
-        done = [item for item in self.waiting if item[0].done()]
-        self.waiting = deque(i for i in self.waiting if not i[0].done())
-        items = []
-        for future, *pair in done:
+        items, waiting = [], self.waiting
+        self.waiting = deque()
+        for future, *pair in waiting:
+            if not future.done():
+                self.waiting.append((future, *pair))
+                continue
             target = None if future.exception() else future.result()[0]
             self.deaths = self.deaths + 1 if target is None else 0
             if self.deaths >= MAX_DEATHS:

@@ -14,7 +14,6 @@ import random
 import shutil
 import sys
 import time
-from glob import glob
 from pathlib import Path
 from statistics import fmean
 
@@ -29,7 +28,7 @@ from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.files import write_json
 from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
-from dbtransform_lobes.evaluation.metrics import pesq_wide_band, si_sdr, stoi
+from dbtransform_lobes.evaluation.metrics import METRICS, score
 from dbtransform_lobes.inference.backend import check_device
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training import ranks, run_folder
@@ -43,8 +42,6 @@ from dbtransform_lobes.versions import package_versions
 sys.path.insert(0, str(Path(__file__).absolute().parent))
 
 logger = get_logger(__name__)
-
-VALIDATION_METRICS = {"pesq": pesq_wide_band, "stoi": stoi, "si_sdr": si_sdr}
 
 
 class EnhanceBrain(ResumableBrain):
@@ -103,8 +100,7 @@ class EnhanceBrain(ResumableBrain):
         estimate = estimate.double().cpu().numpy()
         for name, *pair in zip(batch.id, clean, estimate, strict=True):
             try:
-                scores = {k: m(*pair) for k, m in VALIDATION_METRICS.items()}
-                self.scores.append(scores)
+                self.scores.append(score(*pair, self.hparams.sample_rate))
             except ValueError as error:
                 self.failed.append(f"{name}: {error}")
 
@@ -182,7 +178,7 @@ class EnhanceBrain(ResumableBrain):
             )
         if failed and distributed.if_main_process():
             logger.warning("not scored: %s", "; ".join(failed))
-        for name in VALIDATION_METRICS:
+        for name in METRICS:
             stats[name] = fmean(scores[name] for scores in scored)
         stats["unscored_files"] = len(failed)
         hours = (time.monotonic() - self.started) / 3600
@@ -191,7 +187,7 @@ class EnhanceBrain(ResumableBrain):
         meta = {"epoch": epoch, "lr": rate, "hours_left": epochs_left * hours}
         self._log(meta, self.train_stats, stats)
         self.checkpointer.save_and_keep_only(
-            meta={name: stats[name] for name in VALIDATION_METRICS},
+            meta={name: stats[name] for name in METRICS},
             max_keys=["pesq"],
         )
 
@@ -275,7 +271,8 @@ def dataio_prep(hparams, accumulation=1):
 
     Test sets of this rank are a dict by the name of their manifest.
     """
-    tests = sorted(map(Path, glob(hparams["test_annotation"])))
+    pattern = Path(hparams["test_annotation"])
+    tests = sorted(pattern.parent.glob(pattern.name))
     if not tests:
         logger.warning("no test set: no %s", hparams["test_annotation"])
     tests = {path.stem: whole_files(hparams, path) for path in tests}

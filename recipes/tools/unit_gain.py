@@ -8,6 +8,7 @@ examples:
   unit_gain.py my_model mixed/clean_validset_wav
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +30,19 @@ def add_arguments(parser):
 
 def measure_gain(model, paths):
     """Return the median of <y, s> / <s, s> over files of clean speech s."""
-    if not paths:
-        raise ValueError("no audio files, expected a folder of clean speech")
     gains, rate = [], model.hparams.sample_rate
     for path in tqdm(paths, unit="file"):
         clean = read_audio(path, sample_rate=rate).astype(np.float32)
         estimate = np.asarray(model.enhance_array(clean, rate))
-        gains.append(np.dot(estimate, clean) / np.dot(clean, clean))
-    return float(np.median(gains))
+        if clean.any():
+            gains.append(np.dot(estimate, clean) / np.dot(clean, clean))
+    gain = float(np.median(gains)) if gains else 0.0
+    if not 0 < gain < math.inf:
+        raise ValueError(
+            f"the gain is {gain} over {len(gains)} files with sound, expected "
+            "a number above 0; give a folder of clean speech"
+        )
+    return gain
 
 
 def run(args):
@@ -45,10 +51,12 @@ def run(args):
     model = EnhanceModel.from_hparams(folder)
     gain = measure_gain(model, find_audio(Path(args.clean)))
     state = torch.load(folder / WEIGHTS, weights_only=True)
-    for name, value in state.items():
-        if name.startswith("mask_decoder.heads."):
-            # The first half of the rows is what the second gates.
-            value[:, : value.shape[1] // 2] /= gain
+    heads = [v for k, v in state.items() if k.startswith("mask_decoder.heads.")]
+    if not heads:
+        raise ValueError(f"{folder}: has no mask_decoder, expected DBTransform")
+    for value in heads:
+        # The first half of the rows is what the second gates.
+        value[:, : value.shape[1] // 2] /= gain
     with replacing(folder / WEIGHTS) as temporary:
         torch.save(state, temporary)
     print(f"clean speech came out at {gain:.3f} of its level, now at 1")

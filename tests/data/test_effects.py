@@ -193,16 +193,6 @@ def test_clatter_is_impulsive():
     assert len(set(first)) > 10
 
 
-@pytest.mark.parametrize(
-    "effect, arguments, message",
-    [
-        (effects.reverberate, [np.zeros(8)], "silent"),
-        (effects.transcode, ["telegraph"], "mu-law, vorbis, mp3"),
-        (effects.limit_band, [3400, 300], "expected 0 <= low < high"),
-        (effects.limit_band, [-1, 300], "expected 0 <= low < high"),
-        (effects.limit_band, [0, 8000], "expected 0 <= low < high"),
-    ],
-)
-def test_what_cannot_be_is_refused(effect, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        effect(np.ones(8), *arguments)
+def test_a_silent_room_is_refused():
+    with pytest.raises(ValueError, match="silent"):
+        effects.reverberate(np.ones(8), np.zeros(8))

@@ -174,3 +174,5 @@ def test_unreadable_recordings_are_left_out_and_listed(tmp_path, run):
     with tarfile.open(path) as tar:
         assert len(tar.getnames()) == 4
     assert len(read_recordings(tmp_path / "o/manifest.csv")) == 2
+    again = run("shards", tmp_path / "in", "--output", tmp_path / "o", code=1)
+    assert "b.wav: could not be read" in again.err

@@ -107,6 +107,13 @@ def test_recordings_in_memory_give_the_same(tree):
     np.testing.assert_allclose(draws(source, 12), expected, atol=1e-12)
 
 
+def test_a_silent_room_is_none(tree, monkeypatch):
+    source = Recordings(tree, simulated_rooms=0.0)
+    monkeypatch.setattr(sources, "read_audio", lambda *_, **__: np.zeros(9))
+    signal, rng = np.ones(8), np.random.default_rng(0)
+    assert all(part is signal for part in source._in_room(signal, rng))
+
+
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory):
     """Five speakers, apart at any speed: two files of one tone each."""

@@ -80,6 +80,8 @@ def test_second_call_does_nothing_and_new_files_are_seen(prepared, tmp_path):
     before = times(save)
     assert prepare(tree, save) == first
     assert times(save) == before
+    (save / "manifest.csv").unlink()
+    assert prepare(tree, save) == first and (save / "manifest.csv").is_file()
     new = tree / "datasets/clean/spanish_speech/a_1.wav"
     write_wav(new, speech_like(1.2, 77))
     assert "speech spanish_speech" in prepare(tree, save)["found"]

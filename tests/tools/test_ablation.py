@@ -126,6 +126,8 @@ def test_others_go_on_when_a_run_fails_and_it_is_tried_again(plan, tmp_path):
         assert runs[1].finished and not runs[0].finished
         assert (runs[0].folder / "times_started").read_text() == attempts
     assert "no layers" in (runs[0].folder / LOG).read_text()
+    # What never finished may be given other settings.
+    assert train_runs(list_runs(plan, tmp_path / "out", seeds=[1])) == {}
 
 
 def test_an_interrupt_stops_the_runs_and_they_go_on(plan, tmp_path):

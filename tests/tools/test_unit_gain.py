@@ -18,8 +18,10 @@ def test_gain_is_one_and_nothing_else_changes(tmp_path, run):
     folder = shutil.copytree(
         BUNDLED / "db_transform_streaming", tmp_path / "model"
     )
-    told = run("unit_gain", folder, folder, code=1).err
-    assert "expected a folder of clean speech" in told
+    write_wav(tmp_path / "silent/0.wav", np.zeros(8000))
+    for other in (folder, tmp_path / "silent"):
+        told = run("unit_gain", folder, other, code=1).err
+        assert "give a folder of clean speech" in told
     clean = sorted((tmp_path / "clean").iterdir())
     before = EnhanceModel.from_hparams(folder)
     gain = measure_gain(before, clean)

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -232,6 +233,12 @@ def test_workers_score_mask_failures_and_survive_a_death(workers):
     assert len(take(workers, 18 + 3)) == 1
     assert workers.counts == {"scored": 7, "failed": 4, "skipped": 10}
     assert len(set(pids(workers)) - {pid}) == 1
+
+
+def test_an_item_that_ends_meanwhile_is_not_lost(workers):
+    future = Mock(done=Mock(side_effect=[False, True]))
+    workers.waiting.append((future, *torch.zeros(2, 8)))
+    assert workers.ready() == [] and len(workers.waiting) == 1
 
 
 def test_workers_that_only_die_stop_the_run(workers, monkeypatch):

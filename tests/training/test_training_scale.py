@@ -272,15 +272,17 @@ def test_killed_while_writing_a_checkpoint_keeps_the_last_good_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["CKPT+next"]
 
 
-def spoil(monkeypatch, *bad):
-    """Make some losses NaN; return a list of all batches to come."""
+def spoil(monkeypatch, *bad, gradient=False):
+    """Make some losses or gradients NaN; return a list of batches to come."""
     forward, batches = EnhancementLoss.forward, []
 
     def sometimes(loss, clean, *others):
         losses, terms = forward(loss, clean, *others)
         if losses.requires_grad:
             batches.append(float(clean.sum()))
-            losses = losses * (math.nan if len(batches) in bad else 1)
+            if len(batches) in bad:
+                nan = (0 * losses).sqrt() if gradient else math.nan
+                losses = losses + nan
         return losses, terms
 
     monkeypatch.setattr(EnhancementLoss, "forward", sometimes)
@@ -315,13 +317,15 @@ def test_a_validation_loss_that_is_not_finite_names_the_files():
         are_finite(losses, names, Stage.VALID)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    "accumulation, gradient", [(1, False), (1, True), (2, False)]
+)
 def test_a_run_goes_on_after_bad_batches(
-    tree, tmp_path, monkeypatch, accumulation
+    tree, tmp_path, monkeypatch, accumulation, gradient
 ):
     """The second and third step of six are bad, the last of an epoch is one."""
     bad = (2, 3) if accumulation == 1 else (3, 6)
-    batches = spoil(monkeypatch, *bad)
+    batches = spoil(monkeypatch, *bad, gradient=gradient)
     options = {"grad_accumulation_factor": accumulation}
     options["nonfinite_patience"] = 0
     for stopped in (2, 3):

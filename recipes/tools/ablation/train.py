@@ -59,8 +59,8 @@ def _check_settings(runs):
     """Refuse to mix runs of different settings in one table."""
     for run in runs:
         saved = read_settings(run)
-        if saved is None or saved == run.settings:
-            continue
+        if saved in (None, run.settings) or not run.finished:
+            continue  # what is unfinished ``train.py`` checks itself
         changed = [
             f"{name}: {saved.get(name)} before, {run.settings.get(name)} now"
             for name in sorted({*saved, *run.settings})

@@ -83,8 +83,9 @@ def write_shards(recordings, output, samples=1000, jobs=1, force=False):
         found = _scan(output / name)
         rows += found.values()
         for number in set(range(len(members))) - set(found):
-            reason = "could not be read when its shard was written"
-            failed.setdefault(members[number].path, reason)
+            path = members[number].path
+            reason = f"{path}: could not be read when its shard was written"
+            failed.setdefault(path, reason)
     files.write_table(output / INDEX, ["path", *KNOWN], rows)
     return {
         "shards": len(plans),

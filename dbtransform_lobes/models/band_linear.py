@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dbtransform_lobes.models.compose import check_choice
+
 FEW_ROWS = 300
 
 
@@ -123,8 +125,7 @@ class BandNorm(nn.Module):
         self, num_channels, kind="frame", num_bands=None, per_band=False
     ):
         super().__init__()
-        if kind not in ("group", "frame"):
-            raise ValueError(f"norm is {kind!r}, expected 'group' or 'frame'")
+        check_choice("norm", kind, ("group", "frame"))
         self.kind = kind
         self.ahead = None if kind == "group" else 0  # None: all frames
         # Those of every band broadcast over batch and frames.

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
+from dbtransform_lobes.models.compose import check_choice
 
 
 def compress(spec, exponent, eps=1e-12):
@@ -74,10 +75,7 @@ class BandSplit(nn.Module):
         magnitude=False,
     ):
         super().__init__()
-        if norm not in ("none", "group"):
-            raise ValueError(
-                f"split norm is {norm!r}, expected 'none' or 'group'"
-            )
+        check_choice("split norm", norm, ("none", "group"))
         check_compression(compression)
         self.layout, self.compression = layout, compression
         self.magnitude = magnitude

@@ -18,7 +18,7 @@ from torch import nn
 from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.bands import BandLayout
-from dbtransform_lobes.models.compose import check_positive
+from dbtransform_lobes.models.compose import check_choice, check_positive
 from dbtransform_lobes.models.level import over_signal_level
 from dbtransform_lobes.models.mask_decoder import (
     NUM_TAPS,
@@ -48,8 +48,7 @@ class ResidualLSTM(nn.Module):
 
     def __init__(self, num_channels, axis):
         super().__init__()
-        if axis not in ("time", "bands"):
-            raise ValueError(f"axis is {axis!r}, expected 'time' or 'bands'")
+        check_choice("axis", axis, ("time", "bands"))
         self.over_time = axis == "time"
         hidden = 2 * num_channels
         # Over channels, frames and all bands, whose levels stay different.
@@ -120,10 +119,7 @@ class BSRNN(nn.Module):
     ):
         super().__init__()
         check_positive(num_layers=num_layers, num_channels=num_channels)
-        if order not in ("sequential", "interleaved"):
-            raise ValueError(
-                f"order is {order!r}, expected 'sequential' or 'interleaved'"
-            )
+        check_choice("order", order, ("sequential", "interleaved"))
         self.order = order
         self.layout = BandLayout(band_widths, n_fft, sample_rate)
         self.band_split = BandSplit(

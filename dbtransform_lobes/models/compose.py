@@ -10,6 +10,14 @@ def check_positive(**numbers):
             raise ValueError(f"{name} is {number}, expected at least 1")
 
 
+def check_choice(name, given, choices):
+    """Raise a ValueError for what is none of the choices."""
+    if given not in choices:
+        raise ValueError(
+            f"{name} is {given!r}, expected one of {', '.join(choices)}"
+        )
+
+
 def hidden_channels(part, expansion, num_channels):
     """Return expansion times C, refusing none at all."""
     hidden = int(expansion * num_channels)

@@ -28,7 +28,11 @@ from torch import nn
 from dbtransform_lobes.models.band_linear import BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
 from dbtransform_lobes.models.chunks import Chunked, Live, TimeBlock, Whole
-from dbtransform_lobes.models.compose import build, check_positive
+from dbtransform_lobes.models.compose import (
+    build,
+    check_choice,
+    check_positive,
+)
 from dbtransform_lobes.models.detrend import Detrend
 from dbtransform_lobes.models.level import RunningLevel
 from dbtransform_lobes.models.mask_decoder import (
@@ -78,10 +82,7 @@ class Residual(nn.Module):
 
     def __init__(self, block, norm, order="pre"):
         super().__init__()
-        if order not in ("pre", "post"):
-            raise ValueError(
-                f"norm_order is {order!r}, expected 'pre' or 'post'"
-            )
+        check_choice("norm_order", order, ("pre", "post"))
         self.block, self.norm, self.order = block, norm, order
 
     def forward(self, z):

@@ -10,7 +10,7 @@ from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.chunks import TimeBlock, cache_or_zeros
-from dbtransform_lobes.models.compose import check_positive
+from dbtransform_lobes.models.compose import check_choice, check_positive
 from dbtransform_lobes.models.lambdas import MapStatistics, VectorLambda
 from dbtransform_lobes.models.rotary import rotate
 from dbtransform_lobes.models.windowed_attention import (
@@ -94,7 +94,8 @@ class DifferentialBandAttention(TimeBlock):
         layer=0,
     ):
         super().__init__()
-        _check_names(lambda_form, band_weights)
+        check_choice("lambda", lambda_form, LAMBDAS)
+        check_choice("band_weights", band_weights, BAND_WEIGHTS)
         _check_sizes(num_channels, num_heads, rope)
         _check_reach(lambda_form, window, causal)
         own = num_bands if band_weights == "per_band" else None
@@ -261,17 +262,6 @@ class DifferentialBandAttention(TimeBlock):
             return torch.sigmoid(logit[0] + self.offset)
         lam = self.statistics(statistics.view(bands, batch, -1, 8))
         return lam.unsqueeze(2)  # (K, B, 1, H)
-
-
-def _check_names(lambda_form, band_weights):
-    if lambda_form not in LAMBDAS:
-        raise ValueError(
-            f"lambda is {lambda_form!r}, expected one of {LAMBDAS}"
-        )
-    if band_weights not in BAND_WEIGHTS:
-        raise ValueError(
-            f"band_weights is {band_weights!r}, expected 'shared' or 'per_band'"
-        )
 
 
 def _check_sizes(num_channels, num_heads, rope):

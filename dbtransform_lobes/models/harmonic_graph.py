@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
+from dbtransform_lobes.models.compose import check_choice
 from dbtransform_lobes.models.windowed_attention import attend
 
 FORMS = ("learned", "fixed", "dense")
@@ -325,8 +326,7 @@ def _check(num_channels, num_heads, bands, num_neighbours):
 
 
 def _check_form(form, input_conditioned):
-    if form not in FORMS:
-        raise ValueError(f"graph is {form!r}, expected one of {FORMS}")
+    check_choice("graph", form, FORMS)
     if input_conditioned and form != "learned":
         raise ValueError(
             f"graph {form!r} has no neighbours to learn: use 'learned' with "

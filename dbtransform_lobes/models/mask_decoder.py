@@ -11,7 +11,11 @@ from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear, BandNorm
 from dbtransform_lobes.models.chunks import TimeBlock
-from dbtransform_lobes.models.compose import build, hidden_channels
+from dbtransform_lobes.models.compose import (
+    build,
+    check_choice,
+    hidden_channels,
+)
 
 NUM_TAPS = 3
 ACTIVATIONS = {"tanh": torch.tanh, "silu": F.silu}
@@ -115,11 +119,7 @@ class MaskDecoder(nn.Module):
         activation="tanh",
     ):
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"decoder activation is {activation!r}, expected one of "
-                f"{', '.join(ACTIVATIONS)}"
-            )
+        check_choice("decoder activation", activation, ACTIVATIONS)
         self.activation = activation
         self.layout = layout
         self.centre = NUM_TAPS - 1 if causal else NUM_TAPS // 2

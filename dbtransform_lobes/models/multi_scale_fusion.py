@@ -13,6 +13,7 @@ from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.chunks import TimeBlock
+from dbtransform_lobes.models.compose import check_choice
 
 RANGES_HZ = (500.0, 2000.0, math.inf)
 FORMS = ("static", "adaptive", "uniform")
@@ -289,8 +290,7 @@ def _product(x, kernel, bias):
 
 def _scales(form, windows, causal):
     """Windows and priors of the three frequency ranges."""
-    if form not in FORMS:
-        raise ValueError(f"fusion is {form!r}, expected one of {FORMS}")
+    check_choice("fusion", form, FORMS)
     if form == "adaptive" and causal:
         raise ValueError(
             "fusion 'adaptive' looks at all frames: use 'static' for a "

@@ -267,9 +267,9 @@ WITH_NAN = np.where(np.arange(len(NOISY)) == 7, np.nan, NOISY)
     [
         ("expected 16000 Hz", CLEAN, NOISY, 8000),
         ("expected equal lengths", CLEAN, NOISY[:-1], RATE),
-        ("1 values that are NaN", CLEAN, WITH_NAN, RATE),
+        ("estimate reaches nan", CLEAN, WITH_NAN, RATE),
         ("expected .samples,.", CLEAN, np.stack([NOISY, NOISY]), RATE),
-        ("divide 16-bit", CLEAN, (NOISY * 99).astype(np.int16), RATE),
+        ("divide 16-bit", CLEAN, (NOISY * 9999).astype(np.int16), RATE),
         ("estimate is silent", CLEAN, 1e-20 * NOISY, RATE),
         ("PESQ failed", CLEAN[:3000], NOISY[:3000], RATE),
         ("at most 30 s", np.tile(CLEAN, 21), np.tile(NOISY, 21), RATE),

@@ -468,7 +468,7 @@ def test_odd_files_are_trained_on_and_left_out_of_the_scores(tmp_path):
     signals = {
         "silent": (0 * loud, 0 * loud),
         "clipped": (loud, (loud + noise_like(1.5)).clip(-1, 1)),
-        "short": (loud[:400], loud[:400] / 2),
+        "short": (np.full(400, 0.5), np.full(400, 0.2)),
     }
     for speaker, (name, pair) in product(("p225", "p226"), signals.items()):
         for kind, wave in zip(("clean", "noisy"), pair, strict=True):
@@ -479,7 +479,7 @@ def test_odd_files_are_trained_on_and_left_out_of_the_scores(tmp_path):
     assert logged(tmp_path / "out", "valid", "pesq")[0] > 1
     log = (tmp_path / "out" / "log.txt").read_text()
     assert "not scored: p226_short: PESQ failed" in log
-    assert "p226_silent: PESQ found no utterance" in log
+    assert "p226_silent: clean is silent" in log
     weights = checkpoint(tmp_path / "out").values()
     assert all(weight.isfinite().all() for weight in weights)
 

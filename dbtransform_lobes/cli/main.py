@@ -8,8 +8,10 @@ once.
 
 import argparse
 import importlib
+import os
 import signal
 import sys
+import warnings
 
 from dbtransform_lobes import __version__
 
@@ -66,6 +68,7 @@ def run_command(name, args):
     message without a traceback and end with code 1. A SIGTERM or SIGHUP is as
     Ctrl-C: no partial file and no process of ours is left, the code is 130.
     """
+    warnings.formatwarning = lambda text, *_, **__: f"warning: {text}\n"
     for stream in (sys.stdout, sys.stderr):
         # File names may be any bytes.
         if hasattr(stream, "reconfigure"):
@@ -77,6 +80,9 @@ def run_command(name, args):
     }
     try:
         return args.run(args)
+    except BrokenPipeError:  # as when `head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,9 @@
 """Collections of recordings of speech, noise and rooms.
 
 That is either a ``manifest.csv`` with the columns path (relative to it, or in
-a tar shard), kind, speaker, split (and, if known, source and licence), or a
-folder whose files lie below folders named ``speech``, ``noise`` and ``rir``.
+a tar shard), kind, speaker, split (and, if known, source and licence), a folder
+with one, or a folder whose files lie below folders named ``speech``, ``noise``
+and ``rir``.
 """
 
 import hashlib
@@ -54,13 +55,13 @@ def recordings_root(source):
 def read_recordings(source, split=None):
     """List the recordings of a manifest or of a folder, of all splits or one.
 
-    In a folder, the kind of a file is the first folder on its way named
-    ``speech``, ``noise`` or ``rir``; its speaker (or noise type) is the folder
-    it lies in, or, when that is one of the named folders itself, its file name
-    up to the first underscore. Its split is the folder on its way named
-    ``train``, ``valid`` or ``test``; without one, a hash of the speaker chooses
-    it (train for 0.8 of the speakers, valid and test for 0.1), so that no
-    speaker is in two splits and new files move no old ones.
+    In a folder without a manifest, the kind of a file is the first folder on
+    its way named ``speech``, ``noise`` or ``rir``; its speaker (or noise type)
+    is the folder it lies in, or, when that is one of the named folders itself,
+    its file name up to the first underscore. Its split is the folder on its way
+    named ``train``, ``valid`` or ``test``; without one, a hash of the speaker
+    chooses it (train for 0.8 of the speakers, valid and test for 0.1), so that
+    no speaker is in two splits and new files move no old ones.
 
     The list of Recording is sorted by path. FileNotFoundError if the source is
     missing; ValueError if files are missing or unreadable (one error for all),
@@ -83,13 +84,15 @@ def read_recordings(source, split=None):
             f"split is {split!r}, expected one of {', '.join(SPLITS)}"
         )
     root = recordings_root(source)
+    if Path(source, "manifest.csv").is_file():
+        source = Path(source, "manifest.csv")
     folder = Path(source).is_dir()
     rows = _folder_rows(root) if folder else _manifest_rows(source)
     rows = [row for row in rows if split in (None, row["split"])]
     if not rows:
         raise ValueError(
             f"{source}: no {split or 'audio'} recordings found, expected at "
-            "least one; see the columns or folders that read_recordings takes"
+            "least one, in a manifest.csv or in folders speech/ and noise/"
         )
     problems = []
     recordings = [

@@ -11,7 +11,11 @@ from statistics import fmean
 import soundfile
 from tqdm import tqdm
 
-from dbtransform_lobes.data.audio import find_audio, for_soundfile
+from dbtransform_lobes.data.audio import (
+    AUDIO_SUFFIXES,
+    find_audio,
+    for_soundfile,
+)
 from dbtransform_lobes.data.files import raise_problems, write_json, write_text
 from dbtransform_lobes.evaluation.dnsmos import check_installed, dnsmos
 from dbtransform_lobes.evaluation.metrics import METRICS, SilentFileError, score
@@ -23,8 +27,8 @@ NO_METRICS = ("system", "file", "snr_db", "noise", "status", "reason")
 SCORED, SILENT, FAILED = "scored", "silent", "failed"
 
 
-def list_audio(folder):
-    """Return the .wav and .flac files of a folder, sorted, by name.
+def list_audio(folder, suffixes=SUFFIXES):
+    """Return the audio files of a folder, sorted, by name.
 
     A name is the path without suffix (``"speaker/a"``); ValueError if it is
     there twice, or there are none.
@@ -33,7 +37,7 @@ def list_audio(folder):
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give a folder of audio files")
     files = {}
-    for path in find_audio(folder, SUFFIXES):
+    for path in find_audio(folder, suffixes):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in files:
             raise ValueError(
@@ -43,7 +47,7 @@ def list_audio(folder):
         files[name] = path
     if not files:
         raise ValueError(
-            f"{folder} holds no {' or '.join(SUFFIXES)} file; "
+            f"{folder} holds no {' or '.join(suffixes)} file; "
             "give the folder that holds the files"
         )
     return dict(sorted(files.items()))
@@ -169,8 +173,8 @@ def evaluate_folders(
     ---------
     clean_folder, estimate_folder : str or Path
         Clean speech, and noisy or enhanced files of the same names: .wav or
-        .flac, 16 kHz, one channel. Without clean speech (None) files are
-        scored by DNSMOS alone.
+        .flac, 16 kHz, one channel. Without clean speech (None) files, .ogg and
+        .mp3 as well, are scored by DNSMOS alone.
     output_folder : str or Path, optional
         Where to write ``scores.csv`` and ``scores.json``, if at all; each is
         written whole or not at all, older ones are replaced.
@@ -187,8 +191,8 @@ def evaluate_folders(
     """
     folders = {"estimate_folder": str(estimate_folder)}
     if clean_folder is None:
-        with_dnsmos, found = True, list_audio(estimate_folder).items()
-        files = [(name, None, path) for name, path in found]
+        with_dnsmos, found = True, list_audio(estimate_folder, AUDIO_SUFFIXES)
+        files = [(name, None, path) for name, path in found.items()]
     else:
         folders = {"clean_folder": str(clean_folder), **folders}
         files = pair_files(clean_folder, estimate_folder)

@@ -44,9 +44,10 @@ def local_folder(source=None):
     if HUB_NAME.fullmatch(source):
         return None
     raise FileNotFoundError(
-        f"{source}: there is no such folder, expected a model folder, a "
-        f"bundled model ({', '.join(bundled_models()) or 'none'}) or a name "
-        "on the hub (owner/name)"
+        f"{source}: there is no such folder or file, expected a model folder, "
+        "a graph of `dbtransform export-onnx`, a bundled model "
+        f"({', '.join(bundled_models()) or 'none'}) or a name on the hub "
+        "(owner/name)"
     )
 
 
@@ -79,14 +80,16 @@ def find_onnx(source=None):
     """Return the path of a graph, itself or in a folder or bundled model."""
     if isinstance(source, str | os.PathLike) and os.path.isfile(source):
         return os.fspath(source)
-    try:
-        folder = local_folder(source)
-    except FileNotFoundError:
-        folder = None
-    path = source if folder is None else os.path.join(folder, GRAPH)
-    if folder is None or not os.path.isfile(path):
+    folder = local_folder(source)
+    if folder is None:
+        raise FileNotFoundError(
+            f"{source}: models of the hub are computed by PyTorch; for a graph "
+            f"`hf download {source} --local-dir FOLDER` and give the folder"
+        )
+    path = os.path.join(folder, GRAPH)
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"{path}: there is no such file; write one with `dbtransform "
-            f"export-onnx MODEL_FOLDER {path}`"
+            f"export-onnx {source or folder} {path}`"
         )
     return path

@@ -57,7 +57,7 @@ def folder_pairs(paths, output, suffix=""):
     if "/" in suffix or "\\" in suffix:
         raise ValueError(f"--suffix is {suffix!r}, expected a part of a name")
     pairs = []
-    for path, root in _expand(paths):
+    for path, root in _expand(paths, output):
         if path.is_dir():
             if path.resolve() == output.resolve():
                 raise ValueError(
@@ -85,27 +85,35 @@ def _is_pattern(path):
     return glob.has_magic(str(path)) and not path.exists()
 
 
-def _expand(paths):
+def _expand(paths, output):
     """Yield (path, the folder its results are relative to), patterns too."""
     for path in map(Path, paths):
         if not _is_pattern(path):
             yield path, path if path.is_dir() else path.parent
             continue
-        found = _matches(path)
+        number = [glob.has_magic(part) for part in path.parts].index(True)
+        root = Path(*path.parts[:number])
+        found = _matches(root, Path(*path.parts[number:]), output)
         if not found:
             raise ValueError(
                 f"{path}: no folder and no audio file has such a name"
             )
-        fixed = [part for part in path.parts if glob.has_magic(part)][0]
-        root = Path(*path.parts[: path.parts.index(fixed)])
         yield from ((each, root) for each in found)
 
 
-def _matches(pattern):
-    """List audio files of a pattern, and folders unless ** enters them."""
-    found = []
-    for path in map(Path, sorted(glob.glob(str(pattern), recursive=True))):
-        suffix = path.suffix.lower()
+def _matches(root, pattern, output):
+    """List audio files of a pattern, and folders unless ** enters them.
+
+    Hidden ones and the results in ``output`` are left out.
+    """
+    found, output = [], output.resolve()
+    if pattern.name == "**":
+        pattern /= "*"
+    for path in sorted(root.glob(str(pattern))):  # not through links by **
+        suffix, place = path.suffix.lower(), path.resolve()
+        hidden = any(p.startswith(".") for p in path.relative_to(root).parts)
+        if hidden or output in (place, *place.parents):
+            continue
         if path.is_dir():
             found += [] if "**" in pattern.parts else [path]
         elif suffix in AUDIO_SUFFIXES:

@@ -282,9 +282,11 @@ def _check_module(name, layer):
 
 def _check_batch(noisy):
     if not isinstance(noisy, torch.Tensor) or not noisy.is_floating_point():
-        given = getattr(noisy, "dtype", type(noisy).__name__)
+        kind = (
+            f"{type(noisy).__name__} of {getattr(noisy, 'dtype', 'no dtype')}"
+        )
         raise ValueError(
-            f"noisy is {given}, expected a floating-point tensor; divide "
+            f"noisy is {kind}, expected a floating-point torch.Tensor; divide "
             "16-bit samples by 32768"
         )
     if noisy.dim() != 2 or noisy.numel() == 0:

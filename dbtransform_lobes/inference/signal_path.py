@@ -119,7 +119,7 @@ class SignalPath:
             enhanced = enhanced + (noisy - low) * self._gains.take(size)
         if not np.isfinite(enhanced).all():
             raise ValueError(
-                "the model returned samples that are not finite; use fp32 "
-                "(run_opts precision) or another model"
+                "the model returned samples that are not finite: give samples "
+                "that are not far beyond full scale, fp32, or another model"
             )
         return blend(noisy, enhanced, self.wet).astype(np.float32, copy=False)

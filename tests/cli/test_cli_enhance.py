@@ -86,6 +86,12 @@ def test_patterns_keep_the_structure_below_their_start(enhance, tree):
     (tree / "noisy/talk.m4a").write_bytes(b"")
     told = enhance("noisy/*a*", "--output", "five").err
     assert "skipped: noisy/talk.m4a: convert it" in told
+    # Neither links to folders nor what was made before are gone through.
+    (tree / "noisy/loop").symlink_to(".")
+    for _ in range(2):
+        within = "noisy/**", "--output", "noisy/out", "--resume"
+        assert "of 3 files enhanced" in enhance(*within).out
+    assert "3 were there" in enhance(*within).out
 
 
 def test_options_of_one_file(enhance, tree, model, monkeypatch):

@@ -48,6 +48,7 @@ def test_manifest_is_read_sorted_and_relative_to_itself(tmp_path):
     parts = "speech", "ann", "train", 0.1, "CC0", "src"
     assert found[0] == Recording(paths[0], *parts)
     assert recordings_root(manifest) == tmp_path
+    assert read_recordings(tmp_path) == found
     chosen = read_recordings(str(manifest), split="train")
     assert [r.speaker for r in chosen] == ["ann", "rain"]
 

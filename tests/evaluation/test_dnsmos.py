@@ -53,6 +53,9 @@ def test_evaluate_with_and_without_clean_speech(tmp_path, monkeypatch, run):
     write_wav("clean/deep/a.wav", clean)
     noisy = write_wav("noisy/deep/a.wav", clean + noise_like(2.0, 1))
     scores = dnsmos(soundfile.read(noisy)[0], 16000)
+    (tmp_path / "coded").mkdir()
+    soundfile.write("coded/a.ogg", clean, 16000)
+    assert "1 of 1 files" in run("evaluate", "coded", "--dnsmos").out
     for folders in (["noisy"], ["clean", "noisy"]):
         for name in folders:
             (tmp_path / name / "bad.wav").write_bytes(b"no audio")

@@ -64,9 +64,10 @@ def main(argv=None):
 def run_command(name, args):
     """Run a command and return its exit code.
 
-    Errors that a user can mend (ValueError, OSError) are printed as one
-    message without a traceback and end with code 1. A SIGTERM or SIGHUP is as
-    Ctrl-C: no partial file and no process of ours is left, the code is 130.
+    Errors that a user can mend (ValueError, OSError, and ImportError, such as
+    of blocks named in YAML) are printed as one message without a traceback and
+    end with code 1. A SIGTERM or SIGHUP is as Ctrl-C: no partial file and no
+    process of ours is left, the code is 130.
     """
     warnings.formatwarning = lambda text, *_, **__: f"warning: {text}\n"
     for stream in (sys.stdout, sys.stderr):
@@ -83,7 +84,7 @@ def run_command(name, args):
     except BrokenPipeError:  # as when `head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -170,7 +170,9 @@ def minimal_hyperparams(run_folder):
 
 def _check_round_trip(folder, hparams, averaged):
     """Load a model folder; refuse it if it is not the averaged model."""
-    exported = EnhanceModel.from_hparams(folder, run_opts={"device": "cpu"})
+    exported = EnhanceModel.from_hparams(
+        folder, run_opts={"device": "cpu"}, trust_code=True
+    )  # as of the run, of which it is
     generator = torch.Generator().manual_seed(0)
     noisy = 0.1 * torch.randn(1, hparams["sample_rate"], generator=generator)
     with torch.inference_mode():

@@ -43,6 +43,7 @@ def add_arguments(parser):
 def run(args):
     """Train and compare; 1 if a run failed, else 0."""
     plan, failed = read_plan(args.plan, args.small), {}
+    sys.path.insert(0, str(plan.script.parent))  # where own blocks lie
     given = parse_settings(args.set)
     chosen = list_runs(plan, args.output, given, args.seeds, args.rows)
     if not args.report_only:

@@ -348,10 +348,12 @@ def test_a_run_goes_on_after_bad_batches(
         ({"grad_accumulation_factor": 3}, "batch_size is 4.* = 1 x 3"),
         ({"grad_accumulation_factor": 0}, "batch_size is 4.* = 1 x 0"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"valid_files": 0}, "valid_files is 0"),
+        ({"sample_rate": 8000}, "sample_rate is 8000"),
     ],
 )
 def test_impossible_options_are_refused(tree, tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SystemExit, match=message):
         train(tree, tmp_path, **changes)
 
 

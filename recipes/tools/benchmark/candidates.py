@@ -10,9 +10,6 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from dbtransform_lobes.models.waveform import enhance_waveform
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT))  # of the tests, which have the literal proposal
-from tests.literal import literal_twin  # noqa: E402
-
 LITERAL, PROPOSAL = "literal", "db_transform_proposal"
 KEYS = ("model", "compute_stft", "compute_istft", "sample_rate")
 
@@ -75,6 +72,9 @@ def load_candidate(source):
         )
     parts, name = {key: hparams[key] for key in KEYS}, path.stem
     if source == LITERAL:
+        sys.path.insert(0, str(ROOT))
+        from tests.literal import literal_twin
+
         name, parts["model"] = LITERAL, literal_twin(parts["model"])
     parts["model"].eval()
     return Candidate(name, **parts, source=source, configuration=configuration)

@@ -286,24 +286,7 @@ def test_features_by_loops():
     # Noise tells equal frequencies apart.
     features = frequency_features([500.0] * 4, 8)
     assert torch.isfinite(features).all()
-    assert (features[0] - features[1]).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("noise, steps", [(0.0, 1), (0.01, 4)])
-def test_cosine_falls_with_the_distance_in_log_frequency(noise, steps):
-    torch.manual_seed(0)
-    centres = LAYOUT.centres
-    features = frequency_features(centres, 16, noise).double()
-    unit = torch.nn.functional.normalize(features, dim=-1)
-    cosine = array(unit @ unit.T)
-    for i, row in enumerate(cosine):
-        # To either side, band by band or (with noise) four bands on.
-        for side in (row[i:], row[i::-1]):
-            assert (side[:-steps] > side[steps:]).all()
-    octaves = np.log2(centres)
-    pair = np.abs(np.subtract.outer(octaves, octaves)), cosine
-    ranks = [np.argsort(np.argsort(each.flatten())) for each in pair]
-    assert np.corrcoef(*ranks)[0, 1] < -0.99
+    assert 1e-4 < (features[0] - features[1]).abs().max() < 0.1
 
 
 def pairs_twin(adjacency, centres, tolerance=0.2):

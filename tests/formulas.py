@@ -3,6 +3,8 @@
 import math
 
 import numpy as np
+from scipy.special import expit as sigmoid
+from scipy.special import softmax
 
 from tests.twins import array
 
@@ -18,10 +20,7 @@ def affine(linear, band, vector):
 
 def standardise(x, eps=1e-5):
     """(x - mean) / sqrt(var + eps) over all values; biased variance."""
-    values = x.flatten().tolist()
-    mean = sum(values) / len(values)
-    var = sum((value - mean) ** 2 for value in values) / len(values)
-    return (x - mean) / math.sqrt(var + eps)
+    return (x - x.mean()) / np.sqrt(x.var() + eps)
 
 
 def filter_twin(mask, spec, taps=(-1, 0, 1)):
@@ -42,21 +41,9 @@ def literal_stft(signal, n_fft, hop, window):
     return np.array([window * padded[at : at + n_fft] for at in starts]) @ turns
 
 
-def softmax(logits):
-    """exp(x_i) / sum_j exp(x_j) of a list in which -inf may stand."""
-    highest = max(logits)
-    powers = [math.exp(logit - highest) for logit in logits]
-    return [power / sum(powers) for power in powers]
-
-
 def shares(query, keys, bias=0.0):
     """softmax_j(q k_j / sqrt(d) + bias_j): what a query takes of each key."""
     return softmax(keys @ query / math.sqrt(len(query)) + bias)
-
-
-def sigmoid(x):
-    """1 / (1 + exp(-x))."""
-    return 1 / (1 + np.exp(-x))
 
 
 def silu(x):

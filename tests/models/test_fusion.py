@@ -51,8 +51,7 @@ def adaptive_twin(x, share=sigmoid, ddof=0, parts=(0, 1, 2)):
         features = [(i in parts) * part for i, part in enumerate(features)]
         alpha = softmax(affine(adaptive.linear, k, np.concatenate(features)))
         own = share(array(adaptive.logit)[k, 0, 0])
-        static = np.array(static_twin(module, k, b))
-        return own * np.array(alpha) + (1 - own) * static
+        return own * alpha + (1 - own) * static_twin(module, k, b)
 
     return blend
 

@@ -33,13 +33,6 @@ def attention_twin(x, module, clip=512, sign=1):
     return np.array([affine(module.out, 0, row) for row in heads])
 
 
-def test_attention_reaches_512_steps():
-    module = conformer.RelativeAttention(4, num_heads=2)
-    assert module.positions.weight.shape == (1025, 2)
-    x = randn(1, 600, 4, dtype=torch.float32)
-    assert torch.isfinite(module(x)).all()
-
-
 @pytest.mark.parametrize("held, calls", [(1, 7), (2 * 2 * 7 * 3, 3)])
 def test_attention_in_blocks_is_the_same(monkeypatch, held, calls):
     module = conformer.RelativeAttention(4, num_heads=2, max_distance=3)
@@ -239,15 +232,9 @@ def test_size_is_that_of_the_paper():
     model = cmgan.CMGAN()
     assert sum(p.numel() for p in model.parameters()) == 1_834_833
     assert model.num_bins == 201
-    wider = sum(p.numel() for p in cmgan.CMGAN(n_fft=512).parameters())
-    assert wider == 1_834_833 + 257 - 201
-
-
-@pytest.mark.parametrize("n_fft", [4, 400, 512])
-def test_any_odd_number_of_bins(n_fft):
-    model = BASELINES["cmgan"](n_fft=n_fft)
-    spec = spectrum(1, n_fft // 2 + 1, 2, dtype=torch.float32)
-    assert model(spec).shape == spec.shape
+    for n_fft in (4, 512):
+        other = sum(p.numel() for p in cmgan.CMGAN(n_fft).parameters())
+        assert other == 1_834_833 + n_fft // 2 + 1 - 201
 
 
 @torch.no_grad()

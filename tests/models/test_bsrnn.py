@@ -9,18 +9,10 @@ from dbtransform_lobes.models.bsrnn import BSRNN
 from dbtransform_lobes.models.bsrnn_checkpoint import convert_public_state_dict
 from dbtransform_lobes.models.level import over_signal_level
 from tests.formulas import filter_twin, sigmoid, standardise
-from tests.models.tiny import BASELINES
 from tests.twins import array, assert_twin, scramble, spectrum
 
 ORDERS = {"sequential": "ttkk", "interleaved": "tktk"}
 PUBLIC_WIDTHS = [2] + 10 * [3] + 12 * [8] + 7 * [16] + [17]
-
-
-def test_expansion_is_the_width_of_the_decoder():
-    for expansion in (1, 4):
-        model = BASELINES["sequential"](decoder_expansion=expansion)
-        expand = model.mask_decoder.expand
-        assert expand.weight.shape[1:] == (4 * expansion, 4)
 
 
 def lstm_twin(weights, x, suffix="", backwards=False):

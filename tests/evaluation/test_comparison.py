@@ -1,7 +1,6 @@
 """Tests of comparing systems: intervals, conditions, tables, plots, CLI."""
 
 import json
-import math
 import os
 import re
 import shutil
@@ -74,11 +73,6 @@ def test_interval_is_that_of_the_t_test(count):
     estimate = intervals(pd.DataFrame({"pesq": values}))["pesq"]
     for end, limit in zip(("low", "high"), interval(values), strict=True):
         assert abs(estimate[end] - limit) < 1e-10 * max(1, abs(limit))
-    # the input tells the normal quantile and the denominator n apart
-    deviation = np.std(values, ddof=1)
-    normal = 1.959964 * deviation / math.sqrt(count)
-    assert abs(estimate["high"] - estimate["mean"] - normal) > 1e-3
-    assert abs(deviation - np.std(values)) > 1e-3
 
 
 def test_interval_of_few_or_equal_values():
@@ -243,9 +237,12 @@ def test_files_that_one_system_lacks_are_left_out_of_all(folders, tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "wrong", "message"),
     [
-        (".csv", "id,clean\n3,\n", "no paths of clean files"),
-        (".csv", "id,clean\n3,{root}/c.wav\n", "no paths of clean files"),
-        (".json", "[1]", "expected JSON of the form"),
+        (
+            ".csv",
+            ["id,clean\n3,\n", "id,clean\n3,{root}/c.wav\n"],
+            "no paths of clean files",
+        ),
+        (".json", ["[1]"], "expected JSON of the form"),
     ],
 )
 def test_a_manifest_knows_other_names(
@@ -272,9 +269,10 @@ def test_a_manifest_knows_other_names(
     report = compare_systems(manifest, systems)
     assert report["differences"] == {}
     assert "Differences" not in tables.comparison_text(report)
-    manifest.write_text(wrong)
-    with pytest.raises(ValueError, match=message):
-        compare_systems(manifest, systems)
+    for text in wrong:
+        manifest.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            compare_systems(manifest, systems)
 
 
 @pytest.mark.parametrize(

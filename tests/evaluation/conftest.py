@@ -2,18 +2,10 @@
 
 import pytest
 
-from dbtransform_lobes.evaluation import evaluate
+from tests.training_runs import scored_here
 
 
 @pytest.fixture(scope="module", autouse=True)
 def score_here():
-    isolated = evaluate.run_isolated
-
-    def run(function, tasks, jobs):
-        if jobs > 1:
-            return isolated(function, tasks, jobs)
-        return [(task, function(*task), "") for task in tasks]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "run_isolated", run)
+    with scored_here(most_jobs=1):
         yield

@@ -4,6 +4,7 @@ import math
 import re
 import struct
 import warnings
+from itertools import product
 
 import mutagen
 import numpy as np
@@ -109,20 +110,21 @@ def test_high_band_gets_the_gain_of_the_top_of_the_band(identity):
 
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("name", ["small", "streaming"])
-@pytest.mark.parametrize("sample_rate", [8000, 16000, 48000])
-def test_the_end_is_not_louder_than_what_is_before(name, adds, sample_rate):
+def test_the_end_is_not_louder_than_what_is_before(name, adds):
     """At any length, also when a model adds what no signal has."""
     model = EnhanceModel.from_hparams(
         f"db_transform_{name}", run_opts={"device": torch.device("cpu")}
     )
     if adds:
         model.mods["model"] = Mapping(lambda x: x + 3 * torch.randn_like(x))
-    noise = noise_like(0.3, 3, sample_rate)
-    for length in (4501, *range(4600, 4610), 4700):  # 4608 are 18 hops
+    lengths = (4501, *range(4600, 4610), 4700)  # 4608 are 18 hops
+    for sample_rate, length in product((8000, 16000, 48000), lengths):
+        noise = noise_like(0.3, 3, sample_rate)
         noisy = noise[: length * sample_rate // 16000]
         enhanced = model.enhance_array(noisy, sample_rate)
         both = np.abs(np.stack([noisy, enhanced]))[:, -400:]
-        assert both[1, -20:].max() < 2 * both[:, :-20].max(), length
+        loudest = 2 * both[:, :-20].max()
+        assert both[1, -20:].max() < loudest, (sample_rate, length)
 
 
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM", "GSM610"])

@@ -213,7 +213,7 @@ def test_padding_never_changes_an_item(model, garbage):
         (torch.ones(1, 0), None, "at least one"),
         (torch.ones(1, 100, dtype=torch.int16), None, "int16.*by 32768"),
         (torch.ones(1, 100, dtype=torch.cfloat), None, "floating-point"),
-        (np.ones((1, 100)), None, "float64, expected a .*tensor"),
+        (np.ones((1, 100)), None, "of float64, expected a .*Tensor"),
         (torch.full((1, 100), -float("inf")), None, "not finite"),
         (torch.ones(2, 100), torch.tensor([1.0]), r"expected \(2,\)"),
         (torch.ones(1, 100), torch.tensor([1.1]), "shares"),

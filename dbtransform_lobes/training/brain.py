@@ -11,7 +11,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.logger import get_logger
 
-from dbtransform_lobes.training.ranks import gather_lists
+from dbtransform_lobes.training.ranks import gather_lists, rank_and_count
 
 logger = get_logger(__name__)
 
@@ -25,10 +25,11 @@ class ResumableBrain(sb.Brain):
     after them. The means of what is added to ``terms`` are of a whole epoch
     also after an interruption.
 
-    It needs a checkpointer, the hparams ``epoch_counter``, ``steps_per_epoch``
-    and ``batch_size`` (the crops of a step on all ranks), and before ``fit``
-    as ``train_sampler`` the ``EpochSampler`` of the training data. ValueError
-    if gradients would be clipped wrongly, or a run has to stop.
+    It needs a checkpointer, the hparams ``seed``, ``epoch_counter``,
+    ``steps_per_epoch`` and ``batch_size`` (the crops of a step on all ranks),
+    and before ``fit`` as ``train_sampler`` the ``EpochSampler`` of the training
+    data. ValueError if gradients would be clipped wrongly, or a run has to
+    stop.
     """
 
     def __init__(self, *args, **kwargs):
@@ -69,6 +70,11 @@ class ResumableBrain(sb.Brain):
         if stage != sb.Stage.TRAIN or self.step == 0:
             self.terms.clear()
         self.bad_losses = 0
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Seed dropout by the step, so that it is the same when resumed."""
+        place = self.optimizer_step, self.step, *rank_and_count()
+        torch.manual_seed(hash((self.hparams.seed, *place)))
 
     def are_finite(self, losses, names, stage):
         """Tell whether losses (B,) are finite; name the files that have not.

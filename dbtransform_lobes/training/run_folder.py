@@ -8,6 +8,8 @@ from pathlib import Path
 import ruamel.yaml
 from hyperpyyaml import resolve_references
 
+from dbtransform_lobes.evaluation.metrics import SAMPLE_RATE
+
 DEBUG_MARK = "made_by_debug"
 # Keys that a run that goes on may have otherwise: where things are, how long
 # and how fast it trains, what it shows.
@@ -73,6 +75,18 @@ def _load_tree(path):
 
 def _tag(node):
     return getattr(getattr(node, "tag", None), "value", None) or ""
+
+
+def check_validation(hparams):
+    """Refuse what no checkpoint could be chosen by."""
+    count, rate = hparams["valid_files"], hparams["sample_rate"]
+    if count is not None and count < 1:
+        raise ValueError(f"valid_files is {count}, expected 1 or more, or null")
+    if rate != SAMPLE_RATE:
+        raise ValueError(
+            f"sample_rate is {rate}, expected {SAMPLE_RATE}, the rate of PESQ, "
+            "by which checkpoints are chosen"
+        )
 
 
 def check_same_run(folder, hparams_file, overrides, debug=False):

@@ -28,7 +28,7 @@ from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.files import write_json
 from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
-from dbtransform_lobes.evaluation.metrics import METRICS, SAMPLE_RATE, score
+from dbtransform_lobes.evaluation.metrics import METRICS, score
 from dbtransform_lobes.inference.backend import check_device
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training import ranks, run_folder
@@ -113,10 +113,8 @@ class EnhanceBrain(ResumableBrain):
                 write_audio(folder / f"{name}.wav", wave.clip(-1, 1), rate)
 
     def on_fit_batch_start(self, batch, should_step):
-        """Set the learning rate of the coming step, and a seed of its own."""
-        # So that dropout, if any, is the same in a run that goes on.
-        place = self.hparams.seed, self.optimizer_step, self.step
-        torch.manual_seed(hash((*place, *ranks.rank_and_count())))
+        """Set the learning rate of the coming step."""
+        super().on_fit_batch_start(batch, should_step)
         if should_step:
             self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
 
@@ -246,8 +244,6 @@ def whole_files(hparams, manifest, count=None):
 
     The seed chooses ``count`` of them, None takes all.
     """
-    if count is not None and count < 1:
-        raise ValueError(f"valid_files is {count}, expected 1 or more, or null")
     entries = json.loads(Path(manifest).read_text(encoding="utf-8"))
     names = sorted(entries)
     if count is not None and count < len(names):
@@ -294,12 +290,7 @@ if __name__ == "__main__":
         check_device(run_opts.get("device", "cpu"))
         with open(hparams_file, encoding="utf-8") as fin:
             hparams = load_hyperpyyaml(fin, overrides)
-        if hparams["sample_rate"] != SAMPLE_RATE:
-            raise ValueError(
-                f"sample_rate is {hparams['sample_rate']}, expected "
-                f"{SAMPLE_RATE}, the rate of wide-band PESQ, by which "
-                "checkpoints are chosen"
-            )
+        run_folder.check_validation(hparams)
         output = Path(hparams["output_folder"])
         given = [output, hparams_file, overrides, run_opts.get("debug", False)]
         distributed.run_on_main(run_folder.check_same_run, given)

@@ -33,6 +33,7 @@ from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
 from dbtransform_lobes.training.growth import grown
 from dbtransform_lobes.training.losses import EnhancementLoss
 from dbtransform_lobes.training.ranks import prepare_on_main
+from dbtransform_lobes.training.run_folder import check_validation
 from tests.composition import composed
 from tests.runs import tiny_model
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
@@ -349,12 +350,16 @@ def test_a_run_goes_on_after_bad_batches(
         ({"grad_accumulation_factor": 0}, "batch_size is 4.* = 1 x 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"valid_files": 0}, "valid_files is 0"),
-        ({"sample_rate": 8000}, "sample_rate is 8000"),
     ],
 )
 def test_impossible_options_are_refused(tree, tmp_path, changes, message):
     with pytest.raises(SystemExit, match=message):
         train(tree, tmp_path, **changes)
+
+
+def test_rates_without_pesq_are_refused():
+    with pytest.raises(ValueError, match="sample_rate is 8000, expected 16000"):
+        check_validation({"valid_files": None, "sample_rate": 8000})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

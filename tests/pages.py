@@ -76,7 +76,7 @@ def make_clone(folder):
         write_wav(folder / "DATA" / speech, speech_like(1.5, number))
         write_wav(folder / "DATA" / noise, noise_like(1.5, number))
         rows.append(f"{speech},speech,{number},{split}")
-        rows.append(f"{noise},noise,,{split}")
+        rows.append(f"{noise},noise,{number},{split}")
     (folder / "DATA/manifest.csv").write_text("\n".join(rows))
     (folder / "DATA/test_mixtures.csv").write_text(
         "id,speech,noise,noise_offset_s,snr_db\n"

@@ -62,10 +62,9 @@ def true_length(path, promised):
     have far more, or without a header, so that libsndfile has guessed: then
     at least how many there are, and the byte behind a header.
     """
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
+    with open(path, "rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with data:
         place, size, _ = next(frames_of(data), (0, 0, 0))
         first = data[place : place + size]
         counted = sum(samples for _, _, samples in frames_of(data))

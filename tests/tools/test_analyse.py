@@ -347,7 +347,7 @@ def test_mistakes_are_found_before_the_weights_are_loaded(
     for options, message in (
         ("--systems =noisy.flac", "expected NAME=FILE_OR_MODEL"),
         ("--systems a=x a=y", "two of the name a"),
-        ("--systems a=none", "no such folder, expected a model"),
+        ("--systems a=none", "no such folder or file, expected a"),
         ("--systems Clean=db_transform_small", "'Clean', which is taken"),
         ("--clean short.wav", "lasts 0.5 s, expected the 1.5 s"),
         ("--clean none.wav", "none.wav: there is no such file"),

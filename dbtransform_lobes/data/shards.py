@@ -54,8 +54,8 @@ def write_shards(recordings, output, samples=1000, jobs=1, force=False):
 
     The recordings of each split and kind are spread at random over shards of
     equal size (to within one), at most ``samples`` in each, resampled to 16
-    kHz. A run that was stopped goes on; with ``force`` shards
-    of other recordings or settings are replaced.
+    kHz. A run that was stopped goes on; with ``force`` shards of other
+    recordings or settings are replaced.
 
     Returned are the numbers of ``shards``, of ``samples`` and ``kept``, the
     shards of an earlier run, and ``failed`` (path to reason) of recordings

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from dbtransform_lobes.data.levels import rms
+from dbtransform_lobes.data.levels import check_range, rms
 
 
 class EpochSampler(Sampler):
@@ -80,6 +80,7 @@ class TrainingCrops(Dataset):
         level_dbfs=(-38.0, -18.0),
         sample_rate=16000,
     ):
+        check_range("level_dbfs", level_dbfs)
         self.source, self.examples, self.seed = source, examples, seed
         self.length = round(crop_seconds * sample_rate)
         self.level_dbfs = level_dbfs

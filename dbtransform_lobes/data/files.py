@@ -18,7 +18,8 @@ def raise_problems(title, problems):
     """Raise a ValueError that counts the problems, if any, and lists some."""
     if not problems:
         return
-    lines = list(problems[:MAX_LISTED])
+    problems = list(dict.fromkeys(problems))
+    lines = problems[:MAX_LISTED]
     if len(problems) > MAX_LISTED:
         lines.append(f"... and {len(problems) - MAX_LISTED} more")
     listed = "\n".join(f"  {line}" for line in lines)
@@ -30,9 +31,7 @@ def collect(problems, function, *arguments, line=None):
     try:
         return function(*arguments)
     except (ValueError, TypeError, OSError) as error:
-        text = str(error) if line is None else f"line {line}: {error}"
-        if text not in problems:
-            problems.append(text)
+        problems.append(str(error) if line is None else f"line {line}: {error}")
         return None
 
 
@@ -126,7 +125,8 @@ def read_table(path, columns):
     if missing or not rows:
         raise ValueError(
             f"{path}: expected the columns {', '.join(columns)} and at least "
-            f"one row, given {', '.join(given)} and {len(rows)} rows"
+            f"one row, with commas between, given {', '.join(given)} and "
+            f"{len(rows)} rows"
         )
     return rows
 

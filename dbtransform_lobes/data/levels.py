@@ -11,6 +11,24 @@ LEVEL_DBFS = -26.0
 PEAK = 0.99
 
 
+def check_range(name, limits):
+    """Refuse what is no range (lowest, highest) in dB by a ValueError.
+
+    Example
+    -------
+    >>> check_range("snr_db", [-5.0, 20.0])
+    """
+    try:
+        low, high = map(float, limits)
+        fits = -np.inf < low <= high < np.inf
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} is {limits}, expected two numbers in dB, the lower first"
+        )
+
+
 def rms(signal):
     """Return the root mean square of a signal as a float.
 

@@ -7,14 +7,18 @@ which depends on its arguments alone.
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from tqdm import tqdm
 
 from dbtransform_lobes.data import effects, levels
 from dbtransform_lobes.data.audio import read_audio
-from dbtransform_lobes.data.recordings import by_speaker, read_recordings
+from dbtransform_lobes.data.recordings import (
+    KINDS,
+    by_speaker,
+    read_recordings,
+)
 from dbtransform_lobes.data.shards import shard_order
 
 ATTEMPTS = 8
@@ -52,8 +56,8 @@ class Recordings:
     babble of other speakers, or clatter made of noise fragments. The mixture
     goes through a channel: band limit and jump of the level (on the target as
     well: a model cannot bring back what is not there), codec and clipping (not
-    on it). ValueError if there is no speech or no noise, or a source is
-    unknown.
+    on it). ValueError if there is no speech or no noise, a source is unknown
+    or an option out of range.
 
     Arguments
     ---------
@@ -65,7 +69,7 @@ class Recordings:
         Only speech of these sources (for DNS: languages); None takes all.
     source_weights : dict | None
         ``{source: weight}`` draws speech in proportion to duration and
-        weight, 1 where nothing is said; without any all speech is visited
+        weight (0 or more), 1 where nothing is said; without any all is visited
         once in each pass.
     snr_db : tuple of float | None
         Range of the SNR, in dB, reverberation counted as speech; None keeps
@@ -125,23 +129,21 @@ class Recordings:
         items = []
         for collection in self.recordings:
             items += read_recordings(collection, split=self.split)
-        speech = [item for item in items if item.kind == "speech"]
+        speech, noise, self.rooms = (
+            [item for item in items if item.kind == kind] for kind in KINDS
+        )
+        self.noise = by_speaker(noise)
+        if not speech or not noise:
+            raise ValueError(
+                f"{', '.join(map(str, self.recordings))}: {len(speech)} "
+                f"recordings of speech and {len(self.noise)} types of noise in "
+                f"the split {self.split}, expected at least one of each"
+            )
         known = {item.source for item in speech}
-        _check_sources(self.sources, known)
-        _check_sources(self.source_weights or None, known)
         wanted = known if self.sources is None else self.sources
         self.speech = [item for item in speech if item.source in wanted]
-        self.rooms = [item for item in items if item.kind == "rir"]
         self.voices = by_speaker(self.speech)
-        noise = [item for item in items if item.kind == "noise"]
-        self.noise = by_speaker(noise)
-        if not self.speech or not self.noise:
-            raise ValueError(
-                f"{', '.join(map(str, self.recordings))}: "
-                f"{len(self.speech)} recordings of speech and "
-                f"{len(self.noise)} types of noise in the split "
-                f"{self.split}, expected at least one of each"
-            )
+        self._check_options(known, wanted)
         self.memory = {}
         if self.in_memory:
             paths = [item.path for item in (*self.speech, *noise)]
@@ -149,6 +151,31 @@ class Recordings:
                 read = threads.map(self._decode, paths)
                 read = tqdm(read, "reading recordings", len(paths), unit="file")
                 self.memory = dict(zip(paths, read, strict=True))
+
+    def _check_options(self, known, wanted):
+        if self.snr_db is not None:
+            levels.check_range("snr_db", self.snr_db)
+        for name in (each.name for each in fields(self) if each.type is float):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, expected 0 to 1"
+                )
+        unknown = sorted({*wanted, *(self.source_weights or ())} - known)
+        if unknown or not wanted:
+            raise ValueError(
+                f"sources of speech are {', '.join(unknown) or 'none'}, "
+                f"expected some of {', '.join(sorted(known))}"
+            )
+        weights = self._weights()
+        if not (0 <= min(weights) <= max(weights) < np.inf and any(weights)):
+            raise ValueError(
+                f"source_weights are {self.source_weights}, expected finite "
+                "numbers of 0 or more that leave some speech"
+            )
+
+    def _weights(self):
+        weights = self.source_weights or {}
+        return [weights.get(item.source, 1) for item in self.speech]
 
     def _decode(self, path):
         signal = read_audio(path, sample_rate=self.sample_rate)
@@ -166,8 +193,8 @@ class Recordings:
         """Draw the indices of one pass; spreads shards over ranks."""
         if not self.source_weights:
             return shard_order([item.path for item in self.speech], rng)
-        weights = [self.source_weights.get(i.source, 1) for i in self.speech]
-        shares = np.multiply(weights, [i.seconds for i in self.speech])
+        seconds = [item.seconds for item in self.speech]
+        shares = np.multiply(self._weights(), seconds)
         return rng.choice(len(self), len(self), p=shares / shares.sum())
 
     def draw(self, index, length, rng):
@@ -322,17 +349,6 @@ def _wrapped(noise, length, rng):
     return levels.wrap_noise(noise, int(rng.integers(len(noise))), length)
 
 
-def _check_sources(given, known):
-    if given is None:
-        return
-    unknown = sorted(set(given) - known)
-    if unknown or not given:
-        raise ValueError(
-            f"sources of speech are {', '.join(unknown) or 'none'}, expected "
-            f"some of {', '.join(sorted(known))}"
-        )
-
-
 class Pairs:
     """Cut crops from pairs of files, such as those of VoiceBank-DEMAND.
 
@@ -342,6 +358,8 @@ class Pairs:
     """
 
     def __init__(self, manifest, data_root, sample_rate=16000, snr_db=None):
+        if snr_db is not None:
+            levels.check_range("snr_db", snr_db)
         with open(manifest, encoding="utf-8") as file:
             entries = json.load(file)
         self.sample_rate, self.snr_db = sample_rate, snr_db

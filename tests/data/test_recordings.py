@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 
 import numpy as np
 import pytest
@@ -87,6 +88,17 @@ def test_one_error_counts_all_bad_files_and_lists_20(tmp_path):
     listed = [f"{n:02d}.wav" in str(error.value) for n in range(25)]
     assert listed == [True] * 20 + [False] * 5
     assert "5 more" in str(error.value)
+
+
+def test_many_missing_files_are_told_at_once(tmp_path):
+    """Not in a time that grows with the square of their number."""
+    lines = [f"{n:05d}.wav,speech,a,train" for n in range(30000)]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["path,kind,speaker,split", *lines]))
+    begin = time.process_time()
+    with pytest.raises(ValueError, match=r"\(30000\)"):
+        read_recordings(manifest)
+    assert time.process_time() - begin < 5
 
 
 def test_bad_manifests_and_choices_are_refused(tmp_path):

@@ -167,9 +167,34 @@ def test_weights_and_sources_choose_the_speech(tones):
     drawn = np.concatenate([source.order(rng) for _ in range(400)])
     assert np.mean(drawn < 2) == pytest.approx(4 / 8, abs=0.03)
     assert len(Recordings(tones, sources=["c1", "c3"])) == 4
-    for wrong in ({"sources": ["cX"]}, {"source_weights": {"cX": 1.0}}):
-        with pytest.raises(ValueError, match="cX, expected some of c0, c1"):
-            Recordings(tones, **wrong)
+
+
+WRONG = """
+- [{sources: [cX]}, "cX, expected some of c0, c1"]
+- [{sources: []}, "none, expected some of c0, c1"]
+- [{source_weights: {cX: 1.0}}, "cX, expected some of c0, c1"]
+- [{sources: [c0], source_weights: {c0: 0}}, "0 or more that leave some speech"]
+- [{source_weights: {c0: -1, c1: 4}}, "expected finite numbers of 0 or more"]
+- [{source_weights: {c0: .nan}}, "expected finite numbers of 0 or more"]
+- [{snr_db: 5.0}, "snr_db is 5.0, expected two numbers in dB"]
+- [{snr_db: [20, -5]}, "the lower first"]
+- [{level_jump: 1.5}, "level_jump is 1.5, expected 0 to 1"]
+- [{clean_share: -0.1}, "clean_share is -0.1, expected 0 to 1"]
+"""
+
+
+@pytest.mark.parametrize(("options", "told"), yaml.safe_load(WRONG))
+def test_wrong_options_are_refused_at_once(tones, options, told):
+    """Not by numpy in the middle of an epoch."""
+    with pytest.raises(ValueError, match=told):
+        Recordings(tones, **options)
+
+
+def test_wrong_ranges_of_decibels_are_refused(pairs):
+    with pytest.raises(ValueError, match="level_dbfs is .*the lower first"):
+        TrainingCrops(pairs, 8, level_dbfs=(-18, -38))
+    with pytest.raises(ValueError, match="snr_db is .*expected two numbers"):
+        Pairs("train.json", "", snr_db=(1, 2, 3))
 
 
 def test_crops_in_memory_go_on_where_a_run_stopped_with_any_workers(tree):

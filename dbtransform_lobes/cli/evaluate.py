@@ -21,10 +21,10 @@ def add_arguments(parser):
     parser.add_argument(
         "clean",
         metavar="CLEAN",
-        help="folder of clean speech: .wav or .flac, 16 kHz, one channel; "
-        "with --systems also a manifest: csv with the columns id and clean, or "
-        "JSON as the recipes write it; with --dnsmos and nothing to compare, "
-        "a folder of any recordings",
+        help="folder of clean speech: .wav or .flac, one channel, scored at "
+        "16 kHz; with --systems also a manifest: csv with the columns id and "
+        "clean, or JSON as the recipes write it; with --dnsmos and nothing to "
+        "compare, a folder of any recordings",
     )
     parser.add_argument(
         "estimate_folder",

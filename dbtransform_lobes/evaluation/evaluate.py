@@ -8,17 +8,24 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-import soundfile
+import numpy as np
+import soxr
 from tqdm import tqdm
 
 from dbtransform_lobes.data.audio import (
     AUDIO_SUFFIXES,
+    audio_info,
     find_audio,
-    for_soundfile,
+    read_audio,
 )
 from dbtransform_lobes.data.files import raise_problems, write_json, write_text
 from dbtransform_lobes.evaluation.dnsmos import check_installed, dnsmos
-from dbtransform_lobes.evaluation.metrics import METRICS, SilentFileError, score
+from dbtransform_lobes.evaluation.metrics import (
+    METRICS,
+    SAMPLE_RATE,
+    SilentFileError,
+    score,
+)
 from dbtransform_lobes.parallel import run_isolated
 from dbtransform_lobes.versions import package_versions
 
@@ -66,14 +73,20 @@ def pair_files(clean_folder, estimate_folder):
 
 
 def _read_mono(path):
-    file = for_soundfile(path)
-    signal, sample_rate = soundfile.read(file, always_2d=True)  # (L, channels)
-    if signal.shape[1] != 1:
+    """Read a file of one channel at 16 kHz, which the measures are made for."""
+    info = audio_info(path)
+    if info.channels != 1 or info.samplerate < SAMPLE_RATE:
         raise ValueError(
-            f"{path.name} has {signal.shape[1]} channels, expected 1; "
-            "score each channel as its own file"
+            f"{path.name} has {info.channels} channels at {info.samplerate} "
+            f"Hz, expected 1 at {SAMPLE_RATE} Hz or more; score each channel "
+            "as its own file"
         )
-    return signal[:, 0], sample_rate
+    signal = read_audio(path, sample_rate=info.samplerate)
+    if info.samplerate == SAMPLE_RATE:
+        return signal
+    limit = max(1, np.max(np.abs(signal)))  # that resampling may step over
+    signal = soxr.resample(signal, info.samplerate, SAMPLE_RATE)
+    return signal.clip(-limit, limit)
 
 
 def _score_file(name, clean_path, estimate_path, with_dnsmos):
@@ -82,22 +95,16 @@ def _score_file(name, clean_path, estimate_path, with_dnsmos):
     try:
         if estimate_path is None:
             raise ValueError("there is no such file")
-        estimate, rate = _read_mono(estimate_path)
+        estimate = _read_mono(estimate_path)
         if clean_path is not None:
-            clean, clean_rate = _read_mono(clean_path)
-            if clean_rate != rate:
-                raise ValueError(
-                    f"clean is at {clean_rate} Hz and estimate at {rate} Hz, "
-                    "expected one rate; resample one of them"
-                )
-            row.update(score(clean, estimate, rate))
+            row.update(score(_read_mono(clean_path), estimate))
         if with_dnsmos:
-            scores = dnsmos(estimate, rate).items()
+            scores = dnsmos(estimate, SAMPLE_RATE).items()
             row.update({f"dnsmos_{key.lower()}": mos for key, mos in scores})
     except SilentFileError as error:
         row.update(status=SILENT, reason=str(error))
     except (ValueError, OSError, RuntimeError) as error:
-        # soundfile and pesq raise subclasses of RuntimeError
+        # pesq raises subclasses of RuntimeError
         row.update(status=FAILED, reason=f"{error}")
     return row
 
@@ -105,7 +112,8 @@ def _score_file(name, clean_path, estimate_path, with_dnsmos):
 def score_files(files, jobs=1, with_dnsmos=False):
     """Score files in ``jobs`` worker processes; return a row for each.
 
-    Files are (name, clean path, path), of one channel at 16 kHz; without a
+    Files are (name, clean path, path), of one channel; those above 16 kHz are
+    resampled to it, as the measures want it, and others refused; without a
     clean path only DNSMOS is predicted, without a path it has failed. A row is
     a dict of ``file``, ``status`` ("scored", "silent" or "failed"), ``reason``
     and, if scored, one float for each metric. A file that crashes its process
@@ -173,8 +181,8 @@ def evaluate_folders(
     ---------
     clean_folder, estimate_folder : str or Path
         Clean speech, and noisy or enhanced files of the same names: .wav or
-        .flac, 16 kHz, one channel. Without clean speech (None) files, .ogg and
-        .mp3 as well, are scored by DNSMOS alone.
+        .flac of one channel, scored at 16 kHz. Without clean speech (None)
+        files, .ogg and .mp3 as well, are scored by DNSMOS alone.
     output_folder : str or Path, optional
         Where to write ``scores.csv`` and ``scores.json``, if at all; each is
         written whole or not at all, older ones are replaced.
@@ -184,8 +192,9 @@ def evaluate_folders(
     Example
     -------
     >>> import tempfile
+    >>> from dbtransform_lobes.data.audio import write_audio
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     soundfile.write(f"{folder}/a.wav", [0.0] * 16000, 16000)
+    ...     write_audio(f"{folder}/a.wav", [0.0] * 16000)
     ...     report = evaluate_folders(folder, folder)
     >>> assert report["silent"] == ["a"] and report["failed"] == {}
     """

@@ -363,7 +363,7 @@ def test_command_compares_and_lists_what_is_left_out(folders, tmp_path, run):
     captured = run(*command, *systems, f"bad={tmp_path / 'bad'}", code=1)
     assert "0 of 4 files" in captured.out
     assert re.search(r"^\| bad +\| +0 \| +- \|", captured.out, re.M)
-    assert "left out: c: bad: Error opening" in captured.err
+    assert f"left out: c: bad: {tmp_path}/bad/c.wav: exp" in captured.err
     assert "left out: speaker/a: bad: there is no such file" in captured.err
 
 

@@ -8,12 +8,17 @@ from itertools import product
 import numpy as np
 import pytest
 import soundfile as sf
+import soxr
 from scipy.linalg import toeplitz
 
 from dbtransform_lobes.data.audio import for_soundfile
 from dbtransform_lobes.data.dataset import mix_testset
 from dbtransform_lobes.evaluation import composite as measures
-from dbtransform_lobes.evaluation.evaluate import evaluate_folders, pair_files
+from dbtransform_lobes.evaluation.evaluate import (
+    _read_mono,
+    evaluate_folders,
+    pair_files,
+)
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,
     SilentFileError,
@@ -366,6 +371,30 @@ def test_bad_files_are_named_and_the_rest_goes_on(folders, tmp_path, run, jobs):
     status = {row["file"]: row["status"] for row in rows}
     assert list(status) == sorted(status)
     assert status["mute"] == "silent" and status["short"] == "failed"
+
+
+def test_files_of_other_rates_are_scored_at_16_khz(tmp_path):
+    """As of VoiceBank-DEMAND, which ``enhance`` leaves at its 48 kHz."""
+    pair = dict(zip(("clean", "noisy"), noisy_pair(), strict=True))
+    rates = {"same": (RATE, RATE), "both": (48000, 48000), "one": (RATE, 44100)}
+    rates["low"] = 48000, 8000
+    for name, chosen in rates.items():
+        for (kind, signal), rate in zip(pair.items(), chosen, strict=True):
+            path = tmp_path / kind / f"{name}.flac"
+            path.parent.mkdir(exist_ok=True)
+            sf.write(path, soxr.resample(0.3 * signal, RATE, rate), rate)
+    report = evaluate_folders(tmp_path / "clean", tmp_path / "noisy")
+    rows = {row.pop("file"): row for row in report["rows"]}
+    for name in ("both", "one"):
+        given = [rows[name][metric] for metric in METRICS]
+        expected = [rows["same"][metric] for metric in METRICS]
+        assert given == pytest.approx(expected, rel=0.02)
+    assert report["failed"].keys() == {"low"}
+    assert "at 8000 Hz, expected 1 at 16000" in report["failed"]["low"]
+    square = np.sign(np.sin(np.arange(48000) / 20))
+    sf.write(tmp_path / "loud.wav", square, 48000, subtype="FLOAT")
+    assert np.abs(soxr.resample(square, 48000, RATE)).max() > 1.05
+    assert np.abs(_read_mono(tmp_path / "loud.wav")).max() == 1  # for DNSMOS
 
 
 def test_without_an_output_folder_nothing_is_written(folders, tmp_path):

@@ -20,7 +20,6 @@ from dbtransform_lobes.data.mixtures import (
     draw_mixtures,
     mixtures_text,
     read_test_mixtures,
-    relative_path,
     render,
 )
 from dbtransform_lobes.data.recordings import (
@@ -79,9 +78,9 @@ def mix_dataset(
     _check_arguments(arguments)
     root = recordings_root(recordings)
     available = read_recordings(recordings)
-    mixtures = draw_mixtures(available, root, arguments, cached_reader(root))
+    mixtures = draw_mixtures(available, arguments)
     used = {path for item in mixtures for path in (item.speech, *item.noise)}
-    used = [r for r in available if relative_path(r.path, root) in used]
+    used = [each for each in available if each.path in used]
     recipe = {"arguments": arguments, **_collection_summary(used)}
     return _write_dataset(mixtures, Path(output), "", recipe, root, force)
 
@@ -93,9 +92,8 @@ def mix_testset(mixtures, recordings, output, force=False):
     are errors. Returned is what ``test_dataset.json`` holds.
     """
     root = recordings_root(recordings)
-    items = read_test_mixtures(mixtures)
-    read = cached_reader(root)
-    problems = []
+    items = read_test_mixtures(mixtures, root)
+    read, problems = cached_reader(), []
     for item in tqdm(items, desc="checking", unit="file"):
         files.collect(problems, render, item, read)
     files.raise_problems("mixtures that cannot be made", problems)
@@ -137,7 +135,7 @@ def _collection_summary(recordings):
 
 def _write_dataset(mixtures, output, prefix, recipe, root, force):
     """Write the records, then every file that is not there yet."""
-    plan = mixtures_text(mixtures)
+    plan = mixtures_text(mixtures, root)
     record_path = output / f"{prefix}dataset.json"
     splits = {item.split for item in mixtures}
     record = {
@@ -148,7 +146,7 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
         "peak": PEAK,
         "versions": package_versions(),
         "splits": {
-            split: _split_summary(mixtures, split, root)
+            split: _split_summary(mixtures, split)
             for split in SPLITS
             if split in splits
         },
@@ -157,7 +155,7 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
     _clear_folder(output, record_path, record, folders, force)
     files.write_json(record_path, record)
     files.write_text(output / f"{prefix}mixtures.csv", plan)
-    read = cached_reader(root)
+    read = cached_reader()
     for item in tqdm(mixtures, desc="mixing", unit="file"):
         folders = _set_folders(output, [item.split])
         paths = [folder / item.file for folder in folders]
@@ -167,9 +165,9 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
     return record
 
 
-def _split_summary(mixtures, split, root):
+def _split_summary(mixtures, split):
     members = [item for item in mixtures if item.split == split]
-    infos = [audio_info(root / item.speech) for item in members]
+    infos = [audio_info(item.speech) for item in members]
     seconds = sum(info.frames / info.samplerate for info in infos)
     return {"files": len(members), "hours": round(seconds / 3600, 4)}
 

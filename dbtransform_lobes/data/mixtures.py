@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ MAX_DRAWS = 50
 
 @dataclass(frozen=True)
 class Mixture:
-    """One item of a data set; paths are relative to the recordings."""
+    """One item of a data set; paths are whole."""
 
     file: str  # name of the clean and of the noisy file
     split: str  # "train", "valid" or "test"
@@ -63,12 +63,15 @@ def render(mixture, read):
         raise ValueError(f"{mixture.file}: {names}: {error}") from error
 
 
-def read_test_mixtures(path):
-    """Read a csv of ``TEST_COLUMNS``, a list of Mixture named ``<id>.wav``."""
+def read_test_mixtures(path, root=""):
+    """Read a csv of ``TEST_COLUMNS``, a list of Mixture named ``<id>.wav``.
+
+    Its paths are relative to the folder ``root``.
+    """
     rows = files.read_table(path, TEST_COLUMNS)
     problems = []
     items = [
-        files.collect(problems, _test_mixture, row, line=line)
+        files.collect(problems, _test_mixture, row, Path(root), line=line)
         for line, row in enumerate(rows, start=2)
     ]
     names = Counter(item.file for item in items if item)
@@ -77,7 +80,7 @@ def read_test_mixtures(path):
     return items
 
 
-def _test_mixture(row):
+def _test_mixture(row, root):
     name = row["id"] or ""
     if safe_name(name) != name:
         raise ValueError(
@@ -89,29 +92,26 @@ def _test_mixture(row):
             f"noise_offset_s is {offset} and snr_db is {snr}, expected "
             "finite numbers and an offset of 0 or more"
         )
-    noise, first = (row["noise"],), (round(offset * SAMPLE_RATE),)
-    return Mixture(f"{name}.wav", "test", row["speech"], noise, first, snr)
+    speech, noise = (str(root / row[name]) for name in ("speech", "noise"))
+    first = round(offset * SAMPLE_RATE)
+    return Mixture(f"{name}.wav", "test", speech, (noise,), (first,), snr)
 
 
-def mixtures_text(mixtures):
-    """Return the csv of a plan."""
+def mixtures_text(mixtures, root):
+    """Return the csv of a plan, its paths relative to a folder."""
     rows = []
     for item in mixtures:
+        noise = SEPARATOR.join(relative_path(path, root) for path in item.noise)
         offset = SEPARATOR.join(map(str, item.offset))
-        joined = {"noise": SEPARATOR.join(item.noise), "offset": offset}
-        rows.append({**vars(item), **joined})
+        speech = relative_path(item.speech, root)
+        own = {"speech": speech, "noise": noise, "offset": offset}
+        rows.append({**vars(item), **own})
     return files.table_text(MIXTURE_COLUMNS, rows)
 
 
-def cached_reader(root):
-    """Return a reader of files below a folder that keeps the last 128."""
-
-    @lru_cache(maxsize=128)
-    def read(path):
-        """Return the samples of a file."""
-        return read_audio(root / path, sample_rate=SAMPLE_RATE)
-
-    return read
+def cached_reader():
+    """Return a reader of files that keeps the last 128."""
+    return lru_cache(maxsize=128)(partial(read_audio, sample_rate=SAMPLE_RATE))
 
 
 def safe_name(label):
@@ -124,15 +124,13 @@ def relative_path(path, root):
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def draw_mixtures(available, root, arguments, read):
-    """Plan and try every mixture of ``mix_dataset``, a list of Mixture.
-
-    ``read`` gives the samples of a path, relative to ``root``.
-    """
+def draw_mixtures(available, arguments):
+    """Plan and try every mixture of ``mix_dataset``, a list of Mixture."""
+    read = cached_reader()
     mixtures, problems = [], []
     for split, prefix in zip(SPLITS, ("", "valid_", "test_"), strict=True):
         if hours := arguments[f"{prefix}hours"]:
-            given = available, root, split, arguments
+            given = available, split, arguments
             drawer = files.collect(problems, _Drawer, *given)
             if drawer:
                 mixtures += drawer.draw(hours, read, problems)
@@ -143,8 +141,8 @@ def draw_mixtures(available, root, arguments, read):
 class _Drawer:
     """Draws the mixtures of a split from its recordings."""
 
-    def __init__(self, available, root, split, arguments):
-        self.root, self.split = root, split
+    def __init__(self, available, split, arguments):
+        self.split = split
         self.seed, self.babble = arguments["seed"], arguments["babble"]
         self.snrs = arguments["test_snrs" if split == "test" else "snrs"]
         members = [r for r in available if r.split == split]
@@ -158,7 +156,8 @@ class _Drawer:
             raise ValueError(
                 f"split {self.split} has {len(self.speech)} speech and "
                 f"{len(self.noises)} noise recordings, expected at least one "
-                f"of each; add recordings or give {option} 0"
+                f"of each; add recordings, put some into folders {split}/ (or "
+                f"this split into manifest.csv), or give {option} 0"
             )
         if self.babble and len(self.talkers) <= MIN_OTHER_SPEAKERS:
             raise ValueError(
@@ -199,13 +198,13 @@ class _Drawer:
             sources = self._others(rng, speech.speaker)
         else:
             sources = [rng.choice(self.noises, p=self.shares)]
-        paths = [relative_path(item.path, self.root) for item in sources]
-        length = len(read(relative_path(speech.path, self.root)))
+        paths = [item.path for item in sources]
+        length = len(read(speech.path))
         offsets = [draw_offset(rng, read(path), length) for path in paths]
         return Mixture(
             file=f"{safe_name(speech.speaker)}_{index:03d}.wav",
             split=self.split,
-            speech=relative_path(speech.path, self.root),
+            speech=speech.path,
             noise=tuple(paths),
             offset=tuple(offsets),
             snr_db=snr,

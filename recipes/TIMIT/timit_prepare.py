@@ -213,7 +213,7 @@ def _draw_plan(rows, settings):
     for row in test:
         if row["kind"] == "noise":
             types.setdefault(row["speaker"], []).append(row["path"])
-    read, plan = mixtures.cached_reader(Path()), []
+    read, plan = mixtures.cached_reader(), []
     speech = [row for row in test if row["kind"] == "speech"]
     for row, snr in product(speech, settings["snrs"]):
         speaker, sentence = row["speaker"], _sentence(row["path"])

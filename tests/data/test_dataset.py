@@ -198,7 +198,7 @@ def small_collection(folder, speakers=1, bad=None):
     "speakers, bad, arguments, message",
     [
         (3, None, {"babble": 0.1}, "--babble 0"),
-        (1, None, {"valid_hours": 0.1}, "--valid_hours 0"),
+        (1, None, {"valid_hours": 0.1}, "folders valid/ .*--valid_hours 0"),
         (1, np.zeros(800), {}, "silent"),
         (1, np.full(800, np.nan), {}, "not finite"),
         (1, None, {"hours": -1.0}, "hours is -1.0"),

@@ -7,13 +7,22 @@ never silently: the reasons stand in the report of the preparation.
 import hashlib
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from dbtransform_lobes.data import audio
 from dbtransform_lobes.data.dataset import mix_dataset
-from dbtransform_lobes.data.files import read_record, write_json, write_table
+from dbtransform_lobes.data.files import (
+    MAX_LISTED,
+    collect,
+    raise_problems,
+    read_record,
+    write_json,
+    write_table,
+)
 from dbtransform_lobes.parallel import parallel_map
 
 MANIFEST_COLUMNS = "path kind speaker split source frames sample_rate".split()
@@ -21,6 +30,8 @@ MANIFEST_COLUMNS = "path kind speaker split source frames sample_rate".split()
 MIN_SECONDS = {"speech": 1.0, "noise": 1.0, "rir": 0.01}
 # Speech with more samples than this at full scale would teach to clip.
 FULL_SCALE, MAX_CLIPPED = 0.999, 1e-3
+
+logger = get_logger(__name__)
 
 
 def flaw(signal, speech=True):
@@ -116,13 +127,13 @@ def summary(rows, problems):
     return {"found": found, "unfit": dict(reasons)}
 
 
-def prepare_once(path, settings, write):
+def prepare_once(path, settings, write, names=("manifest.csv", "valid.json")):
     """Return the record of a preparation, made anew if the settings changed.
 
-    It holds the settings and what ``write(folder, settings)`` returns, which
-    calls ``write_training``; so does a lost file of that.
+    It holds the settings and what ``write(folder, settings)`` returns; a lost
+    file of the ``names`` is made anew as well.
     """
-    old, names = read_record(path), ("manifest.csv", "valid.json")
+    old = read_record(path)
     same = all(old.get(key) == value for key, value in settings.items())
     if same and all((path.parent / name).is_file() for name in names):
         return old
@@ -131,20 +142,62 @@ def prepare_once(path, settings, write):
     return record
 
 
-def pair_entry(noisy, clean):
-    """Return the entry of a pair in a manifest, its length in s."""
-    info = audio.audio_info(clean)
-    return {
-        "noisy_wav": str(noisy),
-        "clean_wav": str(clean),
-        "length": info.frames / info.samplerate,
-    }
+def pair_entry(noisy, clean, data_root=None):
+    """Return the entry of a pair in a manifest, its length in s.
+
+    Paths are whole, or below ``{data_root}`` where that folder is given.
+    """
+    info, paths = audio.audio_info(clean), (noisy, clean)
+    if data_root is not None:
+        root = Path("{data_root}")
+        paths = [root / path.relative_to(data_root) for path in paths]
+    noisy, clean = map(str, paths)
+    length = info.frames / info.samplerate
+    return {"noisy_wav": noisy, "clean_wav": clean, "length": length}
 
 
-def copy_at_rate(path, copy, sample_rate):
-    """Write a copy of a file at a sample rate."""
-    signal = audio.read_audio(path, sample_rate=sample_rate)
-    audio.write_audio(copy, signal, sample_rate)
+def match_files(noisy, clean, problems):
+    """Pair the paths of two dicts by their keys; problems get those alone."""
+    known = noisy | clean
+    problems += [
+        f"{known[key]}: not in both folders"
+        for key in sorted(noisy.keys() ^ clean.keys())
+    ]
+    both = sorted(noisy.keys() & clean.keys())
+    return {key: (noisy[key], clean[key]) for key in both}
+
+
+def check_pairs(pairs, title):
+    """Read pairs (noisy path, clean path); return their rates in Hz, a set.
+
+    ValueError lists, below a title, files that are unreadable, of several
+    channels or unlike their partner. Silent or clipped clean files are named.
+    """
+    rates, problems, odd = set(), [], []
+    for pair in tqdm(pairs, "checking", unit="pair"):
+        noisy, clean = (collect(problems, _read_one, path) for path in pair)
+        if noisy and clean:
+            size, rate, oddity = clean
+            if noisy[0] != size:
+                told = f"{noisy[0]}, expected {size} as {pair[1]}"
+                problems.append(f"{pair[0]}: {told}")
+            rates.add(rate)
+            odd += [f"{pair[1]}: {oddity}"] if oddity else []
+    raise_problems(title, problems)
+    if odd:
+        listed = "; ".join(odd[:MAX_LISTED])
+        logger.warning("%d odd clean files: %s", len(odd), listed)
+    return rates
+
+
+def _read_one(path):
+    """Return length and rate as text, the rate, and the flaw of a file."""
+    info = audio.audio_info(path)
+    if info.channels != 1:
+        raise ValueError(f"{path}: {info.channels} channels, expected 1")
+    rate = info.samplerate
+    size = f"{info.frames} samples at {rate} Hz"
+    return size, rate, flaw(audio.read_audio(path, sample_rate=rate))
 
 
 def write_pairs(path, folder, name):

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 
 from dbtransform_lobes.data import files, prepare
-from dbtransform_lobes.data.audio import audio_info, find_audio
+from dbtransform_lobes.data.audio import find_audio
 from dbtransform_lobes.data.mixtures import SAMPLE_RATE
 
 PARENTS = ("", "datasets", "datasets_fullband")
@@ -34,6 +34,7 @@ SPEAKER_PATTERNS = (
     re.compile(r"^(\d{4})_[A-Z]{3}_"),
 )
 FILE_ID = re.compile(r"_fileid_(\d+)$")
+INCOMPLETE = "{} is not a complete test set"
 
 
 def prepare_dns(
@@ -60,7 +61,8 @@ def prepare_dns(
     valid_fraction, valid_hours : float
         Share of speakers and noise files held out; length of their mixtures.
     sample_rate : int
-        16000; files below this rate are unfit, those above are resampled.
+        16000; files below this rate are unfit, those above are resampled when
+        they are read.
     jobs, seed : int
         Processes that read the files, and seed of the validation set.
     """
@@ -73,7 +75,8 @@ def prepare_dns(
         )
     rows, tests = _find_recordings(data_folder), find_test_pairs(data_folder)
     paths = [row["path"] for row in rows]
-    paths += [p for pairs in tests.values() for _, *pair in pairs for p in pair]
+    for pairs in tests.values():
+        paths += [path for pair in pairs.values() for path in pair]
     settings = {
         "data_folder": str(Path(data_folder).resolve()),
         "valid_fraction": valid_fraction,
@@ -88,6 +91,10 @@ def prepare_dns(
 
 def _write_all(rows, tests, jobs, save_folder, settings):
     """Write the manifests; return what was found and left out."""
+    for name, pairs in tests.items():
+        prepare.check_pairs(pairs.values(), INCOMPLETE.format(name))
+        entries = {key: prepare.pair_entry(*pairs[key]) for key in pairs}
+        files.write_json(save_folder / f"test_{name}.json", entries)
     refused = [
         row["path"]
         for row in rows
@@ -101,8 +108,6 @@ def _write_all(rows, tests, jobs, save_folder, settings):
         prepare.hold_out(some, key, settings["valid_fraction"])
     hours, seed = settings["valid_hours"], settings["seed"]
     prepare.write_training(save_folder, kept, hours, VALID_SNRS, seed)
-    for name, pairs in tests.items():
-        _write_test(save_folder, name, pairs, settings["sample_rate"])
     return {
         **prepare.summary(kept, problems),
         "refused": sorted(refused),
@@ -168,55 +173,29 @@ def _speaker(inner):
 def find_test_pairs(data_folder):
     """Pair the files of the synthetic test sets by their file id.
 
-    Returned are by name lists of (id, noisy path, clean path), sorted.
+    Returned are by name dicts of (noisy path, clean path) by that id.
     """
     sets = {}
     for parent, name in product(PARENTS, TEST_SETS):
         folder = Path(data_folder, parent, "test_set", "synthetic", name)
-        if folder.is_dir():
-            sets[name] = _pair_by_id(folder)
+        if not folder.is_dir():
+            continue
+        problems = []
+        found = (_by_id(folder / n, problems) for n in ("noisy", "clean"))
+        sets[name] = prepare.match_files(*found, problems)
+        if not sets[name]:
+            problems.append("no pairs in clean/ and noisy/")
+        files.raise_problems(INCOMPLETE.format(folder), problems)
     return sets
-
-
-def _pair_by_id(folder):
-    problems, pairs = [], []
-    noisy, clean = (_by_id(folder / n, problems) for n in ("noisy", "clean"))
-    for number in sorted(set(clean) ^ set(noisy)):
-        path = clean.get(number) or noisy.get(number)
-        problems.append(f"{path}: no partner of fileid {number}")
-    for number in sorted(set(clean) & set(noisy)):
-        infos = [audio_info(path) for path in (noisy[number], clean[number])]
-        if len({(info.frames, info.samplerate) for info in infos}) > 1:
-            problems.append(f"{noisy[number]}: not as long as its clean file")
-        if any(info.channels != 1 for info in infos):
-            problems.append(f"fileid {number}: more than one channel")
-        pairs.append((f"fileid_{number}", noisy[number], clean[number]))
-    if not pairs:
-        problems.append("no pairs in clean/ and noisy/")
-    files.raise_problems(f"{folder} is not a complete test set", problems)
-    return pairs
 
 
 def _by_id(folder, problems):
     found = {}
     for path in find_audio(folder):
         match = FILE_ID.search(path.stem)
-        number = int(match[1]) if match else None
-        if number is None or number in found:
+        key = match and f"fileid_{int(match[1])}"
+        if not key or key in found:
             problems.append(f"{path}: expected one name ..._fileid_N.wav")
         else:
-            found[number] = str(path.resolve())
+            found[key] = path.resolve()
     return found
-
-
-def _write_test(save_folder, name, pairs, sample_rate):
-    """Write the manifest of a test set; copies where the rate is another."""
-    entries = {}
-    for number, *pair in pairs:
-        for place, part in enumerate(("noisy", "clean")):
-            if audio_info(pair[place]).samplerate != sample_rate:
-                copy = save_folder / f"test_{name}" / part / f"{number}.wav"
-                prepare.copy_at_rate(pair[place], copy, sample_rate)
-                pair[place] = copy
-        entries[number] = prepare.pair_entry(*pair)
-    files.write_json(save_folder / f"test_{name}.json", entries)

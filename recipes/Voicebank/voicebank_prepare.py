@@ -8,25 +8,22 @@ says how they lie in ``data_folder``.
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from dbtransform_lobes.data import files
-from dbtransform_lobes.data.audio import audio_info, read_audio
-from dbtransform_lobes.data.prepare import copy_at_rate, flaw
+from dbtransform_lobes.data import files, prepare
+from dbtransform_lobes.data.audio import read_audio, write_audio
 
 TRAIN, VALID, TEST = "trainset_28spk_wav", "validset_wav", "testset_wav"
 SUFFIXES = ("_16k", "")
-MANIFESTS = ("train", "valid", "test")
+MANIFESTS = ("train.json", "valid.json", "test.json")
 RECORD_NAME = "voicebank_prepare.json"
 TITLE = (
     "{} is not a complete data set of the VoiceBank-DEMAND layout; unpack its "
     "archives there again, or make one with 'dbtransform mix'"
 )
-
-logger = get_logger(__name__)
 
 
 def prepare_voicebank(
@@ -58,7 +55,6 @@ def prepare_voicebank(
     """
     if skip_prep:
         return
-    save_folder = Path(save_folder)
     data_folder = files.existing_folder(
         data_folder,
         f"clean_{TRAIN}, noisy_{TRAIN}, clean_{TEST} and noisy_{TEST}",
@@ -71,33 +67,34 @@ def prepare_voicebank(
         "data_folder": str(data_folder),
         "valid_speakers": list(valid_speakers),
         "sample_rate": sample_rate,
-        "files_sha256": files.fingerprint(data_folder / path for path in paths),
+        "files_sha256": files.fingerprint(paths),
     }
-    record = save_folder / RECORD_NAME
-    manifests = [save_folder / f"{name}.json" for name in MANIFESTS]
-    if all(path.is_file() for path in manifests):
-        if files.read_record(record) == settings:
-            return
-    splits = _split(sets, valid_speakers, data_folder)
-    formats = _check_pairs(data_folder, sets, paths)
-    root = "{data_root}"
-    if any(rate != sample_rate for _, rate in formats.values()):
-        root = (save_folder / f"voicebank_{sample_rate}").resolve()
-        _resample(data_folder, root, sample_rate, formats)
-    for manifest, pairs in zip(manifests, splits, strict=True):
-        entries = [_entry(root, *pair, *formats[pair[1]]) for pair in pairs]
-        files.write_json(manifest, dict(entries))
-    files.write_json(record, settings)
+    write, record = partial(_write_all, sets), Path(save_folder, RECORD_NAME)
+    prepare.prepare_once(record, settings, write, MANIFESTS)
 
 
-def _entry(root, noisy, clean, frames, rate):
-    """Return the name of a pair and its entry in a manifest."""
-    paths = {"noisy_wav": f"{root}/{noisy}", "clean_wav": f"{root}/{clean}"}
-    return Path(clean).stem, {**paths, "length": frames / rate}
+def _write_all(sets, save_folder, settings):
+    """Write copies, where files have another rate, and the manifests."""
+    data_folder, rate = Path(settings["data_folder"]), settings["sample_rate"]
+    splits = _split(sets, settings["valid_speakers"], data_folder)
+    pairs = [pair for members in sets.values() for pair in members]
+    rates = prepare.check_pairs(pairs, TITLE.format(data_folder))
+    root, copies = data_folder, save_folder / f"voicebank_{rate}"
+    if rates != {rate}:
+        root = None
+        splits = [
+            _resample(pairs, data_folder, copies, rate) for pairs in splits
+        ]
+    for manifest, pairs in zip(MANIFESTS, splits, strict=True):
+        named = {
+            pair[1].stem: prepare.pair_entry(*pair, root) for pair in pairs
+        }
+        files.write_json(save_folder / manifest, named)
+    return {}
 
 
 def _find_pairs(data_folder):
-    """Map each set to its sorted (noisy, clean) relative paths."""
+    """Map each set to its sorted pairs (noisy path, clean path)."""
     problems, sets = [], {}
     for name in (TRAIN, VALID, TEST):
         kinds = f"noisy_{name}", f"clean_{name}"
@@ -108,57 +105,22 @@ def _find_pairs(data_folder):
         problems += [f"{kind}: missing folder" for kind in missing]
         if missing:
             continue
-        noisy, clean = found.values()
-        alone = sorted(noisy.keys() ^ clean.keys())
-        paths = noisy | clean
-        problems += [f"{paths[file]}: not in both folders" for file in alone]
-        both = sorted(noisy.keys() & clean.keys())
-        if not both:
+        sets[name] = [*prepare.match_files(*found.values(), problems).values()]
+        if not sets[name]:
             problems.append(f"{' and '.join(kinds)}: no pair of .wav files")
-        sets[name] = [(noisy[file], clean[file]) for file in both]
     files.raise_problems(TITLE.format(data_folder), problems)
     return sets
 
 
 def _wav_files(data_folder, name):
-    """Return relative paths by file name, None if there is no such folder."""
+    """Return paths by file name, None if there is no such folder."""
     found = (data_folder / (name + suffix) for suffix in SUFFIXES)
     folder = next((folder for folder in found if folder.is_dir()), None)
     return folder and {
-        path.name: f"{folder.name}/{path.name}"
+        path.name: path
         for path in folder.iterdir()
         if path.suffix.lower() == ".wav" and not path.name.startswith(".")
     }
-
-
-def _check_pairs(data_folder, sets, paths):
-    """Map each path to (frames, rate); one error for all bad files."""
-    formats, problems, odd = {}, [], []
-    for path in tqdm(paths, desc="checking", unit="file"):
-        try:
-            info = audio_info(data_folder / path)
-            signal = read_audio(data_folder / path, sample_rate=info.samplerate)
-        except (ValueError, OSError) as error:
-            problems.append(str(error))
-            continue
-        if info.channels != 1:
-            problems.append(f"{path}: {info.channels} channels, expected 1")
-        formats[path] = info.frames, info.samplerate
-        if path.startswith("clean") and (oddity := flaw(signal)):
-            odd.append(f"{path}: {oddity}")
-    for noisy, clean in (pair for pairs in sets.values() for pair in pairs):
-        one, other = formats.get(noisy), formats.get(clean)
-        if one and other and one != other:
-            given, expected = (
-                f"{frames / rate:.4f} s at {rate} Hz"
-                for frames, rate in (one, other)
-            )
-            problems.append(f"{noisy}: {given}, expected {expected} as {clean}")
-    files.raise_problems(TITLE.format(data_folder), problems)
-    if odd:
-        listed = "; ".join(odd[: files.MAX_LISTED])
-        logger.warning("%d odd clean files: %s", len(odd), listed)
-    return formats
 
 
 def _split(sets, valid_speakers, data_folder):
@@ -167,7 +129,7 @@ def _split(sets, valid_speakers, data_folder):
         return sets[TRAIN], sets[VALID], sets[TEST]
     speakers = {}
     for pair in sets[TRAIN]:
-        speaker = Path(pair[1]).stem.rsplit("_", 1)[0]
+        speaker = pair[1].stem.rsplit("_", 1)[0]
         speakers.setdefault(speaker, []).append(pair)
     if not valid_speakers or not set(valid_speakers) < set(speakers):
         raise ValueError(
@@ -181,12 +143,16 @@ def _split(sets, valid_speakers, data_folder):
     return train, valid, sets[TEST]
 
 
-def _resample(data_folder, root, sample_rate, formats):
-    """Write copies of other files at a rate, which have the times of these."""
-    for path in tqdm(formats, desc="resampling", unit="file"):
-        copy, written = root / path, (data_folder / path).stat().st_mtime_ns
-        if not copy.exists() or copy.stat().st_mtime_ns != written:
-            copy_at_rate(data_folder / path, copy, sample_rate)
-            os.utime(copy, ns=(written, written))
-        info = audio_info(copy)
-        formats[path] = info.frames, info.samplerate
+def _resample(pairs, data_folder, copies, sample_rate):
+    """Return copies at another rate, which have the times of the files."""
+    resampled = []
+    for pair in tqdm(pairs, desc="resampling", unit="pair"):
+        names = [path.relative_to(data_folder) for path in pair]
+        resampled.append([copies / name for name in names])
+        for path, copy in zip(pair, resampled[-1], strict=True):
+            written = path.stat().st_mtime_ns
+            if not copy.exists() or copy.stat().st_mtime_ns != written:
+                signal = read_audio(path, sample_rate=sample_rate)
+                write_audio(copy, signal, sample_rate)
+                os.utime(copy, ns=(written, written))
+    return resampled

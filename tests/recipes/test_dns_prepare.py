@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import soundfile as sf
-from dns_prepare import find_test_pairs, prepare_dns
+from dns_prepare import prepare_dns
 
 from dbtransform_lobes.data.recordings import read_recordings
 from tests.corpora import CLEAN, NOISE, ROOMS, dns_tree, heard
@@ -138,14 +138,21 @@ def test_missing_folders_are_named(tmp_path):
 def test_incomplete_test_set_is_refused(tmp_path):
     tree = dns_tree(tmp_path / "tree")
     test = tree / "datasets/test_set/synthetic/no_reverb"
-    (test / "clean/clean_fileid_1.wav").unlink()
-    write_wav(test / "noisy/nameless.wav", speech_like(1.2))
     stereo = np.full((16000, 2), 0.1)
-    write_wav(test / "clean/clean_fileid_0.wav", stereo)
-    with pytest.raises(ValueError, match=r"\(4\)") as error:
-        find_test_pairs(tree)
-    for words in ("fileid 1", "nameless.wav", "not as long", "one channel"):
+    clean = [test / f"clean/clean_fileid_{number}.wav" for number in (0, 1)]
+    write_wav(clean[0], stereo)
+    write_wav(clean[1], np.full(16000, 0.1))
+    with pytest.raises(ValueError, match=r"\(2\)") as error:
+        prepare(tree, tmp_path / "save")
+    for words in ("0.wav: 2 channels", "samples at 16000 Hz, expected 16000"):
         assert words in str(error.value)
+    clean[1].unlink()
+    write_wav(test / "noisy/nameless.wav", speech_like(1.2))
+    with pytest.raises(ValueError, match=r"\(2\)") as error:
+        prepare(tree, tmp_path / "save")
+    for words in ("fileid_1.wav: not in both", "nameless.wav: expected one"):
+        assert words in str(error.value)
+    assert not (tmp_path / "save").exists()
 
 
 FLAGS = "--valid_hours=0.0005 --codec=0.5 --clipping=0.5 --number_of_epochs=1"
@@ -161,9 +168,10 @@ def test_recipe_runs_from_files_of_48_khz_and_from_shards(tmp_path, run):
     for name in ("test_no_reverb", "test_with_reverb"):
         scores = json.loads((save.parent / name / "scores.json").read_text())
         assert scores["num_scored"] == 2
-        for entry in json.loads((save / f"{name}.json").read_text()).values():
-            for key in ("clean_wav", "noisy_wav"):
-                info = sf.info(entry[key])
+        entries = json.loads((save / f"{name}.json").read_text())
+        for key, entry in entries.items():
+            for part in ("clean", "enhanced"):
+                info = sf.info(save.parent / name / f"{part}/{key}.wav")
                 assert info.samplerate == 16000
                 assert info.duration == entry["length"] == 1.2
     shards = tmp_path / "shards"

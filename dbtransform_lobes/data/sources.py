@@ -2,7 +2,8 @@
 
 A source has ``len(source)`` (its files), ``source.order(rng)``, the files of
 one pass, and ``source.draw(index, length, rng) -> (name, clean, noisy)``,
-which depends on its arguments alone.
+which depends on its arguments alone. It may have ``source.files``, a list of
+what of its files decides on the examples, wherever they lie.
 """
 
 import json
@@ -144,6 +145,8 @@ class Recordings:
         self.speech = [item for item in speech if item.source in wanted]
         self.voices = by_speaker(self.speech)
         self._check_options(known, wanted)
+        heard = *self.speech, *noise, *self.rooms
+        self.files = [(item.speaker, item.seconds) for item in heard]
         self.memory = {}
         if self.in_memory:
             paths = [item.path for item in (*self.speech, *noise)]
@@ -369,6 +372,7 @@ class Pairs:
             paths = [p.replace("{data_root}", str(data_root)) for p in paths]
             length = int(entry["length"] * sample_rate)
             self.items.append((name, *paths, length))
+        self.files = [(name, length) for name, *_, length in self.items]
 
     def __len__(self):
         return len(self.items)

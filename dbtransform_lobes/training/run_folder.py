@@ -1,13 +1,17 @@
 """The folder of a training run: what may begin or go on in it."""
 
 import difflib
+import hashlib
+import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import ruamel.yaml
 from hyperpyyaml import resolve_references
+from speechbrain.utils.logger import get_logger
 
+from dbtransform_lobes.data.files import read_record, write_json
 from dbtransform_lobes.evaluation.metrics import SAMPLE_RATE
 
 DEBUG_MARK = "made_by_debug"
@@ -21,6 +25,8 @@ MAY_CHANGE = set(
     "use_tensorboard tensorboard_logger train_logger checkpointer "
     "pretrained".split()
 )
+
+logger = get_logger(__name__)
 
 
 @contextmanager
@@ -120,6 +126,26 @@ def check_same_run(folder, hparams_file, overrides, debug=False):
             f"same ({', '.join(keys)} differ); give another --output_folder, "
             "or delete this one"
         )
+
+
+def warn_of_other_files(folder, listed):
+    """Warn if a run goes on with other training files, as listed, than before.
+
+    Their paths may change, and so what lies there; ``training_files.json`` in
+    the folder of the run remembers a digest of the list.
+    """
+    record = Path(folder, "training_files.json")
+    digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    now, before = {"files": len(listed), "sha256": digest}, read_record(record)
+    if before not in ({}, now) and any(Path(folder).glob("save/CKPT*")):
+        logger.warning(
+            "the %d training files are others than the %s before: the run goes "
+            "on with examples that it would not have had; stop it and give "
+            "those, or another --output_folder, if that is not meant",
+            len(listed),
+            before.get("files"),
+        )
+    write_json(record, now)
 
 
 def _plain_tree(text):

@@ -222,6 +222,8 @@ def training_loader(hparams, accumulation=1):
             hparams["sample_rate"],
             hparams["snr_db"],
         )
+    given = [hparams["output_folder"], getattr(source, "files", [])]
+    distributed.run_on_main(run_folder.warn_of_other_files, given)
     crops = TrainingCrops(
         source,
         hparams["steps_per_epoch"] * hparams["batch_size"],

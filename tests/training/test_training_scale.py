@@ -24,7 +24,7 @@ from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
 from torch.utils.data import get_worker_info
 
 from dbtransform_lobes.data.audio import read_audio
-from dbtransform_lobes.data.sources import Pairs
+from dbtransform_lobes.data.sources import Pairs, Recordings
 from dbtransform_lobes.inference.weights import fit_weights
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.waveform import enhance_waveform
@@ -33,7 +33,10 @@ from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
 from dbtransform_lobes.training.growth import grown
 from dbtransform_lobes.training.losses import EnhancementLoss
 from dbtransform_lobes.training.ranks import prepare_on_main
-from dbtransform_lobes.training.run_folder import check_validation
+from dbtransform_lobes.training.run_folder import (
+    check_validation,
+    warn_of_other_files,
+)
 from tests.composition import composed
 from tests.runs import tiny_model
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
@@ -141,6 +144,31 @@ def test_other_samples_give_other_weights(tree, one, tmp_path):
     """So that the comparisons of this file could fail."""
     train(tree, tmp_path, snr_db="[-5.0, 19.0]")
     assert distance(checkpoint(tmp_path), checkpoint(one)) > 1e-3
+
+
+def test_other_training_files_are_told(tree, one, tmp_path, caplog):
+    """Their place may be another, what is in them may not."""
+    for kind in ("speech", "noise"):
+        folder = tree / "clean_trainset_28spk_wav"
+        for name in ("here", "there"):
+            shutil.copytree(folder, tmp_path / name / kind / "train/a")
+    given = [Recordings(tmp_path / name).files for name in ("here", "there")]
+    extra = tmp_path / "there/noise/train/b/new.wav"
+    write_wav(extra, np.full(1600, 0.1))
+    other = Recordings(tmp_path / "there").files
+    known = json.loads((one / "training_files.json").read_text())
+    assert known["files"] == 2  # which the run itself has written
+    (tmp_path / "save/CKPT+0").mkdir(parents=True)
+    for files, told in zip([*given, other, other], (0, 0, 1, 1), strict=True):
+        warn_of_other_files(tmp_path, files)
+        assert len(caplog.records) == told
+    told = (
+        f"the {len(other)} training files are others than the {len(other) - 1}"
+    )
+    assert told in caplog.text
+    shutil.rmtree(tmp_path / "save")  # a run that begins anew
+    warn_of_other_files(tmp_path, given[0])
+    assert len(caplog.records) == 1
 
 
 def test_a_failing_rank_stops_all_with_its_message(tree, one, tmp_path):

@@ -22,7 +22,7 @@ def add_arguments(parser):
         help="model folder, name of a model of the package or of the hub "
         "(default: the one that comes with the package)",
     )
-    add_options(parser, "--revision")
+    add_options(parser, "--revision", "--trust-code")
 
 
 def run(args):
@@ -36,7 +36,8 @@ def run(args):
     computed_by = backend.choose_backend(args.model)
     folder = model_folder(args.model, args.revision)
     facts, sections = _read_card(Path(folder, "README.md"))
-    model = backend.load_enhancer(folder, computed_by, threads=1)
+    options = {"threads": 1, "trust_code": args.trust_code}
+    model = backend.load_enhancer(folder, computed_by, **options)
     known = model.description
     facts = {
         "model": args.model or bundled_models()[0],

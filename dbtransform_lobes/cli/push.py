@@ -6,6 +6,8 @@ examples:
   dbtransform enhance noisy.wav enhanced.wav --model owner/name
 """
 
+from dbtransform_lobes.cli.options import add_options
+
 
 def add_arguments(parser):
     """Add the arguments of ``push`` to its parser."""
@@ -32,6 +34,7 @@ def add_arguments(parser):
         action="store_true",
         help="check the folder and list what would be sent; no network",
     )
+    add_options(parser, "--trust-code")
 
 
 def run(args):
@@ -40,7 +43,8 @@ def run(args):
 
     from dbtransform_lobes.export.hub import plan_upload, push_files
 
-    files, others = plan_upload(args.model_folder, args.name)
+    given = args.model_folder, args.name, args.trust_code
+    files, others = plan_upload(*given)
     place = f"{args.name}, revision {args.revision or 'main'}" + (
         ", private" if args.private else ""
     )

@@ -12,11 +12,12 @@ from dbtransform_lobes.inference.enhance_model import EnhanceModel
 CARD_KEYS = ("license", "library_name", "pipeline_tag", "tags")
 
 
-def plan_upload(model_folder, name):
+def plan_upload(model_folder, name, trust_code=False):
     """Check a model folder and list what of it goes to "owner/name" on the hub.
 
     Returns the paths of the files to send and the names of what is left out.
-    FileNotFoundError or ValueError if something is missing or wrong.
+    FileNotFoundError or ValueError if something is missing or wrong, also
+    blocks of one's own without ``trust_code``.
     """
     validate_repo_id(name)
     if not HUB_NAME.fullmatch(name):
@@ -29,7 +30,8 @@ def plan_upload(model_folder, name):
             f"{folder}: {', '.join(missing)} missing, expected "
             f"{', '.join(FILES)}; export the run again"
         )
-    EnhanceModel.from_hparams(folder, run_opts={"device": "cpu"})
+    options = {"run_opts": {"device": "cpu"}, "trust_code": trust_code}
+    EnhanceModel.from_hparams(folder, **options)
     card = folder / "README.md"
     try:  # what the hub shows
         data = ModelCard.load(card).data.to_dict()

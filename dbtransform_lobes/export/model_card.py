@@ -40,26 +40,20 @@ def model_card(run_folder, hyperparams, meta, text="", language="en"):
     """Return, as Markdown, what a model is, learned from and scores.
 
     Files that the ``run_folder`` leads to may be missing. ``hyperparams`` is
-    the YAML of the model folder, ``meta`` has the scores of the checkpoint,
-    ``text`` is inserted before the training data.
+    the YAML of the model folder, ``meta`` has the scores and the time of the
+    checkpoint, ``text`` is inserted before the training data.
     """
     tree = ruamel.yaml.YAML().load(hyperparams)
     with open(Path(run_folder) / "hyperparams.yaml", encoding="utf-8") as file:
         run = ruamel.yaml.YAML().load(resolve_references(file))
     name = tree["model"].tag.value.rpartition(".")[2]
     rate = tree["sample_rate"]
-    report = read_record(Path(run_folder) / "scores.json")
     valid = {k: v for k, v in meta.items() if isinstance(v, float)}
-    valid.pop("unixtime", None)
-    means = report.get("means") or {}
-    test = {k: v for k, v in means.items() if v is not None}
-    scores = {
-        f"Validation ({run.get('valid_files') or 'all'} files)": valid,
-        f"Test ({report.get('num_scored')} files scored)": test,
-    }
-    front_matter = _front_matter(
-        name, language, "test" if test else "validation", test or valid
-    )
+    saved = valid.pop("unixtime", 0)
+    tests = _test_scores(run_folder, saved)
+    count = run.get("valid_files") or "all"
+    valid = {"validation": (f"{count} files", valid)}
+    front_matter = _front_matter(name, language, tests or valid)
     model = load_hyperpyyaml(hyperparams)["model"]
     count = sum(parameter.numel() for parameter in model.parameters())
     rows = [("parameters", f"{count:,}"), *configuration_rows(tree)]
@@ -69,21 +63,43 @@ def model_card(run_folder, hyperparams, meta, text="", language="en"):
         USAGE.format(top=rate // 2),
         text,
         _data(run),
-        _scores(scores),
+        _scores({**valid, **tests}),
         "## Configuration\n\n" + _table(("key", "value"), rows),
         f"## Versions\n\nExported with {', '.join(versions)}.",
     )
     return "\n".join(part.strip() + "\n" for part in parts if part.strip())
 
 
-def _front_matter(name, language, kind, scores):
+def _test_scores(run_folder, saved):
+    """Return the number of files and the mean scores of test sets by name.
+
+    Scores from before the checkpoint was saved are those of another one.
+    """
+    scores = {}
+    for path in sorted(Path(run_folder).glob("test*/scores.json")):
+        report = read_record(path)
+        means = (report.get("means") or {}).items()
+        means = {k: v for k, v in means if v is not None}
+        if means and path.stat().st_mtime >= saved:
+            count = f"{report.get('num_scored')} files scored"
+            scores[path.parent.name] = count, means
+    return scores
+
+
+def _front_matter(name, language, scores):
     """Return what the hub reads, with the scores as its model-index."""
     task = {"task_type": "audio-to-audio", "task_name": "Speech enhancement"}
-    task["dataset_name"] = f"{kind} mixtures, see the card"
-    task["dataset_type"] = "custom"
     results = [
-        EvalResult(**task, metric_type=metric, metric_value=round(value, 3))
-        for metric, value in scores.items()
+        EvalResult(
+            **task,
+            dataset_name=f"{kind} mixtures, see the card",
+            dataset_type="custom",
+            dataset_split=kind,
+            metric_type=metric,
+            metric_value=round(value, 3),
+        )
+        for kind, (_, means) in scores.items()
+        for metric, value in means.items()
     ]
     data = ModelCardData(
         language=language,
@@ -91,7 +107,7 @@ def _front_matter(name, language, kind, scores):
         library_name="speechbrain",
         pipeline_tag="audio-to-audio",
         tags=list(TAGS),
-        metrics=list(scores) or None,
+        metrics=list({each.metric_type: None for each in results}) or None,
         model_name=name,
         eval_results=results or None,
     )
@@ -156,7 +172,8 @@ def _data(run):
 def _recordings(given):
     """Return a table of the sources in a manifest or a list of them."""
     seconds, given = {}, given if isinstance(given, list) else [given]
-    manifests = [each for each in given if Path(str(each)).is_file()]
+    paths = [p for g in given for p in (Path(g), Path(g) / "manifest.csv")]
+    manifests = [path for path in paths if path.is_file()]
     rows = (row for each in manifests for row in read_table(each, ["split"]))
     for row in rows:
         if row["split"] == "train":
@@ -175,9 +192,9 @@ def _sources_table(rows):
 
 def _scores(scores):
     tables = [
-        f"{title}:\n\n"
+        f"{name.capitalize()} ({count}):\n\n"
         + _table(list(means), [[f"{v:.3f}" for v in means.values()]])
-        for title, means in scores.items()
+        for name, (count, means) in scores.items()
         if means
     ]
     return "## Scores\n\n" + "\n\n".join(tables) if tables else ""

@@ -24,6 +24,10 @@ HPARAMS = ROOT / "hparams"
 BASELINES = {"bsrnn": "BSRNN", "cmgan": "CMGAN"}
 NARROW = "architecture={num_channels: 16}"  # of the full models
 FILES = ("a", "b", "NA")
+GRAPH, CLASS = (
+    "dbtransform_lobes.models.harmonic_graph",
+    "HarmonicGraphAttention",
+)
 PESQ = {
     ("full", 1): (1.5, 2.0, 2.5),
     ("full", 2): (1.75, 2.0, 2.25),
@@ -60,6 +64,8 @@ rows:
 def plan(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
     (tmp_path / "recipe.yaml").write_text("lr: 1")
+    own = f"from {GRAPH} import {CLASS} as Own\n"
+    (tmp_path / "my_graphs.py").write_text(own)
     (tmp_path / "plan.yaml").write_text(PLAN)
     return read_plan(tmp_path / "plan.yaml")
 
@@ -72,6 +78,9 @@ def scored(folder, plan):
         scores = dict(zip(FILES, PESQ[run.row, run.seed], strict=True))
         (run.folder / "test").mkdir(parents=True)
         write_hyperparams(run.folder, batch_size=4, steps_per_epoch=45)
+        path = run.folder / "hyperparams.yaml"
+        text = path.read_text().replace(f"{GRAPH}.{CLASS}", "my_graphs.Own")
+        path.write_text(text)
         lines = [f"{n},scored,{p},{p / 4},{4 * p}," for n, p in scores.items()]
         lines += ["broken,failed,,,,NaN"] * (run.seed == 1)
         text = "\n".join(["file,status,pesq,estoi,si_sdr,reason", *lines])
@@ -153,8 +162,12 @@ def test_an_interrupt_stops_the_runs_and_they_go_on(plan, tmp_path):
     assert all(run.finished for run in runs)
 
 
-def test_table_and_plot_are_of_what_there_is(plan, tmp_path, run):
-    """Means and intervals are those of the literal twin."""
+def test_table_and_plot_are_of_what_there_is(plan, tmp_path, run, monkeypatch):
+    """Means and intervals are those of the literal twin.
+
+    The models have a block of one's own, in a module beside the script.
+    """
+    monkeypatch.setattr(sys, "path", sys.path[:])  # the tool adds to it
     output = tmp_path / "out"
     command = "ablate", tmp_path / "plan.yaml", "--seeds", 1, 2, 3
     command += "--output", output, "--report-only"

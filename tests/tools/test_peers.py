@@ -1,6 +1,7 @@
 """Side by side with enhancers of others."""
 
 import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -85,8 +86,11 @@ def compare(corpus, run):
 
 
 def test_table_of_systems_one_of_which_fails(corpus, causal_folder, compare):
-    out, models = corpus / "out", (f"tiny={causal_folder}", "bad=no_such.onnx")
-    captured = compare("--models", *models, code=1)
+    own = shutil.copytree(causal_folder, corpus / "own")
+    with open(own / "hyperparams.yaml", "a") as file:
+        file.write("extra: !name:os.getcwd\n")  # as blocks of one's own
+    out, models = corpus / "out", (f"tiny={own}", "bad=no_such.onnx")
+    captured = compare("--trust-code", "--models", *models, code=1)
     assert "failed: bad: FileNotFoundError: no_such.onnx" in captured.err
     assert not (out / "bad" / "timing.json").exists()
     rows = read_table(out)

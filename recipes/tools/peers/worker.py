@@ -20,12 +20,12 @@ from peers.adapters import PEERS, SAMPLE_RATE
 WARM_UP = 2 * SAMPLE_RATE  # samples that are enhanced before, not timed
 
 
-def work(name, model, pairs):
+def work(name, model, pairs, trust_code):
     """Enhance the first files of pairs to the second ones; return the times.
 
     It goes on after a file that fails; if all do, that is a ValueError.
     """
-    begin, latency_ms = load(name, model)
+    begin, latency_ms = load(name, model, trust_code)
     failed, totals = {}, np.zeros(3)
     noise = 0.05 * np.random.default_rng(0).standard_normal(WARM_UP)
     begin()(noise.astype(np.float32))
@@ -49,7 +49,7 @@ def work(name, model, pairs):
     }
 
 
-def load(name, source):
+def load(name, source, trust_code):
     """Return ``begin`` and the latency in ms, see ``Peer``, of a system."""
     if source is None:
         peer = PEERS[name]
@@ -57,7 +57,7 @@ def load(name, source):
         return lambda: partial(peer.enhance, begin()), peer.latency_ms
     from dbtransform_lobes.inference.backend import load_enhancer
 
-    model = load_enhancer(source, threads=1)
+    model = load_enhancer(source, threads=1, trust_code=trust_code)
     latency_ms = model.stream().latency_ms if model.causal else None
     process = partial(model.enhance_array, sample_rate=SAMPLE_RATE)
     return lambda: process, latency_ms

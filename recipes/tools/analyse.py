@@ -10,12 +10,15 @@ examples:
   analyse.py my_model noisy.wav --output graph --figures graph
 """
 
+import base64
+import io
 import os
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import ruamel.yaml
+import soundfile as sf
 import soxr
 import torch
 
@@ -38,11 +41,11 @@ from dbtransform_lobes.versions import package_versions
 from figures.architecture import architecture
 from figures.attention import attention_maps
 from figures.fusion import fusion_weights
-from figures.report import render_report
 
 FIGURES = ("architecture", "graph", "fusion", "spectrograms", "attention")
 FILES = ["report.html"]
 FILES += [f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf")]
+TEMPLATE = Path(__file__).with_name("figures") / "report.html"
 SECONDS, MAP_SECONDS, MAP_HZ = 10, 4, 500
 # Files of one recording may differ by what a codec adds.
 TOLERANCE_SECONDS = 0.1
@@ -202,6 +205,35 @@ def _tables(model, folder):
     if all(isinstance(tree.get(k), dict) for k in ("model", "compute_stft")):
         rows += configuration_rows(tree)
     return {"Configuration": rows, "Versions": package_versions().items()}
+
+
+def render_report(name, note, signals, sample_rate, pictures, left_out, tables):
+    """Return an HTML page that needs nothing else; all text is escaped.
+
+    ``signals`` are samples (L,) by title, ``pictures`` paths of PNGs named as
+    figures, ``left_out`` reasons by figure, ``tables`` rows of two cells by
+    title.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    players = []
+    for title, signal in signals.items():
+        file, signal = io.BytesIO(), signal.clip(-1, 1)
+        sf.write(file, signal, sample_rate, "PCM_16", format="WAV")
+        players.append((title, _encoded(file.getvalue())))
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string(TEMPLATE.read_text("utf-8")).render(
+        name=name,
+        note=note,
+        players=players,
+        pictures=[(p.stem, _encoded(p.read_bytes())) for p in pictures],
+        left_out=left_out,
+        tables=tables,
+    )
+
+
+def _encoded(data):
+    return base64.b64encode(data).decode("ascii")
 
 
 if __name__ == "__main__":

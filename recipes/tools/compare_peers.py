@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 from benchmark.measure import machine
@@ -137,7 +138,14 @@ def run_systems(systems, clean, noisy, output, trust_code=False):
     Returned are what ``work`` found by system, and why a system has nothing,
     or nothing of some files.
     """
-    files = {name: str(path) for name, _, path in pair_files(clean, noisy)}
+    pairs = pair_files(clean, noisy)
+    inputs = {path.resolve() for _, *paths in pairs for path in paths}
+    targets = product(systems, (f"{file}.wav" for file, *_ in pairs))
+    targets = {Path(output, *target).resolve() for target in targets}
+    lost = map(str, sorted(targets & inputs))
+    title = "these would be written over by estimates; give another --output"
+    raise_problems(title, list(lost))
+    files = {name: str(path) for name, _, path in pairs}
     rates = {path: audio_info(path).samplerate for path in files.values()}
     wrong = [f"{p}: {r} Hz" for p, r in rates.items() if r != SAMPLE_RATE]
     raise_problems(f"expected files at {SAMPLE_RATE} Hz; resample", wrong)

@@ -100,7 +100,8 @@ def test_runs_come_seed_by_seed_and_rows_win(plan, tmp_path):
     assert runs[0].settings["num_layers"] == "9"  # over the plan's 2
     assert runs[1].settings["num_layers"] == "1"  # the row's own
     assert runs[1].settings["lr"] == "0.2"
-    [one] = list_runs(plan, tmp_path, seeds=[7], rows=["plain"])
+    plan = plan._replace(overrides=None)  # an empty key, and words twice
+    [one] = list_runs(plan, tmp_path, seeds=[7, 7], rows=["plain"] * 2)
     assert one.folder == tmp_path / "plain" / "7"
     with pytest.raises(ValueError, match="no such row: none"):
         list_runs(plan, tmp_path, rows=["none"])
@@ -214,10 +215,25 @@ def test_wrong_plans_are_refused(plan, tmp_path):
         ("reference", "none", "the reference is none"),
         ("script", "none.py", script),
         ("epochs", 3, "unknown keys .'epochs'."),
+        ("seeds", 3, "the seeds are 3, expected a list of whole numbers"),
+        ("seeds", ["one"], "expected a list of whole numbers"),
+        ("seeds", [], "expected a list of whole numbers"),
+        ("rows", ["full"], ".'full'.* stands for what a row or all rows"),
+        ("rows", {"full": 3}, "3 stands for what a row or all rows"),
+        ("rows", {"full": None, 1: None}, "the rows full, 1, which are words"),
+        ("rows", None, "the reference is full, expected one of the rows ,"),
+        ("overrides", "lr: 1", "'lr: 1' stands for"),
     ):
         yaml.dump({**yaml.load(PLAN), key: value}, wrong)
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             read_plan(wrong)
+    wrong.write_text("- full\n")
+    with pytest.raises(ValueError, match="missing keys .'overrides'"):
+        read_plan(wrong)
+    for small in ("", "small: 3"):
+        wrong.write_text(f"{PLAN}\n{small}")
+        with pytest.raises(ValueError, match="no key small .* out --small"):
+            read_plan(wrong, small=True)
 
 
 def test_settings_of_the_command_line_are_checked(plan):

@@ -13,7 +13,7 @@ from compare_peers import choose_systems
 from dbtransform_lobes.data.audio import read_audio, write_audio
 from peers import adapters, report
 from peers.adapters import PEERS
-from tests.signals import noise_like, speech_like, write_wav
+from tests.signals import contents, noise_like, speech_like, write_wav
 from tests.training_runs import scored_here
 
 
@@ -141,6 +141,16 @@ def test_inputs_are_checked_before_anything_runs(corpus, compare):
     ):
         assert message in compare("--models", *models, code=1).err
     assert not (corpus / "out").exists()
+
+
+def test_inputs_are_not_written_over(corpus, compare):
+    before = contents(corpus)
+    options = "--output", corpus, "--models", "clean=db_transform_small"
+    told = compare(*options, code=1).err
+    assert "give another --output" in told
+    for name in before:
+        assert str(corpus / name) in told
+    assert contents(corpus) == before
 
 
 def test_plot_needs_scores(tmp_path):

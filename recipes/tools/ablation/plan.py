@@ -5,6 +5,7 @@ from collections import namedtuple
 from copy import deepcopy
 from dataclasses import dataclass
 from io import StringIO
+from itertools import product
 from pathlib import Path
 
 import ruamel.yaml
@@ -50,7 +51,8 @@ def read_plan(path, small=False):
     ``small`` puts the overrides and rows of its key ``small`` on top.
     """
     path = existing_file(path, "the YAML of an ablation")
-    content = _load(path, path) or {}
+    content = _load(path, path)
+    content = content if isinstance(content, dict) else {}
     extra = content.pop("small", None)
     missing, unknown = KEYS - set(content), set(content) - KEYS
     if missing or unknown:
@@ -58,20 +60,43 @@ def read_plan(path, small=False):
             f"{path}: missing keys {sorted(missing)}, unknown keys "
             f"{sorted(unknown)}, expected {', '.join(sorted(KEYS))} and small"
         )
-    if content["reference"] not in content["rows"]:
-        raise ValueError(
-            f"{path}: the reference is {content['reference']}, expected one "
-            f"of the rows {', '.join(content['rows'])}"
-        )
     if small:
-        if not extra:
-            raise ValueError(f"{path} has no key small: leave out --small")
+        if not isinstance(extra, dict):
+            raise ValueError(
+                f"{path} has no key small with rows or overrides in it: leave "
+                "out --small"
+            )
         content = _merged(content, extra)
+    _check_values(path, content)
     for key in ("script", "recipe"):
         place = (path.parent / content[key]).resolve()
         expected = f"the {key} of {path}, a path relative to that file"
         content[key] = existing_file(place, expected)
     return Plan(**content)
+
+
+def _check_values(path, content):
+    """Refuse values of a plan that are of no use."""
+    rows, seeds = content["rows"], content["seeds"]
+    overrides = rows.values() if isinstance(rows, dict) else [rows]
+    for given in (content["overrides"], *overrides):
+        if not isinstance(given, dict | None):
+            raise ValueError(
+                f"{path}: {given!r} stands for what a row or all rows change, "
+                "expected keys with their values, as {num_layers: 1}"
+            )
+    numbers = seeds if isinstance(seeds, list) else [None]
+    if not numbers or not all(isinstance(seed, int) for seed in numbers):
+        raise ValueError(
+            f"{path}: the seeds are {seeds!r}, expected a list of whole "
+            "numbers, as [1, 2, 3]"
+        )
+    names = list(rows or ())
+    if content["reference"] not in names or set(map(type, names)) != {str}:
+        raise ValueError(
+            f"{path}: the reference is {content['reference']}, expected one "
+            f"of the rows {', '.join(map(str, names))}, which are words"
+        )
 
 
 def parse_settings(items):
@@ -98,7 +123,8 @@ def _load(source, name):
 def list_runs(plan, output, given=None, seeds=None, rows=None):
     """Return runs, all rows of a seed before the next, in ``output/ROW/SEED``.
 
-    What a row itself changes wins over the ``given`` keys.
+    What a row itself changes wins over the ``given`` keys. A row or seed that
+    is named twice is taken once.
     """
     unknown = [row for row in rows or () if row not in plan.rows]
     if unknown:
@@ -107,13 +133,13 @@ def list_runs(plan, output, given=None, seeds=None, rows=None):
             f"{', '.join(plan.rows)}"
         )
     runs = []
-    for seed in seeds or plan.seeds:
-        for row in rows or plan.rows:
-            values = _merged(plan.overrides, given or {})
-            values = _merged(values, plan.rows[row] or {})
-            settings = {key: _text(value) for key, value in values.items()}
-            folder = Path(output) / row / str(seed)
-            runs.append(Run(row, seed, folder, plan, settings))
+    seeds, rows = seeds or plan.seeds, rows or plan.rows
+    for seed, row in product(dict.fromkeys(seeds), dict.fromkeys(rows)):
+        values = _merged(plan.overrides or {}, given or {})
+        values = _merged(values, plan.rows[row] or {})
+        settings = {key: _text(value) for key, value in values.items()}
+        folder = Path(output) / row / str(seed)
+        runs.append(Run(row, seed, folder, plan, settings))
     return runs
 
 

@@ -1,12 +1,11 @@
-"""Diagram of a network, drawn from the network itself."""
+"""Diagram of a DB-Transform, drawn from the model itself."""
 
 import itertools
 import re
 import textwrap
 from dataclasses import dataclass
 
-from torch import nn
-
+from dbtransform_lobes.analysis.graph import parts_of
 from dbtransform_lobes.models.db_transform import DBTransform, Residual
 from dbtransform_lobes.models.mask_decoder import NUM_TAPS
 from dbtransform_lobes.plotting import new_figure
@@ -27,13 +26,11 @@ class Stage:
 
 
 def stages(model):
-    """Return how often each group of boxes is repeated, and the group."""
-    if not isinstance(model, DBTransform):
-        groups = [_child(*child) for child in model.named_children()]
-        if getattr(model, "order", None) == "interleaved":  # BSRNN's layers
-            (times, over_time), (_, over_bands) = groups[1:3]
-            groups[1:3] = [(times, over_time + over_bands)]
-        return groups
+    """Return how often each group of boxes is repeated, and the group.
+
+    MissingPart of a model that is not made of blocks.
+    """
+    parts_of(model, DBTransform, "blocks that its YAML names")
     blocks = dict(zip(model.block_names, model.blocks, strict=False))
     settings, layout = model.settings, model.layout
     split = f"({layout.num_bands}, B, T, C)"
@@ -42,16 +39,6 @@ def stages(model):
     taps = describe(model.mask_decoder, settings.get("mask_decoder"), taps)
     layer = [describe(blocks[name], settings[name]) for name in blocks]
     return [(1, [split]), (model.num_layers, layer), (1, [taps])]
-
-
-def _child(name, module):
-    """Return a part of any network; the same ones in a list count as one."""
-    parts = list(module) if isinstance(module, nn.ModuleList) else [module]
-    alike = len(parts) > 0 and len({str(part) for part in parts}) == 1
-    shown = parts[0] if alike else module
-    title = name.replace("_", " ").capitalize()
-    stage = Stage(title, (type(shown).__name__,), _count(shown))
-    return (len(parts) if alike else 1), [stage]
 
 
 def describe(module, settings=None, output=""):
@@ -79,13 +66,12 @@ def _count(module):
 
 
 def architecture(model, compute_stft):
-    """Draw the blocks of a network behind an STFT, their sizes, its bands."""
+    """Draw the blocks of a model behind an STFT, their sizes, its bands."""
     groups = [_front(compute_stft), *stages(model), _back(model)]
-    layout = getattr(model, "layout", None)
     count = sum(len(group) for _, group in groups)
-    width, ratios = LEFT + WIDTH + RIGHT, [count + 0.5] + [0.4] * bool(layout)
-    size = width, HEIGHT * sum(ratios) + 0.6 * len(ratios)
-    figure, panels = new_figure(size, len(ratios), height_ratios=ratios)
+    width, ratios = LEFT + WIDTH + RIGHT, [count + 0.5, 0.4]
+    size = width, HEIGHT * sum(ratios) + 1.2
+    figure, panels = new_figure(size, 2, height_ratios=ratios)
     panel = panels[0, 0]
     panel.axis("off")
     panel.set(xlim=(0, width), ylim=(count - 0.3, -1))
@@ -98,14 +84,12 @@ def architecture(model, compute_stft):
         if times > 1:
             _draw_frame(panel, first, len(group), times)
         first += len(group)
-    if layout:
-        # The noisy spectrum goes around the network, to the filter.
-        x, bottom = LEFT / 3, count - 2
-        panel.plot([LEFT, x, x], [0, 0, bottom], color="black", linewidth=1)
-        _arrow(panel, (x, bottom), (LEFT, bottom))
-        place = x - 0.14, bottom / 2
-        _write(panel, *place, "noisy spectrum", rotation=90)
-        _draw_bands(panels[1, 0], layout)
+    # The noisy spectrum goes around the network, to the filter.
+    x, bottom = LEFT / 3, count - 2
+    panel.plot([LEFT, x, x], [0, 0, bottom], color="black", linewidth=1)
+    _arrow(panel, (x, bottom), (LEFT, bottom))
+    _write(panel, x - 0.14, bottom / 2, "noisy spectrum", rotation=90)
+    _draw_bands(panels[1, 0], model.layout)
     return figure
 
 
@@ -118,13 +102,10 @@ def _front(stft):
 
 
 def _back(model):
-    """Return what is done with the filter; others return a spectrum."""
-    inverse = Stage("Inverse STFT", (), 0, "(B, L)")
-    if not hasattr(model, "layout"):
-        return 1, [inverse]
-    causal = getattr(model, "causal", False)
-    taps = "t-2, t-1, t" if causal else "t-1, t, t+1"
-    return 1, [Stage("Filter", (f"sum over the noisy frames {taps}",)), inverse]
+    """Return what is done with the filter."""
+    taps = "t-2, t-1, t" if model.causal else "t-1, t, t+1"
+    filtering = Stage("Filter", (f"sum over the noisy frames {taps}",))
+    return 1, [filtering, Stage("Inverse STFT", (), 0, "(B, L)")]
 
 
 def _write(panel, x, y, text, size=8.5, ha="center", **options):

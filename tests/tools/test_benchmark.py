@@ -1,9 +1,11 @@
 """``benchmark_models.py``: counts, ratios, memory, the literal proposal."""
 
+import itertools
 import json
 import os
 import pickle
 import signal
+from functools import partial
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -12,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark import candidates, counts, measure
+from benchmark import candidates, counts, measure, worker
 from benchmark.counts import count_macs, count_parameters
-from benchmark.worker import Worker, pass_seconds, peak_memory
+from benchmark.worker import Worker, peak_memory, time_pass
 from dbtransform_lobes.models.bsrnn import BSRNN
 from tests.composition import composed, front_end_yaml, model_yaml
 from tests.literal import literal_twin
@@ -191,10 +193,10 @@ def test_literal_refuses_other_configurations():
             literal_twin(model)
 
 
-def timed(model, seconds, length=LENGTH):
+def timed(model, factors, length=LENGTH):
     """A case of passes of a model."""
     case = {"model": model, "measure": measure.INFERENCE, "threads": 1}
-    return {**case, "length": length, "seconds": seconds}
+    return {**case, "length": length, "factors": factors}
 
 
 def test_ratios_are_of_the_same_repeat():
@@ -207,18 +209,20 @@ def test_ratios_are_of_the_same_repeat():
     assert titles == {"time over that of b"}
 
 
-def test_streams_of_causal_models_are_timed(tmp_path, no_children):
+def test_times_are_those_of_a_second_of_audio(tmp_path, monkeypatch):
+    """By a clock that is a second further whenever it is read."""
     path = write_model(tmp_path, "live", **SMALL, causal=True, window=4)
+    model = candidates.load_candidate(str(path))
+    monkeypatch.setattr("time.perf_counter", partial(next, itertools.count()))
+    monkeypatch.setattr(worker, "STREAM_SECONDS", 0.1)
+    for frames in (1, 4):
+        found = worker.time_stream(model, frames)
+        assert found == pytest.approx(1 / (frames * 0.002))  # hops of 2 ms
+    assert worker.time_pass(model, LENGTH) == 1 / LENGTH
+    assert worker.time_training(model) == 1 / (2.0 * 4)  # crops
     other = write_model(tmp_path, "other", BSRNN_CLASS, **TINY_BSRNN)
-    models = [candidates.load_candidate(str(each)) for each in (path, other)]
-    with Worker(str(path)) as worker:
-        workers = {"live": worker}
-        cases = measure.time_streaming(workers, models, 1, seconds=0.1)
-    assert [case["model"] for case in cases] == ["live", "live"]
-    assert [case["frames"] for case in cases] == [1, 4]
-    for case in cases:
-        heard = case["frames"] * 0.002  # hops of 2 ms
-        assert case["value"] == pytest.approx(case["seconds"] / heard)
+    other = candidates.load_candidate(str(other))
+    assert worker.time_stream(other, frames) is None
 
 
 def test_operations_of_a_long_signal_are_those_of_a_shorter_one(tmp_path):
@@ -238,13 +242,13 @@ def test_a_process_without_memory_is_told_from_one_that_fails(tmp_path):
     path = write_model(tmp_path, "greedy", COSTLY, num_bytes=10**15)
     assert peak_memory(str(path), LENGTH) is None
     path = write_model(tmp_path, "killed", COSTLY, number=int(signal.SIGKILL))
-    with Worker(str(path)) as worker:  # as the kernel does
-        assert worker.run(pass_seconds, 1, LENGTH) is None
+    with Worker(str(path)) as process:  # as the kernel does
+        assert process.run(time_pass, 1, LENGTH) is None
     path = write_model(tmp_path, "broken", COSTLY, number=int(signal.SIGABRT))
-    with Worker(str(path)) as worker:
+    with Worker(str(path)) as process:
         told = "broken.yaml ended with code -6"
         with pytest.raises(RuntimeError, match=told):
-            worker.run(pass_seconds, 1, LENGTH)
+            process.run(time_pass, 1, LENGTH)
 
 
 @pytest.mark.usefixtures("no_children")
@@ -259,7 +263,7 @@ def test_a_model_without_memory_is_left_out(models, monkeypatch, run):
     table = run(*command, *options.split()).out
     results = json.loads(Path("out.json").read_text(encoding="utf-8"))
     found = {
-        (case["measure"], case["model"], case["length"]): case["value"]
+        (case["measure"], case["model"], case.get("length")): case["value"]
         for case in results["cases"]
     }
     assert found.pop((measure.MEMORY, "bsrnn", 0.5)) is None
@@ -295,16 +299,15 @@ def test_command(models, run, monkeypatch):
     for kind in (measure.INFERENCE, measure.TRAINING, measure.MACS):
         assert [case["model"] for case in cases[kind]] == names, kind
     for case in cases[measure.INFERENCE]:
-        assert len(case["seconds"]) == 2 and min(case["seconds"]) > 0
-        mean = sum(case["seconds"]) / 2  # the median of two
-        assert case["value"] == pytest.approx(mean / LENGTH)
+        assert len(case["factors"]) == 2 and min(case["factors"]) > 0
+        mean = sum(case["factors"]) / 2  # the median of two
+        assert case["value"] == pytest.approx(mean)
     for other in names:
         values = [case["value"] for case in cases[f"time over that of {other}"]]
         assert len(values) == 3 and values[names.index(other)] == 1.0
-    heard = 2.0 * 4  # crops
     for case in cases[measure.TRAINING]:
-        speed = heard / (sum(case["seconds"]) / 2)
-        assert case["value"] == pytest.approx(speed)
+        mean = sum(case["factors"]) / 2
+        assert case["value"] == pytest.approx(1 / mean)
     assert [case["value"] for case in cases[measure.MEMORY]] == [2.5] * 3
     # As many products in loops as in batches, but for the folded kernels.
     batched, _, loops = (case["parts"] for case in cases[measure.MACS])

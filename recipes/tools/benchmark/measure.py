@@ -12,7 +12,6 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 from itertools import product
-from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
@@ -24,11 +23,12 @@ from dbtransform_lobes.versions import package_versions
 
 BASELINES = [LITERAL, "bsrnn"]
 FRAMES_A_CALL = (1, 4)  # of a live stream
-STREAM_SECONDS = 8.0
 # What is measured.
 MACS, MEMORY = "MMAC per second of audio", "peak memory of a pass, MB"
 INFERENCE, STREAMING = "real-time factor", "real-time factor of a live stream"
 TRAINING = "seconds of audio trained on per second"
+TASKS = {worker.time_pass: INFERENCE, worker.time_stream: STREAMING}
+TASKS[worker.time_training] = TRAINING
 RATIOS = {INFERENCE: "time over that of", TRAINING: "training over that of"}
 
 
@@ -50,29 +50,27 @@ def benchmark(names, lengths, threads, repeats=5, training=True, report=print):
             f"the models are {', '.join(names)}, expected models of different "
             "names: rename one of the files"
         )
-    cases, fit = [], {}
+    cases, timed = [], []
     for length in lengths:
         report(f"memory and operations at {length:g} s")
         found = _sizes(candidates.values(), length, threads[-1])
-        fit[length] = {case["model"] for case in found if case["value"]}
+        able = {case["model"] for case in found if case["value"]}
+        timed.append((worker.time_pass, {"length": length}, able))
         cases += found
+    for frames in FRAMES_A_CALL:
+        timed.append((worker.time_stream, {"frames": frames}, candidates))
+    if training:
+        timed.append((worker.time_training, {}, candidates))
     with ExitStack() as stack:
         workers = {
             name: stack.enter_context(worker.Worker(candidate.source))
             for name, candidate in candidates.items()
         }
-        for count, length in product(threads, lengths):
-            report(f"time of {length:g} s, threads: {count}")
-            able = {n: w for n, w in workers.items() if n in fit[length]}
-            case = {"measure": INFERENCE, "length": length, "threads": count}
-            cases += _time(able, repeats, case, worker.pass_seconds, length)
-        for count in threads:
-            report(f"time of live streams, threads: {count}")
-            cases += time_streaming(workers, candidates.values(), count)
-        for count in threads if training else ():
-            report(f"time of training, threads: {count}")
-            case = {"measure": TRAINING, "length": None, "threads": count}
-            cases += _time(workers, repeats, case, worker.training_seconds)
+        for (task, given, able), count in product(timed, threads):
+            case = {"measure": TASKS[task], **given, "threads": count}
+            report(", ".join(map(str, case.values())))
+            some = {n: w for n, w in workers.items() if n in able}
+            cases += _time(some, repeats, case, task, *given.values())
     models = {
         name: {
             "parameters": count_parameters(candidate.model),
@@ -102,34 +100,18 @@ def _sizes(candidates, length, threads):
 
 
 def _time(workers, repeats, case, task, *arguments):
-    """Time a task of workers in turns; return a case of each model."""
+    """Time a task of workers in turns; return a case of each model.
+
+    Its ``factors`` are seconds of computing for a second of audio.
+    """
     given = task, case["threads"], *arguments
     runs = {name: partial(each.run, *given) for name, each in workers.items()}
     cases = []
-    heard = case["length"] or worker.CROP_SECONDS * worker.BATCH_SIZE
-    for name, seconds in interleaved(runs, repeats).items():
-        value = median(seconds) / heard
+    for name, factors in interleaved(runs, repeats).items():
+        value = median(factors)
         value = 1 / value if case["measure"] == TRAINING else value
-        found = {"model": name, "value": value, "seconds": seconds}
+        found = {"model": name, "value": value, "factors": factors}
         cases.append({**case, **found})
-    return cases
-
-
-def time_streaming(workers, candidates, threads, seconds=STREAM_SECONDS):
-    """Time the calls of ``step`` on a live stream, for causal models.
-
-    The first quarter of the stream fills the state and is not timed.
-    """
-    cases = []
-    causal = [c for c in candidates if getattr(c.model, "causal", False)]
-    for each, frames in product(causal, FRAMES_A_CALL):
-        hop = each.compute_stft.hop_length / each.sample_rate
-        given = worker.stream_seconds, threads, frames, round(seconds / hop)
-        times = workers[each.name].run(*given)
-        call = median(times[len(times) // 4 :])
-        case = {"frames": frames, "threads": threads, "seconds": call}
-        case |= {"model": each.name, "measure": STREAMING}
-        cases.append({**case, "value": call / (frames * hop)})
     return cases
 
 
@@ -162,11 +144,12 @@ def interleaved(runs, repeats):
 def ratios(cases, references):
     """Return medians of times over those of references in the same repeat."""
     timed = [case for case in cases if case["measure"] in RATIOS]
-    setting = itemgetter("measure", "length", "threads")
+    setting = "measure", "length", "threads"
     found = []
     for other, case in product(timed, timed):
-        if other["model"] in references and setting(case) == setting(other):
-            pairs = zip(case["seconds"], other["seconds"], strict=True)
+        alike = all(case.get(key) == other.get(key) for key in setting)
+        if other["model"] in references and alike:
+            pairs = zip(case["factors"], other["factors"], strict=True)
             title = f"{RATIOS[case['measure']]} {other['model']}"
             ratio = median(mine / others for mine, others in pairs)
             found.append({**case, "measure": title, "value": ratio})

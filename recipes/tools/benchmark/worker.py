@@ -7,6 +7,7 @@ the times of large tensors by half.
 import signal
 import time
 from functools import lru_cache
+from statistics import median
 
 import torch
 
@@ -15,6 +16,7 @@ from benchmark.peak import peak_bytes, reset_peak
 from dbtransform_lobes.parallel import WorkerDied, Workers
 
 CROP_SECONDS, BATCH_SIZE = 2.0, 4  # of a training step
+STREAM_SECONDS = 8.0
 
 
 class Worker(Workers):
@@ -71,18 +73,19 @@ def peak_memory(source, length, threads=1):
 
 
 def pass_cost(candidate, length):
-    """Return seconds and bytes of the whole path of a signal of a length."""
+    """Return the seconds for a second of audio, and the bytes, of a pass."""
     noisy = candidate.noise(length)
     candidate.model.eval()
     reset_peak()
     before, start = peak_bytes(), time.perf_counter()
     with torch.inference_mode():
         candidate.enhance(noisy)
-    return time.perf_counter() - start, peak_bytes() - before
+    seconds = time.perf_counter() - start
+    return seconds / length, peak_bytes() - before
 
 
-def pass_seconds(candidate, length):
-    """Return the seconds of ``pass_cost``."""
+def time_pass(candidate, length):
+    """Return the seconds for a second of audio of ``pass_cost``."""
     return pass_cost(candidate, length)[0]
 
 
@@ -91,8 +94,8 @@ def _optimizer(model):
     return torch.optim.AdamW(model.parameters(), lr=1e-4)
 
 
-def training_seconds(candidate):
-    """Time forward, backward and AdamW; the squared error costs nothing."""
+def time_training(candidate):
+    """Return those of forward, backward and AdamW; the error costs nothing."""
     crops = CROP_SECONDS, BATCH_SIZE
     noisy, clean = (candidate.noise(*crops, seed) for seed in (0, 1))
     optimizer = _optimizer(candidate.model)
@@ -101,18 +104,25 @@ def training_seconds(candidate):
     optimizer.zero_grad()
     (candidate.enhance(noisy) - clean).square().mean().backward()
     optimizer.step()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / (CROP_SECONDS * BATCH_SIZE)
 
 
 @torch.inference_mode()
-def stream_seconds(candidate, frames, total):
-    """Return the seconds of each call of ``step`` on a live stream."""
+def time_stream(candidate, frames):
+    """Return the seconds for a second of audio of a stream, None without one.
+
+    That is the median of the calls of ``step``; the first quarter of the
+    stream fills the state and is not timed.
+    """
+    if not getattr(candidate.model, "causal", False):
+        return None
+    hop = candidate.compute_stft.hop_length / candidate.sample_rate
     torch.manual_seed(0)
-    shape = (1, candidate.model.layout.num_bins, total)
+    shape = 1, candidate.model.layout.num_bins, round(STREAM_SECONDS / hop)
     spec = torch.randn(shape, dtype=torch.complex64)
     state, times = candidate.model.initial_state(), []
     for chunk in spec.split(frames, dim=-1):
         start = time.perf_counter()
         _, state = candidate.model.step(chunk, state)
         times.append(time.perf_counter() - start)
-    return times
+    return median(times[len(times) // 4 :]) / (frames * hop)

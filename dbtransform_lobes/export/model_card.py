@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 from dbtransform_lobes.data.files import read_record, read_table
+from dbtransform_lobes.evaluation.tables import markdown_table
 from dbtransform_lobes.versions import package_versions
 
 TAGS = ("speech-enhancement", "audio-to-audio", "speechbrain", "dbtransform")
@@ -64,7 +65,7 @@ def model_card(run_folder, hyperparams, meta, text="", language="en"):
         text,
         _data(run),
         _scores({**valid, **tests}),
-        "## Configuration\n\n" + _table(("key", "value"), rows),
+        "## Configuration\n\n" + markdown_table(("key", "value"), rows),
         f"## Versions\n\nExported with {', '.join(versions)}.",
     )
     return "\n".join(part.strip() + "\n" for part in parts if part.strip())
@@ -114,11 +115,6 @@ def _front_matter(name, language, scores):
     return data.to_yaml()
 
 
-def _table(columns, rows):
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def configuration_rows(tree):
     """List what a hyperparams.yaml, not built, says of the model."""
     stft, lengths = tree["compute_stft"], ("win_length", "hop_length")
@@ -166,7 +162,7 @@ def _data(run):
         f"Mixtures of `{split}`: {size['files']} files, {size['hours']} hours."
         for split, size in splits.items()
     ]
-    return "## Training data\n\n" + "\n\n".join(filter(None, parts))
+    return "\n\n".join(["## Training data", *filter(None, parts)])
 
 
 def _recordings(given):
@@ -187,14 +183,14 @@ def _recordings(given):
 
 def _sources_table(rows):
     rows = list(rows)
-    return _table(SOURCE_KEYS, rows) if rows else ""
+    return markdown_table(SOURCE_KEYS, rows).rstrip() if rows else ""
 
 
 def _scores(scores):
     tables = [
         f"{name.capitalize()} ({count}):\n\n"
-        + _table(list(means), [[f"{v:.3f}" for v in means.values()]])
+        + markdown_table(list(means), [map("{:.3f}".format, means.values())])
         for name, (count, means) in scores.items()
         if means
     ]
-    return "## Scores\n\n" + "\n\n".join(tables) if tables else ""
+    return "\n".join(["## Scores\n", *tables]) if tables else ""

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 from functools import partial
 
@@ -84,7 +85,7 @@ def card_of(trained, tmp_path, **overrides):
     shutil.copytree(trained[0], folder)
     write_hyperparams(folder, data_folder=str(tmp_path / "data"), **overrides)
     (tmp_path / "data").mkdir()
-    waves = {"source": "waves", "licence": "CC-BY", "files": 3, "hours": 0.5}
+    waves = {"source": "wa|ves", "licence": "CC-BY", "files": 3, "hours": 0.5}
     hours = {"train": (9, 0.75), "valid": (7, 0.25)}
     splits = {k: {"files": n, "hours": h} for k, (n, h) in hours.items()}
     record = {"sources": [waves], "splits": splits}
@@ -99,7 +100,7 @@ def card_of(trained, tmp_path, **overrides):
     export_model(folder, tmp_path / "m", card=limits, language="cs")
     card = (tmp_path / "m/README.md").read_text()
     assert str(tmp_path) not in card
-    return card
+    return re.sub(r"(?<=\S) +", " ", card)  # tables are padded
 
 
 def test_card_says_what_is_known(trained, tmp_path):
@@ -116,12 +117,13 @@ def test_card_says_what_is_known(trained, tmp_path):
     count = sum(weight.numel() for weight in trained[1].parameters())
     assert f"| parameters | {count:,} |" in card
     assert "| num_channels | 8 |" in card and "| layout.n_fft | 512 |" in card
-    assert "| waves | CC-BY | 3 | 0.5 |" in card
+    assert r"| wa\|ves | CC-BY | 3 | 0.5 |" in card
     assert "`train`: 9 files, 0.75 hours" in card
     assert "`valid`: 7 files, 0.25 hours" in card
     assert "| pesq | si_sdr | stoi |" in card
     assert "| 2.500 | 11.250 | 0.800 |" in card
-    assert "Test (60 files scored):\n\n| pesq |\n| --- |\n| 2.125 |" in card
+    table = r"Test \(60 files scored\):\n\n\| pesq \|\n.*\n\| 2.125 \|\n"
+    assert re.search(table, card)
     assert "Test_room (60 files" in card and "Test_old" not in card
     assert "Not for music." in card and "unixtime" not in card
 
@@ -139,7 +141,7 @@ def test_card_names_recordings_mixed_on_the_fly(trained, tmp_path):
     assert "| birds | CC0 | 4 | 2.0 |" in card
     card = card_of(trained, tmp_path, recordings=str(manifest))
     assert "| birds | CC0 | 2 | 1.0 |" in card and "cars" not in card
-    assert "`train`" not in card and "waves" not in card
+    assert "`train`" not in card and "ves" not in card
     assert "`valid`: 7 files, 0.25 hours" in card
 
 

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 from scipy.signal import correlate
 
-from compare_peers import choose_systems
+from compare_peers import choose_systems, plot_peers
 from dbtransform_lobes.data.audio import read_audio, write_audio
-from peers import adapters, report
+from peers import adapters
 from peers.adapters import PEERS
 from tests.signals import contents, noise_like, speech_like, write_wav
 from tests.training_runs import scored_here
@@ -155,5 +155,5 @@ def test_inputs_are_not_written_over(corpus, compare):
 
 def test_plot_needs_scores(tmp_path):
     unscored = [{"system": "a", "pesq": None}]
-    report.plot_peers(unscored, tmp_path / "no.png")
+    plot_peers(unscored, tmp_path / "no.png")
     assert not (tmp_path / "no.png").exists()

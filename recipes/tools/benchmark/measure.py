@@ -36,7 +36,7 @@ def benchmark(names, lengths, threads, repeats=5, training=True, report=print):
     """Measure models side by side, as the options of the command say.
 
     Returned are, ready for JSON, ``machine``, ``versions``, ``models`` and
-    ``cases``, whose value is None where the memory did not suffice. Times are
+    ``cases``, whose value is None where a pass failed. Times are
     also given over those of the first model, of "literal" and of "bsrnn".
     """
     lengths, threads = sorted(set(lengths)), sorted(set(threads))
@@ -85,7 +85,7 @@ def benchmark(names, lengths, threads, repeats=5, training=True, report=print):
 
 
 def _sizes(candidates, length, threads):
-    """Return the memory of passes and, where it sufficed, the operations."""
+    """Return the memory of passes and, of those that ran, the operations."""
     cases = []
     for each in candidates:
         case = {"model": each.name, "length": length}

@@ -4,7 +4,7 @@ What other models leave behind in the allocator of a shared process changes
 the times of large tensors by half.
 """
 
-import signal
+import sys
 import time
 from functools import lru_cache
 from statistics import median
@@ -29,22 +29,17 @@ class Worker(Workers):
     def run(self, task, threads, *arguments):
         """Run one of the tasks below, on a number of threads.
 
-        None if the memory does not suffice.
+        None if it fails, as for want of memory; why is said.
         """
         work = self.submit(_run, self.source, task, threads, *arguments)
         try:
             result, reason = work.result()
         except WorkerDied as error:
-            code = error.process.exitcode
-            if code == -signal.SIGKILL:  # out of memory
-                return None
-            reason = (
-                f"the process that measures {self.source} ended with code "
-                f"{code}: see its message above; scripts need "
-                f"'if __name__ == \"__main__\":'"
-            )
+            code = error.process.exitcode  # -9 if it was killed, as for memory
+            result, reason = None, f"its process ended with code {code}"
         if reason:
-            raise RuntimeError(reason)
+            left_out = f"{self.source} of {task.__name__} {arguments}: {reason}"
+            print(f"left out: {left_out}", file=sys.stderr)
         return result
 
 
@@ -52,14 +47,9 @@ _load = lru_cache(load_candidate)
 
 
 def _run(source, task, threads, *arguments):
-    """Run a task in the worker; None if an allocation failed."""
+    """Run a task in the worker."""
     torch.set_num_threads(threads)
-    try:
-        return task(_load(source), *arguments)
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "alloc" not in str(error):
-            raise
-        return None
+    return task(_load(source), *arguments)
 
 
 def peak_memory(source, length, threads=1):

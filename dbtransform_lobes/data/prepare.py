@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
@@ -110,19 +111,15 @@ def hold_out(rows, key, fraction):
 
 def summary(rows, problems):
     """Count files, speakers, hours, rates of each source, and the reasons."""
-    groups = {}
-    for row in rows:
-        name = f"{row['kind']} {row['source']}"
-        groups.setdefault(name, []).append(row)
-    found = {}
-    for name, some in sorted(groups.items()):
-        seconds = sum(row["frames"] / row["sample_rate"] for row in some)
-        found[name] = {
-            "files": len(some),
-            "hours": round(seconds / 3600, 4),
-            "speakers": len({row["speaker"] for row in some}),
-            "rates": sorted({row["sample_rate"] for row in some}),
-        }
+    table = pd.DataFrame(rows)
+    table["hours"] = table["frames"] / table["sample_rate"] / 3600
+    found = table.groupby(table["kind"] + " " + table["source"]).agg(
+        files=("path", "size"),
+        hours=("hours", "sum"),
+        speakers=("speaker", "nunique"),
+        rates=("sample_rate", lambda each: sorted(each.unique().tolist())),
+    )
+    found = found.round({"hours": 4}).to_dict("index")
     reasons = Counter(reason.split(":")[0] for reason in problems.values())
     return {"found": found, "unfit": dict(reasons)}
 

@@ -63,13 +63,7 @@ def _read_rows(path, text):
         return list(enumerate(entries, 1))
     lines = text.splitlines()
     if lines and "," in lines[0]:
-        reader = csv.DictReader(lines)
-        if not set(COLUMNS["file"]) & set(reader.fieldnames):
-            raise ValueError(
-                f"{path}: expected a column id or file, given "
-                f"{', '.join(reader.fieldnames)}"
-            )
-        return list(enumerate(reader, 2))
+        return list(enumerate(csv.DictReader(lines), 2))
     rows = []
     for number, line in enumerate(lines, 1):
         fields = line.split()
@@ -94,7 +88,9 @@ def _add_condition(conditions, row):
     if path.suffix.lower() in AUDIO_SUFFIXES:
         name = name.removesuffix(path.suffix)
     if not name:
-        raise ValueError("the name of the file is empty")
+        raise ValueError(
+            "the name of the file is empty, expected a column id or file"
+        )
     if "noise" in known:
         known["noise"] = _noise_type(known["noise"])
     if "snr_db" in known:

@@ -10,7 +10,6 @@ import importlib.util
 import numpy as np
 
 SAMPLE_RATE = 16000
-MISSING = "DNSMOS needs speechmos: pip install 'dbtransform[dnsmos]'"
 # Their names in the paper to those in the package.
 SCORES = {n: f"{n.lower()}_mos" for n in ("SIG", "BAK", "OVRL", "P808")}
 
@@ -40,10 +39,9 @@ def dnsmos(signal, sample_rate):
             "samples are not finite or beyond [-1, 1], expected audio that is "
             "not clipped when it is written: lower its level"
         )
-    try:
-        from speechmos import dnsmos as network
-    except ImportError as error:
-        raise ValueError(f"{MISSING} ({error})") from error
+    check_installed()
+    from speechmos import dnsmos as network
+
     found = network.run(signal, SAMPLE_RATE)
     return {name: float(found[key]) for name, key in SCORES.items()}
 
@@ -51,4 +49,6 @@ def dnsmos(signal, sample_rate):
 def check_installed():
     """Raise a ValueError if the package with the networks is missing."""
     if importlib.util.find_spec("speechmos") is None:
-        raise ValueError(MISSING)
+        raise ValueError(
+            "DNSMOS needs speechmos: pip install 'dbtransform[dnsmos]'"
+        )

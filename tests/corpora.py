@@ -90,7 +90,8 @@ def heard(save, key="speaker"):
 
 
 def noise_tree(folder, types=("babble", "car", "factory", "white")):
-    """Write a folder of noises with a folder for each type."""
+    """Write a folder of noises, a folder for each type but white."""
     for seed, name in enumerate(types):
-        write_wav(Path(folder, name, f"{name}.wav"), noise_like(2.0, seed))
+        place = Path(folder, "" if name == "white" else name)
+        write_wav(place / f"{name}.wav", noise_like(2.0, seed))
     return Path(folder)

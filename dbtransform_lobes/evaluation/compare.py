@@ -134,7 +134,7 @@ def _read_clean(clean, conditions):
         if "noisy" in entry
     }
     if conditions is not None:
-        given = read_conditions(conditions)
+        given = read_conditions(conditions, Path(clean).name)
         unknown = [name for name in files if name not in given]
         raise_problems(f"{conditions}: clean files without a line", unknown)
         known = {name: {**known[name], **given[name]} for name in files}

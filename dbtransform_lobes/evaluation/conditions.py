@@ -6,6 +6,7 @@ import math
 from pathlib import Path, PurePosixPath
 
 from dbtransform_lobes.data.audio import AUDIO_SUFFIXES
+from dbtransform_lobes.data.dataset import SET_NAMES
 from dbtransform_lobes.data.files import collect, raise_problems, read_text
 from dbtransform_lobes.data.mixtures import SEPARATOR
 
@@ -19,7 +20,7 @@ COLUMNS = {  # key: names that the column may have, the first found is taken
 LOG_FIELDS = ("file", "noise", "snr_db")
 
 
-def read_conditions(path):
+def read_conditions(path, folder=""):
     """Read what is known of each file of a test set.
 
     Returned is by the name of the file (without an audio suffix) a dict of
@@ -29,8 +30,10 @@ def read_conditions(path):
     "babble" of several paths with | between them. ValueError lists wrong lines.
 
     The file is a csv with the columns of ``COLUMNS`` that there are, as
-    ``dbtransform mix`` writes it; a manifest of the recipes, JSON by id; or the
-    ``log_testset.txt`` of VoiceBank-DEMAND: file, noise and SNR in each line.
+    ``dbtransform mix`` writes it, of which the lines of other sets than that
+    of a ``folder``, as ``clean_testset_wav``, are left out; a manifest of the
+    recipes, JSON by id; or the ``log_testset.txt`` of VoiceBank-DEMAND: file,
+    noise and SNR in each line.
 
     Example
     -------
@@ -42,8 +45,10 @@ def read_conditions(path):
     {'p232_001': {'snr_db': 17.5, 'noise': 'bus'}}
     """
     conditions, problems = {}, []
+    split = {f"clean_{n}": split for split, n in SET_NAMES.items()}.get(folder)
     for line, row in _read_rows(path, read_text(path)):
-        collect(problems, _add_condition, conditions, row, line=line)
+        if not split or row.get("split", split) == split:
+            collect(problems, _add_condition, conditions, row, line=line)
     raise_problems(f"{path}: wrong lines", problems)
     if not conditions:
         raise ValueError(f"{path} has no line of a file, expected at least one")

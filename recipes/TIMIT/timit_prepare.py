@@ -2,7 +2,7 @@
 
 J. S. Garofolo et al., "TIMIT Acoustic-Phonetic Continuous Speech Corpus",
 LDC93S1, 1993. There are no transcripts and no download: TIMIT comes from the
-Linguistic Data Consortium, noises are any recordings, a folder for each type.
+Linguistic Data Consortium, noises are any recordings, a folder or file for each type.
 
 The tree is ``TRAIN/DR1/FCJF0/SX37.WAV`` and so on (in capitals or not, in a
 folder TIMIT or not), NIST SPHERE or WAV. The folder of the manifests gets
@@ -59,7 +59,8 @@ def prepare_timit(
     Arguments
     ---------
     data_folder, noise_folder, save_folder : str
-        Folder of TIMIT, of a folder for each type of noise, of the manifests.
+        Folder of TIMIT, of a folder (or file) for each type of noise, of the
+        manifests.
     test_noises : list of str
         Types of noise kept for the test.
     test_set : str
@@ -143,7 +144,8 @@ def _check_test(rows, problems, settings):
     )
     if settings["test_mixtures"]:
         items = mixtures.read_test_mixtures(settings["test_mixtures"])
-        types = {path.split("/")[0] for item in items for path in item.noise}
+        noises = [Path(path) for item in items for path in item.noise]
+        types = {noise.with_suffix("").parts[0] for noise in noises}
         if heard := sorted(types - set(settings["test_noises"])):
             raise ValueError(
                 f"{settings['test_mixtures']} has the noises "
@@ -183,14 +185,14 @@ def _sentence(path):
 
 
 def _find_noises(noise_folder, test_noises):
-    """List noises, a type a folder; files in no folder are of no type."""
-    expected, rows = "a folder for each type of noise", []
+    """List noises, a type a folder, or a file as those of NOISEX-92."""
+    expected, rows = "a folder or file for each type of noise", []
     noise_folder = files.existing_folder(noise_folder, expected)
     for path in find_audio(noise_folder, SUFFIXES):
         kind = path.relative_to(noise_folder).parts[0]
+        kind = path.stem if kind == path.name else kind
         split = "test" if kind in test_noises else "train"
-        if kind != path.name:
-            rows.append(prepare.recording(path, "noise", kind, kind, split))
+        rows.append(prepare.recording(path, "noise", kind, kind, split))
     types = {row["speaker"] for row in rows}
     absent = set(test_noises) - types
     if absent or len(types - set(test_noises)) < 2:

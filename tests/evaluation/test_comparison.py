@@ -15,6 +15,7 @@ from scipy.stats import ttest_1samp
 
 from dbtransform_lobes.evaluation import plots, tables
 from dbtransform_lobes.evaluation.compare import (
+    _read_clean,
     _summarise_systems,
     compare_systems,
 )
@@ -95,6 +96,17 @@ def test_conditions_of_the_mix_command_and_of_voicebank(folders, tmp_path):
         "p232_001": {"noise": "bus", "snr_db": 17.5},
         "p257_002": {"noise": "living", "snr_db": 2.5},
     }
+
+
+def test_conditions_are_of_the_set_that_is_scored(tmp_path):
+    """A speaker of all sets has files of one name in them."""
+    write(tmp_path / "clean_testset_wav/me_000.wav", np.zeros(RATE))
+    plan = tmp_path / "mixtures.csv"
+    plan.write_text("file,split,snr_db\nme_000.wav,train,1\nme_000.wav,test,2")
+    _, known, _ = _read_clean(tmp_path / "clean_testset_wav", plan)
+    assert known == {"me_000": {"snr_db": 2.0}}
+    with pytest.raises(ValueError, match="me_000 is there already"):
+        read_conditions(plan, "clean")
 
 
 def test_noises_go_by_their_type(tmp_path):

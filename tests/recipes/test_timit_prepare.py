@@ -87,6 +87,10 @@ def test_same_seed_same_plan_and_a_given_plan_is_kept(corpus, tmp_path):
     with pytest.raises(ValueError, match="factory, which training may hear"):
         prepare(corpus, tmp_path / "d", **options)
     assert not (tmp_path / "d").exists()
+    options = {"test_mixtures": str(given), "test_noises": ["white"]}
+    given.write_text(given.read_text().replace("factory/factory", "white"))
+    prepare(corpus, tmp_path / "e", **options)
+    assert {row["noise"] for row in plan(tmp_path / "e")} == {"white.wav"}
 
 
 def test_wav_beside_sphere_is_taken_once(tmp_path):

@@ -5,8 +5,8 @@ never silently: the reasons stand in the report of the preparation.
 """
 
 import hashlib
+import json
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,19 @@ from dbtransform_lobes.data.dataset import mix_dataset
 from dbtransform_lobes.data.files import (
     MAX_LISTED,
     collect,
+    fingerprint,
     raise_problems,
     read_record,
     write_json,
     write_table,
 )
+from dbtransform_lobes.data.mixtures import SAMPLE_RATE
 from dbtransform_lobes.parallel import parallel_map
 
 MANIFEST_COLUMNS = "path kind speaker split source frames sample_rate".split()
+MANIFESTS = ("manifest.csv", "valid.json")
+# Arguments of a preparation that its results do not depend on.
+NO_SETTINGS = ("save_folder", "jobs", "skip_prep")
 # An impulse response may be short, speech and noise fill a good part of a crop.
 MIN_SECONDS = {"speech": 1.0, "noise": 1.0, "rir": 0.01}
 # Speech with more samples than this at full scale would teach to clip.
@@ -45,7 +50,7 @@ def flaw(signal, speech=True):
     return ""
 
 
-def _check_file(row, sample_rate):
+def _check_file(row):
     """Return the row of a file with frames and rate, and why it is unfit."""
     path, kind = row["path"], row["kind"]
     try:
@@ -53,8 +58,8 @@ def _check_file(row, sample_rate):
         rate = info.samplerate
         row = {**row, "frames": info.frames, "sample_rate": rate}
         seconds, shortest = info.frames / rate, MIN_SECONDS[kind]
-        if rate < sample_rate:
-            return row, f"rate: {rate} Hz, expected {sample_rate} or more"
+        if rate < SAMPLE_RATE:
+            return row, f"rate: {rate} Hz, expected {SAMPLE_RATE} or more"
         if info.channels != 1:
             return row, f"channels: {info.channels}, expected 1"
         if seconds < shortest:
@@ -72,15 +77,14 @@ def recording(path, kind, speaker, source, split="train"):
     return dict(zip(MANIFEST_COLUMNS, values, strict=False))
 
 
-def measure(rows, sample_rate=16000, jobs=1):
+def measure(rows, jobs=1):
     """Check all files of a corpus, in some processes.
 
-    Rows are dicts with ``path`` and ``kind``; ``sample_rate`` is the lowest
-    accepted, in Hz. Returned are the rows of fit files, with ``frames`` and
-    ``sample_rate``, and a dict of unfit ones to what was expected and given.
+    Rows are dicts with ``path`` and ``kind``. Returned are the rows of fit
+    files, with ``frames`` and ``sample_rate``, and a dict of unfit ones, such
+    as those below 16 kHz, to what was expected and given.
     """
-    check = partial(_check_file, sample_rate=sample_rate)
-    results = parallel_map(check, rows, jobs, chunksize=64)
+    results = parallel_map(_check_file, rows, jobs, chunksize=64)
     fit, problems = [], {}
     for row, problem in tqdm(results, "checking", len(rows), unit="file"):
         if problem:
@@ -124,19 +128,33 @@ def summary(rows, problems):
     return {"found": found, "unfit": dict(reasons)}
 
 
-def prepare_once(path, settings, write, names=("manifest.csv", "valid.json")):
-    """Return the record of a preparation, made anew if the settings changed.
+def prepare_once(name, arguments, find, write, names=MANIFESTS):
+    """Prepare a corpus unless its arguments and its files are as before.
 
-    It holds the settings and what ``write(folder, settings)`` returns; a lost
-    file of the ``names`` is made anew as well.
+    The arguments are those of the recipe's function. ``find(settings)``, which
+    are arguments without those of ``NO_SETTINGS`` and with whole folders,
+    returns what it found and all paths; ``write(found, settings, folder,
+    jobs)`` the rest of the record ``name``. That is returned, {} for
+    ``skip_prep``. A lost file of the ``names`` is made anew.
     """
-    old = read_record(path)
+    if arguments["skip_prep"]:
+        return {}
+    folder = Path(arguments["save_folder"])
+    settings = {
+        key: str(Path(value).resolve()) if key.endswith("_folder") else value
+        for key, value in arguments.items()
+        if key not in NO_SETTINGS
+    }
+    settings = json.loads(json.dumps(settings))  # as the record will hold them
+    found, paths = find(settings)
+    settings["files_sha256"] = fingerprint(paths)
+    old = read_record(folder / name)
     same = all(old.get(key) == value for key, value in settings.items())
-    if same and all((path.parent / name).is_file() for name in names):
+    if same and all((folder / name).is_file() for name in names):
         return old
-    record = {**settings, **write(path.parent, settings)}
-    write_json(path, record)
-    return record
+    rest = write(found, settings, folder, arguments.get("jobs", 1))
+    write_json(folder / name, {**settings, **rest})
+    return {**settings, **rest}
 
 
 def pair_entry(noisy, clean, data_root=None):

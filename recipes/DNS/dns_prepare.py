@@ -8,13 +8,11 @@ looked for and what is written.
 """
 
 import re
-from functools import partial
 from itertools import product
 from pathlib import Path
 
 from dbtransform_lobes.data import files, prepare
 from dbtransform_lobes.data.audio import find_audio
-from dbtransform_lobes.data.mixtures import SAMPLE_RATE
 
 PARENTS = ("", "datasets", "datasets_fullband")
 KIND_FOLDERS = {
@@ -42,7 +40,6 @@ def prepare_dns(
     save_folder,
     valid_fraction=0.02,
     valid_hours=0.1,
-    sample_rate=16000,
     jobs=1,
     seed=0,
     skip_prep=False,
@@ -60,37 +57,25 @@ def prepare_dns(
         Folder of the challenge, and of the manifests.
     valid_fraction, valid_hours : float
         Share of speakers and noise files held out; length of their mixtures.
-    sample_rate : int
-        16000; files below this rate are unfit, those above are resampled when
-        they are read.
     jobs, seed : int
         Processes that read the files, and seed of the validation set.
     """
-    if skip_prep:
-        return {}
-    if sample_rate != SAMPLE_RATE:
-        raise ValueError(
-            f"sample_rate is {sample_rate}, expected {SAMPLE_RATE}, that of "
-            "the validation mixtures and test sets"
-        )
-    rows, tests = _find_recordings(data_folder), find_test_pairs(data_folder)
+    return prepare.prepare_once(RECORD_NAME, locals(), _find, _write_all)
+
+
+def _find(settings):
+    """Return (rows of recordings, test pairs), and the paths of all."""
+    folder = settings["data_folder"]
+    rows, tests = _find_recordings(folder), find_test_pairs(folder)
     paths = [row["path"] for row in rows]
     for pairs in tests.values():
         paths += [path for pair in pairs.values() for path in pair]
-    settings = {
-        "data_folder": str(Path(data_folder).resolve()),
-        "valid_fraction": valid_fraction,
-        "valid_hours": valid_hours,
-        "sample_rate": sample_rate,
-        "seed": seed,
-        "files_sha256": files.fingerprint(paths),
-    }
-    write = partial(_write_all, rows, tests, jobs)
-    return prepare.prepare_once(Path(save_folder, RECORD_NAME), settings, write)
+    return (rows, tests), paths
 
 
-def _write_all(rows, tests, jobs, save_folder, settings):
+def _write_all(found, settings, save_folder, jobs):
     """Write the manifests; return what was found and left out."""
+    rows, tests = found
     for name, pairs in tests.items():
         prepare.check_pairs(pairs.values(), INCOMPLETE.format(name))
         entries = {key: prepare.pair_entry(*pairs[key]) for key in pairs}
@@ -102,7 +87,7 @@ def _write_all(rows, tests, jobs, save_folder, settings):
         and {row["speaker"], Path(row["path"]).parent.name} & REFUSED_SPEAKERS
     ]
     rows = [row for row in rows if row["path"] not in refused]
-    kept, problems = prepare.measure(rows, settings["sample_rate"], jobs)
+    kept, problems = prepare.measure(rows, jobs)
     for kind, key in (("speech", "speaker"), ("noise", "path")):  # not rooms
         some = [row for row in kept if row["kind"] == kind]
         prepare.hold_out(some, key, settings["valid_fraction"])

@@ -2,7 +2,8 @@
 
 J. S. Garofolo et al., "TIMIT Acoustic-Phonetic Continuous Speech Corpus",
 LDC93S1, 1993. There are no transcripts and no download: TIMIT comes from the
-Linguistic Data Consortium, noises are any recordings, a folder or file for each type.
+Linguistic Data Consortium, noises are any recordings, a folder or file for
+each type.
 
 The tree is ``TRAIN/DR1/FCJF0/SX37.WAV`` and so on (in capitals or not, in a
 folder TIMIT or not), NIST SPHERE or WAV. The folder of the manifests gets
@@ -11,7 +12,6 @@ the folders), ``test.json`` and, with what is unfit, ``timit_prepare.json``.
 """
 
 import math
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -74,32 +74,21 @@ def prepare_timit(
     jobs, seed : int
         Processes that read the files; seed of validation and test mixtures.
     """
-    if skip_prep:
-        return {}
-    _check_choices(test_set, test_noises, snrs)
-    rows = find_speech(data_folder, test_set)
-    rows += _find_noises(noise_folder, test_noises)
-    paths = [row["path"] for row in rows]
-    paths += [test_mixtures] if test_mixtures else []
-    settings = {
-        "data_folder": str(Path(data_folder).resolve()),
-        "noise_folder": str(Path(noise_folder).resolve()),
-        "test_noises": list(test_noises),
-        "test_set": test_set,
-        "snrs": list(snrs),
-        "test_mixtures": test_mixtures,
-        "valid_fraction": valid_fraction,
-        "valid_hours": valid_hours,
-        "seed": seed,
-        "files_sha256": files.fingerprint(paths),
-    }
-    write = partial(_write_all, rows, jobs)
-    return prepare.prepare_once(Path(save_folder, RECORD_NAME), settings, write)
+    return prepare.prepare_once(RECORD_NAME, locals(), _find, _write_all)
 
 
-def _write_all(rows, jobs, save_folder, settings):
+def _find(settings):
+    """Return the rows of all recordings, and the paths that count."""
+    _check_choices(*(settings[n] for n in ("test_set", "test_noises", "snrs")))
+    rows = find_speech(settings["data_folder"], settings["test_set"])
+    rows += _find_noises(settings["noise_folder"], settings["test_noises"])
+    paths, given = [row["path"] for row in rows], settings["test_mixtures"]
+    return rows, [*paths, given] if given else paths
+
+
+def _write_all(rows, settings, save_folder, jobs):
     """Write the manifests; return what was found and left out."""
-    kept, problems = prepare.measure(rows, SAMPLE_RATE, jobs)
+    kept, problems = prepare.measure(rows, jobs)
     _check_test(rows, problems, settings)
     shares = {"speech": settings["valid_fraction"], "noise": VALID_NOISES}
     for kind, share in shares.items():

@@ -8,7 +8,6 @@ says how they lie in ``data_folder``.
 """
 
 import os
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -53,27 +52,13 @@ def prepare_voicebank(
     sample_rate : int
         Rate of the data, in Hz.
     """
-    if skip_prep:
-        return
-    data_folder = files.existing_folder(
-        data_folder,
-        f"clean_{TRAIN}, noisy_{TRAIN}, clean_{TEST} and noisy_{TEST}",
-    )
     if isinstance(valid_speakers, str):
         valid_speakers = [valid_speakers]
-    sets = _find_pairs(data_folder)
-    paths = [path for pairs in sets.values() for pair in pairs for path in pair]
-    settings = {
-        "data_folder": str(data_folder),
-        "valid_speakers": list(valid_speakers),
-        "sample_rate": sample_rate,
-        "files_sha256": files.fingerprint(paths),
-    }
-    write, record = partial(_write_all, sets), Path(save_folder, RECORD_NAME)
-    prepare.prepare_once(record, settings, write, MANIFESTS)
+    given = RECORD_NAME, locals(), _find_pairs, _write_all
+    return prepare.prepare_once(*given, MANIFESTS)
 
 
-def _write_all(sets, save_folder, settings):
+def _write_all(sets, settings, save_folder, jobs):
     """Write copies, where files have another rate, and the manifests."""
     data_folder, rate = Path(settings["data_folder"]), settings["sample_rate"]
     splits = _split(sets, settings["valid_speakers"], data_folder)
@@ -93,8 +78,10 @@ def _write_all(sets, save_folder, settings):
     return {}
 
 
-def _find_pairs(data_folder):
+def _find_pairs(settings):
     """Map each set to its sorted pairs (noisy path, clean path)."""
+    expected = f"clean_{TRAIN}, noisy_{TRAIN}, clean_{TEST} and noisy_{TEST}"
+    data_folder = files.existing_folder(settings["data_folder"], expected)
     problems, sets = [], {}
     for name in (TRAIN, VALID, TEST):
         kinds = f"noisy_{name}", f"clean_{name}"
@@ -109,7 +96,8 @@ def _find_pairs(data_folder):
         if not sets[name]:
             problems.append(f"{' and '.join(kinds)}: no pair of .wav files")
     files.raise_problems(TITLE.format(data_folder), problems)
-    return sets
+    paths = [path for pairs in sets.values() for pair in pairs for path in pair]
+    return sets, paths
 
 
 def _wav_files(data_folder, name):

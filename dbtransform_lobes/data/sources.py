@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from dbtransform_lobes.data import effects, levels
 from dbtransform_lobes.data.audio import read_audio
+from dbtransform_lobes.data.files import read_text
 from dbtransform_lobes.data.recordings import (
     KINDS,
     by_speaker,
@@ -26,6 +27,9 @@ ATTEMPTS = 8
 # A crop whose level is below this is a pause: drawn again.
 PAUSE_DBFS = -50.0
 CLEAN_SNR_DB = (25.0, 45.0)
+PAIRS_FORM = (
+    'expected JSON of the form {id: {"noisy_wav", "clean_wav", "length"}}'
+)
 FADE_SECONDS = 0.01
 
 
@@ -352,24 +356,41 @@ def _wrapped(noise, length, rng):
     return levels.wrap_noise(noise, int(rng.integers(len(noise))), length)
 
 
+def read_pairs(manifest, data_root):
+    """Read a manifest of pairs, {id: {"noisy_wav", "clean_wav", "length"}}.
+
+    It is JSON, with lengths in s; in its paths ``data_root`` replaces
+    ``{data_root}``. ValueError if it is otherwise or has no pair.
+    """
+    text, pairs = read_text(manifest), {}
+    try:
+        for name, entry in sorted(json.loads(text).items()):
+            pairs[name] = {"length": float(entry["length"])}
+            for key in ("noisy_wav", "clean_wav"):
+                path = entry[key].replace("{data_root}", str(data_root))
+                pairs[name][key] = path
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{manifest}: {PAIRS_FORM} ({error!r})") from error
+    if not pairs:
+        raise ValueError(f"{manifest}: {PAIRS_FORM}, given no pair")
+    return pairs
+
+
 class Pairs:
     """Cut crops from pairs of files, such as those of VoiceBank-DEMAND.
 
-    The manifest is JSON {id: {"noisy_wav", "clean_wav", "length"}}, in its
-    paths ``data_root`` replaces ``{data_root}``; ``snr_db`` is a range in dB
-    that the noise is brought to, None keeps it.
+    The manifest and ``data_root`` are as of ``read_pairs``; ``snr_db`` is a
+    range in dB that the noise is brought to, None keeps it. Where a pair is not
+    of one length, ``draw`` raises a ValueError.
     """
 
     def __init__(self, manifest, data_root, sample_rate=16000, snr_db=None):
         if snr_db is not None:
             levels.check_range("snr_db", snr_db)
-        with open(manifest, encoding="utf-8") as file:
-            entries = json.load(file)
         self.sample_rate, self.snr_db = sample_rate, snr_db
         self.items = []
-        for name, entry in sorted(entries.items()):
+        for name, entry in read_pairs(manifest, data_root).items():
             paths = entry["noisy_wav"], entry["clean_wav"]
-            paths = [p.replace("{data_root}", str(data_root)) for p in paths]
             length = int(entry["length"] * sample_rate)
             self.items.append((name, *paths, length))
         self.files = [(name, length) for name, *_, length in self.items]
@@ -390,6 +411,11 @@ class Pairs:
             if not _is_pause(clean):
                 break
         noisy = read_audio(noisy_path, start, length, self.sample_rate)
+        if len(noisy) != len(clean):
+            raise ValueError(
+                f"{noisy_path} and {clean_path} differ in length, expected as "
+                "many samples; leave the pair out of the manifest"
+            )
         noise, clean = noisy - clean, _fade(clean, self.sample_rate)
         noisy = _add_noise(clean, noise, self.snr_db, rng)
         pad = (0, length - len(clean))

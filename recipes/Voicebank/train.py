@@ -7,7 +7,6 @@ The YAML names the preparation of the data, the model, the loss and how
 training crops are mixed. The train.py of the other recipes is this file.
 """
 
-import json
 import math
 import random
 import shutil
@@ -26,7 +25,7 @@ from speechbrain.utils.logger import get_logger
 from dbtransform_lobes.data.audio import read_audio, write_audio
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.files import write_json
-from dbtransform_lobes.data.sources import Pairs
+from dbtransform_lobes.data.sources import Pairs, read_pairs
 from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import METRICS, score
 from dbtransform_lobes.inference.backend import check_device
@@ -246,7 +245,7 @@ def whole_files(hparams, manifest, count=None):
 
     The seed chooses ``count`` of them, None takes all.
     """
-    entries = json.loads(Path(manifest).read_text(encoding="utf-8"))
+    entries = read_pairs(manifest, hparams["data_folder"])
     names = sorted(entries)
     if count is not None and count < len(names):
         names = sorted(random.Random(hparams["seed"]).sample(names, count))
@@ -256,7 +255,6 @@ def whole_files(hparams, manifest, count=None):
     @sb.utils.data_pipeline.provides("noisy", "clean")
     def read(*paths):
         for path in paths:
-            path = path.replace("{data_root}", str(hparams["data_folder"]))
             signal = read_audio(path, sample_rate=hparams["sample_rate"])
             yield torch.from_numpy(signal).float()
 

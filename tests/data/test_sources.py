@@ -325,6 +325,30 @@ def pairs(tmp_path_factory):
     return Pairs(manifest, folder)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", "{}", '{"a": 1}', '{"a": {"noisy_wav": "a", "length": 1}}']
+    + [json.dumps({"a": dict.fromkeys(("noisy_wav", "clean_wav", "length"))})],
+)
+def test_manifests_of_another_form_are_refused(tmp_path, text):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(
+        ValueError, match="mine.json: expected JSON of the form"
+    ):
+        Pairs(tmp_path / "mine.json", tmp_path)
+
+
+def test_pairs_of_two_lengths_are_named(tmp_path):
+    entry = {"length": 0.5}
+    for kind, length in (("noisy", 7990), ("clean", 8000)):
+        write_wav(tmp_path / f"{kind}.wav", speech_like(0.5)[:length])
+        entry[f"{kind}_wav"] = f"{{data_root}}/{kind}.wav"
+    manifest = tmp_path / "train.json"
+    manifest.write_text(json.dumps({"a": entry}))
+    with pytest.raises(ValueError, match="noisy.wav and .*clean.wav differ in"):
+        Pairs(manifest, tmp_path).draw(0, 8000, np.random.default_rng(0))
+
+
 RAMP = np.arange(1, 3201)
 
 

@@ -6,7 +6,6 @@ folder that holds the same one.
 
 import hashlib
 import math
-import shutil
 from pathlib import Path
 
 from tqdm import tqdm
@@ -151,9 +150,10 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
             if split in splits
         },
     }
-    folders = _set_folders(output, splits)
-    _clear_folder(output, record_path, record, folders, force)
-    files.write_json(record_path, record)
+    old = files.read_record(record_path).get("splits", ())
+    own = _set_folders(output, [name for name in SPLITS if name in old])
+    wanted = _set_folders(output, splits)
+    files.claim(record_path, record, own, wanted, force)
     files.write_text(output / f"{prefix}mixtures.csv", plan)
     read = cached_reader()
     for item in tqdm(mixtures, desc="mixing", unit="file"):
@@ -178,26 +178,3 @@ def _set_folders(output, splits):
         for split in splits
         for kind in ("clean", "noisy")
     ]
-
-
-def _clear_folder(output, record_path, record, wanted, force):
-    """Refuse a folder of other content, or empty it when forced."""
-    old = files.read_record(record_path)
-    if old.get("plan_sha256") == record["plan_sha256"]:
-        return
-    splits = [name for name in SPLITS if name in old.get("splits", ())]
-    own = _set_folders(output, splits)
-    foreign = [p.name for p in wanted if p.exists() and p not in own]
-    if foreign:
-        raise ValueError(
-            f"{output} already has {', '.join(foreign)}, which this command "
-            "did not write; choose another --output"
-        )
-    if old and not force:
-        raise ValueError(
-            f"{output} holds a data set of another configuration (see "
-            f"{record_path.name}), expected an empty folder; choose another "
-            "--output, or replace it with --force"
-        )
-    for folder in filter(Path.exists, own):
-        shutil.rmtree(folder)

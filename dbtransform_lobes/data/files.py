@@ -198,6 +198,32 @@ def check_output_folder(target, files, content, force):
         raise ValueError(f"{target}: exists; use --force to replace it")
 
 
+def claim(record_path, record, own, wanted, force):
+    """Write the record of a plan, whose files and folders are ``wanted``.
+
+    Where there is a record of another plan, its ``own`` are removed with force,
+    else it is a ValueError; so are, in any case, those of another origin.
+    """
+    folder, before = record_path.parent, read_record(record_path)
+    own = [path for path in own if before and path.exists()]
+    foreign = [p.name for p in wanted if p.exists() and p not in own]
+    if foreign:
+        raise ValueError(
+            f"{folder} already has {', '.join(foreign[:MAX_LISTED])}, which "
+            "this command did not write; choose another --output"
+        )
+    if before.get("plan_sha256") != record["plan_sha256"]:
+        if own and not force:
+            raise ValueError(
+                f"{folder} holds what was made of another configuration (see "
+                f"{record_path.name}), expected an empty folder; choose "
+                "another --output, or replace it with --force"
+            )
+        for path in own:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_json(record_path, record)
+
+
 @contextmanager
 def replacing_folder(target):
     """Yield a new folder, which replaces the target when all went well."""

@@ -68,7 +68,13 @@ def write_shards(recordings, output, samples=1000, jobs=1, force=False):
         )
     output = Path(output)
     plans = _plan(read_recordings(recordings), samples)
-    _claim_folder(output, plans, force)
+    listed = {name: list(map(asdict, plan)) for name, plan in plans.items()}
+    plan = json.dumps([SAMPLE_RATE, listed], sort_keys=True)
+    digest = hashlib.sha256(plan.encode()).hexdigest()
+    record = {"plan_sha256": digest, "sample_rate": SAMPLE_RATE}
+    own = [*output.glob(f"*-*-{5 * '[0-9]'}.tar"), output / INDEX]
+    wanted = [output / name for name in (*plans, INDEX)]
+    files.claim(output / RECORD, record, own, wanted, force)
     tasks = [
         (output / name, members)
         for name, members in plans.items()
@@ -107,26 +113,6 @@ def _plan(recordings, samples):
             chosen = [members[i] for i in order[number::count]]
             plans[f"{split}-{kind}-{number:05d}.tar"] = chosen
     return plans
-
-
-def _claim_folder(output, plans, force):
-    """Write the record of what the shards hold, or refuse the folder."""
-    listed = {name: list(map(asdict, plan)) for name, plan in plans.items()}
-    plan = json.dumps([SAMPLE_RATE, listed], sort_keys=True)
-    digest = hashlib.sha256(plan.encode()).hexdigest()
-    record = {"plan_sha256": digest, "sample_rate": SAMPLE_RATE}
-    if files.read_record(output / RECORD) == record:
-        return
-    shards = list(output.glob("*.tar"))
-    if shards and not force:
-        raise ValueError(
-            f"{output} holds {len(shards)} shards of other recordings or "
-            "settings, expected an empty folder; choose another --output, or "
-            "replace them with --force"
-        )
-    for shard in [*shards, output / INDEX]:
-        shard.unlink(missing_ok=True)
-    files.write_json(output / RECORD, record)
 
 
 def _write_shard(task):

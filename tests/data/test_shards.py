@@ -16,7 +16,7 @@ from dbtransform_lobes.data.recordings import read_recordings
 from dbtransform_lobes.data.shards import shard_order, write_shards
 from dbtransform_lobes.data.sources import Recordings
 from tests.corpora import room
-from tests.signals import noise_like, speech_like, write_wav
+from tests.signals import contents, noise_like, speech_like, write_wav
 
 NUM_SPEECH = 14
 
@@ -160,6 +160,25 @@ def test_other_shards_are_replaced_by_force_only(recordings, tmp_path, run):
     run(*command, 3, "--force")
     assert len(list(tmp_path.glob("train-speech*.tar"))) == 5
     run(*command, 0, code=1)
+
+
+def test_files_of_others_are_kept_even_by_force(recordings, tmp_path, run):
+    """Such as the manifest of the recordings themselves."""
+    given = tmp_path / "manifest.csv"
+    paths = recordings.glob("speech/train/*/[01].wav")
+    lines = ["path,kind,speaker,split", *(f"{p},speech,a,train" for p in paths)]
+    given.write_text("\n".join(lines))
+    (tmp_path / "backup.tar").write_text("mine")
+    before = contents(tmp_path)
+    for force in ([], ["--force"]):
+        command = "shards", given, "--output", tmp_path, *force
+        assert "already has manifest.csv" in run(*command, code=1).err
+        assert contents(tmp_path) == before
+    given.rename(tmp_path / "mine.csv")
+    for samples in (1, 2):
+        command = "shards", tmp_path / "mine.csv", "--output", tmp_path
+        run(*command, "--samples", samples, "--force")
+    assert (tmp_path / "backup.tar").read_text() == "mine"
 
 
 def test_unreadable_recordings_are_left_out_and_listed(tmp_path, run):

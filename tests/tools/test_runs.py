@@ -137,4 +137,4 @@ def test_seeds_have_mean_and_sample_deviation_without_bad_runs(
     shutil.copytree(results / "b/1/test_hall", results / "b/1/test_room")
     text = run("seeds", "b").out
     for name in ("hall", "room"):
-        assert f"| b: test_{name}     |      1 |     2.000 |" in text
+        assert f"| b: test_{name}    |      1 |     2.000 |" in text

@@ -136,6 +136,7 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
     """Write the records, then every file that is not there yet."""
     plan = mixtures_text(mixtures, root)
     record_path = output / f"{prefix}dataset.json"
+    plan_path = output / f"{prefix}mixtures.csv"
     splits = {item.split for item in mixtures}
     record = {
         "plan_sha256": hashlib.sha256(plan.encode()).hexdigest(),
@@ -152,9 +153,9 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
     }
     old = files.read_record(record_path).get("splits", ())
     own = _set_folders(output, [name for name in SPLITS if name in old])
-    wanted = _set_folders(output, splits)
-    files.claim(record_path, record, own, wanted, force)
-    files.write_text(output / f"{prefix}mixtures.csv", plan)
+    made = [plan_path, *_set_folders(output, splits)]
+    files.claim(record_path, record, [plan_path, *own], made, force)
+    files.write_text(plan_path, plan)
     read = cached_reader()
     for item in tqdm(mixtures, desc="mixing", unit="file"):
         folders = _set_folders(output, [item.split])

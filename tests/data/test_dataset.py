@@ -174,7 +174,15 @@ def test_other_configuration_needs_force(tmp_path, recordings):
         assert forced[name] == data
 
 
-def test_foreign_folders_are_never_replaced(tmp_path, recordings):
+def test_foreign_files_are_never_replaced(tmp_path, recordings):
+    """Nor is the csv that prescribes the mixtures."""
+    given = fixed_test(tmp_path, recordings, [("mix_000", 0.0, 5.0)])
+    given = given.rename(tmp_path / "test_mixtures.csv")
+    for force in (False, True):
+        with pytest.raises(ValueError, match="has test_mixtures.csv, which"):
+            mix_testset(given, recordings, tmp_path, force)
+    assert list(contents(tmp_path)) == ["test_mixtures.csv"]
+    given.unlink()
     path = write_wav(tmp_path / "clean_testset_wav/p232_001.wav", np.ones(9))
     for force in (False, True):
         with pytest.raises(ValueError, match="did not write"):

@@ -83,6 +83,16 @@ def _tag(node):
     return getattr(getattr(node, "tag", None), "value", None) or ""
 
 
+def check_output(hparams):
+    """Refuse to write among the data: a test empties folders of its own."""
+    folders = [Path(hparams[f"{name}_folder"]) for name in ("output", "data")]
+    if folders[0].resolve() == folders[1].resolve():
+        raise ValueError(
+            f"output_folder is data_folder, {folders[1]}, expected a folder "
+            "that is not there yet or of an earlier run; give another one"
+        )
+
+
 def check_validation(hparams):
     """Refuse what no checkpoint could be chosen by."""
     count, rate = hparams["valid_files"], hparams["sample_rate"]

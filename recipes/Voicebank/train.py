@@ -291,6 +291,7 @@ if __name__ == "__main__":
         with open(hparams_file, encoding="utf-8") as fin:
             hparams = load_hyperpyyaml(fin, overrides)
         run_folder.check_validation(hparams)
+        run_folder.check_output(hparams)
         output = Path(hparams["output_folder"])
         given = [output, hparams_file, overrides, run_opts.get("debug", False)]
         distributed.run_on_main(run_folder.check_same_run, given)

@@ -4,10 +4,11 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
-from tests.signals import contents, voicebank_tree
+from tests.signals import contents, voicebank_tree, write_wav
 from tests.training_runs import (
     ROOT,
     arguments,
@@ -130,6 +131,14 @@ def test_mistakes_are_told_in_one_line(tmp_path, flag, message):
     with pytest.raises(SystemExit, match=f"^train.py: .*{message}") as error:
         run_script([*argv, flag])
     assert "\n" not in str(error.value)
+
+
+def test_no_run_writes_among_its_data(tmp_path):
+    """It would empty ``test/clean`` before its test."""
+    write_wav(tmp_path / "test/clean/a.wav", np.zeros(9))
+    with pytest.raises(SystemExit, match="output_folder is data_folder"):
+        run_script(arguments(tmp_path, tmp_path / "." / "test/.."))
+    assert list(contents(tmp_path)) == ["test/clean/a.wav"]
 
 
 METRIC = "--metric_weight=0.05 --metric_channels=2 --pesq_workers=1 "

@@ -139,7 +139,7 @@ def prepare_once(name, arguments, find, write, names=MANIFESTS):
     """
     if arguments["skip_prep"]:
         return {}
-    folder = Path(arguments["save_folder"])
+    folder = Path(arguments["save_folder"]).resolve()
     settings = {
         key: str(Path(value).resolve()) if key.endswith("_folder") else value
         for key, value in arguments.items()
@@ -219,7 +219,7 @@ def write_pairs(path, folder, name):
     """Write the manifest of a set of ``dbtransform mix``, as "validset_wav"."""
     entries = {
         clean.stem: pair_entry(folder / f"noisy_{name}" / clean.name, clean)
-        for clean in audio.find_audio((folder / f"clean_{name}").resolve())
+        for clean in audio.find_audio(folder / f"clean_{name}")
     }
     write_json(path, entries)
 
@@ -228,7 +228,7 @@ def write_training(save_folder, rows, hours, snrs, seed):
     """Write ``manifest.csv`` and, of its split valid, ``valid.json``."""
     manifest = save_folder / "manifest.csv"
     write_table(manifest, MANIFEST_COLUMNS, rows)
-    folder = (save_folder / "valid").resolve()
+    folder = save_folder / "valid"
     lengths = {"hours": 0.0, "valid_hours": hours, "test_hours": 0.0}
     options = {"snrs": snrs, "seed": seed, "babble": 0.0, "force": True}
     mix_dataset(manifest, folder, **lengths, **options)

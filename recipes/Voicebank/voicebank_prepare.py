@@ -115,19 +115,16 @@ def _split(sets, valid_speakers, data_folder):
     """Return the pairs of the training, validation and test set."""
     if VALID in sets:
         return sets[TRAIN], sets[VALID], sets[TEST]
-    speakers = {}
-    for pair in sets[TRAIN]:
-        speaker = pair[1].stem.rsplit("_", 1)[0]
-        speakers.setdefault(speaker, []).append(pair)
+    speakers = [clean.stem.rsplit("_", 1)[0] for _, clean in sets[TRAIN]]
     if not valid_speakers or not set(valid_speakers) < set(speakers):
         raise ValueError(
             f"valid_speakers are {', '.join(valid_speakers) or 'none'}, "
             f"expected one or more, but not all, of the training speakers in "
-            f"{data_folder}: {', '.join(sorted(speakers))}"
+            f"{data_folder}: {', '.join(sorted(set(speakers)))}"
         )
     train, valid = [], []
-    for speaker, pairs in speakers.items():
-        (valid if speaker in valid_speakers else train).extend(pairs)
+    for speaker, pair in zip(speakers, sets[TRAIN], strict=True):
+        (valid if speaker in valid_speakers else train).append(pair)
     return train, valid, sets[TEST]
 
 

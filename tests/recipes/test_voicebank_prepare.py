@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,10 +26,11 @@ def manifests(save):
 
 @pytest.mark.parametrize("sample_rate", [16000, 48000])
 @pytest.mark.parametrize("suffix", ["", "_16k"])
-def test_manifests(tmp_path, sample_rate, suffix):
+def test_manifests(tmp_path, monkeypatch, sample_rate, suffix):
     data = voicebank_tree(tmp_path / "vb", sample_rate, suffix=suffix)
-    save = tmp_path / "save"
-    copies = prepare(data, save)
+    monkeypatch.chdir(tmp_path)
+    save = Path("save")
+    copies = prepare(data, save).absolute()
     train, valid, test = manifests(save)
     assert list(train) == ["p225_001", "p225_002"]
     assert list(valid) == ["p226_001", "p226_002", "p287_001", "p287_002"]

@@ -1,5 +1,6 @@
 """The mixing recipe and the data sets made with it."""
 
+import io
 import json
 from functools import partial
 
@@ -19,9 +20,22 @@ from tests.signals import (
     write_wav,
 )
 
+KINDS = ("clean", "noisy")
 TINY = {"hours": 3 / 3600, "valid_hours": 1 / 3600, "test_hours": 1 / 3600}
 TRAIN_ONLY = {"hours": 1 / 3600, "valid_hours": 0, "test_hours": 0, "babble": 0}
 MIXED = {**TINY, "hours": 4 / 3600, "test_hours": 2 / 3600, "babble": 0.5}
+
+
+def assert_mixed(paths, *recipe):
+    """Clean and noisy file are those of a recipe, written with 16 bits."""
+    for path, expected in zip(paths, literal_mix(*recipe), strict=True):
+        file = io.BytesIO()
+        sf.write(file, expected, 16000, "PCM_16", format="WAV")
+        file.seek(0)
+        twin, made = (sf.read(each, dtype="int16") for each in (file, path))
+        assert made[1] == 16000
+        assert np.max(np.abs(made[0].astype(int) - twin[0])) <= 1
+        assert np.mean(made[0] == twin[0]) > 0.999
 
 
 def literal_mix(speech, noise, offset, snr_db):
@@ -99,12 +113,9 @@ def test_plan_rebuilds_the_audio(mixed, recordings):
             part = sf.read(recordings / path)[0]
             part = part[(int(offset) + places) % len(part)]
             noise = noise + part / np.sqrt(np.mean(part**2))
-        expected = literal_mix(speech, noise, 0, float(row["snr_db"]))
-        for kind, signal in zip(("clean", "noisy"), expected, strict=True):
-            path = folder / f"{kind}_{SET_NAMES[row['split']]}" / row["file"]
-            made, rate = sf.read(path)
-            assert rate == 16000
-            np.testing.assert_allclose(made, signal, atol=2.0**-15)
+        kinds = (f"{kind}_{SET_NAMES[row['split']]}" for kind in KINDS)
+        paths = (folder / kind / row["file"] for kind in kinds)
+        assert_mixed(paths, speech, noise, 0, float(row["snr_db"]))
 
 
 @pytest.mark.parametrize("split", SET_NAMES)
@@ -256,13 +267,9 @@ def test_fixed_test_equals_its_literal_twin(tmp_path, recordings):
     speech, _ = sf.read(recordings / "speech/test/s p20/utterance.wav")
     noise, _ = sf.read(recordings / "noise/test/n21/noise.wav")
     for name, offset, snr in rows:
-        expected = literal_mix(speech, noise, round(offset * 16000), snr)
-        for kind, signal in zip(("clean", "noisy"), expected, strict=True):
-            made = output / f"{kind}_testset_wav" / f"{name}.wav"
-            twin = write_wav(tmp_path / "twin.wav", signal)
-            stored, twin = (sf.read(p, dtype="int16")[0] for p in (made, twin))
-            assert np.max(np.abs(stored.astype(int) - twin)) <= 1
-            assert np.mean(stored == twin) > 0.999
+        folders = (output / f"{kind}_testset_wav" for kind in KINDS)
+        paths = (folder / f"{name}.wav" for folder in folders)
+        assert_mixed(paths, speech, noise, round(offset * 16000), snr)
     before = times(output, "*.wav")
     mix_testset(mixtures, recordings, output)
     assert times(output, "*.wav") == before

@@ -111,12 +111,18 @@ def for_soundfile(path):
         return os.fsencode(path)
 
 
-def open_audio(path):
-    """Open a file, or a member of a shard (``x.tar#1024-2047``), to read."""
+def check_file(path):
+    """Return the match of a member of a shard, and the file, which exists."""
     member = MEMBER.fullmatch(str(path))
     name = member[1] if member else path
     if not os.path.isfile(name):
         raise FileNotFoundError(f"{name}: there is no such file")
+    return member, name
+
+
+def open_audio(path):
+    """Open a file, or a member of a shard (``x.tar#1024-2047``), to read."""
+    member, name = check_file(path)
     source = for_soundfile(path)
     if member:
         first, last = int(member[2]), int(member[3])

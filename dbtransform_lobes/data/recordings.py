@@ -10,12 +10,13 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbtransform_lobes.data.audio import audio_info, find_audio
+from dbtransform_lobes.data.audio import audio_info, check_file, find_audio
 from dbtransform_lobes.data.files import collect, raise_problems, read_table
 
 KINDS = ("speech", "noise", "rir")
 SPLITS = ("train", "valid", "test")
 COLUMNS = ("path", "kind", "speaker", "split")
+LENGTH = ("frames", "sample_rate")  # columns that may be there
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,11 @@ def read_recordings(source, split=None):
 def _recording(root, row):
     """Make a recording of a row; opens the file unless the length is known."""
     path = str(root / row["path"])
-    # As floats, which a table with a gap in it has.
-    frames = float(row.get("frames") or 0)
-    rate = float(row.get("sample_rate") or 0)
+    check_file(path)
+    try:  # as floats, which a table with a gap in it has
+        frames, rate = (float(row.get(name) or 0) for name in LENGTH)
+    except ValueError as error:
+        raise ValueError(f"{path}: {' or '.join(LENGTH)}: {error}") from error
     if not (frames > 0 and rate > 0):  # to open 100,000 files takes minutes
         info = audio_info(path)
         frames, rate = info.frames, info.samplerate

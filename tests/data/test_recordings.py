@@ -101,6 +101,23 @@ def test_many_missing_files_are_told_at_once(tmp_path):
     assert time.process_time() - begin < 5
 
 
+def test_known_lengths_do_not_hide_lost_files(tmp_path):
+    """Which a training would meet in the middle of an epoch."""
+    write_wav(tmp_path / "a.wav", np.zeros(100))
+    lines = ["path,kind,speaker,split,frames,sample_rate"]
+    for path in ("a.wav", "moved.wav", "moved.tar#512-1023"):
+        lines.append(f"{path},speech,a,train,32000,16000")
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"\(2\)(?s:.)*moved.tar: there is no"):
+        read_recordings(manifest)
+    manifest.write_text("\n".join(lines[:2]))
+    assert read_recordings(manifest)[0].seconds == 2  # is not opened
+    manifest.write_text("\n".join(lines[:2]).replace("32000", "2 s"))
+    with pytest.raises(ValueError, match="a.wav: frames or sample_rate: could"):
+        read_recordings(manifest)
+
+
 def test_bad_manifests_and_choices_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="manifest.csv"):
         read_recordings(tmp_path / "nothing")

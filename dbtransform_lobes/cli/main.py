@@ -84,7 +84,11 @@ def run_command(name, args):
     except BrokenPipeError:  # as when `head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError, ImportError) as error:
+    except ImportError as error:
+        remedy = "install it or, if it is yours, name its folder in PYTHONPATH"
+        print(f"{name}: {error}; {remedy}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -109,13 +109,11 @@ def offline_model(model, stft=None):
     else:
         graph, axis = _Waveforms(model, *stft), "samples"
         block = torch.randn(2, 20 * stft[1])
-    return _to_onnx(graph, stft, [block], [], ({0: "batch", 1: axis},))
+    return _to_onnx(graph, stft, block, {}, ({0: "batch", 1: axis},))
 
 
 class _SpectrumStream(nn.Module):
     """One call of a stream, on real and imaginary parts (1, 1, F, 2)."""
-
-    names = ("frames",)
 
     def __init__(self, model):
         super().__init__()
@@ -124,10 +122,11 @@ class _SpectrumStream(nn.Module):
         with torch.no_grad():
             _, self.caches = model.advance(block, None, COUNT)
 
-    def initial_states(self):
-        """Return zeros: the count of frames and all caches."""
+    def states(self):
+        """Return zeros by name: the count of frames and all caches."""
         flat = [torch.zeros_like(x) for part in self.caches for x in part]
-        return [COUNT.clone(), *flat]
+        caches = {f"cache_{number}": x for number, x in enumerate(flat)}
+        return {"frames": COUNT.clone(), **caches}
 
     def forward(self, spec, frames, *caches):
         flat = iter(caches)
@@ -139,8 +138,6 @@ class _SpectrumStream(nn.Module):
 
 class _WaveformStream(nn.Module):
     """One call of a stream, (1, hop) to the hop before; n_fft is two hops."""
-
-    names = ("past_noisy", "past_overlap", *_SpectrumStream.names)
 
     def __init__(self, model, window, hop_length):
         super().__init__()
@@ -154,10 +151,11 @@ class _WaveformStream(nn.Module):
         self.register_buffer("rows", rows.T)
         self.register_buffer("inverse_rows", inverse / weight.repeat(2))
 
-    def initial_states(self):
-        """Return zeros: the last samples, the open half, the states within."""
-        hop = torch.zeros(1, self.hop_length)
-        return [hop, hop.clone(), *self.spectra.initial_states()]
+    def states(self):
+        """Return zeros by name, also of the last samples and the open half."""
+        names, hop = ("past_noisy", "past_overlap"), self.hop_length
+        past = {name: torch.zeros(1, hop) for name in names}
+        return {**past, **self.spectra.states()}
 
     def forward(self, noisy, past, overlap, *states):
         spec = torch.cat((past, noisy), dim=1) @ self.rows
@@ -180,19 +178,16 @@ def streaming_model(model, stft=None):
     else:
         graph = _WaveformStream(model, *stft)
         block = torch.randn(1, stft[1])
-    states = graph.initial_states()
-    caches = range(len(states) - len(graph.names))
-    places = [*graph.names, *(f"cache_{number}" for number in caches)]
-    return _to_onnx(graph, stft, [block, *states], places)
+    return _to_onnx(graph, stft, block, graph.states())
 
 
 @torch.no_grad()
-def _to_onnx(module, stft, inputs, states, dynamic_shapes=None):
-    """Export a module of a spectrum or waveform and of states, by name."""
+def _to_onnx(module, stft, block, states, dynamic_shapes=None):
+    """Export a module of a spectrum or waveform and of states by name."""
     names = ("spec", "estimate") if stft is None else ("noisy", "enhanced")
     program = torch.onnx.export(
         module.eval(),
-        tuple(inputs),
+        (block, *states.values()),
         input_names=[names[0], *states],
         output_names=[names[1], *(f"next_{state}" for state in states)],
         dynamic_shapes=dynamic_shapes,

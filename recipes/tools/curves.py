@@ -26,22 +26,16 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Plot the curves; return 0."""
-    plot_curves(find_runs(args.runs), args.output)
-    return 0
-
-
-def plot_curves(runs, path):
-    """Plot what runs, see ``find_runs``, have logged, a panel for each number.
+    """Plot what runs have logged, a panel for each number; return 0.
 
     Seeds of one run are one curve, over the epochs that all of them have.
     """
     from matplotlib.lines import Line2D
 
-    plotting.check_plot(path)
+    plotting.check_plot(args.output)
     groups = {
         label: _seeds(label, [read_train_log(run) for run in members])
-        for label, members in runs.items()
+        for label, members in find_runs(args.runs).items()
     }
     names = _panel_names(groups)
     figure, panels = plotting.panel_grid(len(names))
@@ -59,7 +53,8 @@ def plot_curves(runs, path):
         look = {"color": "0.3", "linestyle": line, "label": stage}
         handles.append(Line2D([], [], **look))
     plotting.legend_below(figure, handles, 4)
-    plotting.save_figure(figure, path)
+    plotting.save_figure(figure, args.output)
+    return 0
 
 
 def _seeds(label, logs):

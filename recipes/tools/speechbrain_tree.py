@@ -14,6 +14,7 @@ examples:
   speechbrain_tree.py ../speechbrain
 """
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -55,6 +56,8 @@ def run(args):
             f"{tree} is not a source tree of SpeechBrain, expected the folder "
             "speechbrain/lobes/models in it; give a clone of its repository"
         )
+    if importlib.util.find_spec("ruff") is None:  # before anything is written
+        raise ValueError("this needs ruff to sort imports: pip install ruff")
     folders = [tree / LOBES, tree / TESTS]
     folders += [tree / f"recipes/{c}/{t}/DBTransform" for c, t in TASKS.items()]
     copy_files(tree, folders)

@@ -258,12 +258,14 @@ def test_own_blocks_are_exported_and_used_by_those_who_trust_them(
     name = "HarmonicGraphAttention"
     own = tmp_path / "own_graphs.py"
     own.write_text(f"from {module} import {name} as OwnGraph\n")
-    monkeypatch.syspath_prepend(tmp_path)
     folder = shutil.copytree(trained[0], tmp_path / "run")
     text = (folder / "hyperparams.yaml").read_text()
     assert f"{module}.{name}" in text
     text = text.replace(f"{module}.{name}", "own_graphs.OwnGraph")
     (folder / "hyperparams.yaml").write_text(text)
+    told = run("export", folder, tmp_path / "m", code=1).err
+    assert "own_graphs.OwnGraph" in told and "PYTHONPATH" in told
+    monkeypatch.syspath_prepend(tmp_path)
     run("export", folder, tmp_path / "m")
     for command in (["info"], ["push", "owner/name", "--dry-run"]):
         command.insert(1, tmp_path / "m")

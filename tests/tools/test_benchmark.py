@@ -32,6 +32,12 @@ TINY_BSRNN = {**BANDS, "num_channels": 4, "num_layers": 1}
 BSRNN_CLASS = "dbtransform_lobes.models.bsrnn.BSRNN"
 COSTLY = f"{__name__}.Costly"
 LENGTH = 0.25
+BROKEN = {
+    "no_model": "",
+    "no_yaml": "model: [",
+    "no_argument": f"model: !new:{BSRNN_CLASS} {{num_chanels: 4}}",
+    "no_module": "model: !new:my_models.Mine",
+}
 
 
 class Costly(nn.Module):
@@ -65,7 +71,8 @@ def models(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     write_model(folder, "bsrnn", BSRNN_CLASS, **TINY_BSRNN)
     write_model(folder, "db_transform_proposal", **PROPOSAL)
-    (folder / "no_model.yaml").write_text(front_end_yaml())
+    for name, text in BROKEN.items():
+        (folder / f"{name}.yaml").write_text(front_end_yaml() + text)
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -340,6 +347,9 @@ def test_refused(models, run):
         ("bsrn", "db_transform_proposal"),
         ("nowhere/bsrnn.yaml", "expected the path of a YAML"),
         ("hparams/models/no_model.yaml", "lacks model"),
+        ("no_yaml", "no_yaml.yaml: expected HyperPyYAML (while parsing"),
+        ("no_argument", "no_argument.yaml: correct it: Invalid argument"),
+        ("no_module", "my_models.Mine; install it or, if it is yours, name"),
         ("bsrnn bsrnn", "different names"),
         ("bsrnn --threads 0", "--threads is 0, expected 1"),
         ("bsrnn --lengths 0", "is 0.0, expected 0.1 to"),

@@ -1,6 +1,7 @@
 """In SpeechBrain's source tree the project passes SpeechBrain's checks."""
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
@@ -53,10 +54,14 @@ def passes(*command, **options):
     return done.stdout
 
 
-def test_files_rows_and_imports_of_a_stand_in(tmp_path, run):
+def test_files_rows_and_imports_of_a_stand_in(tmp_path, run, monkeypatch):
     told = run("speechbrain_tree", tmp_path, code=1).err
     assert "is not a source tree of SpeechBrain" in told
     (tmp_path / "speechbrain/lobes/models").mkdir(parents=True)
+    with monkeypatch.context() as without:
+        without.setattr(importlib.util, "find_spec", lambda name: None)
+        told = run("speechbrain_tree", tmp_path, code=1).err
+        assert "pip install ruff" in told and not (tmp_path / "tests").exists()
     (tmp_path / "tests/recipes").mkdir(parents=True)
     (tmp_path / ".dict-speechbrain.txt").write_text("vie\n")
     # SpeechBrain takes no newer syntax than that of this version.

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
+from dbtransform_lobes.inference.restricted_yaml import open_yaml
 from dbtransform_lobes.models.waveform import enhance_waveform
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,11 +60,15 @@ def find_configuration(name):
 def load_candidate(source):
     """Make a model with random weights, in evaluation mode."""
     path = find_configuration(source)
-    with open(path, encoding="utf-8") as file:
+    with open_yaml(path) as file:
         configuration = resolve_references(file).getvalue()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        hparams = load_hyperpyyaml(configuration)
+        try:
+            hparams = load_hyperpyyaml(configuration)
+        except (TypeError, AttributeError) as error:  # of wrong arguments
+            reason = ": ".join(map(str, error.args))
+            raise ValueError(f"{path}: correct it: {reason}") from error
     missing = [key for key in KEYS if key not in hparams]
     if missing:
         raise ValueError(

@@ -137,7 +137,8 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
     plan = mixtures_text(mixtures, root)
     record_path = output / f"{prefix}dataset.json"
     plan_path = output / f"{prefix}mixtures.csv"
-    splits = {item.split for item in mixtures}
+    found = {item.split for item in mixtures}
+    splits = [split for split in SPLITS if split in found]
     record = {
         "plan_sha256": hashlib.sha256(plan.encode()).hexdigest(),
         **recipe,
@@ -145,11 +146,7 @@ def _write_dataset(mixtures, output, prefix, recipe, root, force):
         "level_dbfs": LEVEL_DBFS,
         "peak": PEAK,
         "versions": package_versions(),
-        "splits": {
-            split: _split_summary(mixtures, split)
-            for split in SPLITS
-            if split in splits
-        },
+        "splits": {split: _split_summary(mixtures, split) for split in splits},
     }
     old = files.read_record(record_path).get("splits", ())
     own = _set_folders(output, [name for name in SPLITS if name in old])

@@ -27,9 +27,6 @@ ATTEMPTS = 8
 # A crop whose level is below this is a pause: drawn again.
 PAUSE_DBFS = -50.0
 CLEAN_SNR_DB = (25.0, 45.0)
-PAIRS_FORM = (
-    'expected JSON of the form {id: {"noisy_wav", "clean_wav", "length"}}'
-)
 FADE_SECONDS = 0.01
 
 
@@ -369,10 +366,13 @@ def read_pairs(manifest, data_root):
             for key in ("noisy_wav", "clean_wav"):
                 path = entry[key].replace("{data_root}", str(data_root))
                 pairs[name][key] = path
+        if not pairs:
+            raise ValueError("no pair is in it")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{manifest}: {PAIRS_FORM} ({error!r})") from error
-    if not pairs:
-        raise ValueError(f"{manifest}: {PAIRS_FORM}, given no pair")
+        raise ValueError(
+            f"{manifest}: expected JSON of the form "
+            f'{{id: {{"noisy_wav", "clean_wav", "length"}}}} ({error!r})'
+        ) from error
     return pairs
 
 

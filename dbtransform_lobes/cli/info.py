@@ -30,14 +30,13 @@ def run(args):
     from pathlib import Path
 
     from dbtransform_lobes.inference import backend
-    from dbtransform_lobes.inference.bundled import bundled_models, model_folder
+    from dbtransform_lobes.inference.bundled import bundled_models, find_source
     from dbtransform_lobes.versions import package_versions
 
-    computed_by = backend.choose_backend(args.model)
-    folder = model_folder(args.model, args.revision)
+    folder = find_source(args.model, args.revision)
     facts, sections = _read_card(Path(folder, "README.md"))
     options = {"threads": 1, "trust_code": args.trust_code}
-    model = backend.load_enhancer(folder, computed_by, **options)
+    model = backend.load_enhancer(folder, **options)
     known = model.description
     facts = {
         "model": args.model or bundled_models()[0],
@@ -48,7 +47,7 @@ def run(args):
         "causal": "yes" if model.causal else "no",
         "licence": facts.get("license", "not stated"),
         "language": facts.get("language", "not stated"),
-        "computed by": computed_by,
+        "computed by": backend.choose_backend(folder),
         "bundled models": ", ".join(bundled_models()) or "none",
         "running on": ", ".join(
             f"{name} {version}" for name, version in package_versions().items()

@@ -77,19 +77,22 @@ def check_range(name, low, high, *values):
 
 
 def check_options(args):
-    """Refuse values of ENHANCING that cannot be, before anything is loaded."""
+    """Refuse values of ENHANCING that cannot be, before anything is loaded.
+
+    The model becomes a path: one of the hub is downloaded.
+    """
     from dbtransform_lobes.inference.backend import choose_backend
+    from dbtransform_lobes.inference.bundled import find_source
     from dbtransform_lobes.inference.strength import wet_share
 
     for name, most in MOST.items():
         check_range(name, 1, most, getattr(args, name, None))
     wet_share(args.strength, args.attenuation_limit)
-    choose_backend(
-        args.model, args.device, args.backend, precision=args.precision
-    )
+    args.model = find_source(args.model, args.revision)
+    choose_backend(args.model, args.device, args.backend, args.precision)
 
 
 def model_options(args):
     """Return what ``load_enhancer`` gets of the arguments."""
-    names = "backend", "device", "precision", "revision", "trust_code"
+    names = "backend", "device", "precision", "trust_code"
     return {"source": args.model, **{name: vars(args)[name] for name in names}}

@@ -4,9 +4,10 @@ import importlib.util
 import os
 
 from dbtransform_lobes.inference.bundled import (
+    GRAPH,
     check_folder,
     find_onnx,
-    local_folder,
+    find_source,
 )
 
 
@@ -16,14 +17,13 @@ def choose_backend(source=None, device="cpu", backend=None, precision="fp32"):
     If it is not given, that is ONNX Runtime where the model has a graph: it
     starts in a fraction of the time and takes a third of the memory. PyTorch
     for others, for GPUs and for bf16. ValueError if it is not installed or
-    lacks the device or the precision.
+    lacks the device or the precision. The source is as of ``load_enhancer``.
     """
+    source = find_source(source)
     plain = device == "cpu" and precision == "fp32"
     backend = backend or _lighter(source, plain)
     if backend != "onnx":
-        folder = local_folder(source)
-        if folder is not None:
-            check_folder(folder)
+        check_folder(source)
         if importlib.util.find_spec("torch") is None:
             raise ValueError(
                 "this needs PyTorch, which is not installed: pip install "
@@ -50,16 +50,10 @@ def choose_backend(source=None, device="cpu", backend=None, precision="fp32"):
 
 
 def _lighter(source, plain):
-    if source is not None and os.path.isfile(source):
-        return "onnx"
     installed = importlib.util.find_spec("onnxruntime") is not None
-    if not (plain and installed):
-        return "torch"
-    try:
-        find_onnx(source)
-    except FileNotFoundError:
-        return "torch"
-    return "onnx"
+    graph = os.path.isfile(os.path.join(source, GRAPH))
+    light = os.path.isfile(source) or plain and installed and graph
+    return "onnx" if light else "torch"
 
 
 def check_device(device):
@@ -83,17 +77,15 @@ def load_enhancer(
     backend=None,
     device="cpu",
     threads=None,
-    revision=None,
     trust_code=False,
     precision="fp32",
 ):
     """Load a model; return an ``Enhancer``.
 
     The source is a model folder, a graph file, or the name of a model of the
-    package or of the hub; ``revision`` is a branch, tag or commit of the hub.
-    ``backend``, ``device`` ("cpu", "cuda:1") and ``precision`` ("fp32",
-    "bf16") are passed to ``choose_backend``; ``threads`` limits the CPU
-    threads; ``trust_code`` is that of
+    package or of the hub. ``backend``, ``device`` ("cpu", "cuda:1") and
+    ``precision`` ("fp32", "bf16") are passed to ``choose_backend``;
+    ``threads`` limits the CPU threads; ``trust_code`` is that of
     ``EnhanceModel.from_hparams``. FileNotFoundError or ValueError if the model
     cannot be loaded.
 
@@ -102,18 +94,18 @@ def load_enhancer(
     >>> load_enhancer("db_transform_streaming", threads=1).causal
     True
     """
-    backend = choose_backend(source, device, backend, precision)
-    if backend == "onnx":
+    source = find_source(source)
+    if choose_backend(source, device, backend, precision) == "onnx":
         from dbtransform_lobes.inference.onnx_model import OnnxEnhancer
 
         return OnnxEnhancer(source, threads)
     import torch
 
     from dbtransform_lobes.inference.enhance_model import EnhanceModel
-    from dbtransform_lobes.inference.source import hub_config
 
     if threads is not None:
         torch.set_num_threads(threads)
-    options = {"trust_code": trust_code, "fetch_config": hub_config(revision)}
-    options["run_opts"] = {"device": device, "precision": precision}
-    return EnhanceModel.from_hparams(source, **options)
+    options = {"device": device, "precision": precision}
+    return EnhanceModel.from_hparams(
+        source, trust_code=trust_code, run_opts=options
+    )

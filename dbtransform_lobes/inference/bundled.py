@@ -66,30 +66,35 @@ def check_folder(folder, hparams_file="hyperparams.yaml"):
         )
 
 
-def model_folder(source=None, revision=None):
-    """Return the folder of a model, getting it from the hub if need be."""
-    folder = local_folder(source)
-    if folder is None:
-        from dbtransform_lobes.inference.source import find_model, hub_config
+def find_source(source=None, revision=None):
+    """Return the path of a model: its folder, or the graph that was given.
 
-        folder = str(find_model(source, fetch_config=hub_config(revision)))
-    return folder
-
-
-def find_onnx(source=None):
-    """Return the path of a graph, itself or in a folder or bundled model."""
+    One of the hub is downloaded first, of a branch, tag or commit.
+    """
     if isinstance(source, str | os.PathLike) and os.path.isfile(source):
         return os.fspath(source)
     folder = local_folder(source)
-    if folder is None:
-        raise FileNotFoundError(
-            f"{source}: models of the hub are computed by PyTorch; for a graph "
-            f"`hf download {source} --local-dir FOLDER` and give the folder"
-        )
-    path = os.path.join(folder, GRAPH)
+    if folder is not None:
+        return folder
+    try:
+        from dbtransform_lobes.inference.source import find_model, hub_config
+    except ImportError as error:
+        raise ValueError(
+            f"{source}: getting a model of the hub needs PyTorch, which is not "
+            f"installed ({error}): pip install dbtransform, or elsewhere "
+            f"`hf download {source} --local-dir FOLDER`, and give the folder"
+        ) from error
+    return str(find_model(source, fetch_config=hub_config(revision)))
+
+
+def find_onnx(source=None):
+    """Return the path of a graph, itself or that of a model."""
+    path = find_source(source)
+    if os.path.isdir(path):
+        path = os.path.join(path, GRAPH)
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f"{path}: there is no such file; write one with `dbtransform "
-            f"export-onnx {source or folder} {path}`"
+            f"export-onnx {source or DEFAULT} {path}`"
         )
     return path

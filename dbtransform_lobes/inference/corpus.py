@@ -21,7 +21,7 @@ from dbtransform_lobes.data.files import (
     write_json,
 )
 from dbtransform_lobes.inference.backend import choose_backend
-from dbtransform_lobes.inference.bundled import WEIGHTS, find_onnx, model_folder
+from dbtransform_lobes.inference.bundled import WEIGHTS, find_onnx
 
 
 def single_pair(paths, suffix=""):
@@ -208,13 +208,12 @@ def claim_output(record, model_options, options, resume):
     write_json(record, settings)
 
 
-def _digest(source, device, backend, precision, revision, **_):
+def _digest(source, device, backend, precision, **_):
     if choose_backend(source, device, backend, precision) == "onnx":
         files = [find_onnx(source)]
     else:
-        folder = model_folder(source, revision)
         names = ("hyperparams.yaml", WEIGHTS)
-        files = [os.path.join(folder, name) for name in names]
+        files = [os.path.join(source, name) for name in names]
     digest = hashlib.sha256()
     for file in files:
         digest.update(Path(file).read_bytes())

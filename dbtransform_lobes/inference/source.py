@@ -5,7 +5,9 @@ another model.
 """
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from huggingface_hub import get_token, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
@@ -64,18 +66,23 @@ def find_model(
         if not isinstance(value, kind) or value == "":
             raise ValueError(f"{name} is {value!r}, expected {expected}")
     kind, path = _resolve(source)
+    record = {"source": path, "revision": config.revision}
     in_place = savedir is None or local_strategy == LocalStrategy.NO_LINK
     in_place = in_place or Path(savedir).resolve() == Path(path)
     savedir = None if in_place else Path(savedir)
-    if savedir and _is_filled(savedir, kind, path, hparams_file, config):
+    of_hub = kind == FetchFrom.HUGGING_FACE
+    if savedir and _is_filled(savedir, record, hparams_file, config) and of_hub:
         return savedir
-    folder = Path(path)
-    if kind == FetchFrom.HUGGING_FACE:
-        folder = _download(path, hparams_file, savedir, local_strategy, config)
-    check_folder(folder, hparams_file)
-    if savedir in (None, folder):
-        return folder
-    return _collect(folder, savedir, hparams_file, local_strategy)
+    direct = savedir and local_strategy == LocalStrategy.COPY_SKIP_CACHE
+    with TemporaryDirectory() if direct else nullcontext() as local_dir:
+        if of_hub:
+            path = _download(path, hparams_file, local_dir, config)
+        check_folder(path, hparams_file)
+        if savedir is None:
+            return Path(path)
+        _collect(Path(path), savedir, hparams_file, local_strategy)
+    write_json(savedir / RECORD, record)
+    return savedir
 
 
 def hub_config(revision=None):
@@ -96,30 +103,21 @@ def _resolve(source):
     return kind, path
 
 
-def _is_filled(savedir, kind, path, hparams_file, config):
-    """Tell if nothing is to do; refuse a savedir of another model."""
-    record = {"source": path, "revision": config.revision}
-    place = savedir / RECORD
-    filled = [savedir / name for name in (hparams_file, WEIGHTS)]
-    filled = [file for file in filled if os.path.lexists(file)]
-    given = read_record(place) if filled else record
-    if given != record and not config.overwrite:
-        moved = given.get("source") == path and config.allow_updates
-        if not moved:
-            raise ValueError(
-                f"{savedir}: holds a model from {_shown(given)}, expected one "
-                f"from {_shown(record)}; give another savedir, or "
-                "FetchConfig(overwrite=True) to replace it"
-            )
-    whole = len(filled) == 2 and all(file.is_file() for file in filled)
-    if whole and given == record and kind != FetchFrom.LOCAL:
-        if not config.overwrite and not config.allow_updates:
-            return True
-    savedir.mkdir(parents=True, exist_ok=True)
-    for file in filled if given != record else ():
-        file.unlink()  # or a failing download would pass for a good one
-    write_json(place, record)
-    return False
+def _is_filled(savedir, record, hparams_file, config):
+    """Tell if a savedir has this model already; refuse one with another."""
+    files = [savedir / name for name in (hparams_file, WEIGHTS)]
+    if not any(map(os.path.lexists, files)):
+        return False
+    given, update = read_record(savedir / RECORD), config.allow_updates
+    moved = update and given.get("source") == record["source"]
+    if given != record and not moved and not config.overwrite:
+        raise ValueError(
+            f"{savedir}: holds a model from {_shown(given)}, expected one "
+            f"from {_shown(record)}; give another savedir, or "
+            "FetchConfig(overwrite=True) to replace it"
+        )
+    whole = given == record and all(file.is_file() for file in files)
+    return whole and not update and not config.overwrite
 
 
 def _shown(record):
@@ -129,12 +127,10 @@ def _shown(record):
     )
 
 
-def _download(name, hparams_file, savedir, local_strategy, config):
+def _download(name, hparams_file, local_dir, config):
     """Download the files of a model of one commit; return their folder."""
-    direct = local_strategy == LocalStrategy.COPY_SKIP_CACHE
-    local_dir = savedir if direct else None
     try:
-        folder = snapshot_download(
+        return snapshot_download(
             name,
             revision=config.revision,
             token=config.token,
@@ -152,10 +148,12 @@ def _download(name, hparams_file, savedir, local_strategy, config):
             "revision and the network; a private model needs "
             "FetchConfig(token=True) and a token (HF_TOKEN or `hf auth login`)"
         ) from error
-    return savedir if direct and savedir else Path(folder)
 
 
 def _collect(folder, savedir, hparams_file, local_strategy):
+    """Put the files of a folder into a savedir, which loses its record."""
+    for name in (RECORD, WEIGHTS):
+        (savedir / name).unlink(missing_ok=True)
     names = {hparams_file}
     for pattern in PATTERNS:
         names |= {path.name for path in folder.glob(pattern)}
@@ -164,4 +162,3 @@ def _collect(folder, savedir, hparams_file, local_strategy):
         # a file of the hub's cache is itself a link to a blob
         source = (folder / name).resolve()
         link_with_strategy(source, savedir / name, local_strategy)
-    return savedir

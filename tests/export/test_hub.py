@@ -1,6 +1,8 @@
 """The hub: downloads from olah and, with a token, from a stand-in; pushes."""
 
+import filecmp
 import hashlib
+import re
 import shutil
 import subprocess
 from functools import partial
@@ -14,6 +16,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from dbtransform_lobes.export.hub import plan_upload
 from dbtransform_lobes.export.model_folder import FILES
 from dbtransform_lobes.inference import EnhanceModel
+from dbtransform_lobes.inference.bundled import find_onnx
 from tests.hub_stand_in import OLAH, TOKEN, olah, stand_in
 from tests.signals import speech_like, write_wav
 
@@ -64,9 +67,10 @@ def refused(message, **options):
 
 @pytest.fixture
 def mirror(model_folder, tmp_path):
-    """models/owner/name as a git repository with a branch of other weights."""
+    """models/owner/name as a git repository; a branch has other weights, no graph."""
     folder = tmp_path / "mirrors/models" / NAME
     shutil.copytree(model_folder, folder)
+    shutil.copy(find_onnx(), folder)
 
     def git(*commands):
         git = "git -c user.name=test -c user.email=test@example.org"
@@ -77,7 +81,7 @@ def mirror(model_folder, tmp_path):
     git("init -b main", "add -A", "commit -m first", "checkout -b double")
     state = torch.load(folder / "model.ckpt")
     torch.save({k: v * 2 for k, v in state.items()}, folder / "model.ckpt")
-    git("commit -a -m second", "checkout main")
+    git("rm model.onnx", "commit -a -m second", "checkout main")
     return tmp_path / "mirrors"
 
 
@@ -103,7 +107,12 @@ def test_downloads_from_a_hub_and_offline(model, mirror, hub, run, tmp_path):
         assert total(made) == trained
         write_wav(tmp_path / "noisy.wav", speech_like(0.2))
         run("enhance", "noisy.wav", "out.wav", "--model", NAME)
-        assert (tmp_path / "out.wav").is_file()
+        run("enhance", "noisy.wav", "same.wav")  # by the same graph
+        outs = [tmp_path / f"{name}.wav" for name in ("out", "same")]
+        assert filecmp.cmp(*outs, shallow=False)
+        assert re.search("computed by: +onnx", run("info", NAME).out)
+        told = run("info", NAME, "--revision", "double").out
+        assert re.search("computed by: +torch", told)
     assert (tmp_path / "links/model.ckpt").is_symlink()
     for name in ("copy", "direct"):
         assert not (tmp_path / name / "model.ckpt").is_symlink()

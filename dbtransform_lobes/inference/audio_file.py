@@ -194,6 +194,7 @@ def write_blocks(path, blocks, audio):
         )
     try:
         with replacing(path) as temporary:
+            temporary.touch()  # its error says more than libsndfile's
             frames = _encode(temporary, blocks, audio, container, subtype)
             if audio.source is not None:
                 copy_tags(audio.source, temporary, container, audio.tags)
@@ -241,4 +242,5 @@ def _subtype(container, audio):
 
 
 def _reason(error):
-    return str(error).strip().rstrip(".:") or type(error).__name__
+    reason = getattr(error, "error_string", str(error))
+    return reason.strip().rstrip(".:") or type(error).__name__

@@ -52,8 +52,8 @@ def folder_pairs(paths, output, suffix=""):
     what is below their fixed part, and manifests. What is left out is told on
     stderr.
     """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output}: is a file, expected a folder (--output)")
+    if os.path.lexists(output) and not output.is_dir():
+        raise ValueError(f"{output}: is no folder, expected one (--output)")
     if "/" in suffix or "\\" in suffix:
         raise ValueError(f"--suffix is {suffix!r}, expected a part of a name")
     pairs = []
@@ -171,7 +171,7 @@ def check_pairs(pairs, force, named):
             problems.append(f"{target}: for {taken[place]} and {source}")
         elif target.is_dir():
             problems.append(f"{target}: is a folder")
-        elif target.exists() and not force:
+        elif os.path.lexists(target) and not force:
             problems.append(f"{target}: exists; use --force to replace it")
         taken[place] = source
     inputs = {source.resolve() for source, _ in pairs}

@@ -340,7 +340,9 @@ def test_a_lack_of_memory_fails_one_file(tmp_path):
         ("noisy/a.wav no/out.wav", "no: there is no such folder"),
         ("noisy/a.wav out.wav --suffix x", "without --output"),
         ("noisy --output noisy", "is the input and the --output"),
-        ("noisy --output noisy/a.wav", "expected a folder"),
+        ("noisy --output noisy/a.wav", "is no folder, expected one"),
+        ("noisy --output nothing", "nothing: is no folder, expected one"),
+        ("noisy/a.wav nothing.wav", "nothing.wav: exists; use --force"),
         ("noisy --output out --suffix /x", "part of a name"),
         ("empty --output out", "empty: there is no audio"),
         ("noisy/b.wav x --output out", "for noisy/b.wav and"),
@@ -364,6 +366,8 @@ def test_mistakes_are_found_before_the_weights_are_loaded(
 ):
     (tree / "empty").mkdir()
     (tree / "noisy/talk.m4a").write_text("")
+    for name in ("nothing", "nothing.wav"):
+        (tree / name).symlink_to("nowhere")
     for name in ("b.wav", "b_x.wav"):
         write_wav(tree / "x" / name, np.full(100, 0.1))
     before = files(tree)

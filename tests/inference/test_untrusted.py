@@ -13,6 +13,7 @@ import pytest
 import soundfile as sf
 import torch
 
+from dbtransform_lobes.data.files import replacing
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.restricted_yaml import load_restricted
 from tests.signals import speech_like
@@ -347,3 +348,14 @@ def test_a_full_disk_leaves_no_file(tmp_path, suffix, small_disk, identity):
     with pytest.raises(ValueError, match=told), small_disk(8192):
         identity.enhance_file(path, tmp_path / f"b{suffix}")
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize("name", ["no/b.wav", "folder", "b" * 256])
+def test_errors_of_writing_name_the_file(tmp_path, name):
+    """Not the temporary one beside it, which nobody knows."""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=f"{name}'$") as error:
+        with replacing(tmp_path / name) as temporary:
+            temporary.touch()
+    assert ".tmp" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

@@ -80,7 +80,9 @@ def run_command(name, args):
         if signal.getsignal(number) != signal.SIG_IGN  # as under nohup
     }
     try:
-        return args.run(args)
+        code = args.run(args)
+        print(end="", flush=True)  # at the exit an error of it would be odd
+        return code
     except BrokenPipeError:  # as when `head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

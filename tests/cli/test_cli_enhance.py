@@ -20,6 +20,7 @@ import torch
 
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.inference.batch import enhance_pair
+from tests.inference.test_any_audio import mp3
 from tests.signals import contents, noise_like, speech_like, times, write_wav
 from tests.training_runs import ROOT
 
@@ -117,16 +118,23 @@ def test_options_of_one_file(enhance, tree, model, monkeypatch):
 
 
 def test_resume_makes_what_is_missing(enhance, tree, monkeypatch):
-    """Missing, old or cut."""
+    """Missing, old or cut; not an MP3 that is longer than its input says."""
     write_wav(tree / "noisy/d.wav", noise_like(0.3))
+    path, parts = tree / "noisy/e.mp3", (noise_like(1.0), np.zeros(80000))
+    path.write_bytes(b"".join([mp3(path, part) for part in parts]))
     enhance("noisy", "--output", "out")
+    lengths = [
+        sf.info(tree / name / "e.mp3").frames for name in ("noisy", "out")
+    ]
+    assert 2 * lengths[0] < lengths[1]
     before = times(tree / "out")
     (tree / "out/b.wav").unlink()
     os.truncate(tree / "out/d.wav", 1000)
     os.utime(tree / "noisy/deep/er/c.wav")  # recorded anew
     out = enhance("noisy", "--output", "out", "--resume").out
-    assert "3 of 4 files enhanced into out, 1 were there" in out
+    assert "3 of 5 files enhanced into out, 2 were there" in out
     after = times(tree / "out")
+    assert after[tree / "out/e.mp3"] == before[tree / "out/e.mp3"]
     kept, again = tree / "out/a.wav", tree / "out/deep/er/c.wav"
     assert after[kept] == before[kept] and after[again] > before[again]
     assert sf.info(tree / "out/b.wav").frames == 3200

@@ -1,5 +1,6 @@
 """``dbtransform info`` and the help of every command."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -102,3 +103,25 @@ assert not imported("torch speechbrain scipy pandas onnx huggingface_hub")
     command = [sys.executable, "-c", code]
     made = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     assert b"--strength" in made.stdout and (tmp_path / output).is_file()
+
+
+@pytest.mark.parametrize("size", [10, 10**5])  # within the buffer or not
+def test_a_closed_pipe_ends_it_and_warnings_are_a_line(size):
+    code = f"""
+import argparse, sys, warnings
+from dbtransform_lobes.cli.main import run_command
+def run(args):
+    warnings.warn("careful")
+    print("x" * {size})
+sys.exit(run_command("name", argparse.Namespace(run=run)))
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    made = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+    )
+    os.close(writer)
+    assert (made.returncode, made.stderr) == (1, b"warning: careful\n")

@@ -67,7 +67,7 @@ def refused(message, **options):
 
 @pytest.fixture
 def mirror(model_folder, tmp_path):
-    """models/owner/name as a git repository; a branch has other weights, no graph."""
+    """models/owner/name in git; a branch has other weights and no graph."""
     folder = tmp_path / "mirrors/models" / NAME
     shutil.copytree(model_folder, folder)
     shutil.copy(find_onnx(), folder)

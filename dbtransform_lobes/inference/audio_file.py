@@ -4,7 +4,6 @@ import hashlib
 import os
 import warnings
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import soundfile as sf
@@ -25,13 +24,8 @@ from dbtransform_lobes.data.headers import (
     wav_fault,
 )
 from dbtransform_lobes.inference.mpeg import piped, true_length
-from dbtransform_lobes.inference.tags import copy_tags
+from dbtransform_lobes.inference.tags import TAGS, copy_tags
 
-# soundfile's names
-TAGS = (
-    "title copyright software artist comment date album license tracknumber "
-    "genre"
-).split()
 # Containers of a suffix; the first one is written unless the input has
 # another of them.
 CONTAINERS = {
@@ -51,32 +45,23 @@ SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
 SAMPLES_AT_ONCE = 65536
 
 
-@dataclass(frozen=True)
-class AudioFormat:
-    """What a file has beside its samples."""
-
-    sample_rate: int  # in Hz
-    channels: int
-    container: str  # soundfile's names, such as WAV and PCM_16
-    subtype: str
-    tags: dict  # title, artist and so on, those that are there
-    source: str | None = None  # the file, for tags unknown to soundfile
-
-
 class AudioInput:
     """A file to enhance; ValueError if it cannot be.
 
-    ``format`` is its AudioFormat, ``frames`` the samples that it promises.
+    It has a ``sample_rate`` in Hz, ``channels``, the ``frames`` that it
+    promises, ``container`` and ``subtype`` by soundfile's names, such as WAV
+    and PCM_16, and a dict of ``tags``.
     """
 
     def __init__(self, path):
         _check_path(path)
         self.path, self._begin = path, None
         with open_audio(path) as file:
-            tags = {tag: text for tag in TAGS if (text := getattr(file, tag))}
+            tags = {tag: getattr(file, tag) for tag in TAGS}
             log = file.extra_info
-        kind = file.samplerate, file.channels, file.format, file.subtype
-        self.format = AudioFormat(*kind, tags, path)
+        self.tags = {tag: text for tag, text in tags.items() if text}
+        self.sample_rate, self.channels = file.samplerate, file.channels
+        self.container, self.subtype = file.format, file.subtype
         if fault := wav_fault(path):
             raise ValueError(f"{path}: {fault}")
         check_single(path, file.format)
@@ -166,53 +151,48 @@ def check_output(path, output):
         raise ValueError(f"{output}: the output is the input; give another")
 
 
-def with_room(audio, frames):
-    """Take RF64 instead of WAV for more samples than WAV can hold."""
-    width = SAMPLE_BYTES.get(audio.subtype, 4) * audio.channels
-    fits = frames * width < WAV_BYTES or audio.container == "W64"
-    return audio if fits else replace(audio, container="RF64")
-
-
-def write_blocks(path, blocks, audio):
+def write_blocks(path, blocks, source):
     """Write a file of blocks (L, channels), whole or not at all.
 
-    The suffix gives the container; the sample format is that of ``audio``, an
-    AudioFormat, if the container has it. Samples beyond full scale are clipped
-    but in floating-point formats.
+    The suffix gives the container; the sample format is that of ``source``, an
+    AudioInput, if the container has it, and so are the tags. Samples beyond
+    full scale are clipped but in floating-point formats.
     """
     path = Path(path)
     containers = CONTAINERS[path.suffix.lower()]
-    known = audio.container in containers
-    container = audio.container if known else containers[0]
-    subtype = _subtype(container, audio)
-    plain = audio.subtype.startswith(PLAIN)
-    if known and not plain and subtype != audio.subtype:
+    known = source.container in containers
+    container = source.container if known else containers[0]
+    subtype = _subtype(container, source)
+    plain = source.subtype.startswith(PLAIN)
+    if known and not plain and subtype != source.subtype:
         warnings.warn(
-            f"{path}: {audio.subtype} of the input cannot be written to the "
+            f"{path}: {source.subtype} of the input cannot be written to the "
             f"sample, so this is {subtype}",
             stacklevel=2,
         )
+    size = source.frames * source.channels * SAMPLE_BYTES.get(subtype, 4)
+    if container in ("WAV", "WAVEX") and size >= WAV_BYTES:
+        container = "RF64"
     try:
         with replacing(path) as temporary:
             temporary.touch()  # its error says more than libsndfile's
-            frames = _encode(temporary, blocks, audio, container, subtype)
-            if audio.source is not None:
-                copy_tags(audio.source, temporary, container, audio.tags)
+            frames = _encode(temporary, blocks, source, container, subtype)
+            copy_tags(source.path, temporary, container, source.tags)
             written = sf.info(for_soundfile(temporary)).frames
             if written != frames:  # a full disk cuts off without an error
                 raise OSError(f"{written} of {frames} samples were written")
     except (sf.LibsndfileError, OSError) as error:
         raise ValueError(
             f"{path}: writing failed ({_reason(error)}): {container} {subtype} "
-            f"of {audio.channels} channels at {audio.sample_rate} Hz; "
+            f"of {source.channels} channels at {source.sample_rate} Hz; "
             "check the folder, the room on the disk, and whether the format "
             "can hold this"
         ) from error
 
 
-def _encode(path, blocks, audio, container, subtype):
-    layout = (audio.sample_rate, audio.channels, subtype)
-    tags = {} if container == "MP3" else audio.tags
+def _encode(path, blocks, source, container, subtype):
+    layout = (source.sample_rate, source.channels, subtype)
+    tags = {} if container == "MP3" else source.tags
     frames = 0
     name = for_soundfile(path)
     with sf.SoundFile(name, "w", *layout, format=container) as file:
@@ -228,14 +208,14 @@ def _encode(path, blocks, audio, container, subtype):
     return frames
 
 
-def _subtype(container, audio):
+def _subtype(container, source):
     """The sample format itself, or the nearest that the container has."""
     eight_bits = {"PCM_U8": "PCM_S8", "PCM_S8": "PCM_U8"}
-    plain = audio.subtype.startswith(PLAIN)
+    plain = source.subtype.startswith(PLAIN)
     # Others, such as ADPCM, come in blocks: samples would be added. MP3 has
     # one sample format, and libsndfile writes it nowhere else.
-    kept = plain or audio.subtype in CODECS and container == audio.container
-    for subtype in (audio.subtype, eight_bits.get(audio.subtype)):
+    kept = plain or source.subtype in CODECS and container == source.container
+    for subtype in (source.subtype, eight_bits.get(source.subtype)):
         if kept and sf.check_format(container, subtype or "no"):
             return subtype
     return sf.default_subtype(container)

@@ -57,25 +57,8 @@ def folder_pairs(paths, output, suffix=""):
     if "/" in suffix or "\\" in suffix:
         raise ValueError(f"--suffix is {suffix!r}, expected a part of a name")
     pairs = []
-    for path, root in _expand(paths, output):
-        if path.is_dir():
-            if path.resolve() == output.resolve():
-                raise ValueError(
-                    f"{path}: is the input and the --output; give another "
-                    "folder"
-                )
-            files = find_audio(path, output=output, skipped=_print_skipped)
-            if not files:
-                raise ValueError(
-                    f"{path}: there is no audio, expected files of the "
-                    f"suffixes {', '.join(AUDIO_SUFFIXES)}"
-                )
-            found = [(file, file.relative_to(root)) for file in files]
-        elif path.suffix.lower() == ".csv":
-            found = _read_corpus(path)
-        else:
-            found = [(path, path.relative_to(root))]
-        for file, place in found:
+    for path in map(Path, paths):
+        for file, place in _found(path, output):
             target = output / place
             pairs.append((file, target.with_stem(target.stem + suffix)))
     return list(dict.fromkeys(pairs))  # a manifest may name a file twice
@@ -85,41 +68,55 @@ def _is_pattern(path):
     return glob.has_magic(str(path)) and not path.exists()
 
 
-def _expand(paths, output):
-    """Yield (path, the folder its results are relative to), patterns too."""
-    for path in map(Path, paths):
-        if not _is_pattern(path):
-            yield path, path if path.is_dir() else path.parent
-            continue
-        number = [glob.has_magic(part) for part in path.parts].index(True)
-        root = Path(*path.parts[:number])
-        found = _matches(root, Path(*path.parts[number:]), output)
-        if not found:
-            raise ValueError(
-                f"{path}: no folder and no audio file has such a name"
-            )
-        yield from ((each, root) for each in found)
+def _found(path, output):
+    """List (file, place of its result) of a path of the command line."""
+    if _is_pattern(path):
+        return _matches(path, output)
+    if path.is_dir():
+        return _within(path, path, output)
+    if path.suffix.lower() == ".csv":
+        return _read_corpus(path)
+    return [(path, path.name)]
 
 
-def _matches(root, pattern, output):
-    """List audio files of a pattern, and folders unless ** enters them.
+def _within(folder, root, output):
+    if folder.resolve() == output.resolve():
+        raise ValueError(
+            f"{folder}: is the input and the --output; give another folder"
+        )
+    files = find_audio(folder, output=output, skipped=_print_skipped)
+    if not files:
+        raise ValueError(
+            f"{folder}: there is no audio, expected files of the suffixes "
+            f"{', '.join(AUDIO_SUFFIXES)}"
+        )
+    return [(file, file.relative_to(root)) for file in files]
+
+
+def _matches(path, output):
+    """List audio files of a pattern, and in folders unless ** enters them.
 
     Hidden ones and the results in ``output`` are left out.
     """
-    found, output = [], output.resolve()
+    number = [glob.has_magic(part) for part in path.parts].index(True)
+    root, pattern = Path(*path.parts[:number]), Path(*path.parts[number:])
     if pattern.name == "**":
         pattern /= "*"
-    for path in sorted(root.glob(str(pattern))):  # not through links by **
-        suffix, place = path.suffix.lower(), path.resolve()
-        hidden = any(p.startswith(".") for p in path.relative_to(root).parts)
+    found, output = [], output.resolve()
+    for file in sorted(root.glob(str(pattern))):  # not through links by **
+        place, suffix = file.resolve(), file.suffix.lower()
+        hidden = any(p.startswith(".") for p in file.relative_to(root).parts)
         if hidden or output in (place, *place.parents):
             continue
-        if path.is_dir():
-            found += [] if "**" in pattern.parts else [path]
+        if file.is_dir():
+            within = "**" not in pattern.parts
+            found += _within(file, root, output) if within else []
         elif suffix in AUDIO_SUFFIXES:
-            found.append(path)
+            found.append((file, file.relative_to(root)))
         elif suffix in OTHER_SUFFIXES:
-            _print_skipped(path, conversion(path))
+            _print_skipped(file, conversion(file))
+    if not found:
+        raise ValueError(f"{path}: no folder and no audio file has such a name")
     return found
 
 

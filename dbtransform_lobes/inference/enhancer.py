@@ -8,7 +8,6 @@ from tqdm import tqdm
 from dbtransform_lobes.inference.audio_file import (
     AudioInput,
     check_output,
-    with_room,
     write_blocks,
 )
 from dbtransform_lobes.inference.high_band import HIGH_BANDS
@@ -154,10 +153,11 @@ class Enhancer:
         """
         if output_filename is not None:
             check_output(filename, output_filename)
-        audio, blocks = self._open_file(filename, progress=False, **options)
+        source = AudioInput(filename)
+        blocks = self._file_blocks(source, progress=False, **options)
         enhanced = np.concatenate(list(blocks))
         if output_filename is not None:
-            write_blocks(output_filename, [enhanced], audio)
+            write_blocks(output_filename, [enhanced], source)
         return enhanced[:, 0] if enhanced.shape[1] == 1 else enhanced
 
     def enhance_long_file(
@@ -181,8 +181,9 @@ class Enhancer:
         8000
         """
         check_output(filename, output_filename)
-        audio, blocks = self._open_file(filename, progress, **options)
-        write_blocks(output_filename, blocks, audio)
+        source = AudioInput(filename)
+        blocks = self._file_blocks(source, progress, **options)
+        write_blocks(output_filename, blocks, source)
 
     def _open(
         self,
@@ -203,21 +204,14 @@ class Enhancer:
         inner = self.open_signal(channels)
         return SignalPath(inner, *rates, channels, wet, high_band)
 
-    def _open_file(self, filename, progress, **options):
-        """Return the format of what is written, and a generator of it."""
-        source = AudioInput(filename)
-        blocks = self._file_blocks(source, progress, options)
-        return with_room(source.format, source.frames), blocks
-
-    def _file_blocks(self, source, progress, options):
+    def _file_blocks(self, source, progress, **options):
         """Yield the enhanced blocks of a file; show how far they are."""
-        audio, path, length = source.format, source.path, 0
-        rate = audio.sample_rate
+        path, rate, length = source.path, source.sample_rate, 0
         long = source.frames > LONG_SECONDS * rate
         look = {"unit": "s", "desc": Path(path).name, "leave": False}
         look["disable"] = None if progress and long else True
         try:
-            stage = self._open(rate, audio.channels, **options)
+            stage = self._open(rate, source.channels, **options)
             with tqdm(total=source.frames // rate, **look) as bar:
                 for block in _pushed(stage, source.blocks()):
                     length += len(block)

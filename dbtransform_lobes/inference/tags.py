@@ -20,6 +20,7 @@ FRAMES = {
     "tracknumber": id3.TRCK,
     "genre": id3.TCON,
 }
+TAGS = (*FRAMES, "license")
 
 
 def id3_of(tags):

@@ -238,6 +238,9 @@ def test_what_wav_cannot_hold_is_rf64(long, identity, tmp_path, monkeypatch):
     names = "b.wav c.wav c.flac".split()
     formats = [sf.info(tmp_path / name).format for name in names]
     assert formats == ["WAV", "RF64", "FLAC"]
+    opus = write(tmp_path / "a.ogg", 1.0, format="OGG", subtype="OPUS")
+    identity.enhance_long_file(opus, tmp_path / "b.ogg")
+    assert sf.info(tmp_path / "b.ogg").subtype == "OPUS"
     signals = [sf.read(tmp_path / f"{n}.wav")[0] for n in "bc"]
     assert np.array_equal(*signals)
 

@@ -69,7 +69,7 @@ def run(args):
     record = Path(args.output or "", f".dbtransform{args.suffix}.json")
     resumed = args.resume and args.output is not None and record.exists()
     corpus.check_pairs(pairs, args.force or resumed, args.paths)
-    options.check_options(args)
+    loading = options.check_options(args)
     total = len(pairs)
     settings = {
         "strength": args.strength,
@@ -77,13 +77,12 @@ def run(args):
         "high_band": args.high_band,
     }
     if args.output is not None:
-        loading = options.model_options(args)
         corpus.claim_output(record, loading, settings, args.resume)
         if args.resume:
             pairs = [
                 pair for pair in pairs if not corpus.is_finished(*pair, record)
             ]
-    failures = _enhance(pairs, settings, args)
+    failures = _enhance(pairs, loading, settings, args)
     if args.output is not None:
         print(
             f"{len(pairs) - len(failures)} of {total} files enhanced into "
@@ -96,16 +95,14 @@ def run(args):
     return 1 if failures else 0
 
 
-def _enhance(pairs, settings, args):
+def _enhance(pairs, loading, settings, args):
     """Enhance the files; return (path, reason) of failures, in order."""
     from tqdm import tqdm
 
     from dbtransform_lobes.inference.batch import enhance_files
 
     settings = {**settings, "progress": args.jobs == 1}
-    results = enhance_files(
-        pairs, options.model_options(args), settings, args.jobs, args.threads
-    )
+    results = enhance_files(pairs, loading, settings, args.jobs, args.threads)
     failures, notes = {}, []
     shown = {"unit": "file", "disable": len(pairs) <= 1}
     progress = tqdm(results, total=len(pairs), **shown)

@@ -55,6 +55,7 @@ OPTIONS = {
 }
 MOST = {"threads": 1024, "jobs": 1024, "channels": 32}
 LOADING = ("--revision", "--trust-code", "--device")
+CHOOSING = ("backend", "device", "precision")
 ENHANCING = (
     *("--model", "--backend", *LOADING, "--precision", "--threads"),
     *("--strength", "--attenuation-limit"),
@@ -79,7 +80,8 @@ def check_range(name, low, high, *values):
 def check_options(args):
     """Refuse values of ENHANCING that cannot be, before anything is loaded.
 
-    The model becomes a path: one of the hub is downloaded.
+    Returns what ``load_enhancer`` gets of them. A model of the hub is
+    downloaded, so that its path is among that.
     """
     from dbtransform_lobes.inference.backend import choose_backend
     from dbtransform_lobes.inference.bundled import find_source
@@ -88,11 +90,7 @@ def check_options(args):
     for name, most in MOST.items():
         check_range(name, 1, most, getattr(args, name, None))
     wet_share(args.strength, args.attenuation_limit)
-    args.model = find_source(args.model, args.revision)
-    choose_backend(args.model, args.device, args.backend, args.precision)
-
-
-def model_options(args):
-    """Return what ``load_enhancer`` gets of the arguments."""
-    names = "backend", "device", "precision", "trust_code"
-    return {"source": args.model, **{name: vars(args)[name] for name in names}}
+    chosen = {name: vars(args)[name] for name in CHOOSING}
+    chosen["source"] = find_source(args.model, args.revision)
+    chosen["backend"] = choose_backend(**chosen)
+    return {**chosen, "trust_code": args.trust_code}

@@ -56,10 +56,10 @@ def add_arguments(parser):
 
 def run(args):
     """Enhance until the stream ends, is closed or is interrupted; 0 then."""
-    _check(args)
+    loading = _check(args)
     from dbtransform_lobes.inference.pcm import enhance_pcm
 
-    enhancer = _load(args)
+    enhancer = _load(args, loading)
     _end_input_when_interrupted()
     write = partial(_write, sys.stdout.fileno())
     with open(sys.stdin.fileno(), "rb", closefd=False) as stdin:
@@ -81,15 +81,15 @@ def _check(args):
     from dbtransform_lobes.inference.signal_path import check_sample_rate
 
     check_sample_rate(args.rate)
-    options.check_options(args)
+    return options.check_options(args)
 
 
-def _load(args):
+def _load(args, loading):
     import numpy as np
 
     from dbtransform_lobes.inference.backend import load_enhancer
 
-    model = load_enhancer(threads=args.threads, **options.model_options(args))
+    model = load_enhancer(threads=args.threads, **loading)
     enhancer = model.stream(
         strength=args.strength,
         attenuation_limit_db=args.attenuation_limit,

@@ -20,7 +20,6 @@ from dbtransform_lobes.data.files import (
     read_table,
     write_json,
 )
-from dbtransform_lobes.inference.backend import choose_backend
 from dbtransform_lobes.inference.bundled import WEIGHTS, find_onnx
 
 
@@ -205,15 +204,13 @@ def claim_output(record, model_options, options, resume):
     write_json(record, settings)
 
 
-def _digest(source, device, backend, precision, **_):
-    if choose_backend(source, device, backend, precision) == "onnx":
-        files = [find_onnx(source)]
-    else:
-        names = ("hyperparams.yaml", WEIGHTS)
-        files = [os.path.join(source, name) for name in names]
+def _digest(source, backend, **_):
+    files = [Path(source, name) for name in ("hyperparams.yaml", WEIGHTS)]
+    if backend == "onnx":
+        files = [Path(find_onnx(source))]
     digest = hashlib.sha256()
     for file in files:
-        digest.update(Path(file).read_bytes())
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

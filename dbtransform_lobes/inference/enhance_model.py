@@ -15,7 +15,7 @@ from dbtransform_lobes.inference.backend import check_device
 from dbtransform_lobes.inference.bundled import WEIGHTS
 from dbtransform_lobes.inference.enhancer import Enhancer
 from dbtransform_lobes.inference.restricted_yaml import load_restricted
-from dbtransform_lobes.inference.signal_path import SAMPLE_RATES
+from dbtransform_lobes.inference.signal_path import check_sample_rate
 from dbtransform_lobes.inference.source import find_model
 from dbtransform_lobes.inference.strength import blend, wet_share
 from dbtransform_lobes.inference.weights import load_strictly
@@ -56,11 +56,7 @@ class EnhanceModel(Pretrained, Enhancer):
     ):
         _check_needed("modules", modules, self.MODULES_NEEDED)
         _check_needed("hparams", hparams, self.HPARAMS_NEEDED)
-        rate = hparams["sample_rate"]
-        if not isinstance(rate, int) or not SAMPLE_RATES[0] <= rate:
-            raise ValueError(
-                f"sample_rate is {rate!r}, expected a whole number of Hz"
-            )
+        check_sample_rate(hparams["sample_rate"])
         layers = {key: hparams[key] for key in self.HPARAMS_NEEDED[1:]}
         for name, layer in {**layers, "model": modules["model"]}.items():
             _check_module(name, layer)
@@ -71,7 +67,7 @@ class EnhanceModel(Pretrained, Enhancer):
         name = type(network).__name__
         self.description = {"class": name, "parameters": count}
         self.causal = getattr(network, "causal", False)
-        self.sample_rate = rate
+        self.sample_rate = int(hparams["sample_rate"])
         self.hop_length = getattr(stft, "hop_length", None)
 
     @classmethod

@@ -20,8 +20,11 @@ def choose_backend(source=None, device="cpu", backend=None, precision="fp32"):
     lacks the device or the precision. The source is as of ``load_enhancer``.
     """
     source = find_source(source)
-    plain = device == "cpu" and precision == "fp32"
-    backend = backend or _lighter(source, plain)
+    if backend is None:
+        graph = os.path.isfile(os.path.join(source, GRAPH))
+        graph = graph and importlib.util.find_spec("onnxruntime") is not None
+        light = graph and device == "cpu" and precision == "fp32"
+        backend = "onnx" if light or os.path.isfile(source) else "torch"
     if backend != "onnx":
         check_folder(source)
         if importlib.util.find_spec("torch") is None:
@@ -36,24 +39,13 @@ def choose_backend(source=None, device="cpu", backend=None, precision="fp32"):
 
     import_onnxruntime()
     find_onnx(source)
-    if device != "cpu":
-        raise ValueError(
-            f"the device is {device}, but --backend onnx computes on the "
-            "CPU: leave it out"
-        )
-    if precision != "fp32":
-        raise ValueError(
-            f"the precision is {precision}, but --backend onnx computes in "
-            "fp32: leave it out"
-        )
+    for name, given in (("device", device), ("precision", precision)):
+        if given not in ("cpu", "fp32"):
+            raise ValueError(
+                f"the {name} is {given}, but --backend onnx computes on the "
+                "CPU in fp32: leave it out"
+            )
     return backend
-
-
-def _lighter(source, plain):
-    installed = importlib.util.find_spec("onnxruntime") is not None
-    graph = os.path.isfile(os.path.join(source, GRAPH))
-    light = os.path.isfile(source) or plain and installed and graph
-    return "onnx" if light else "torch"
 
 
 def check_device(device):

@@ -124,13 +124,12 @@ class EnhanceModel(Pretrained, Enhancer):
                 trust_code,
             )
             _check_needed(hparams_file, hparams, ["modules"])
-            _check_needed("modules", hparams["modules"], ["model"])
-            model = hparams["modules"]["model"]
-            _check_module("model", model)
-            load_strictly(model, folder / WEIGHTS)
         finally:
             torch.set_default_dtype(before)
-        return cls(modules=hparams["modules"], hparams=hparams, **kwargs)
+        modules = hparams["modules"]
+        enhancer = cls(modules=modules, hparams=hparams, **kwargs)
+        load_strictly(modules["model"], folder / WEIGHTS)
+        return enhancer
 
     def enhance_batch(
         self, noisy, lengths=None, strength=1.0, attenuation_limit_db=None

@@ -296,8 +296,8 @@ def test_command_line(folders, tmp_path, run):
     outputs[0].unlink()
     for source, option, message in (
         (folders / "causal", ("--backend", "onnx"), "export-onnx"),
-        (path, ("--device", "cuda"), "on the CPU"),
-        (path, ("--precision", "bf16"), "computes in fp32: leave it out"),
+        (path, ("--device", "cuda"), "cuda, but --backend onnx computes"),
+        (path, ("--precision", "bf16"), "bf16, but --backend onnx computes"),
     ):
         command = "enhance", noisy, outputs[0], *model, source, *option
         assert message in run(*command, code=1).err

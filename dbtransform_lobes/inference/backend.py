@@ -1,7 +1,9 @@
 """What computes: PyTorch or ONNX Runtime, and on which device."""
 
 import importlib.util
+import math
 import os
+from pathlib import Path
 
 from dbtransform_lobes.inference.bundled import (
     GRAPH,
@@ -9,6 +11,8 @@ from dbtransform_lobes.inference.bundled import (
     find_onnx,
     find_source,
 )
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, "max" or two numbers
 
 
 def choose_backend(source=None, device="cpu", backend=None, precision="fp32"):
@@ -62,6 +66,24 @@ def check_device(device):
             f"of this machine: cpu, or one of {torch.cuda.device_count()} "
             "GPUs, cuda:N"
         ) from error
+
+
+def usable_cores():
+    """Return how many cores this process may use, None for all there are.
+
+    By its affinity, as under Slurm or taskset, and by the quota of its cgroup.
+    More threads than that wait for each other, ten times as slow.
+    """
+    every = os.cpu_count() or 1
+    cores = every
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = map(int, QUOTA.read_text().split())
+        cores = min(cores, math.ceil(quota / period))
+    except (OSError, ValueError):
+        pass  # there is none
+    return cores if cores < every else None
 
 
 def load_enhancer(

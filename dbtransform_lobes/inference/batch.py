@@ -4,7 +4,7 @@ import os
 import warnings
 from functools import lru_cache
 
-from dbtransform_lobes.inference.backend import load_enhancer
+from dbtransform_lobes.inference.backend import load_enhancer, usable_cores
 
 
 def enhance_files(pairs, model_options, options, jobs=1, threads=None):
@@ -23,7 +23,7 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
         return
     jobs = min(jobs, len(pairs))
     if threads is None and jobs > 1:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
+        threads = max(1, (usable_cores() or os.cpu_count() or 1) // jobs)
     model_options = {**model_options, "threads": threads}
     model = load_enhancer(**model_options)
     if jobs == 1:

@@ -10,6 +10,7 @@ from numbers import Integral
 import numpy as np
 
 from dbtransform_lobes.data.files import refuse_lfs_pointer
+from dbtransform_lobes.inference.backend import usable_cores
 from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT, Waiting
 from dbtransform_lobes.inference.bundled import find_onnx
 from dbtransform_lobes.inference.enhancer import Enhancer
@@ -148,7 +149,7 @@ def _complex(parts):
 
 def _load(path, threads):
     refuse_lfs_pointer(path)
-    session = open_session(path, threads or 0)
+    session = open_session(path, threads)
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if text is None:
         raise ValueError(
@@ -166,7 +167,8 @@ def open_session(path, threads, whole=True):
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = int(threads)  # 0: all
+    # By 0 those of the machine, although not all may be for this process.
+    options.intra_op_num_threads = int(threads or usable_cores() or 0)
     # For whole signals buffers of all layers would be held to the end, twice
     # the memory; the small ones of a stream are best planned once.
     options.enable_mem_reuse = options.enable_mem_pattern = not whole

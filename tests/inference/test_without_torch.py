@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import venv
+from contextlib import suppress
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -11,7 +13,12 @@ import pytest
 import soundfile as sf
 
 from dbtransform_lobes.export.onnx_file import export_onnx
-from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer
+from dbtransform_lobes.inference import (
+    EnhanceModel,
+    OnnxEnhancer,
+    backend,
+    batch,
+)
 from dbtransform_lobes.inference.bundled import find_onnx
 from tests.signals import noisy_signal
 from tests.training_runs import ROOT
@@ -161,3 +168,28 @@ def test_bundled_graphs_are_those_of_the_weights(name):
         assert not engine.enhance_array(np.zeros(5000), 16000).any()
     both = [each.enhance_array(noisy + 0.3, 16000) for each in (graph, model)]
     assert close(*both)
+
+
+@pytest.mark.parametrize(
+    ("affinity", "quota", "threads"),
+    [
+        (range(12), "max 100000", 12),
+        (range(12), "250000 100000", 3),
+        (range(1), "1600000 100000", 1),
+        (range(16), "1600000 100000", 0),  # ONNX Runtime chooses
+    ],
+)
+def test_threads_are_at_most_the_cores_of_this_process(
+    monkeypatch, tmp_path, affinity, quota, threads
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(affinity))
+    monkeypatch.setattr(backend, "QUOTA", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(quota)
+    options = OnnxEnhancer().session.get_session_options()
+    assert options.intra_op_num_threads == threads
+    given = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(batch, "load_enhancer", given)
+    with suppress(KeyboardInterrupt):
+        next(batch.enhance_files([(1, 2)] * 4, {}, {}, jobs=2))
+    assert given.call_args[1]["threads"] == max(1, (threads or 16) // 2)

@@ -149,6 +149,7 @@ def check_pairs(pairs, force, named):
     nothing is a failure of its own.
     """
     problems, taken, named = [], {}, set(map(Path, named))
+    inputs = {source.resolve() for source, _ in pairs}
     for source, target in pairs:
         place = target.resolve()
         missing = not source.is_file() and not source.is_symlink()
@@ -161,8 +162,8 @@ def check_pairs(pairs, force, named):
                 f"{', '.join(AUDIO_SUFFIXES)}"
                 + (f"; {conversion(source)}" if other else "")
             )
-        elif place == source.resolve():
-            problems.append(f"{target}: the output is the input")
+        elif place in inputs:
+            problems.append(f"{target}: the output of {source} is an input")
         elif place in taken:
             problems.append(f"{target}: for {taken[place]} and {source}")
         elif target.is_dir():
@@ -170,12 +171,6 @@ def check_pairs(pairs, force, named):
         elif os.path.lexists(target) and not force:
             problems.append(f"{target}: exists; use --force to replace it")
         taken[place] = source
-    inputs = {source.resolve() for source, _ in pairs}
-    problems += [
-        f"{target}: the output of {source} is another input"
-        for source, target in pairs
-        if target.resolve() in inputs - {source.resolve()}
-    ]
     raise_problems("nothing was enhanced, mend these first", problems)
 
 

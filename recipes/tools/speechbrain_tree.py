@@ -36,8 +36,7 @@ USED = "|".join([*HELPERS, "models"])
 OTHERS = rf"from (benchmark|figures|tests\.(?!{USED}))|onnx"
 # In examples that need bundled weights or ONNX.
 BUNDLED = (
-    r"from_hparams\(run_opts|OnnxEnhancer|find_onnx\(\)|model_folder\(\)"
-    r"|load_enhancer\(\"db_"
+    r"from_hparams\(run_opts|OnnxEnhancer|find_onnx\(\)|load_enhancer\(\"db_"
 )
 WORD = "caf"  # a suffix of audio files, for the spell checker
 AUTHORS = "\n\nAuthors\n * DB-Transform 2026\n"

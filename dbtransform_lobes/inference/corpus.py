@@ -71,24 +71,24 @@ def _found(path, output):
     """List (file, place of its result) of a path of the command line."""
     if _is_pattern(path):
         return _matches(path, output)
-    if path.is_dir():
-        return _within(path, path, output)
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() == ".csv" and not path.is_dir():
         return _read_corpus(path)
-    return [(path, path.name)]
-
-
-def _within(folder, root, output):
-    if folder.resolve() == output.resolve():
+    if not path.is_dir():
+        return [(path, path.name)]
+    if path.resolve() == output.resolve():
         raise ValueError(
-            f"{folder}: is the input and the --output; give another folder"
+            f"{path}: is the input and the --output; give another folder"
         )
+    if found := _below(path, path, output):
+        return found
+    raise ValueError(
+        f"{path}: there is no audio, expected files of the suffixes "
+        f"{', '.join(AUDIO_SUFFIXES)}"
+    )
+
+
+def _below(folder, root, output):
     files = find_audio(folder, output=output, skipped=_print_skipped)
-    if not files:
-        raise ValueError(
-            f"{folder}: there is no audio, expected files of the suffixes "
-            f"{', '.join(AUDIO_SUFFIXES)}"
-        )
     return [(file, file.relative_to(root)) for file in files]
 
 
@@ -108,8 +108,8 @@ def _matches(path, output):
         if hidden or output in (place, *place.parents):
             continue
         if file.is_dir():
-            within = "**" not in pattern.parts
-            found += _within(file, root, output) if within else []
+            entered = "**" in pattern.parts
+            found += [] if entered else _below(file, root, output)
         elif suffix in AUDIO_SUFFIXES:
             found.append((file, file.relative_to(root)))
         elif suffix in OTHER_SUFFIXES:

@@ -14,8 +14,8 @@ import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml
 from scipy.stats import ttest_1samp
 
+from ablate import LOG, train_runs
 from ablation.plan import list_runs, parse_settings, read_plan
-from ablation.train import LOG, train_runs
 from tests.runs import write_hyperparams
 from tests.signals import voicebank_tree
 from tests.training_runs import ROOT, arguments

@@ -1,5 +1,6 @@
 """What an ablation trains: rows and seeds, read from one YAML."""
 
+import json
 import sys
 from collections import namedtuple
 from copy import deepcopy
@@ -18,6 +19,7 @@ from dbtransform_lobes.data.files import existing_file
 Plan = namedtuple("Plan", "script recipe seeds reference overrides rows")
 KEYS = set(Plan._fields)
 OWN_KEYS = ("seed", "output_folder", "device")
+SETTINGS = "ablation_settings.json"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class Run:
     def finished(self):
         """Whether it has been tested."""
         return (self.folder / "test" / "scores.json").is_file()
+
+    @property
+    def begun_with(self):
+        """The settings that it was begun with, None of a new one."""
+        path = self.folder / SETTINGS
+        return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
     def command(self, device):
         """Return the command that trains it, or goes on, as a list."""

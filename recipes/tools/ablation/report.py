@@ -7,7 +7,6 @@ import pandas as pd
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml
 
-from ablation.train import read_settings
 from benchmark.candidates import KEYS, Candidate
 from benchmark.counts import count_parameters, macs_per_second
 from dbtransform_lobes.evaluation.evaluate import SCORED
@@ -54,7 +53,7 @@ def ablation_report(runs, reference):
         members = [run for run in finished if run.row == name]
         rows[name] = {
             "seeds": [run.seed for run in members],
-            "settings": read_settings(members[0]),
+            "settings": members[0].begun_with,
             **_cost(members[0]),
             "training_hours": _training_hours(members),
             "scores": _row_scores(scores, name, reference),

@@ -1,6 +1,5 @@
 """The folder of a training run: what may begin or go on in it."""
 
-import difflib
 import hashlib
 import json
 import sys
@@ -12,7 +11,6 @@ from hyperpyyaml import resolve_references
 from speechbrain.utils.logger import get_logger
 
 from dbtransform_lobes.data.files import read_record, write_json
-from dbtransform_lobes.evaluation.metrics import SAMPLE_RATE
 
 DEBUG_MARK = "made_by_debug"
 # Keys that a run that goes on may have otherwise: where things are, how long
@@ -39,50 +37,6 @@ def errors_in_a_line():
         sys.exit(f"{Path(sys.argv[0]).name}: {text}")
 
 
-def check_overrides(hparams_file, overrides):
-    """Refuse overrides that HyperPyYAML would not use.
-
-    It takes misspelt keys of an included file, and drops the file that an
-    override names if that has keys as well; neither changes anything.
-    """
-    given = ruamel.yaml.YAML().load(overrides or "") or {}
-    _check_keys(given, _load_tree(hparams_file), hparams_file)
-
-
-def _check_keys(given, known, path, above=""):
-    unknown = [str(key) for key in given if key not in known]
-    if unknown:
-        near = [difflib.get_close_matches(key, known) for key in unknown]
-        raise ValueError(
-            f"{', '.join(above + key for key in unknown)} not found in {path}, "
-            f"expected some of {', '.join(sum(near, []) or known)}; correct "
-            "the override"
-        )
-    for key, value in given.items():
-        tag = _tag(known[key])
-        if not isinstance(value, dict):
-            continue
-        if _tag(value).startswith("!include:"):
-            raise ValueError(
-                f"{above}{key} names a file and changes {', '.join(value)} "
-                f"in it, expected one of both: change the keys of a copy"
-            )
-        if tag.startswith("!include:"):
-            file = Path(path).resolve().parent / tag.removeprefix("!include:")
-            _check_keys(value, _load_tree(file), file, f"{above}{key}.")
-        elif isinstance(known[key], dict) and not tag:
-            _check_keys(value, known[key], path, f"{above}{key}.")
-
-
-def _load_tree(path):
-    """Load a YAML file with its tags left as they are."""
-    return ruamel.yaml.YAML().load(Path(path))
-
-
-def _tag(node):
-    return getattr(getattr(node, "tag", None), "value", None) or ""
-
-
 def check_output(hparams):
     """Refuse to write among the data: a test empties folders of its own."""
     folders = [Path(hparams[f"{name}_folder"]) for name in ("output", "data")]
@@ -90,18 +44,6 @@ def check_output(hparams):
         raise ValueError(
             f"output_folder is data_folder, {folders[1]}, expected a folder "
             "that is not there yet or of an earlier run; give another one"
-        )
-
-
-def check_validation(hparams):
-    """Refuse what no checkpoint could be chosen by."""
-    count, rate = hparams["valid_files"], hparams["sample_rate"]
-    if count is not None and count < 1:
-        raise ValueError(f"valid_files is {count}, expected 1 or more, or null")
-    if rate != SAMPLE_RATE:
-        raise ValueError(
-            f"sample_rate is {rate}, expected {SAMPLE_RATE}, the rate of PESQ, "
-            "by which checkpoints are chosen"
         )
 
 

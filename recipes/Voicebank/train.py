@@ -30,7 +30,7 @@ from dbtransform_lobes.evaluation.evaluate import evaluate_folders
 from dbtransform_lobes.evaluation.metrics import METRICS, score
 from dbtransform_lobes.inference.backend import check_device
 from dbtransform_lobes.models.waveform import enhance_waveform
-from dbtransform_lobes.training import ranks, run_folder
+from dbtransform_lobes.training import ranks, run_folder, settings
 from dbtransform_lobes.training.brain import ResumableBrain
 from dbtransform_lobes.training.ema import weight_ema
 from dbtransform_lobes.training.losses import unit_rms_gain
@@ -276,6 +276,14 @@ def dataio_prep(hparams, accumulation=1):
     tests = sorted(pattern.parent.glob(pattern.name))
     if not tests:
         logger.warning("no test set: no %s", hparams["test_annotation"])
+    steps = hparams["number_of_epochs"] * hparams["steps_per_epoch"]
+    if steps < hparams["warmup_steps"]:
+        logger.warning(
+            "the %d steps of the run end within warmup_steps = %d, so the "
+            "learning rate stays below lr; give fewer warmup_steps",
+            steps,
+            hparams["warmup_steps"],
+        )
     tests = {path.stem: whole_files(hparams, path) for path in tests}
     valid, count = hparams["valid_annotation"], hparams["valid_files"]
     valid = whole_files(hparams, valid, count)
@@ -286,11 +294,11 @@ if __name__ == "__main__":
     with run_folder.errors_in_a_line():
         hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
         distributed.ddp_init_group(run_opts)
-        run_folder.check_overrides(hparams_file, overrides)
+        settings.check_overrides(hparams_file, overrides)
         check_device(run_opts.get("device", "cpu"))
         with open(hparams_file, encoding="utf-8") as fin:
             hparams = load_hyperpyyaml(fin, overrides)
-        run_folder.check_validation(hparams)
+        settings.check_settings(hparams)
         run_folder.check_output(hparams)
         output = Path(hparams["output_folder"])
         given = [output, hparams_file, overrides, run_opts.get("debug", False)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from dbtransform_lobes.training.run_folder import check_overrides
+from dbtransform_lobes.training.settings import check_overrides
 from tests.training_runs import ROOT
 
 HPARAMS = ROOT / "hparams"
@@ -33,6 +33,7 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+DATA = "data_folder: none"
 RECIPES = ("db_transform", "db_transform_dns", "db_transform_timit")
 
 
@@ -58,7 +59,7 @@ def test_model_file_is_ready_and_takes_the_place_of_a_recipes(name, tmp_path):
             first, _ = model.step(spec[..., :1], model.initial_state())
             assert torch.allclose(first, estimate[..., :1], atol=1e-5)
     text = f"architecture: !include:models/{name}.yaml"
-    check_overrides(HPARAMS / "db_transform.yaml", text)
+    check_overrides(HPARAMS / "db_transform.yaml", f"{DATA}\n{text}")
     hparams = load_recipe("db_transform", tmp_path, text)
     assert type(hparams["modules"]["model"]) is type(model)
     assert low < count(model) / 1e6 < high
@@ -94,14 +95,53 @@ def test_recipe_trains_the_full_model_with_its_overrides(recipe, tmp_path):
         ("architecture: {blocks: {atention: {}}}", "blocks.atention not found"),
         (  # changes would replace the file
             "architecture: !include:models/bsrnn.yaml {model: {num_layers: 1}}",
-            "names a file and changes model",
+            "bsrnn.yaml with a mapping, expected the name alone",
         ),
+        (
+            "opt_class: !name:torch.optim.SGD {lr: 1}",
+            "opt_class is .*SGD with a mapping, .* go to .*AdamW",
+        ),
+        ("opt_class: !name:torch.optim.SGDD", "opt_class is .*SGDD, expected"),
+        (
+            "recordings_source: {babbel: 1}",
+            "source.babbel not found in .*Recordings, expected some of babble",
+        ),
+        (
+            "architecture: {blocks: {attention: {num_head: 1}}}",
+            "blocks.attention.num_head not found in .*, expected .*num_heads",
+        ),
+        ("lr: low", "lr is 'low', expected a value like that of .*, 0.001"),
+        ("recordings_source: {babble: much}", "source.babble is 'much', exp"),
+        ("num_workers: True", "num_workers is True, expected .*, 4"),
+        ("skip_prep: no", "skip_prep is 'no', expected .*, False"),
+        ("betas: 0.9", r"betas is 0.9, expected .*, \[0.9, 0.99\]"),
+        ("snr_db: [low, 20]", r"snr_db is \['low', 20\], expected .*-5.0"),
+        ("architecture: bsrnn.yaml", "a mapping or !include:FILE"),
     ],
 )
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_misspelt_and_lost_overrides_are_refused(recipe, text, wrong):
+def test_overrides_that_would_be_taken_for_others_are_refused(
+    recipe, text, wrong
+):
     with pytest.raises(ValueError, match=wrong):
-        check_overrides(HPARAMS / f"{recipe}.yaml", text)
+        check_overrides(HPARAMS / f"{recipe}.yaml", f"{DATA}\n{text}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "valid_files: null",
+        "architecture: {win_length: 25.5}",
+        "recordings_source: {in_memory: True, source_weights: {some: 2}}",
+        "loss: {terms: {own: [0.5, !name:torch.nn.L1Loss {}]}}",
+        "opt_class: !name:torch.optim.RAdam",
+        "opt_class: !name:torch.optim.AdamW {eps: 1.0e-6}",
+        "lr: !ref <weight_decay>",
+    ],
+)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_other_values_and_arguments_are_taken(recipe, text):
+    check_overrides(HPARAMS / f"{recipe}.yaml", f"{DATA}\n{text}")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -18,6 +18,7 @@ from tests.training_runs import (
 )
 
 TINY = {"batch_size": 2, "warmup_steps": 2, "valid_files": 2}
+BELOW = "learning rate stays below lr"
 
 
 def run_recipe(data, output, *flags, recipe=("Voicebank", "db_transform")):
@@ -57,6 +58,7 @@ def test_recipe_trains_evaluates_and_saves_its_settings(trained):
     assert torch.__version__.startswith(versions["torch"])
     # Without a weight there is no discriminator.
     assert "metric" not in log
+    assert BELOW not in (trained / "log.txt").read_text()
     for name in ("discriminator", "metric_optimizer"):
         assert not list((trained / "save").rglob(f"{name}*"))
 
@@ -83,7 +85,8 @@ def test_another_model_trains_on_recordings_in_bf16(tree, tmp_path):
         folder.mkdir(parents=True)
         for wav in (tree / f"{part}_trainset_28spk_wav").glob("*.wav"):
             (folder / wav.name).symlink_to(wav)
-    flags = "--precision=bf16 --use_tensorboard=True --number_of_epochs=1"
+    flags = "--precision=bf16 --use_tensorboard=True --number_of_epochs=1 "
+    flags += "--warmup_steps=4"  # of three
     model = "--architecture=!include:models/bsrnn_small.yaml"
     flags += f" --recordings=[{recordings},{recordings}] --crop_seconds=0.4"
     memory = "--recordings_source={in_memory: True, source_weights: {}}"
@@ -92,6 +95,7 @@ def test_another_model_trains_on_recordings_in_bf16(tree, tmp_path):
     assert list((tmp_path / "out" / "tensorboard").rglob("events*"))
     settings = (tmp_path / "out" / "hyperparams.yaml").read_text()
     assert "bsrnn.BSRNN" in settings
+    assert BELOW in (tmp_path / "out" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,8 @@ from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
 from dbtransform_lobes.training.growth import grown
 from dbtransform_lobes.training.losses import EnhancementLoss
 from dbtransform_lobes.training.ranks import prepare_on_main
-from dbtransform_lobes.training.run_folder import (
-    check_validation,
-    warn_of_other_files,
-)
+from dbtransform_lobes.training.run_folder import warn_of_other_files
+from dbtransform_lobes.training.settings import check_settings
 from tests.composition import composed
 from tests.runs import tiny_model
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
@@ -57,11 +55,19 @@ def tree(tmp_path_factory):
     return folder
 
 
+def chance(clean):
+    """A term that draws numbers, as dropout does, and teaches nothing."""
+    return torch.rand(len(clean))
+
+
+CHANCE = f"{{terms: {{chance: [1.0e-6, !name:{__name__}.chance {{}}]}}}}"
+
+
 @pytest.fixture(scope="module")
 def one(tree, tmp_path_factory):
     """An uninterrupted run of one process; not to be changed."""
     output = tmp_path_factory.mktemp("one") / "out"
-    train(tree, output)
+    train(tree, output, loss=CHANCE)
     return output
 
 
@@ -222,25 +228,27 @@ def test_interrupted_run_goes_on(tree, one, tmp_path, accumulation, stop_by):
     It goes on with --compile as well, which wraps the model and runs eagerly
     here, but not with other epochs.
     """
-    changes = {"grad_accumulation_factor": accumulation}
+    changes = {"grad_accumulation_factor": accumulation, "loss": CHANCE}
     interrupt(5, tree, tmp_path, stop_by, **changes)
     assert "test:" not in (tmp_path / "train_log.txt").read_text()
     assert len(logged(tmp_path, "valid", "pesq")) == 1
     unfinished = distance(checkpoint(tmp_path), checkpoint(one))
     assert unfinished > 1e-4
+    goes_on = {"loss": CHANCE, "num_workers": 2, "compile": None}
     with pytest.raises(SystemExit, match="steps_per_epoch differ"):
-        train(tree, tmp_path, steps_per_epoch=0)
+        train(tree, tmp_path, **goes_on, steps_per_epoch=2)
     with torch.compiler.set_stance("force_eager"):
-        brain = train(tree, tmp_path, num_workers=2, compile=None)["brain"]
+        brain = train(tree, tmp_path, **goes_on)["brain"]
     assert isinstance(brain.modules.model, torch._dynamo.OptimizedModule)
     assert brain.optimizer_step == 6
     for name in ("model", "ema"):
         states = checkpoint(tmp_path, name), checkpoint(one, name)
         if accumulation == 1:
             assert distance(*states) == 0
-            for name in ("loss", "loss_si_sdr"):  # of whole epochs
-                both = (logged(f, "train", name) for f in (tmp_path, one))
+            for name in ("loss", "loss_si_sdr", "loss_chance"):  # of epochs
+                both = [logged(f, "train", name) for f in (tmp_path, one)]
                 np.testing.assert_allclose(*both, rtol=1e-5)
+                assert both[0][0] != both[0][1]
         else:  # other batches round otherwise
             assert distance(*map(seen, states)) < unfinished / 10
 
@@ -378,6 +386,11 @@ def test_a_run_goes_on_after_bad_batches(
         ({"grad_accumulation_factor": 0}, "batch_size is 4.* = 1 x 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"valid_files": 0}, "valid_files is 0"),
+        ({"steps_per_epoch": -1}, "steps_per_epoch is -1, expected 1 or more"),
+        ({"crop_seconds": 0}, "crop_seconds is 0, expected 0.1 or more"),
+        ({"snr_db": "[20, -5]"}, "expected two numbers, the lowest first"),
+        ({"level_dbfs": "[-20]"}, "expected two numbers, the lowest first"),
+        ({"betas": "[0.9, 1.5]"}, "Invalid beta parameter at index 1: 1.5"),
     ],
 )
 def test_impossible_options_are_refused(tree, tmp_path, changes, message):
@@ -387,7 +400,7 @@ def test_impossible_options_are_refused(tree, tmp_path, changes, message):
 
 def test_rates_without_pesq_are_refused():
     with pytest.raises(ValueError, match="sample_rate is 8000, expected 16000"):
-        check_validation({"valid_files": None, "sample_rate": 8000})
+        check_settings({"sample_rate": 8000})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -460,7 +473,7 @@ def test_a_model_of_other_shapes_does_not_grow(change):
 
 def test_a_checkpoint_goes_before_pretrained(tree, one, model_folder, tmp_path):
     shutil.copytree(one, tmp_path / "out")
-    train(tree, tmp_path / "out", pretrained=model_folder)
+    train(tree, tmp_path / "out", pretrained=model_folder, loss=CHANCE)
     assert distance(checkpoint(tmp_path / "out"), checkpoint(one)) == 0
     log = (tmp_path / "out" / "log.txt").read_text()
     assert "goes on from its own checkpoint" in log
@@ -491,23 +504,25 @@ def test_weights_that_do_not_fit_are_refused(
 
 
 def test_odd_files_are_trained_on_and_left_out_of_the_scores(tmp_path):
-    """Silent, clipped, and too short to score: for training and validation."""
+    """Silent, clipped, too short and too long: to train and to validate on."""
     tree = voicebank_tree(tmp_path / "tree", 16000, utterances=1, seconds=1.5)
     loud = (20 * speech_like(1.5)).clip(-1, 1)
     signals = {
         "silent": (0 * loud, 0 * loud),
         "clipped": (loud, (loud + noise_like(1.5)).clip(-1, 1)),
         "short": (np.full(400, 0.5), np.full(400, 0.2)),
+        "long": (np.tile(loud, 21),) * 2,  # 31.5 s
     }
     for speaker, (name, pair) in product(("p225", "p226"), signals.items()):
         for kind, wave in zip(("clean", "noisy"), pair, strict=True):
             path = f"{kind}_trainset_28spk_wav/{speaker}_{name}.wav"
             write_wav(tree / path, wave)
     train(tree, tmp_path / "out", valid_files=10, number_of_epochs=1)
-    assert logged(tmp_path / "out", "valid", "unscored_files") == [2]
+    assert logged(tmp_path / "out", "valid", "unscored_files") == [3]
     assert logged(tmp_path / "out", "valid", "pesq")[0] > 1
     log = (tmp_path / "out" / "log.txt").read_text()
-    assert "not scored: p226_short: PESQ failed" in log
+    assert "not scored: p226_long: the signals last 31.5 s" in log
+    assert "p226_short: PESQ failed" in log
     assert "p226_silent: clean is silent" in log
     weights = checkpoint(tmp_path / "out").values()
     assert all(weight.isfinite().all() for weight in weights)

@@ -27,8 +27,14 @@ def check_overrides(hparams_file, overrides):
 
 
 def _check_keys(given, known, path, above="", in_part=False):
-    if not in_part:  # which may have arguments that are not written
-        _refuse_unknown(given, known, path, above)
+    unknown = [str(key) for key in given if key not in known]
+    if unknown and not in_part:  # of which not all arguments are written
+        near = [difflib.get_close_matches(key, known) for key in unknown]
+        raise ValueError(
+            f"{', '.join(above + key for key in unknown)} not found in {path}, "
+            f"expected some of {', '.join(sum(near, []) or known)}; correct "
+            "the name"
+        )
     for key, value in given.items():
         old, place = known.get(key), f"{above}{key}"
         is_map = isinstance(old, dict)
@@ -69,6 +75,8 @@ def _fits(value, old):
 
 def _check_parts(node, place=""):
     kind, _, name = _tag(node).partition(":")
+    named = node if isinstance(node, dict) else {}
+    listed = node if isinstance(node, list) else ()
     if kind in ("!new", "!name", "!apply"):
         part = pydoc.locate(name)
         if part is None:
@@ -76,24 +84,24 @@ def _check_parts(node, place=""):
                 f"{place} is {name}, expected a class or function that is "
                 "there: correct the name, or put its module on the path"
             )
-        if isinstance(node, dict) and node:
-            taken = inspect.signature(part).parameters
-            if all(each.kind != each.VAR_KEYWORD for each in taken.values()):
-                _refuse_unknown(node, taken, name, f"{place}.")
-    pairs = node.items() if isinstance(node, dict) else ()
-    for key, value in enumerate(node) if isinstance(node, list) else pairs:
+        taken = _signature(part)
+        bind = taken.bind_partial if kind == "!name" else taken.bind
+        try:
+            bind(*listed, **named)
+        except TypeError as error:
+            raise ValueError(
+                f"{place} is {name}, {error}, expected some of "
+                f"{', '.join(taken.parameters)}: correct what is below it"
+            ) from error
+    for key, value in [*named.items(), *enumerate(listed)]:
         _check_parts(value, f"{place}.{key}" if place else key)
 
 
-def _refuse_unknown(given, known, where, above):
-    unknown = [str(key) for key in given if key not in known]
-    if unknown:
-        near = [difflib.get_close_matches(key, known) for key in unknown]
-        raise ValueError(
-            f"{', '.join(above + key for key in unknown)} not found in "
-            f"{where}, expected some of {', '.join(sum(near, []) or known)}; "
-            "correct the name"
-        )
+def _signature(part):
+    try:
+        return inspect.signature(part)
+    except ValueError:  # it is no function of Python
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 def _load_tree(path):
@@ -113,7 +121,11 @@ def check_settings(hparams):
             f"sample_rate is {rate}, expected {SAMPLE_RATE}, the rate of PESQ, "
             "by which checkpoints are chosen"
         )
-    least = {"valid_files": 1, "steps_per_epoch": 1, "crop_seconds": 0.1}
+    for name in ("data_folder", "output_folder"):
+        if not isinstance(hparams[name], str):
+            raise ValueError(f"{name} is {hparams[name]}, expected a folder")
+    least = {"valid_files": 1, "steps_per_epoch": 1, "seed": 0}
+    least["crop_seconds"] = 0.1
     for name, bound in least.items():
         if hparams[name] is not None and hparams[name] < bound:
             raise ValueError(

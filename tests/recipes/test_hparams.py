@@ -104,11 +104,15 @@ def test_recipe_trains_the_full_model_with_its_overrides(recipe, tmp_path):
         ("opt_class: !name:torch.optim.SGDD", "opt_class is .*SGDD, expected"),
         (
             "recordings_source: {babbel: 1}",
-            "source.babbel not found in .*Recordings, expected some of babble",
+            "source is .*Recordings, .* 'babbel', expected some of .*babble",
         ),
         (
             "architecture: {blocks: {attention: {num_head: 1}}}",
-            "blocks.attention.num_head not found in .*, expected .*num_heads",
+            "blocks.attention is .* 'num_head', expected .*num_heads",
+        ),
+        (
+            "lr_schedule: !new:speechbrain.nnet.schedulers.NewBobScheduler",
+            "lr_schedule is .*, missing a required argument: 'initial_value'",
         ),
         ("lr: low", "lr is 'low', expected a value like that of .*, 0.001"),
         ("recordings_source: {babble: much}", "source.babble is 'much', exp"),

@@ -387,6 +387,8 @@ def test_a_run_goes_on_after_bad_batches(
         ({"batch_size": 0}, "batch_size is 0"),
         ({"valid_files": 0}, "valid_files is 0"),
         ({"steps_per_epoch": -1}, "steps_per_epoch is -1, expected 1 or more"),
+        ({"seed": -1}, "seed is -1, expected 0 or more"),
+        ({"data_folder": ""}, "data_folder is None, expected a folder"),
         ({"crop_seconds": 0}, "crop_seconds is 0, expected 0.1 or more"),
         ({"snr_db": "[20, -5]"}, "expected two numbers, the lowest first"),
         ({"level_dbfs": "[-20]"}, "expected two numbers, the lowest first"),

@@ -8,6 +8,7 @@ twice) and ``Live`` (the next frames of a live stream).
 
 from abc import ABC, abstractmethod
 from collections import deque
+from itertools import chain
 
 import torch
 from torch import nn
@@ -15,8 +16,6 @@ from torch import nn
 
 def join(parts):
     """Join tuples of tensors along time, their last axis but one."""
-    if len(parts) == 1:
-        return parts[0]
     return tuple(torch.cat(each, dim=-2) for each in zip(*parts, strict=True))
 
 
@@ -57,52 +56,6 @@ def fork(items):
             yield own.popleft()
 
     return tuple(map(branch, queues))
-
-
-def with_context(chunks, back, ahead):
-    """Give every chunk what its neighbours share with it.
-
-    A chunk is ``own``, what it needs for itself, and ``shared``, a tuple of
-    tensors (..., T, C). Yielded are ``own``, ``shared`` with up to ``back``
-    frames before and ``ahead`` frames after it, fewer at the ends of the
-    signal, and the number of those before.
-
-    Example
-    -------
-    >>> frames = torch.arange(6).view(6, 1)
-    >>> chunks = [("a", (frames[:3],)), ("b", (frames[3:],))]
-    >>> for own, (shared,), start in with_context(chunks, back=2, ahead=1):
-    ...     print(own, shared.flatten().tolist(), start)
-    a [0, 1, 2, 3] 0
-    b [1, 2, 3, 4, 5] 2
-    """
-    waiting, before = deque(), []
-
-    def after():
-        """What follows the first chunk that waits, and how much is missing."""
-        parts, missing = [], ahead
-        for _, shared in list(waiting)[1:]:
-            parts.append(cut(shared, slice(0, missing)))
-            missing -= length(parts[-1])
-        return parts, missing
-
-    def emit(following):
-        """Return the first chunk that waits, in its context."""
-        own, shared = waiting.popleft()
-        start = length(before[0]) if before else 0
-        end = start + length(shared)
-        seen = join([*before, shared, *following])
-        before[:] = [cut(seen, slice(max(end - back, 0), end))]
-        return own, seen, start
-
-    for chunk in chunks:
-        waiting.append(chunk)
-        following, missing = after()
-        while waiting and missing <= 0:
-            yield emit(following)
-            following, missing = after() if waiting else ([], 1)
-    while waiting:
-        yield emit(after()[0])
 
 
 class Whole:
@@ -209,17 +162,34 @@ class TimeBlock(nn.Module, ABC):
         return self.combine(*self.prepare(x))
 
     def stream(self, chunks):
-        """Map chunks (K, B, T, C) of one signal, each as soon as it can be."""
-        prepared = self._prepare_all(chunks)
-        for each in with_context(prepared, self.back, self.ahead):
-            yield self.combine(*each)
+        """Map chunks (K, B, T, C) of one signal, each as soon as it can be.
 
-    def _prepare_all(self, chunks):
-        first = 0
-        for x in chunks:
-            own, shared = self.prepare(x, first)
-            yield own, shared
-            first += length(shared)
+        Example
+        -------
+        >>> from dbtransform_lobes.models.level import RunningLevel
+        >>> level, bins = RunningLevel(back=2), torch.randn(1, 10, 257, 2)
+        >>> chunks = list(level.stream(bins.split([7, 1, 2], dim=1)))
+        >>> torch.allclose(torch.cat(chunks, dim=1), level(bins))
+        True
+        """
+        # Own parts and lengths of the chunks that wait for what follows them,
+        # and what is shared from so many frames before the first of these on.
+        waiting, seen, start, first = deque(), (), 0, 0
+        for x in chain(chunks, [None]):
+            if x is not None:
+                own, shared = self.prepare(x, first)
+                waiting.append((own, length(shared)))
+                seen = join([seen, shared]) if seen else shared
+                first += length(shared)
+            while waiting:
+                end = start + waiting[0][1]
+                if x is not None and end + self.ahead > length(seen):
+                    break
+                own, _ = waiting.popleft()
+                known = cut(seen, slice(0, end + self.ahead))
+                yield self.combine(own, known, start)
+                passed = max(end - self.back, 0)
+                seen, start = cut(seen, slice(passed, None)), end - passed
 
     def step(self, x, cache, first):
         """Map the next frames of a live stream (``ahead`` is 0).

@@ -18,6 +18,17 @@ def check_choice(name, given, choices):
         )
 
 
+def check_heads(num_channels, num_heads, parts=1):
+    """Raise a ValueError for channels that do not give so many parts a head."""
+    check_positive(num_heads=num_heads)
+    if num_channels % (parts * num_heads):
+        raise ValueError(
+            f"num_channels is {num_channels}, expected a multiple of "
+            f"{'' if parts == 1 else f'{parts} '}num_heads = "
+            f"{parts * num_heads}"
+        )
+
+
 def hidden_channels(part, expansion, num_channels):
     """Return expansion times C, refusing none at all."""
     hidden = int(expansion * num_channels)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dbtransform_lobes.models.compose import check_heads
+
 # Attention logits held at a time; longer maps are computed by blocks of rows.
 MAX_LOGITS = 2**23
 
@@ -36,11 +38,7 @@ class RelativeAttention(nn.Module):
 
     def __init__(self, num_channels, num_heads=4, max_distance=512):
         super().__init__()
-        if num_heads < 1 or num_channels % num_heads:
-            raise ValueError(
-                f"num_channels is {num_channels}, expected a multiple of "
-                f"num_heads = {num_heads}, which must be at least 1"
-            )
+        check_heads(num_channels, num_heads)
         self.num_heads, self.max_distance = num_heads, max_distance
         head_size = num_channels // num_heads
         self.query = nn.Linear(num_channels, num_channels, bias=False)

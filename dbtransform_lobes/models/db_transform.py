@@ -233,7 +233,6 @@ class DBTransform(nn.Module):
             Only if asked for, see ``analyse``.
         """
         check_spectrum(spec, self.layout.num_bins)
-        self._check_band(spec, band)
         if self._to_be_cut(spec):
             chunks = spec.split(CHUNK_FRAMES, dim=-1)
             estimate = torch.cat(list(self.stream(chunks)), dim=-1)

@@ -10,7 +10,7 @@ from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.chunks import TimeBlock, cache_or_zeros
-from dbtransform_lobes.models.compose import check_choice, check_positive
+from dbtransform_lobes.models.compose import check_choice, check_heads
 from dbtransform_lobes.models.lambdas import MapStatistics, VectorLambda
 from dbtransform_lobes.models.rotary import rotate
 from dbtransform_lobes.models.windowed_attention import (
@@ -265,12 +265,7 @@ class DifferentialBandAttention(TimeBlock):
 
 
 def _check_sizes(num_channels, num_heads, rope):
-    check_positive(num_heads=num_heads)
-    if num_channels % (2 * num_heads):
-        raise ValueError(
-            f"num_channels is {num_channels}, expected a multiple of "
-            f"2 num_heads = {2 * num_heads}"
-        )
+    check_heads(num_channels, num_heads, parts=2)
     size = num_channels // (2 * num_heads)
     if rope and size % 2:
         raise ValueError(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dbtransform_lobes.models.band_linear import BandLinear
-from dbtransform_lobes.models.compose import check_choice
+from dbtransform_lobes.models.compose import check_choice, check_heads
 from dbtransform_lobes.models.windowed_attention import attend
 
 FORMS = ("learned", "fixed", "dense")
@@ -183,8 +183,8 @@ class HarmonicGraphAttention(nn.Module):
         temperature=0.2,
     ):
         super().__init__()
-        _check(num_channels, num_heads, len(centres), num_neighbours)
-        _check_form(form, input_conditioned)
+        check_heads(num_channels, num_heads)
+        _check(form, input_conditioned, num_neighbours, len(centres))
         self.num_heads, self.num_neighbours = num_heads, num_neighbours
         self.form, self.temperature = form, temperature
         self.centres = tuple(centres)
@@ -312,21 +312,14 @@ def attend_straight_through(query, key, value, similarity, edges):
     )
 
 
-def _check(num_channels, num_heads, bands, num_neighbours):
-    if num_heads < 1 or num_channels % num_heads:
-        raise ValueError(
-            f"num_channels is {num_channels}, expected a multiple of "
-            f"num_heads = {num_heads}"
-        )
+def _check(form, input_conditioned, num_neighbours, bands):
+    check_choice("graph", form, FORMS)
     if not 1 <= num_neighbours < bands:
         raise ValueError(
             f"num_neighbours is {num_neighbours}, expected 1 to "
             f"{bands - 1} (one less than the bands)"
         )
 
-
-def _check_form(form, input_conditioned):
-    check_choice("graph", form, FORMS)
     if input_conditioned and form != "learned":
         raise ValueError(
             f"graph {form!r} has no neighbours to learn: use 'learned' with "

@@ -8,7 +8,7 @@ import torch
 
 from dbtransform_lobes.models.band_linear import FEW_ROWS, BandLinear, BandNorm
 from dbtransform_lobes.models.band_split import BandSplit
-from dbtransform_lobes.models.bands import LAYOUTS, BandLayout
+from dbtransform_lobes.models.bands import BandLayout
 from dbtransform_lobes.models.feed_forward import FeedForward
 from dbtransform_lobes.models.spectrum import real_parts
 from tests.formulas import affine, silu, standardise
@@ -188,10 +188,6 @@ def test_runs_cover_every_band_and_bin_once(layout, widths):
     assert [run.width for run in layout.runs] == widths
 
 
-def test_named_layouts_are_valid_and_centres_follow_the_sample_rate():
+def test_centres_follow_the_sample_rate():
     assert BandLayout(WIDTHS, 32, 16000).centres[:3] == (250, 750, 1500)
     assert BandLayout(WIDTHS, 32, 8000).centres[:3] == (125, 375, 750)
-    for name, widths in LAYOUTS.items():
-        n_fft = 2 * (sum(widths) - 1)
-        layout = BandLayout(name, n_fft)
-        assert layout.widths == BandLayout(list(widths), n_fft).widths

@@ -77,7 +77,7 @@ CASES = [
     (cmgan, {"num_channels": 0}, "num_channels is 0, expected at least 1"),
     (cmgan, {"num_blocks": 0}, "num_blocks is 0, expected at least 1"),
     (cmgan, {"num_heads": 3}, "num_channels is 4, expected a multiple of"),
-    (cmgan, {"num_heads": 0}, "num_heads = 0, which must be at least 1"),
+    (cmgan, {"num_heads": 0}, "num_heads is 0, expected at least 1"),
     (cmgan, {"kernel_size": 4}, "kernel_size is 4, expected an odd number"),
     (cmgan, {"compression": 0}, "compression is 0, expected 0 < "),
 ]

@@ -132,18 +132,17 @@ class EnhanceBrain(ResumableBrain):
     def on_stage_start(self, stage, epoch=None):
         """Begin the scores and the clock of a stage."""
         super().on_stage_start(stage, epoch)
-        self.scores, self.failed = [], []
+        self.scores, self.failed, gan = [], [], self.metric_gan
         if stage == sb.Stage.TRAIN:
             self.heard, self.started = 0, time.monotonic()
-        if stage == sb.Stage.TEST:
+            if gan is not None and epoch >= gan.start_epoch:
+                self.adversary = gan
+        elif stage == sb.Stage.TEST:
             for part in ("clean", "enhanced"):  # of an earlier test
                 given = [self.test_folder / part, True]
                 distributed.run_on_main(shutil.rmtree, given)
-        if stage == sb.Stage.TRAIN and self.metric_gan is not None:
-            started = epoch >= self.metric_gan.start_epoch
-            self.adversary = self.metric_gan if started else None
-        elif stage == sb.Stage.TEST and self.metric_gan is not None:
-            self.metric_gan.workers.close()
+            if gan is not None:
+                gan.workers.close()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log a stage; after validation also save a checkpoint."""

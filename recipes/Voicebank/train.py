@@ -321,14 +321,8 @@ if __name__ == "__main__":
             hparams, brain.grad_accumulation_factor
         )
     brain.train_sampler = train.sampler
-    brain.fit(
-        hparams["epoch_counter"],
-        train,
-        valid,
-        valid_loader_kwargs=hparams["valid_loader"],
-    )
+    # Whole files, one at a time: nothing is padded.
+    brain.fit(hparams["epoch_counter"], train, valid)
     for name, files in tests.items():
         brain.test_folder = output / name
-        brain.evaluate(
-            files, max_key="pesq", test_loader_kwargs=hparams["valid_loader"]
-        )
+        brain.evaluate(files, max_key="pesq")

@@ -84,18 +84,26 @@ class SignalPath:
     The ``stage`` enhances (channels, n) at ``rate``, see ``blocks.py``; in all
     it returns as many samples as it is given. Rates are in Hz; for ``wet`` and
     ``high_band`` see ``wet_share`` and ``Enhancer.enhance_array``.
+    ``resampler`` is a class, ``Resampler`` or ``StreamResampler``.
     """
 
     def __init__(
-        self, stage, rate, sample_rate, channels, wet=1.0, high_band="keep"
+        self,
+        stage,
+        rate,
+        sample_rate,
+        channels,
+        wet=1.0,
+        high_band="keep",
+        resampler=Resampler,
     ):
         self.stage, self.wet, self.channels = stage, wet, channels
-        self._down = Resampler(sample_rate, rate, channels)
+        self._down = resampler(sample_rate, rate, channels)
         self._gain, rows = None, channels
         if high_band == "keep" and sample_rate > rate:
             self._gain = TopBandGain(rate, sample_rate, channels)
             rows = 2 * channels
-        self._up = Resampler(rate, sample_rate, rows)
+        self._up = resampler(rate, sample_rate, rows)
         self._low = Waiting()
         self._noisy, self._made, self._gains = Waiting(), Waiting(), Waiting()
 

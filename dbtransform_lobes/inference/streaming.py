@@ -10,6 +10,7 @@ from dbtransform_lobes.inference.signal_path import (
     as_channels,
     check_sample_rate,
 )
+from dbtransform_lobes.inference.stream_resampler import ZEROS, StreamResampler
 from dbtransform_lobes.inference.strength import wet_share
 
 MOST_CHANNELS = 32  # of blocks of fewer samples
@@ -50,13 +51,14 @@ class StreamingEnhancer:
         As in ``Enhancer.enhance_array``.
     sample_rate : int, optional
         Of the samples, in Hz; another one than the model's is resampled to
-        it and back, which adds latency, and bands above it are dropped.
+        it and back, and bands above it are dropped.
 
     Attributes
     ----------
     latency_ms : float
-        Algorithmic latency without resampling, n_fft: a frame is complete
-        n_fft - hop_length samples late, and the next one a hop later.
+        Algorithmic latency, n_fft: a frame is complete n_fft - hop_length
+        samples late, and the next one a hop later. Resampling there and back
+        adds 128 samples of the lower rate, 8 ms at 48 kHz.
     sample_rate : int
         Of the samples, in Hz.
     hop_length : int
@@ -87,10 +89,14 @@ class StreamingEnhancer:
         self._model, given = model, sample_rate is not None
         self.sample_rate = sample_rate if given else model.sample_rate
         check_sample_rate(self.sample_rate)
+        self.sample_rate = int(self.sample_rate)
         model.open_stream(channels=1)  # refuses what is not causal
         hop = model.hop_length * self.sample_rate / model.sample_rate
         self.hop_length = max(1, round(hop))
         self.latency_ms = 1000 * len(model.window) / model.sample_rate
+        rates = {self.sample_rate, model.sample_rate}
+        if len(rates) == 2:
+            self.latency_ms += 2 * 1000 * ZEROS / min(rates)
         self.reset()
 
     def reset(self):
@@ -129,7 +135,6 @@ class StreamingEnhancer:
         if self._path is None:
             rates = self._model.sample_rate, self.sample_rate
             stage = self._model.open_stream(len(noisy))
-            self._path = SignalPath(
-                stage, *rates, len(noisy), self._wet, high_band="drop"
-            )
+            given = stage, *rates, len(noisy), self._wet, "drop"
+            self._path = SignalPath(*given, StreamResampler)
         return self._give_back(self._path.push(noisy, last).T)

@@ -20,6 +20,7 @@ from dbtransform_lobes.inference import (
 from dbtransform_lobes.inference.blocks import BlockISTFT, BlockSTFT, Resampler
 from dbtransform_lobes.inference.segments import Segments
 from dbtransform_lobes.inference.signal_path import SignalPath
+from dbtransform_lobes.inference.stream_resampler import StreamResampler
 from dbtransform_lobes.models.chunks import fork
 from dbtransform_lobes.models.db_transform import DBTransform
 from dbtransform_lobes.models.waveform import noisy_spectrum
@@ -127,14 +128,16 @@ def test_transforms_of_the_whole_alone_are_refused(changes):
     assert model.reach is None and model_of(network).reach is not None
 
 
+@pytest.mark.parametrize("resampler", [Resampler, StreamResampler])
 @pytest.mark.parametrize("rate", [2000, 8000, 16000, 22050, 44100, 192000])
 @pytest.mark.parametrize("length", [1, 2, 13, 30011])
-def test_a_path_returns_what_it_is_given(rate, length):
+def test_a_path_returns_what_it_is_given(rate, length, resampler):
     """As many samples, whatever the blocks; without a change the same."""
     signal = noisy_signal(30011 / rate, rate, 2)[:length].T
     found = []
     for size in (length, 4000, 7 if length < 100 else 997):
-        path = SignalPath(Resampler(1, 1, 2), 16000, rate, channels=2)
+        stage, given = Resampler(1, 1, 2), {"resampler": resampler}
+        path = SignalPath(stage, 16000, rate, channels=2, **given)
         cuts = range(size, length, size)
         found.append(pushed(path, np.split(signal, cuts, axis=-1)))
         assert found[-1].shape == signal.shape

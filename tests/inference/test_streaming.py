@@ -18,6 +18,7 @@ import torch
 from dbtransform_lobes.cli.main import main
 from dbtransform_lobes.inference import EnhanceModel, OnnxEnhancer, pcm
 from dbtransform_lobes.inference.pcm import decode, encode, enhance_pcm
+from dbtransform_lobes.inference.stream_resampler import StreamResampler
 from dbtransform_lobes.inference.streaming import StreamingEnhancer
 from tests.inference.test_any_audio import mp3
 from tests.runs import Mapping, model_of
@@ -161,11 +162,43 @@ def test_other_rates_keep_length_and_time(rate):
     through.step = lambda frames, state: (frames, state)
     time = np.arange(rate) / rate
     tone = 0.5 * np.sin(2 * np.pi * 440 * time)[None]
-    out, report = pipe(model_of(through), encode(tone, "s16"), rate, 1, "s16")
+    through = model_of(through)
+    out, report = pipe(through, encode(tone, "s16"), rate, 1, "s16")
     enhanced = decode(out, "s16", 1)
     assert enhanced.shape == tone.shape
     assert np.abs(enhanced - tone)[:, 500:-500].max() < 2e-3
-    assert 0.032 < report.latency < 0.3
+    latency = StreamingEnhancer(through, sample_rate=rate).latency_ms / 1000
+    assert latency == 0.032 + 2 * 64 / min(rate, 16000)
+    assert abs(report.latency - latency) < 1.5 * 0.016  # that of a block
+
+
+@pytest.mark.parametrize("rates", [(48000, 16000), (16000, 44100), (8, 3)])
+def test_stream_resampler_equals_its_literal_twin(rates):
+    up, down = rates[1] // math.gcd(*rates), rates[0] // math.gcd(*rates)
+    wide, (x,) = max(up, down), noisy_batch(0.02, 0).numpy()
+    literal = np.zeros(-(-len(x) * up // down))
+    for m, n in np.ndindex(len(literal), len(x)):
+        t = m * down - n * up
+        if abs(t) <= 64 * wide:
+            window = np.i0(8 * math.sqrt(1 - (t / wide / 64) ** 2)) / np.i0(8)
+            sinc = np.sinc(0.96 * t / wide)
+            literal[m] += 0.96 * up / wide * sinc * window * x[n]
+    for sizes in ([], [1, 200, 201], range(1, len(x), 37)):
+        stage = StreamResampler(*rates, 1)
+        parts = np.split(x[None], sizes, axis=-1)
+        parts = [stage.push(part, part is parts[-1]) for part in parts]
+        found = np.concatenate(parts, axis=-1)[0]
+        assert found.shape == literal.shape
+        assert np.allclose(found, literal, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [24000, 44100, 48000])
+def test_stream_resampler_keeps_the_band_and_has_no_aliases(rate):
+    for hertz, lowest, highest in [(7300, 0.999, 1.001), (8200, 0, 1e-4)]:
+        tone = np.sin(2 * np.pi * hertz * np.arange(rate) / rate)
+        out = StreamResampler(rate, 16000, 1).push(tone[None], last=True)
+        gain = np.std(out[0, 1000:-1000]) / np.std(tone)
+        assert lowest <= gain <= highest, (hertz, gain)
 
 
 def test_what_is_no_number_or_no_whole_sample_is_reported(model):

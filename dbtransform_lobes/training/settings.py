@@ -8,6 +8,7 @@ from pathlib import Path
 import ruamel.yaml
 from hyperpyyaml import resolve_references
 
+from dbtransform_lobes.data.levels import check_range
 from dbtransform_lobes.evaluation.metrics import SAMPLE_RATE
 
 
@@ -132,9 +133,6 @@ def check_settings(hparams):
                 f"{name} is {hparams[name]}, expected {bound} or more"
             )
     for name in ("snr_db", "level_dbfs"):
-        pair = hparams[name]
-        if pair is not None and (len(pair) != 2 or pair[0] > pair[1]):
-            raise ValueError(
-                f"{name} is {pair}, expected two numbers, the lowest first"
-            )
+        if hparams[name] is not None:
+            check_range(name, hparams[name])
     hparams["opt_class"](hparams["model"].parameters())  # looks at its numbers

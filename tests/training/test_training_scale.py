@@ -390,8 +390,11 @@ def test_a_run_goes_on_after_bad_batches(
         ({"seed": -1}, "seed is -1, expected 0 or more"),
         ({"data_folder": ""}, "data_folder is None, expected a folder"),
         ({"crop_seconds": 0}, "crop_seconds is 0, expected 0.1 or more"),
-        ({"snr_db": "[20, -5]"}, "expected two numbers, the lowest first"),
-        ({"level_dbfs": "[-20]"}, "expected two numbers, the lowest first"),
+        ({"snr_db": "[20, -5]"}, "expected two numbers in dB, the lower first"),
+        (
+            {"level_dbfs": "[-20]"},
+            "expected two numbers in dB, the lower first",
+        ),
         ({"betas": "[0.9, 1.5]"}, "Invalid beta parameter at index 1: 1.5"),
     ],
 )

@@ -17,8 +17,8 @@ class StreamResampler:
     """y[m] = sum_n h[m down - n up] x[n], with a sinc in a Kaiser window.
 
     up / down is the ratio of the rates, h[t] = c up / w sinc(c t / w) k[t] with
-    c = CUTOFF, w = max(up, down) and the window k over |t| <= ZEROS w (Smith
-    and Gossett, ICASSP 1984, eq. 4). A stage as ``Resampler`` is, see there
+    c = CUTOFF, w = max(up, down) and the window k from -ZEROS w to ZEROS w
+    (Smith and Gossett, ICASSP 1984). A stage as ``Resampler`` is, see there
     for the arguments.
 
     Example

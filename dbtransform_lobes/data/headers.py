@@ -1,7 +1,6 @@
 """What libsndfile does not say of a file that is cut off or odd."""
 
 import mmap
-import re
 import shlex
 import struct
 from pathlib import Path
@@ -13,28 +12,15 @@ from mutagen.ogg import OggPage
 
 UNKNOWN = 0xFFFFFFFF  # the size that programs write into a pipe
 UNKNOWN_OF_SOX = range(0x7F000000, 0x80000000)  # by format
-# Containers of soundfile whose lengths are read here or by libsndfile. Others
-# say none (IRCAM, PAF, PVF, SD2), or libsndfile leaves it (VOC).
-CHECKED = frozenset(
-    "AIFF AU AVR CAF FLAC HTK MAT4 MAT5 MP3 MPC2K NIST OGG RF64 SDS SVX W64 "
-    "WAV WAVEX WVE XI".split()
-)
+# Containers of soundfile whose length is compared with what they say.
+CHECKED = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")
 # Those that begin with eight bytes which samples are not.
-SIGNED = ("AU", "AVR", "CAF", "FLAC", "NIST", "OGG", "RF64", "W64")
-# libsndfile's log of chunks that end before they should.
-CUT_CHUNK = re.compile(r"(?:: |Data length )(\d+) \(?should be (\d+)")
-# AIFF, AU and W64 that were written into a pipe, by that log.
-NO_SIZE = re.compile(
-    r"^ *(?:SSND|Data Size|data) *: (?:0|-\d+)\b", re.MULTILINE
-)
-# Samples by that log, of AVR, MATLAB and MPC 2000; by the header of SPHERE.
-FRAMES = re.compile(r"\b(?:Frames|Cols) *: (\d+)")
+SIGNED = ("FLAC", "OGG", "RF64")
 # Chunks of WAV: of the format, fillers, tags that are copied as such.
 COPIED = (
     b"fmt |data|fact|ds64|PEAK|LIST|JUNK|junk|PAD |FLLR|id3 |ID3 |"
     b"INAM|ICOP|ISFT|IART|ICMT|ICRD|IPRD|ITRK|IGNR"
 ).split(b"|")
-SPHERE_FRAMES = re.compile(r"NIST_1A\n.*?\nsample_count -i (\d+)\n", re.DOTALL)
 
 
 def _chunks(path):
@@ -104,24 +90,15 @@ def mending(path):
     return f"mend it: {shlex.join(('ffmpeg', '-i', str(path), str(mended)))}"
 
 
-def promised_frames(path, frames, container="WAV", log=""):
+def promised_frames(path, frames, container):
     """Return the samples that the header of a file promises.
 
-    ``frames`` can be read, ``log`` is libsndfile's ``extra_info``. It is exact
-    for WAV and NIST SPHERE, else within some samples; None if nothing is said.
+    ``frames`` can be read. It is exact for WAV, but within some samples where
+    these come in blocks; None if nothing is said, or nobody looks.
     """
-    if container not in CHECKED or NO_SIZE.search(log):
+    if container not in CHECKED:
         return None
-    chunks = _data_chunks(path) or [
-        tuple(map(int, sizes)) for sizes in CUT_CHUNK.findall(log)
-    ]
-    with open(path, encoding="latin-1", newline="") as file:
-        sphere = SPHERE_FRAMES.match(file.read(4096))
-    if sphere:
-        return max(frames, int(sphere[1]))
-    if not chunks and (told := FRAMES.findall(log)):
-        return max(frames, int(told[-1]))
-    promised, there = chunks[-1] if chunks else (0, 0)
+    promised, there = (_data_chunks(path) or [(0, 0)])[-1]
     if promised == UNKNOWN or promised in UNKNOWN_OF_SOX:
         return None if promised > there else frames
     if not promised > there > 0:

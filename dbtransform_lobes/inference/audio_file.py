@@ -58,7 +58,6 @@ class AudioInput:
         self.path, self._begin = path, None
         with open_audio(path) as file:
             tags = {tag: getattr(file, tag) for tag in TAGS}
-            log = file.extra_info
         self.tags = {tag: text for tag, text in tags.items() if text}
         self.sample_rate, self.channels = file.samplerate, file.channels
         self.container, self.subtype = file.format, file.subtype
@@ -68,11 +67,11 @@ class AudioInput:
         length = file.frames
         if file.format == "MP3" or file.subtype.startswith("MPEG_LAYER"):
             length, self._begin = true_length(path, length)
-        promised = promised_frames(path, length, file.format, log)
+        promised = promised_frames(path, length, file.format)
         if promised is None:
             self._warn(
-                f"its {file.format} header does not say how long it is, so it "
-                "cannot be told whether all of it was there and read"
+                f"its length is not known ({file.format}), so it cannot be "
+                "told whether all of it was there and read"
             )
         self.frames = promised or length
 

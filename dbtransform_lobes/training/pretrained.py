@@ -6,7 +6,6 @@ from speechbrain.utils.logger import get_logger
 
 from dbtransform_lobes.inference.enhance_model import EnhanceModel
 from dbtransform_lobes.inference.weights import fit_weights
-from dbtransform_lobes.training.growth import grown
 
 logger = get_logger(__name__)
 REMEDY = (
@@ -19,9 +18,9 @@ def load_pretrained(hparams):
     """Load the weights that ``pretrained`` names into the model.
 
     That is a model folder as ``dbtransform export`` writes it, or a Hugging
-    Face id, of as large a model or a smaller one, see ``grown``. A run that
-    has a checkpoint goes on from it instead. FileNotFoundError if there is no
-    such folder, ValueError if the front ends differ or the weights do not fit.
+    Face id. A run that has a checkpoint goes on from it instead.
+    FileNotFoundError if there is no such folder, ValueError if the front ends
+    differ or the weights do not fit.
     """
     source = hparams["pretrained"]
     if hparams["checkpointer"].find_checkpoint() is not None:
@@ -33,7 +32,6 @@ def load_pretrained(hparams):
         return
     title = f"the weights of pretrained={source} do not fit the recipe's model"
     state = _read_on_main(source, hparams)
-    state = grown(hparams["model"], state)
     fit_weights(hparams["model"], state, f"{title}: {REMEDY}")
     logger.info("starts from the weights of %s", source)
 

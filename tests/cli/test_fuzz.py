@@ -26,7 +26,7 @@ FORMATS = [
     *2 * (("mp3", "MP3", "MPEG_LAYER_III"),),
 ]
 EXACT = ("PCM", "FLOAT", "DOUBLE")
-WARNINGS = ("ends after", "its samples are not those that were encoded")
+WARNINGS = "ends after", "its length is not", "its samples are not those"
 DAMAGES = "none none none cut turned left_out empty text mutated mutated"
 
 

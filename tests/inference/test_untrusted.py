@@ -19,7 +19,6 @@ from dbtransform_lobes.inference.restricted_yaml import load_restricted
 from tests.signals import speech_like
 
 CPU = {"device": "cpu"}
-SUFFIXES = ".wav .w64 .aiff .au .svx .avr .wve .mp3 .ogg .flac .caf".split()
 
 
 class Touch:
@@ -212,15 +211,10 @@ def test_a_wav_that_cannot_be(tmp_path, first, end, content, message, identity):
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [
-        *((suffix, {}) for suffix in SUFFIXES),
+        *((suffix, {}) for suffix in (".wav", ".mp3", ".ogg", ".flac")),
         (".wav", {"endian": "BIG"}),
         (".wav", {"subtype": "IMA_ADPCM"}),
         (".wav", {"format": "RF64"}),
-        (".sph", {"format": "NIST"}),
-        (".sph", {"format": "NIST", "subtype": "ULAW"}),
-        (".mpc", {"format": "MPC2K"}),
-        (".mat", {"format": "MAT4"}),
-        (".mat", {"format": "MAT5"}),
         (".ogg", {"subtype": "OPUS"}),
     ],
 )
@@ -231,7 +225,7 @@ def test_files_that_are_cut_off(tmp_path, suffix, options, share, identity):
     identity.enhance_file(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    if suffix == ".flac" or suffix == ".caf" and share < 0.99:
+    if suffix == ".flac":
         with pytest.raises(ValueError, match=f"a{suffix}: "):
             identity.enhance_file(path)
         return
@@ -249,19 +243,17 @@ def test_files_that_are_cut_off(tmp_path, suffix, options, share, identity):
 @pytest.mark.parametrize(
     ("suffix", "options", "size"),
     [
-        *((suffix, {}, b"") for suffix in ".voc .sd2 .paf .pvf".split()),
-        (".sf", {"format": "IRCAM"}, b""),
+        *((suffix, {}, b"") for suffix in ".voc .aiff .au .w64".split()),
+        (".sph", {"format": "NIST"}, b""),
         (".wav", {}, b"data\xff\xff\xff\xff"),
         (".wav", {"subtype": "PCM_24"}, b"data\xff\xff\xff\xff"),
         (".wav", {"subtype": "IMA_ADPCM"}, b"data\xff\xff\xff\xff"),
         (".wav", {}, b"data\x00\xf0\xff\x7f"),  # of SoX
-        (".aiff", {}, b"SSND\0\0\0\0"),
-        (".au", {}, b".snd\0\0\0\x18\xff\xff\xff\xff"),
     ],
 )
 @pytest.mark.parametrize("share", [0.5, 1])
 def test_unknown_length(tmp_path, suffix, options, size, share, identity):
-    """Formats without one, and files that were written into a pipe."""
+    """Formats that are not checked, and files written into a pipe."""
     path = tmp_path / f"a{suffix}"
     options = {"subtype": "PCM_16", **options}
     sf.write(path, speech_like(1.0), 16000, **options)
@@ -269,7 +261,7 @@ def test_unknown_length(tmp_path, suffix, options, size, share, identity):
     place = content.find(size[:4])
     content = content[:place] + size + content[place + len(size) :]
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.warns(UserWarning, match=f"a{suffix}: .* cannot be told"):
+    with pytest.warns(UserWarning, match=f"a{suffix}: its length is not kn"):
         length = len(identity.enhance_file(path))
     assert abs(length - share * 16000) < 1100
 
@@ -277,10 +269,10 @@ def test_unknown_length(tmp_path, suffix, options, size, share, identity):
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [
-        *((suffix, {}) for suffix in ".flac .ogg .au .caf .w64".split()),
+        (".flac", {}),
+        (".ogg", {}),
         (".ogg", {"subtype": "OPUS"}),
         (".wav", {"format": "RF64"}),
-        (".sph", {"format": "NIST"}),
     ],
 )
 def test_joined_files_are_refused(tmp_path, suffix, options, identity):

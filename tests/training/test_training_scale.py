@@ -25,17 +25,14 @@ from torch.utils.data import get_worker_info
 
 from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.sources import Pairs, Recordings
-from dbtransform_lobes.inference.weights import fit_weights
 from dbtransform_lobes.models.band_linear import BandLinear
 from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training.brain import ResumableBrain
 from dbtransform_lobes.training.checkpoints import AtomicCheckpointer
-from dbtransform_lobes.training.growth import grown
 from dbtransform_lobes.training.losses import EnhancementLoss
 from dbtransform_lobes.training.ranks import prepare_on_main
 from dbtransform_lobes.training.run_folder import warn_of_other_files
 from dbtransform_lobes.training.settings import check_settings
-from tests.composition import composed
 from tests.runs import tiny_model
 from tests.signals import noise_like, speech_like, voicebank_tree, write_wav
 from tests.training.test_losses import HANN, transforms
@@ -431,49 +428,16 @@ def test_spectra_stay_in_fp32_under_autocast(dtype):
     assert all(grad.isfinite().all() for grad in grads)
 
 
-@pytest.mark.parametrize("num_layers", [1, 3])
 def test_pretrained_weights_start_model_and_average(
-    tree, model_folder, tmp_path, num_layers
+    tree, model_folder, tmp_path
 ):
-    """Those of a smaller model as well."""
-    changes = {"lr": 0.0, "number_of_epochs": 1, "num_layers": num_layers}
+    changes = {"lr": 0.0, "number_of_epochs": 1}
     train(tree, tmp_path, pretrained=model_folder, **changes)
     given = torch.load(model_folder / "model.ckpt", weights_only=True)
-    own, average = checkpoint(tmp_path), checkpoint(tmp_path, "ema")
-    assert (own.keys() > given.keys()) == (num_layers > 1)
-    assert distance(given, own) == 0
+    assert distance(given, checkpoint(tmp_path)) == 0
+    average = checkpoint(tmp_path, "ema")
     average = {k.removeprefix("module."): v for k, v in average.items()}
     assert distance(given, average) < 1e-6
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"band_weights": "per_band"}, {"fusion": "adaptive"}]
-)
-@torch.no_grad()
-def test_a_model_that_grows_begins_as_the_same_function(options):
-    """With a further layer and wider feed-forward parts."""
-    options = {"num_channels": 8, "num_heads": 2, "window": 4, **options}
-    small, large = (
-        composed(**options, num_layers=size, feed_forward=size)
-        for size in (1, 2)
-    )
-    spec = torch.randn(1, 257, 20, dtype=torch.complex64)
-    assert not torch.allclose(large(spec), small(spec), atol=1e-3)
-    large.load_state_dict(grown(large, small.state_dict()))
-    assert torch.allclose(large(spec), small(spec), atol=1e-5)
-    assert grown(torch.nn.Identity(), {"a": 1}) == {"a": 1}
-
-
-@pytest.mark.parametrize(
-    "change", [{"num_channels": 16}, {"band_weights": "per_band"}]
-)
-def test_a_model_of_other_shapes_does_not_grow(change):
-    options = {"num_channels": 8, "num_heads": 2, "window": 4}
-    other = composed(**{**options, **change}, feed_forward=1)
-    large = composed(**options, feed_forward=2)
-    state = grown(large, other.state_dict())
-    with pytest.raises(ValueError, match="(?s)no fit: .*size mismatch"):
-        fit_weights(large, state, "no fit")
 
 
 def test_a_checkpoint_goes_before_pretrained(tree, one, model_folder, tmp_path):

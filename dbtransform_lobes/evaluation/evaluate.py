@@ -78,8 +78,8 @@ def _read_mono(path):
     if info.channels != 1 or info.samplerate < SAMPLE_RATE:
         raise ValueError(
             f"{path.name} has {info.channels} channels at {info.samplerate} "
-            f"Hz, expected 1 at {SAMPLE_RATE} Hz or more; score each channel "
-            "as its own file"
+            f"Hz, expected 1 at {SAMPLE_RATE} Hz or more; give each channel a "
+            "file of its own, and recordings of the full band"
         )
     signal = read_audio(path, sample_rate=info.samplerate)
     if info.samplerate == SAMPLE_RATE:

@@ -69,13 +69,12 @@ def check_device(device):
 
 
 def usable_cores():
-    """Return how many cores this process may use, None for all there are.
+    """Return how many cores this process may use.
 
     By its affinity, as under Slurm or taskset, and by the quota of its cgroup.
     More threads than that wait for each other, ten times as slow.
     """
-    every = os.cpu_count() or 1
-    cores = every
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     try:
@@ -83,7 +82,7 @@ def usable_cores():
         cores = min(cores, math.ceil(quota / period))
     except (OSError, ValueError):
         pass  # there is none
-    return cores if cores < every else None
+    return cores
 
 
 def load_enhancer(

@@ -1,6 +1,5 @@
 """Many files, one after the other or in several processes."""
 
-import os
 import warnings
 from functools import lru_cache
 
@@ -23,7 +22,7 @@ def enhance_files(pairs, model_options, options, jobs=1, threads=None):
         return
     jobs = min(jobs, len(pairs))
     if threads is None and jobs > 1:
-        threads = max(1, (usable_cores() or os.cpu_count() or 1) // jobs)
+        threads = max(1, usable_cores() // jobs)
     model_options = {**model_options, "threads": threads}
     model = load_enhancer(**model_options)
     if jobs == 1:

@@ -72,8 +72,14 @@ def find_source(source=None, revision=None):
     One of the hub is downloaded first, of a branch, tag or commit.
     """
     if isinstance(source, str | os.PathLike) and os.path.isfile(source):
-        return os.fspath(source)
-    folder = local_folder(source)
+        folder = os.fspath(source)
+    else:
+        folder = local_folder(source)
+    if folder is not None and revision is not None:
+        raise ValueError(
+            f"revision is {revision}, but {folder} is on this machine, "
+            "expected a name on the hub (owner/name); leave it out"
+        )
     if folder is not None:
         return folder
     try:

@@ -5,6 +5,7 @@ waveforms or spectra, whole signals or a frame of a stream.
 """
 
 import json
+import os
 from numbers import Integral
 
 import numpy as np
@@ -167,8 +168,10 @@ def open_session(path, threads, whole=True):
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3
-    # By 0 those of the machine, although not all may be for this process.
-    options.intra_op_num_threads = int(threads or usable_cores() or 0)
+    # By 0 one for each core of the machine, hyper-threads left out.
+    cores = usable_cores()
+    spare = 0 if cores == os.cpu_count() else cores
+    options.intra_op_num_threads = int(threads or spare)
     # For whole signals buffers of all layers would be held to the end, twice
     # the memory; the small ones of a stream are best planned once.
     options.enable_mem_reuse = options.enable_mem_pattern = not whole

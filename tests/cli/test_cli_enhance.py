@@ -343,6 +343,7 @@ def test_a_lack_of_memory_fails_one_file(tmp_path):
         ("noisy out.wav", "noisy: is a folder; give --output"),
         ("noisy --output x", "mend these first (1):\n  x/b.wav: exis"),
         ("noisy/a.wav noisy/a.wav --force", "of noisy/a.wav is an input"),
+        ("noisy/a.wav out.wav --revision v1", "revision is v1, but"),
         ("no.wav out.wav", "no.wav: there is no such file"),
         ("noisy/a.wav out.txt", "out.txt: expected one of the suffixes"),
         ("noisy/talk.m4a --output out", "convert it first: ffmpeg"),

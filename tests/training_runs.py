@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from speechbrain.utils import logger
 
-from dbtransform_lobes.evaluation import evaluate
+from dbtransform_lobes.evaluation import scoring
 from tests.composition import flow, recipe_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,14 +56,14 @@ def scored_here(most_jobs=10**9):
 
     Scores of more jobs are left to other processes.
     """
-    isolated = evaluate.run_isolated
+    isolated = scoring.run_isolated
 
     def calls(function, tasks, jobs):
         if jobs > most_jobs:
             return isolated(function, tasks, jobs)
         return ((task, function(*task), "") for task in tasks)
 
-    return mock.patch.object(evaluate, "run_isolated", calls)
+    return mock.patch.object(scoring, "run_isolated", calls)
 
 
 def train(data, output, **changes):

@@ -21,10 +21,9 @@ def add_arguments(parser):
     parser.add_argument(
         "clean",
         metavar="CLEAN",
-        help="folder of clean speech: .wav or .flac, one channel, scored at "
-        "16 kHz; with --systems also a manifest: csv with the columns id and "
-        "clean, or JSON as the recipes write it; with --dnsmos and nothing to "
-        "compare, a folder of any recordings",
+        help="folder of clean speech, one channel, scored at 16 kHz; or a "
+        "manifest: csv with the columns id and clean, or JSON as the recipes "
+        "write it; with --dnsmos alone, a folder of any recordings",
     )
     parser.add_argument(
         "estimate_folder",
@@ -77,61 +76,15 @@ def run(args):
         raise ValueError(
             f"--output {args.output} is a file, expected a folder to write to"
         )
-    if args.systems is None:
-        return _run_one(args)
-    return _run_comparison(args)
-
-
-def _run_one(args):
-    """Score one folder, against clean speech or by DNSMOS alone."""
-    for name in ("reference", "conditions", "plot"):
-        if getattr(args, name) is not None:
-            raise ValueError(
-                f"--{name} given without --systems, expected e.g. "
-                "`dbtransform evaluate CLEAN --systems noisy=DIR ours=DIR`"
-            )
-    folders = args.clean, args.estimate_folder
-    if args.estimate_folder is None:
-        if not args.dnsmos:
-            raise ValueError(
-                "expected a folder of enhanced files behind that of clean "
-                "ones, --systems, or --dnsmos, which needs no clean speech"
-            )
-        folders = None, args.clean
-    from tabulate import tabulate
-
-    from dbtransform_lobes.evaluation.evaluate import evaluate_folders
-
-    report = evaluate_folders(*folders, args.output, args.jobs, args.dnsmos)
-    print(f"{report['num_scored']} of {report['num_files']} files scored")
-    means = report["means"]
-    print(tabulate([means.values()], means, "plain", ".3f", missingval="-"))
-    _print_silent(report["silent"])
-    for name, reason in report["failed"].items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    return 1 if report["failed"] else 0
-
-
-def _print_silent(names):
-    if names:
-        print(f"silent, not scored ({len(names)}): {', '.join(names)}")
-
-
-def _run_comparison(args):
-    if args.estimate_folder is not None:
-        raise ValueError(
-            f"{args.estimate_folder} given besides --systems, expected one of "
-            "both; write it as one of the systems"
-        )
     if args.plot and args.output is None:
         raise ValueError("--plot given without --output, which is its folder")
-    systems = named_paths("systems", args.systems)
+    clean, systems = _choose(args)
 
     from dbtransform_lobes.evaluation.compare import compare_systems
     from dbtransform_lobes.evaluation.tables import comparison_text
 
     report = compare_systems(
-        args.clean,
+        clean,
         systems,
         output_folder=args.output,
         reference=args.reference,
@@ -141,7 +94,8 @@ def _run_comparison(args):
         with_dnsmos=args.dnsmos,
     )
     print(comparison_text(report), end="")
-    _print_silent(report["silent"])
+    if names := report["silent"]:
+        print(f"silent, not scored ({len(names)}): {', '.join(names)}")
     for system, names in report["without_clean"].items():
         if names:
             print(
@@ -152,6 +106,26 @@ def _run_comparison(args):
         for system, reason in reasons.items():
             print(f"left out: {name}: {system}: {reason}", file=sys.stderr)
     return 1 if report["left_out"] else 0
+
+
+def _choose(args):
+    """Return the clean speech, if any, and the folders to score by name."""
+    folder = args.estimate_folder
+    if args.systems is not None:
+        if folder is not None:
+            raise ValueError(
+                f"{folder} given besides --systems, expected one of both; "
+                "write it as one of the systems"
+            )
+        return args.clean, named_paths("systems", args.systems)
+    if folder is not None:
+        return args.clean, {Path(folder).resolve().name: folder}
+    if not args.dnsmos:
+        raise ValueError(
+            "expected a folder of enhanced files behind that of clean ones, "
+            "--systems, or --dnsmos, which needs no clean speech"
+        )
+    return None, {Path(args.clean).resolve().name: args.clean}
 
 
 def named_paths(option, texts, form="NAME=FOLDER"):

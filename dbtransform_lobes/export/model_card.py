@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 from dbtransform_lobes.data.files import read_record, read_table
+from dbtransform_lobes.evaluation.compare import read_means
 from dbtransform_lobes.evaluation.tables import markdown_table
 from dbtransform_lobes.versions import package_versions
 
@@ -78,12 +79,9 @@ def _test_scores(run_folder, saved):
     """
     scores = {}
     for path in sorted(Path(run_folder).glob("test*/scores.json")):
-        report = read_record(path)
-        means = (report.get("means") or {}).items()
-        means = {k: v for k, v in means if v is not None}
-        if means and path.stat().st_mtime >= saved:
-            count = f"{report.get('num_scored')} files scored"
-            scores[path.parent.name] = count, means
+        count, means = read_means(path)
+        if count and path.stat().st_mtime >= saved:
+            scores[path.parent.name] = f"{count} files scored", means
     return scores
 
 

@@ -21,7 +21,7 @@ from speechbrain.utils.logger import get_logger
 
 from dbtransform_lobes.data.audio import write_audio
 from dbtransform_lobes.data.files import write_json
-from dbtransform_lobes.evaluation.evaluate import evaluate_folders
+from dbtransform_lobes.evaluation.compare import compare_systems, read_means
 from dbtransform_lobes.evaluation.metrics import METRICS, score
 from dbtransform_lobes.inference.backend import check_device, usable_cores
 from dbtransform_lobes.models.waveform import enhance_waveform
@@ -193,10 +193,11 @@ class EnhanceBrain(ResumableBrain):
 
     def _end_test(self):
         folder, jobs = self.test_folder, usable_cores()
-        parts = folder / "clean", folder / "enhanced"
-        report = evaluate_folders(*parts, folder, jobs)
+        systems = {"enhanced": folder / "enhanced"}
+        compare_systems(folder / "clean", systems, folder, jobs=jobs)
+        _, means = read_means(folder / "scores.json")
         self.hparams.train_logger.log_stats(
-            {"test": folder.name}, test_stats=report["means"]
+            {"test": folder.name}, test_stats=means
         )
 
 

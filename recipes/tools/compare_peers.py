@@ -27,8 +27,8 @@ from dbtransform_lobes.data.audio import audio_info
 from dbtransform_lobes.data.files import raise_problems, write_json, write_text
 from dbtransform_lobes.evaluation.compare import compare_systems
 from dbtransform_lobes.evaluation.dnsmos import check_installed
-from dbtransform_lobes.evaluation.evaluate import pair_files
 from dbtransform_lobes.evaluation.metrics import LABELS
+from dbtransform_lobes.evaluation.scoring import list_audio
 from dbtransform_lobes.evaluation.tables import comparison_text
 from dbtransform_lobes.inference.bundled import bundled_models
 from dbtransform_lobes.plotting import check_plot, new_figure, save_costs, style
@@ -160,14 +160,16 @@ def run_systems(systems, clean, noisy, output, trust_code=False):
     Returned are what ``work`` found by system, and why a system has nothing,
     or nothing of some files.
     """
-    pairs = pair_files(clean, noisy)
-    inputs = {path.resolve() for _, *paths in pairs for path in paths}
-    targets = product(systems, (f"{file}.wav" for file, *_ in pairs))
+    cleans, noisies = list_audio(clean), list_audio(noisy)
+    alone = sorted(cleans.keys() ^ noisies.keys())
+    raise_problems(f"files of {clean} or {noisy} alone", alone)
+    inputs = {p.resolve() for p in (*cleans.values(), *noisies.values())}
+    targets = product(systems, (f"{file}.wav" for file in noisies))
     targets = {Path(output, *target).resolve() for target in targets}
     lost = map(str, sorted(targets & inputs))
     title = "these would be written over by estimates; give another --output"
     raise_problems(title, list(lost))
-    files = {name: str(path) for name, _, path in pairs}
+    files = {name: str(path) for name, path in noisies.items()}
     rates = {path: audio_info(path).samplerate for path in files.values()}
     wrong = [f"{p}: {r} Hz" for p, r in rates.items() if r != SAMPLE_RATE]
     raise_problems(f"expected files at {SAMPLE_RATE} Hz; resample", wrong)

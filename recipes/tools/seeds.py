@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 import pandas as pd
 
 from command import start
-from dbtransform_lobes.data.files import read_record
+from dbtransform_lobes.evaluation.compare import read_means
 from dbtransform_lobes.evaluation.metrics import LABELS
 from dbtransform_lobes.evaluation.tables import markdown_table
 from runs import RUNS, find_runs
@@ -32,10 +32,11 @@ def run(args):
         for folder in members:
             scored = 0
             for path in sorted(folder.glob("test*/scores.json")):
-                report, name = read_record(path), path.parent.name
+                name = path.parent.name
                 name = label if name == "test" else f"{label}: {name}"
-                if report.get("num_scored"):
-                    rows.append({"configuration": name, **report["means"]})
+                count, means = read_means(path)
+                if count:
+                    rows.append({"configuration": name, **means})
                     scored += 1
             if not scored:
                 failed.append(folder)

@@ -61,12 +61,12 @@ def test_evaluate_with_and_without_clean_speech(tmp_path, monkeypatch, run):
             (tmp_path / name / "bad.wav").write_bytes(b"no audio")
         command = "evaluate", *folders, "--dnsmos", "--output", "scores"
         out, err = run(*command, code=1)
-        assert "1 of 2 files" in out and "failed: bad" in err
+        assert "1 of 2 files" in out and "left out: bad" in err
         bad, row = rows_of("scores/scores.csv")
         assert bad["status"] == "failed"
         assert ("pesq" in row) == (len(folders) > 1)
         for name, value in scores.items():
             assert abs(float(row[f"dnsmos_{name.lower()}"]) - value) < 1e-5
-        assert "dnsmos_ovrl" in out and f"{scores['OVRL']:.3f}" in out
+        assert "DNSMOS OVRL" in out and f"{scores['OVRL']:.3f}" in out
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "dbtransform[dnsmos]" in run(*command, code=1).err

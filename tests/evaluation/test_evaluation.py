@@ -14,17 +14,14 @@ from scipy.linalg import toeplitz
 from dbtransform_lobes.data.audio import for_soundfile
 from dbtransform_lobes.data.dataset import mix_testset
 from dbtransform_lobes.evaluation import composite as measures
-from dbtransform_lobes.evaluation.evaluate import (
-    _read_mono,
-    evaluate_folders,
-    pair_files,
-)
+from dbtransform_lobes.evaluation.compare import compare_systems
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,
     SilentFileError,
     score,
     si_sdr,
 )
+from dbtransform_lobes.evaluation.scoring import _read_mono
 from tests.signals import noise_like, rows_of, speech_like
 
 RATE = 16000
@@ -310,6 +307,11 @@ def folders(tmp_path):
     return tmp_path / "clean", tmp_path / "noisy"
 
 
+def evaluate(clean, noisy, **options):
+    """The report of one system."""
+    return compare_systems(clean, {"noisy": noisy}, **options)
+
+
 def test_command_writes_and_prints_the_scores_of_files(folders, tmp_path, run):
     """Of names of any bytes."""
     for folder in folders:
@@ -317,10 +319,10 @@ def test_command_writes_and_prints_the_scores_of_files(folders, tmp_path, run):
     output = tmp_path / "new" / "scores"
     out = run("evaluate", *folders, "--output", output, "--jobs", 2).out
     written = json.loads((output / "scores.json").read_text())
-    assert written["num_scored"] == written["num_files"] == 3
-    assert written["clean_folder"] == str(folders[0])
+    assert written["num_compared"] == written["num_files"] == 3
+    assert written["configuration"]["clean"] == str(folders[0])
     assert set(written["versions"]) >= {"pesq", "pystoi", "dbtransform_lobes"}
-    assert len(list(output.iterdir())) == 2  # no temporary file is left
+    assert len(list(output.iterdir())) == 3  # no temporary file is left
     pairs = zip(*(sorted(folder.iterdir()) for folder in folders), strict=True)
     scores = [
         score(*(sf.read(for_soundfile(path))[0] for path in pair))
@@ -329,21 +331,22 @@ def test_command_writes_and_prints_the_scores_of_files(folders, tmp_path, run):
     rows = rows_of(output / "scores.csv")
     names = [row["file"] for row in rows]
     assert names == [r"caf\udce9", "file_1", "file_2"]
-    assert tuple(rows[0]) == ("file", "status", *METRICS, "reason")
-    title, header, values = out.splitlines()
-    assert title == "3 of 3 files scored" and tuple(header.split()) == METRICS
-    for metric, printed in zip(METRICS, values.split(), strict=True):
+    assert tuple(rows[0]) == ("system", "file", "status", *METRICS, "reason")
+    assert out == (output / "scores.md").read_text()
+    printed = out.splitlines()[-1].split("|")[3:-1]
+    assert out.startswith("3 of 3 files were scored")
+    for metric, text in zip(METRICS, printed, strict=True):
         for row, expected in zip(rows, scores, strict=True):
             assert abs(float(row[metric]) - expected[metric]) < 1e-6
-        mean = written["means"][metric]
+        mean = written["means"]["noisy"][metric]["mean"]
         assert abs(mean - sum(each[metric] for each in scores) / 3) < 1e-10
-        assert abs(float(printed) - mean) <= 0.0005 + 1e-9
+        assert abs(float(text) - mean) <= 0.0005 + 1e-9
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_bad_files_are_named_and_the_rest_goes_on(folders, tmp_path, run, jobs):
     """A silent clean file, a short estimate, a broken one and one in stereo."""
-    good = evaluate_folders(*folders)
+    good = evaluate(*folders)
     clean, noisy = noisy_pair()
     write(folders[0] / "mute.wav", 0 * clean)
     write(folders[1] / "mute.wav", noisy)
@@ -358,14 +361,15 @@ def test_bad_files_are_named_and_the_rest_goes_on(folders, tmp_path, run, jobs):
             write(folder / f"{name}.wav", signal)
     (folders[1] / "broken.wav").write_bytes(b"no audio")
     told = run(*command, code=1).err
-    assert f"failed: short: clean has {len(clean)}" in told
+    assert f"left out: short: noisy: clean has {len(clean)}" in told
     report = json.loads((tmp_path / "scores.json").read_text())
     assert report["silent"] == ["mute"]
-    assert sorted(report["failed"]) == ["broken", "short", "stereo"]
-    assert "equal lengths" in report["failed"]["short"]
-    assert "broken" in report["failed"]["broken"]
-    assert "2 channels" in report["failed"]["stereo"]
-    assert report["means"] == pytest.approx(good["means"], abs=1e-9)
+    why = {name: each["noisy"] for name, each in report["left_out"].items()}
+    assert sorted(why) == ["broken", "short", "stereo"]
+    assert "equal lengths" in why["short"] and "broken" in why["broken"]
+    assert "2 channels" in why["stereo"]
+    for name, mean in good["means"]["noisy"].items():
+        assert report["means"]["noisy"][name] == pytest.approx(mean, abs=1e-9)
     assert report["num_files"] == 7
     rows = rows_of(tmp_path / "scores.csv")
     status = {row["file"]: row["status"] for row in rows}
@@ -383,14 +387,15 @@ def test_files_of_other_rates_are_scored_at_16_khz(tmp_path):
             path = tmp_path / kind / f"{name}.flac"
             path.parent.mkdir(exist_ok=True)
             sf.write(path, soxr.resample(0.3 * signal, RATE, rate), rate)
-    report = evaluate_folders(tmp_path / "clean", tmp_path / "noisy")
+    report = evaluate(tmp_path / "clean", tmp_path / "noisy")
     rows = {row.pop("file"): row for row in report["rows"]}
     for name in ("both", "one"):
         given = [rows[name][metric] for metric in METRICS]
         expected = [rows["same"][metric] for metric in METRICS]
         assert given == pytest.approx(expected, rel=0.02)
-    assert report["failed"].keys() == {"low"}
-    assert "at 8000 Hz, expected 1 at 16000" in report["failed"]["low"]
+    (reasons,) = report["left_out"].items()
+    assert reasons[0] == "low"
+    assert "at 8000 Hz, expected 1 at 16000" in reasons[1]["noisy"]
     square = np.sign(np.sin(np.arange(48000) / 20))
     sf.write(tmp_path / "loud.wav", square, 48000, subtype="FLOAT")
     assert np.abs(soxr.resample(square, 48000, RATE)).max() > 1.05
@@ -402,35 +407,23 @@ def test_without_an_output_folder_nothing_is_written(folders, tmp_path):
     for path in folders[1].iterdir():
         path.write_bytes(b"no audio")
     before = sorted(tmp_path.rglob("*"))
-    report = evaluate_folders(*folders)
+    report = evaluate(*folders)
     assert sorted(tmp_path.rglob("*")) == before
-    assert set(report["failed"]) == {"file_0", "file_1", "file_2"}
-    assert set(report["means"].values()) == {None}
-
-
-def test_all_unpaired_files_are_named_in_one_error(folders):
-    (folders[0] / "only_clean.wav").touch()
-    (folders[1] / "only_noisy.flac").touch()
-    (folders[1] / "file_0.wav").unlink()
-    (folders[1] / "notes.txt").touch()  # not audio, not named
-    with pytest.raises(ValueError) as caught:
-        pair_files(*folders)
-    for name in ("only_clean.wav", "only_noisy.flac", "file_0.wav"):
-        assert name in str(caught.value)
-    assert "notes" not in str(caught.value)
+    assert set(report["left_out"]) == {"file_0", "file_1", "file_2"}
+    assert {x["mean"] for x in report["means"]["noisy"].values()} == {None}
 
 
 def test_impossible_folders_are_refused(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no .wav or .flac"):
-        evaluate_folders(tmp_path / "empty", folders[1])
+        evaluate(tmp_path / "empty", folders[1])
     with pytest.raises(ValueError, match="is no folder"):
-        evaluate_folders(folders[0], tmp_path / "missing")
+        evaluate(folders[0], tmp_path / "missing")
     with pytest.raises(ValueError, match="jobs is 0"):
-        evaluate_folders(*folders, jobs=0)
+        evaluate(*folders, jobs=0)
     (folders[1] / "file_0.flac").touch()
     with pytest.raises(ValueError, match="file_0.flac and file_0.wav"):
-        evaluate_folders(*folders)
+        evaluate(*folders)
 
 
 FOLDER = os.environ.get("DBTRANSFORM_TEST_DATA")  # real_speech_16k
@@ -444,10 +437,10 @@ TOLERANCES = {"stoi": 0.002, "estoi": 0.002, "si_sdr": 0.02}  # others: 0.01
 def test_metrics_of_60_noisy_recordings_equal_the_reference(tmp_path):
     mix_testset(f"{FOLDER}/test_mixtures.csv", FOLDER, tmp_path)
     names = ("clean_testset_wav", "noisy_testset_wav")
-    report = evaluate_folders(*(tmp_path / name for name in names))
+    report = evaluate(*(tmp_path / name for name in names))
     rows = {row["file"]: row for row in report["rows"]}
     reference = rows_of(f"{FOLDER}/test_mixtures_noisy_metrics.csv")
-    assert len(reference) == report["num_scored"] == 60
+    assert len(reference) == report["num_compared"] == 60
     for expected, metric in product(reference, METRICS):
         given = float(expected[COLUMNS.get(metric, metric)])
         error = rows[expected["id"]][metric] - given

@@ -19,7 +19,12 @@ from dbtransform_lobes.export.hub import plan_upload
 from dbtransform_lobes.export.model_folder import FILES, export_model
 from dbtransform_lobes.inference import EnhanceModel
 from dbtransform_lobes.models.waveform import enhance_waveform
-from tests.runs import save_checkpoint, tiny_run, write_hyperparams
+from tests.runs import (
+    save_checkpoint,
+    scores_of,
+    tiny_run,
+    write_hyperparams,
+)
 from tests.signals import names, noisy_batch, write_wav
 
 
@@ -91,9 +96,7 @@ def card_of(trained, tmp_path, **overrides):
     record = {"sources": [waves], "splits": splits}
     (tmp_path / "data/dataset.json").write_text(json.dumps(record))
     for name, pesq in SCORED.items():
-        means = {"pesq": pesq, "stoi": None}
-        path = folder / name / "scores.json"
-        write_json(path, {"num_scored": 60, "means": means})
+        write_json(folder / name / "scores.json", scores_of(60, pesq=pesq))
     os.utime(folder / "test_old/scores.json", (0, 0))
     limits = tmp_path / "limits.md"
     limits.write_text("## Limits\n\nNot for music.")

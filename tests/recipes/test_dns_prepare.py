@@ -165,7 +165,7 @@ def test_recipe_runs_from_files_of_48_khz_and_from_shards(tmp_path, run):
     assert record["found"]["speech read_speech"]["rates"] == [48000]
     for name in ("test_no_reverb", "test_with_reverb"):
         scores = json.loads((save.parent / name / "scores.json").read_text())
-        assert scores["num_scored"] == 2
+        assert scores["num_compared"] == 2
         entries = json.loads((save / f"{name}.json").read_text())
         for key, entry in entries.items():
             for part in ("clean", "enhanced"):

@@ -123,4 +123,4 @@ def test_recipe_runs_to_its_end(corpus, tmp_path):
     recipe = "TIMIT", "db_transform_timit"
     run_recipe(corpus[0], tmp_path, *flags.split(), recipe=recipe)
     scores = json.loads((tmp_path / "test/scores.json").read_text())
-    assert scores["num_scored"] == 2
+    assert scores["num_compared"] == 2

@@ -135,6 +135,8 @@ def test_a_file_that_fails_is_left_out_of_all(corpus, compare):
 def test_inputs_are_checked_before_anything_runs(corpus, compare):
     write_audio(corpus / "noisy" / "a.wav", np.zeros(800), 8000)
     assert "expected files at 16000 Hz" in compare(code=1).err
+    write_audio(corpus / "noisy" / "c.wav", np.zeros(800))
+    assert "noisy alone (1):\n  c" in compare(code=1).err
     for models, message in (
         (["=alone"], "expected NAME=MODEL"),
         (["a=b", "a=c"], "two of the name a"),

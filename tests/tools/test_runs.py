@@ -9,6 +9,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 
 import curves
 from runs import find_runs, read_train_log
+from tests.runs import scores_of
 
 PESQ = {("a", 1): 1.5, ("a", 2): 1.7, ("a", 10): 1.9, ("b", 1): 2.0}
 
@@ -35,7 +36,7 @@ def results(tmp_path):
     for (name, seed), pesq in PESQ.items():
         run = tmp_path / name / str(seed)
         log(run, (1, 2, 3, 4), offset=(seed - 1) / 4)
-        text = json.dumps({"means": {"pesq": pesq}, "num_scored": 2})
+        text = json.dumps(scores_of(2, pesq=pesq))
         (run / "test").mkdir()
         (run / "test/scores.json").write_text(text)
     return tmp_path

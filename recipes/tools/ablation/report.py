@@ -9,8 +9,8 @@ from hyperpyyaml import load_hyperpyyaml
 
 from benchmark.candidates import KEYS, Candidate
 from benchmark.counts import count_parameters, macs_per_second
-from dbtransform_lobes.evaluation.evaluate import SCORED
 from dbtransform_lobes.evaluation.metrics import LABELS
+from dbtransform_lobes.evaluation.scoring import SCORED
 from dbtransform_lobes.evaluation.statistics import intervals, without_nan
 from dbtransform_lobes.evaluation.tables import limits, markdown_table
 from dbtransform_lobes.export.model_folder import minimal_hyperparams

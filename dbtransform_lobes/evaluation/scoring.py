@@ -1,4 +1,4 @@
-"""Score folders of enhanced files, with clean files or without (DNSMOS).
+"""Scores of many files, with clean speech or without (DNSMOS).
 
 A file that cannot be scored never stops the rest: silent clean files are
 counted and named apart, all others are failures with their reason.
@@ -6,7 +6,6 @@ counted and named apart, all others are failures with their reason.
 
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import soxr
@@ -18,7 +17,6 @@ from dbtransform_lobes.data.audio import (
     find_audio,
     read_audio,
 )
-from dbtransform_lobes.data.files import raise_problems, write_json, write_text
 from dbtransform_lobes.evaluation.dnsmos import check_installed, dnsmos
 from dbtransform_lobes.evaluation.metrics import (
     METRICS,
@@ -27,14 +25,12 @@ from dbtransform_lobes.evaluation.metrics import (
     score,
 )
 from dbtransform_lobes.parallel import run_isolated
-from dbtransform_lobes.versions import package_versions
 
-SUFFIXES = (".wav", ".flac")
 NO_METRICS = ("system", "file", "snr_db", "noise", "status", "reason")
 SCORED, SILENT, FAILED = "scored", "silent", "failed"
 
 
-def list_audio(folder, suffixes=SUFFIXES):
+def list_audio(folder):
     """Return the audio files of a folder, sorted, by name.
 
     A name is the path without suffix (``"speaker/a"``); ValueError if it is
@@ -44,7 +40,7 @@ def list_audio(folder, suffixes=SUFFIXES):
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give a folder of audio files")
     files = {}
-    for path in find_audio(folder, suffixes):
+    for path in find_audio(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in files:
             raise ValueError(
@@ -54,22 +50,10 @@ def list_audio(folder, suffixes=SUFFIXES):
         files[name] = path
     if not files:
         raise ValueError(
-            f"{folder} holds no {' or '.join(suffixes)} file; "
+            f"{folder} holds no {' or '.join(AUDIO_SUFFIXES)} file; "
             "give the folder that holds the files"
         )
     return dict(sorted(files.items()))
-
-
-def pair_files(clean_folder, estimate_folder):
-    """Pair the files of two folders by name; ValueError of those alone."""
-    clean, estimate = list_audio(clean_folder), list_audio(estimate_folder)
-    alone = {**clean, **estimate}
-    raise_problems(
-        "every file needs a partner of the same name (the suffix may differ); "
-        "add or remove these files",
-        [str(alone[name]) for name in sorted(clean.keys() ^ estimate.keys())],
-    )
-    return [(name, clean[name], estimate[name]) for name in clean]
 
 
 def _read_mono(path):
@@ -132,22 +116,6 @@ def score_files(files, jobs=1, with_dnsmos=False):
     return [rows[item] for item in files]
 
 
-def _summarise(rows):
-    of = {status: [] for status in (SCORED, SILENT, FAILED)}
-    for row in rows:
-        of[row["status"]].append(row)
-    return {
-        "num_files": len(rows),
-        "num_scored": len(of[SCORED]),
-        "means": {
-            name: fmean(row[name] for row in of[SCORED]) if of[SCORED] else None
-            for name in metric_names(rows)
-        },
-        "silent": [row["file"] for row in of[SILENT]],
-        "failed": {row["file"]: row["reason"] for row in of[FAILED]},
-    }
-
-
 def metric_names(rows):
     """Return the metrics that rows hold, ``METRICS`` if none was scored."""
     keys = dict.fromkeys(key for row in rows for key in row)
@@ -159,56 +127,8 @@ def scores_text(rows):
     import pandas as pd
 
     metrics = list(metric_names(rows))
-    frame = pd.DataFrame(rows, columns=None if rows else ["file", "status"])
+    frame = pd.DataFrame(rows)
     given = [name for name in NO_METRICS[:-1] if name in frame]
     frame = frame.reindex(columns=[*given, *metrics, "reason"])
     frame[metrics] = frame[metrics].map("{:.6f}".format, na_action="ignore")
     return frame.to_csv(index=False, lineterminator="\n")
-
-
-def evaluate_folders(
-    clean_folder, estimate_folder, output_folder=None, jobs=1, with_dnsmos=False
-):
-    """Score all files of a folder against their clean speech.
-
-    Returned are the keys of ``scores.json``: ``num_files``, ``num_scored``,
-    ``means`` (metric to float, None if no file was scored), ``silent``
-    (names), ``failed`` (name to reason), ``versions`` and the folders; besides
-    them ``rows``, see ``score_files``. ValueError if a folder is missing or
-    empty, or a file has no partner; files that cannot be scored do not raise.
-
-    Arguments
-    ---------
-    clean_folder, estimate_folder : str or Path
-        Clean speech, and noisy or enhanced files of the same names: .wav or
-        .flac of one channel, scored at 16 kHz. Without clean speech (None)
-        files, .ogg and .mp3 as well, are scored by DNSMOS alone.
-    output_folder : str or Path, optional
-        Where to write ``scores.csv`` and ``scores.json``, if at all; each is
-        written whole or not at all, older ones are replaced.
-    jobs, with_dnsmos
-        Worker processes, at least 1; whether to predict DNSMOS as well.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> from dbtransform_lobes.data.audio import write_audio
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_audio(f"{folder}/a.wav", [0.0] * 16000)
-    ...     report = evaluate_folders(folder, folder)
-    >>> assert report["silent"] == ["a"] and report["failed"] == {}
-    """
-    folders = {"estimate_folder": str(estimate_folder)}
-    if clean_folder is None:
-        with_dnsmos, found = True, list_audio(estimate_folder, AUDIO_SUFFIXES)
-        files = [(name, None, path) for name, path in found.items()]
-    else:
-        folders = {"clean_folder": str(clean_folder), **folders}
-        files = pair_files(clean_folder, estimate_folder)
-    rows = score_files(files, jobs, with_dnsmos)
-    report = {**_summarise(rows), "versions": package_versions(), **folders}
-    if output_folder is not None:
-        folder = Path(output_folder)
-        write_text(folder / "scores.csv", scores_text(rows))
-        write_json(folder / "scores.json", report)
-    return {**report, "rows": rows}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -206,6 +207,11 @@ def test_table_and_plot_are_of_what_there_is(plan, tmp_path, run, monkeypatch):
     assert plain["training_hours"] == pytest.approx((360 + 180) / 3600)
     assert plain["parameters"] > 0 and plain["mmacs_per_second"] > 0
     assert plain["settings"] == {"lr": "0.1"}
+    for test in output.glob("*/*/test"):  # sets as of the DNS Challenge
+        shutil.copytree(test, test.with_name("test_room"))
+    run(*command)
+    report = json.loads((output / "ablation.json").read_text())
+    assert report["num_files"] == 6
 
 
 def test_wrong_plans_are_refused(plan, tmp_path):

@@ -34,8 +34,8 @@ class Run:
 
     @property
     def finished(self):
-        """Whether it has been tested."""
-        return (self.folder / "test" / "scores.json").is_file()
+        """Whether it has been tested, on one set or several."""
+        return any(self.folder.glob("test*/scores.json"))
 
     @property
     def begun_with(self):

@@ -69,8 +69,11 @@ def ablation_report(runs, reference):
 
 def _read_scores(run):
     """Return the scores of the files of a run, a column for each metric."""
-    path = run.folder / "test" / "scores.csv"
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    tables = []
+    for path in sorted(run.folder.glob("test*/scores.csv")):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        tables.append(table.assign(file=f"{path.parent.name}/" + table["file"]))
+    table = pd.concat(tables)
     table = table[table["status"] == SCORED].set_index("file")
     return table[[name for name in table if name in LABELS]].astype(float)
 

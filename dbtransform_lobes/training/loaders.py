@@ -67,6 +67,7 @@ def whole_files(hparams, manifest, count=None):
     @takes("noisy_wav", "clean_wav")
     @provides("noisy", "clean")
     def read(*paths):
+        """Yield the signals of both files."""
         for path in paths:
             signal = read_audio(path, sample_rate=hparams["sample_rate"])
             yield torch.from_numpy(signal).float()

@@ -9,59 +9,49 @@ from speechbrain.dataio.dataset import (
     FilteredSortedDynamicItemDataset,
 )
 from speechbrain.utils.data_pipeline import provides, takes
-from speechbrain.utils.distributed import run_on_main
 
 from dbtransform_lobes.data.audio import read_audio
 from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
-from dbtransform_lobes.data.sources import Pairs, read_pairs
+from dbtransform_lobes.data.sources import read_pairs
 from dbtransform_lobes.training.ranks import rank_and_count, rank_batch_size
-from dbtransform_lobes.training.run_folder import warn_of_other_files
 
 
-def training_loader(hparams, accumulation=1):
+def training_loader(source, steps, batch_size, accumulation, crops, **options):
     """Return a loader of the training crops of this rank.
 
-    An epoch has ``steps_per_epoch`` steps of ``batch_size`` crops on all ranks
-    together, each in ``accumulation`` batches.
+    Arguments
+    ---------
+    source : object
+        Of examples, see ``data/sources.py``.
+    steps : int
+        Of an epoch.
+    batch_size, accumulation : int
+        Crops of a step on all ranks together, and batches that they make.
+    crops : dict
+        For ``TrainingCrops``, beside the source and its length.
+    **options
+        For ``torch.utils.data.DataLoader``.
     """
-    batch_size = rank_batch_size(hparams["batch_size"], accumulation)
-    if hparams["recordings"]:  # mixed on the fly
-        source = hparams["recordings_source"](hparams["recordings"])
-    else:
-        source = Pairs(
-            hparams["train_annotation"],
-            hparams["data_folder"],
-            hparams["sample_rate"],
-            hparams["snr_db"],
-        )
-    given = [hparams["output_folder"], getattr(source, "files", [])]
-    run_on_main(warn_of_other_files, given)
-    crops = TrainingCrops(
-        source,
-        hparams["steps_per_epoch"] * hparams["batch_size"],
-        hparams["crop_seconds"],
-        hparams["seed"],
-        hparams["level_dbfs"],
-        hparams["sample_rate"],
-    )
+    crops = TrainingCrops(source, steps * batch_size, **crops)
     return torch.utils.data.DataLoader(
         crops,
-        batch_size,
+        rank_batch_size(batch_size, accumulation),
         sampler=EpochSampler(len(crops), *rank_and_count()),
         collate_fn=PaddedBatch,
-        **hparams["train_loader"],
+        **options,
     )
 
 
-def whole_files(hparams, manifest, count=None):
+def whole_files(manifest, data_root, sample_rate=16000, count=None, seed=0):
     """Return this rank's share of the files of a manifest, read whole.
 
-    The seed chooses ``count`` of them, None takes all.
+    For the manifest and its root see ``read_pairs``. The seed chooses
+    ``count`` of the files, None takes all.
     """
-    entries = read_pairs(manifest, hparams["data_folder"])
+    entries = read_pairs(manifest, data_root)
     names = sorted(entries)
     if count is not None and count < len(names):
-        names = sorted(random.Random(hparams["seed"]).sample(names, count))
+        names = sorted(random.Random(seed).sample(names, count))
     rank, size = rank_and_count()
 
     @takes("noisy_wav", "clean_wav")
@@ -69,7 +59,7 @@ def whole_files(hparams, manifest, count=None):
     def read(*paths):
         """Yield the signals of both files."""
         for path in paths:
-            signal = read_audio(path, sample_rate=hparams["sample_rate"])
+            signal = read_audio(path, sample_rate=sample_rate)
             yield torch.from_numpy(signal).float()
 
     everything = DynamicItemDataset(entries, [read], ["id", "noisy", "clean"])

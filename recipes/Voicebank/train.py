@@ -21,6 +21,7 @@ from speechbrain.utils.logger import get_logger
 
 from dbtransform_lobes.data.audio import write_audio
 from dbtransform_lobes.data.files import write_json
+from dbtransform_lobes.data.sources import Pairs
 from dbtransform_lobes.evaluation.compare import compare_systems, read_means
 from dbtransform_lobes.evaluation.metrics import METRICS, score
 from dbtransform_lobes.inference.backend import check_device, usable_cores
@@ -218,10 +219,31 @@ def dataio_prep(hparams, accumulation=1):
             steps,
             hparams["warmup_steps"],
         )
-    tests = {path.stem: whole_files(hparams, path) for path in tests}
-    valid, count = hparams["valid_annotation"], hparams["valid_files"]
-    valid = whole_files(hparams, valid, count)
-    return training_loader(hparams, accumulation), valid, tests
+    root, rate = hparams["data_folder"], hparams["sample_rate"]
+    tests = {path.stem: whole_files(path, root, rate) for path in tests}
+    chosen = hparams["valid_files"], hparams["seed"]
+    valid = whole_files(hparams["valid_annotation"], root, rate, *chosen)
+    if hparams["recordings"]:  # mixed on the fly
+        source = hparams["recordings_source"](hparams["recordings"])
+    else:
+        pairs = hparams["train_annotation"]
+        source = Pairs(pairs, root, rate, hparams["snr_db"])
+    given = [hparams["output_folder"], getattr(source, "files", [])]
+    distributed.run_on_main(run_folder.warn_of_other_files, given)
+    train = training_loader(
+        source,
+        hparams["steps_per_epoch"],
+        hparams["batch_size"],
+        accumulation,
+        {
+            "crop_seconds": hparams["crop_seconds"],
+            "seed": hparams["seed"],
+            "level_dbfs": hparams["level_dbfs"],
+            "sample_rate": rate,
+        },
+        **hparams["train_loader"],
+    )
+    return train, valid, tests
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class StreamResampler:
         filtered = np.sinc(CUTOFF * time) * np.kaiser(len(time), BETA)
         filtered *= CUTOFF * self.up / wide
         count = -(-len(time) // self.up)  # inputs of an output, at most
-        filtered.resize(count * self.up)  # by zeros
+        filtered = np.pad(filtered, (0, count * self.up - len(time)))
         phases = filtered.reshape(count, self.up).T[:, ::-1]
         self.phases = np.ascontiguousarray(phases, np.float32)  # oldest first
         self._waiting = np.zeros((channels, count), np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.processing.features import ISTFT, STFT
+from speechbrain.utils.fetching import LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 
 from dbtransform_lobes.inference.backend import check_device
@@ -78,7 +79,7 @@ class EnhanceModel(Pretrained, Enhancer):
         overrides_must_match=True,
         savedir=None,
         download_only=False,
-        local_strategy=None,
+        local_strategy=LocalStrategy.SYMLINK,
         fetch_config=None,
         trust_code=False,
         **kwargs,
@@ -88,8 +89,8 @@ class EnhanceModel(Pretrained, Enhancer):
         Weights are read without running code. So is the YAML file, unless
         ``trust_code``: see ``load_restricted``. FileNotFoundError if the
         folder or a file of it is missing; ValueError if weights and model
-        differ, the YAML file lacks something or asks for more than it may, or
-        a download fails.
+        differ, the YAML file lacks something or asks for more than it may, a
+        download fails or ``savedir`` holds another model.
 
         Arguments
         ---------
@@ -98,10 +99,8 @@ class EnhanceModel(Pretrained, Enhancer):
             default) or one of the Hugging Face hub ("owner/name").
         hparams_file, overrides, overrides_must_match
             YAML file, changes to it, whether each must be a key of it.
-        savedir, fetch_config
+        savedir, local_strategy, fetch_config
             As in ``find_model``; none is needed.
-        local_strategy
-            Of SpeechBrain's signature; not used, as no links are made.
         download_only : bool
             Get the files, load nothing and return None.
         trust_code : bool
@@ -110,7 +109,9 @@ class EnhanceModel(Pretrained, Enhancer):
             For the constructor, such as ``run_opts={"device": "cuda",
             "precision": "bf16"}``.
         """
-        folder = find_model(source, hparams_file, savedir, fetch_config)
+        folder = find_model(
+            source, hparams_file, savedir, local_strategy, fetch_config
+        )
         if download_only:
             return None
         before = torch.get_default_dtype()  # maybe of the user's program

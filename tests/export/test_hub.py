@@ -11,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from speechbrain.inference.interfaces import foreign_class
-from speechbrain.utils.fetching import FetchConfig
+from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 
 from dbtransform_lobes.export.hub import plan_upload
 from dbtransform_lobes.export.model_folder import FILES
@@ -51,10 +51,12 @@ def total(model):
     return sum(weight.double().sum().item() for weight in weights)
 
 
-def load(source=NAME, savedir=None, **config):
+def load(source=NAME, savedir=None, strategy="SYMLINK", **config):
     """Load a model; return the sum of its weights."""
-    options = {"fetch_config": FetchConfig(**config), "run_opts": CPU}
-    return total(EnhanceModel.from_hparams(source, savedir=savedir, **options))
+    strategy, config = LocalStrategy[strategy], FetchConfig(**config)
+    options = {"local_strategy": strategy, "fetch_config": config}
+    options |= {"savedir": savedir, "run_opts": CPU}
+    return total(EnhanceModel.from_hparams(source, **options))
 
 
 def refused(message, **options):
@@ -88,10 +90,14 @@ def mirror(model_folder, tmp_path):
 )
 def test_downloads_from_a_hub_and_offline(model, mirror, hub, run, tmp_path):
     trained, double = (pytest.approx(n * total(model)) for n in (1, 2))
+    direct = {"savedir": "direct", "strategy": "COPY_SKIP_CACHE"}
+    other = {"revision": "double", "savedir": "copy", "strategy": "COPY"}
     with olah(tmp_path, mirror) as address:
         hub(address)
-        assert load() == load(savedir="kept") == trained
-        assert load(savedir="kept", revision="double") == double
+        assert load() == load(savedir="links") == load(**direct) == trained
+        assert load(savedir="copy", strategy="COPY") == trained
+        refused("holds a model from owner/name, expected", **other)
+        assert load(**other, allow_updates=True) == double
         assert load(revision="double") == double
         told = "owner/unknown: there is no such folder, and"
         refused(told, source="owner/unknown")
@@ -107,12 +113,15 @@ def test_downloads_from_a_hub_and_offline(model, mirror, hub, run, tmp_path):
         assert re.search("computed by: +onnx", run("info", NAME).out)
         told = run("info", NAME, "--revision", "double").out
         assert re.search("computed by: +torch", told)
+    assert (tmp_path / "links/model.ckpt").is_symlink()
+    for name in ("copy", "direct"):
+        assert not (tmp_path / name / "model.ckpt").is_symlink()
     # The server is gone: what was fetched is still there.
     for offline in (False, True):
         hub(address, HF_HUB_OFFLINE=offline)
         assert load() == load(allow_network=False) == trained
         assert load(revision="double", allow_network=False) == double
-        assert load(savedir="kept", allow_network=False) == trained
+        assert load(**other) == double
         nothing = {"source": "owner/unknown", "allow_network": False}
         refused("getting it from the hub failed", **nothing)
 

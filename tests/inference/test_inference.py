@@ -66,18 +66,35 @@ def test_bundled_weights_are_the_default_before_folders(tmp_path, monkeypatch):
         EnhanceModel.from_hparams()
 
 
-def test_a_local_model_is_read_in_place(own_folder, tmp_path):
-    """With SpeechBrain's other arguments as well, so it is never stale."""
-    unused = tmp_path / "unused"
-    options = {"savedir": unused, "run_opts": CPU}
-    options["local_strategy"] = fetching.LocalStrategy.COPY
-    first = EnhanceModel.from_hparams(own_folder, **options)
+def test_a_savedir_has_one_source(own_folder, model_folder, tmp_path):
+    """And is never stale."""
+    savedir, load = tmp_path / "savedir", EnhanceModel.from_hparams
+    copy = {"local_strategy": fetching.LocalStrategy.COPY}
+    first = load(str(own_folder), savedir=str(savedir), **copy)
     state = torch.load(own_folder / "model.ckpt")
     torch.save({k: v * 2 for k, v in state.items()}, own_folder / "model.ckpt")
-    second = EnhanceModel.from_hparams(own_folder, **options)
+    second = load(str(own_folder), savedir=str(savedir), **copy)
     for one, two in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(2 * one, two)
-    assert not unused.exists()
+    load(own_folder, savedir=savedir)
+    assert (savedir / "model.ckpt").resolve() == own_folder / "model.ckpt"
+    with pytest.raises(ValueError, match="holds a model from .*own, expected"):
+        load(model_folder, savedir=savedir)
+    with pytest.raises(ValueError, match="give another savedir"):
+        load("owner/name", savedir=savedir)
+    assert (savedir / "model.ckpt").resolve() == own_folder / "model.ckpt"
+    config = fetching.FetchConfig(overwrite=True)
+    load(model_folder, savedir=savedir, fetch_config=config, **copy)
+    assert not (savedir / "model.ckpt").is_symlink()
+    load(model_folder, savedir=savedir)  # links again, as it is told
+    assert (savedir / "model.ckpt").is_symlink()
+    (savedir / "source.json").unlink()  # as stock SpeechBrain leaves it
+    with pytest.raises(ValueError, match="from an unknown source"):
+        load(model_folder, savedir=savedir)
+    load(model_folder, savedir=model_folder)  # the folder itself: in place
+    nowhere = {"local_strategy": fetching.LocalStrategy.NO_LINK}
+    load(model_folder, savedir=tmp_path / "unused", **nowhere)
+    assert not (tmp_path / "unused").exists()
 
 
 def test_keys_are_strict(own_folder):
@@ -300,6 +317,11 @@ def test_the_default_dtype_of_torch_does_not_count(model, model_folder, dtype):
             for name in ("xpu", "cuda:99", "meta", "nonsense")
         ),
         ({"source": 3}, "source is 3, expected a folder or the name"),
+        ({"savedir": 3}, "savedir is 3, expected the path of a folder"),
+        ({"savedir": ""}, "savedir is '', expected the path of a folder"),
+        ({"hparams_file": None}, "hparams_file is None, expected the name"),
+        ({"local_strategy": "x"}, "local_strategy is 'x', expected a Local"),
+        ({"fetch_config": 3}, "fetch_config is 3, expected a FetchConfig"),
         ({"overrides": {"mdoel": 1}}, "'mdoel' not found .*; correct the over"),
         ({"overrides": {"model": {"lvel": 1}}}, "unexpected keyword .*'lvel'"),
         ({"overrides": {"model": 3}}, "model is int, expected a torch module"),

@@ -8,6 +8,7 @@ training crops are mixed. The train.py of the other recipes is this file.
 """
 
 import math
+import random
 import shutil
 import sys
 import time
@@ -15,13 +16,15 @@ from pathlib import Path
 from statistics import fmean
 
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils import distributed
 from speechbrain.utils.logger import get_logger
 
-from dbtransform_lobes.data.audio import write_audio
+from dbtransform_lobes.data.audio import read_audio, write_audio
+from dbtransform_lobes.data.crops import EpochSampler, TrainingCrops
 from dbtransform_lobes.data.files import write_json
-from dbtransform_lobes.data.sources import Pairs
+from dbtransform_lobes.data.sources import Pairs, read_pairs
 from dbtransform_lobes.evaluation.compare import compare_systems, read_means
 from dbtransform_lobes.evaluation.metrics import METRICS, score
 from dbtransform_lobes.inference.backend import check_device, usable_cores
@@ -29,7 +32,6 @@ from dbtransform_lobes.models.waveform import enhance_waveform
 from dbtransform_lobes.training import ranks, run_folder, settings
 from dbtransform_lobes.training.brain import ResumableBrain
 from dbtransform_lobes.training.ema import weight_ema
-from dbtransform_lobes.training.loaders import training_loader, whole_files
 from dbtransform_lobes.training.losses import unit_rms_gain
 from dbtransform_lobes.training.pretrained import load_pretrained
 from dbtransform_lobes.versions import package_versions
@@ -202,6 +204,68 @@ class EnhanceBrain(ResumableBrain):
         )
 
 
+def training_loader(hparams, accumulation=1):
+    """Return a loader of the training crops of this rank.
+
+    An epoch has ``steps_per_epoch`` steps of ``batch_size`` crops on all ranks
+    together, each in ``accumulation`` batches.
+    """
+    batch_size = ranks.rank_batch_size(hparams["batch_size"], accumulation)
+    if hparams["recordings"]:  # mixed on the fly
+        source = hparams["recordings_source"](hparams["recordings"])
+    else:
+        source = Pairs(
+            hparams["train_annotation"],
+            hparams["data_folder"],
+            hparams["sample_rate"],
+            hparams["snr_db"],
+        )
+    given = [hparams["output_folder"], getattr(source, "files", [])]
+    distributed.run_on_main(run_folder.warn_of_other_files, given)
+    crops = TrainingCrops(
+        source,
+        hparams["steps_per_epoch"] * hparams["batch_size"],
+        hparams["crop_seconds"],
+        hparams["seed"],
+        hparams["level_dbfs"],
+        hparams["sample_rate"],
+    )
+    return torch.utils.data.DataLoader(
+        crops,
+        batch_size,
+        sampler=EpochSampler(len(crops), *ranks.rank_and_count()),
+        collate_fn=sb.dataio.batch.PaddedBatch,
+        **hparams["train_loader"],
+    )
+
+
+def whole_files(hparams, manifest, count=None):
+    """Return this rank's share of the files of a manifest, read whole.
+
+    The seed chooses ``count`` of them, None takes all.
+    """
+    entries = read_pairs(manifest, hparams["data_folder"])
+    names = sorted(entries)
+    if count is not None and count < len(names):
+        names = sorted(random.Random(hparams["seed"]).sample(names, count))
+    rank, size = ranks.rank_and_count()
+
+    @sb.utils.data_pipeline.takes("noisy_wav", "clean_wav")
+    @sb.utils.data_pipeline.provides("noisy", "clean")
+    def read(*paths):
+        for path in paths:
+            signal = read_audio(path, sample_rate=hparams["sample_rate"])
+            yield torch.from_numpy(signal).float()
+
+    everything = sb.dataio.dataset.DynamicItemDataset(
+        entries, [read], ["id", "noisy", "clean"]
+    )
+    # With more ranks than files some get none, which only this class allows.
+    return sb.dataio.dataset.FilteredSortedDynamicItemDataset(
+        everything, names[rank::size]
+    )
+
+
 def dataio_prep(hparams, accumulation=1):
     """Return a loader of training crops, validation files, and test sets.
 
@@ -219,31 +283,10 @@ def dataio_prep(hparams, accumulation=1):
             steps,
             hparams["warmup_steps"],
         )
-    root, rate = hparams["data_folder"], hparams["sample_rate"]
-    tests = {path.stem: whole_files(path, root, rate) for path in tests}
-    chosen = hparams["valid_files"], hparams["seed"]
-    valid = whole_files(hparams["valid_annotation"], root, rate, *chosen)
-    if hparams["recordings"]:  # mixed on the fly
-        source = hparams["recordings_source"](hparams["recordings"])
-    else:
-        pairs = hparams["train_annotation"]
-        source = Pairs(pairs, root, rate, hparams["snr_db"])
-    given = [hparams["output_folder"], getattr(source, "files", [])]
-    distributed.run_on_main(run_folder.warn_of_other_files, given)
-    train = training_loader(
-        source,
-        hparams["steps_per_epoch"],
-        hparams["batch_size"],
-        accumulation,
-        {
-            "crop_seconds": hparams["crop_seconds"],
-            "seed": hparams["seed"],
-            "level_dbfs": hparams["level_dbfs"],
-            "sample_rate": rate,
-        },
-        **hparams["train_loader"],
-    )
-    return train, valid, tests
+    tests = {path.stem: whole_files(hparams, path) for path in tests}
+    valid, count = hparams["valid_annotation"], hparams["valid_files"]
+    valid = whole_files(hparams, valid, count)
+    return training_loader(hparams, accumulation), valid, tests
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from command import start
+from dbtransform_lobes.cli.options import add_options
 from dbtransform_lobes.data.audio import find_audio, read_audio
 from dbtransform_lobes.data.files import replacing
 from dbtransform_lobes.inference import EnhanceModel
@@ -26,6 +27,7 @@ def add_arguments(parser):
     """Add the arguments of this command to its parser."""
     parser.add_argument("model", help="model folder, whose weights it changes")
     parser.add_argument("clean", help="folder of clean speech")
+    add_options(parser, "--trust-code")
 
 
 def measure_gain(model, paths):
@@ -48,7 +50,7 @@ def measure_gain(model, paths):
 def run(args):
     """Measure, scale and write the weights."""
     folder = Path(args.model)
-    model = EnhanceModel.from_hparams(folder)
+    model = EnhanceModel.from_hparams(folder, trust_code=args.trust_code)
     gain = measure_gain(model, find_audio(Path(args.clean)))
     state = torch.load(folder / WEIGHTS, weights_only=True)
     heads = [v for k, v in state.items() if k.startswith("mask_decoder.heads.")]

@@ -25,8 +25,12 @@ def test_gain_is_one_and_nothing_else_changes(tmp_path, run):
     clean = sorted((tmp_path / "clean").iterdir())
     before = EnhanceModel.from_hparams(folder)
     gain = measure_gain(before, clean)
-    told = run("unit_gain", folder, tmp_path / "clean").out
-    assert f"at {gain:.3f} of its level" in told
+    yaml = (folder / "hyperparams.yaml").read_text()
+    (folder / "hyperparams.yaml").write_text(f"{yaml}x: !name:os.getcwd\n")
+    command = "unit_gain", folder, tmp_path / "clean"  # of blocks of one's own
+    assert "--trust-code" in run(*command, code=1).err
+    assert f"at {gain:.3f} of its" in run(*command, "--trust-code").out
+    (folder / "hyperparams.yaml").write_text(yaml)
     after = EnhanceModel.from_hparams(folder)
     assert measure_gain(after, clean) == pytest.approx(1, abs=1e-4)
     noisy = torch.randn(1, 8000)

@@ -10,6 +10,16 @@ A report has the keys of ``scores.json``: ``num_files``; ``reference``;
 SNRs are the centres of ``snr_ranges``; names that are ``silent``, ``left_out``
 (with the reason by system) and ``without_clean`` (by system); ``versions`` and
 ``configuration``.
+
+Example
+-------
+>>> import tempfile
+>>> from dbtransform_lobes.data.audio import write_audio
+>>> with tempfile.TemporaryDirectory() as folder:
+...     write_audio(f"{folder}/a.wav", [0.0] * 16000)
+...     report = compare_systems(folder, {"same": folder})
+>>> report["silent"], report["left_out"]
+(['a'], {})
 """
 
 from functools import partial
@@ -48,8 +58,7 @@ def compare_systems(
 
     Returned is the report, with the ``rows`` of all files. ValueError if a
     folder is missing, empty or holds none of the files, the conditions lack a
-    file, or an argument is out of range. A file that cannot be scored does
-    not raise.
+    file, or an argument is wrong, but not for a file that cannot be scored.
 
     Arguments
     ---------
@@ -61,9 +70,8 @@ def compare_systems(
     systems : dict
         Folder of enhanced (or noisy) files by the name of the system.
     output_folder : str or Path, optional
-        Where to write ``scores.csv`` (every file), ``scores.json``,
-        ``scores.md`` (tables) and the plots, if at all; older ones are
-        replaced, each whole or not at all.
+        Where to write ``scores.csv`` (every file), ``scores.json``, tables
+        (``scores.md``) and plots, each whole or not at all, over older ones.
     reference : str, optional
         The system that the others are compared with; the first by default.
     conditions : str or Path, optional
@@ -72,26 +80,15 @@ def compare_systems(
         Formats of the plots, of "png" and "pdf".
     jobs, with_dnsmos
         As of ``scoring.score_files``.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> from dbtransform_lobes.data.audio import write_audio
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_audio(f"{folder}/a.wav", [0.0] * 16000)
-    ...     report = compare_systems(folder, {"same": folder})
-    >>> report["silent"], report["left_out"]
-    (['a'], {})
     """
     for suffix in plots:
         check_plot(f"plot.{suffix}")
     reference = _check_reference(systems, reference)
     clean_files, known, aliases = _read_clean(clean, conditions, systems)
-    with_dnsmos |= clean is None
     estimates = _read_estimates(systems, clean_files, aliases)
+    with_dnsmos |= clean is None
     rows = _score_systems(clean_files, estimates, known, jobs, with_dnsmos)
-    report = _summarise_systems(rows, reference)
-    report |= {
+    report = _summarise_systems(rows, reference) | {
         "without_clean": {
             system: [name for name in files if name not in clean_files]
             for system, files in estimates.items()

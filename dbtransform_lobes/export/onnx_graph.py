@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer, rewriter
+from onnxscript.rewriter import pattern
 from onnxscript.rewriter.rules import common
 from torch import nn
 
@@ -23,6 +24,29 @@ from dbtransform_lobes.models.chunks import Whole
 from dbtransform_lobes.models.waveform import continued
 
 OPSET = 23
+
+
+def _moves_nothing(context, x, y, **_):
+    """Whether a node of fixed shapes leaves its numbers in their order."""
+    shapes = x.shape, y.shape
+    if None in shapes or not all(shape.is_static() for shape in shapes):
+        return False
+    order = y.producer().attributes.get("perm")
+    order = order.as_ints() if order else ()
+    moved = [axis for axis in order if x.shape[axis] != 1]
+    return moved == sorted(moved)
+
+
+def _reshape(op, x, y, **_):
+    """Give the numbers of x the shape of y."""
+    return op.Reshape(x, op.Constant(value_ints=list(y.shape)))
+
+
+def _as_reshape(target):
+    """Return the rule that makes a node a Reshape, which the next absorbs."""
+    return pattern.RewriteRule(target, _reshape, _moves_nothing)
+
+
 # Fewer nodes for ONNX Runtime to call.
 RULES = (
     common.no_op_cast_rule,
@@ -32,6 +56,9 @@ RULES = (
     common.reshape_reshape_rule,
     common.unsqueeze_unsqueeze_rule,
     common.slice_split_rule,
+    _as_reshape(lambda op, x: op.Transpose(x, _outputs=["y"])),
+    _as_reshape(lambda op, x, a: op.Squeeze(x, a, _outputs=["y"])),
+    _as_reshape(lambda op, x, a: op.Unsqueeze(x, a, _outputs=["y"])),
 )
 CLEANERS = (
     passes.DeduplicateInitializersPass(),

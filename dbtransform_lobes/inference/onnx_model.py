@@ -173,8 +173,10 @@ def open_session(path, threads, whole=True):
     spare = 0 if cores == os.cpu_count() else cores
     options.intra_op_num_threads = int(threads or spare)
     # For whole signals buffers of all layers would be held to the end, twice
-    # the memory; the small ones of a stream are best planned once.
-    options.enable_mem_reuse = options.enable_mem_pattern = not whole
+    # the memory; the small ones of a stream are best planned once, each with
+    # its own place.
+    options.enable_mem_reuse = False
+    options.enable_mem_pattern = not whole
     try:
         return runtime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

@@ -250,6 +250,9 @@ class HarmonicGraphAttention(nn.Module):
             frames_of_item = frames_of_item.repeat_interleave(frames)
             similarity = similarity[frames_of_item].unsqueeze(1)
             edges = edges[frames_of_item].unsqueeze(1)  # (B T, 1, K, K)
+        bias = similarity.masked_fill(edges < 0.5, -math.inf)
+        if torch.compiler.is_exporting():
+            return self._exported(x, bias)
         heads = (bands, batch * frames, self.num_heads, -1)
         query, key, value = (
             part.reshape(heads).permute(1, 2, 0, 3)
@@ -258,10 +261,19 @@ class HarmonicGraphAttention(nn.Module):
         if torch.is_grad_enabled():
             out = attend_straight_through(query, key, value, similarity, edges)
         else:
-            bias = similarity.masked_fill(edges < 0.5, -math.inf)
             out = attend(query, key, value, bias)
         out = out.permute(2, 0, 1, 3).reshape(x.shape)  # (K, B, T, C)
         return self.output(out)
+
+    def _exported(self, x, bias):
+        """The same in few nodes, since that of ONNX splits the heads."""
+        rows = x.permute(1, 2, 0, 3).flatten(0, 1)  # (B T, K, C)
+        parts = self.project.split(rows, 3 * [x.shape[-1]])
+        count = self.num_heads
+        out, *_ = torch.onnx.ops.attention(
+            *parts, bias, q_num_heads=count, kv_num_heads=count
+        )
+        return self.output(out).unflatten(0, x.shape[1:3]).permute(2, 0, 1, 3)
 
 
 class EdgeGradient(torch.autograd.Function):

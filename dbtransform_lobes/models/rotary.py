@@ -34,9 +34,9 @@ def rotate(x, first=0):
     angle = angle.to(torch.promote_types(x.dtype, torch.float32))
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     if torch.compiler.is_exporting():  # one node, a quarter of the time
-        lead, x = x.shape[:2], x.flatten(0, 1)
-        turns = (y.expand(x.shape[0], -1, -1) for y in (cos, sin))
-        return torch.onnx.ops.rotary_embedding(x, *turns).unflatten(0, lead)
+        heads = x.flatten(0, 2).unsqueeze(0)
+        turned = torch.onnx.ops.rotary_embedding(heads, cos[None], sin[None])
+        return turned.squeeze(0).unflatten(0, x.shape[:3])
     left, right = x.chunk(2, dim=-1)
     turned = x * torch.cat((cos, cos), dim=-1)
     swapped = torch.cat((right, left), dim=-1)

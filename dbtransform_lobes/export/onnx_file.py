@@ -201,23 +201,18 @@ def _quantise(path):
 
     graph = onnx.load(path).graph
     vectors = {x.name for x in graph.initializer if len(x.dims) == 1}
-    with_bias = {
-        name
+    biased = {
+        node.input[0]
         for node in graph.node
-        if node.op_type == "Add" and vectors.intersection(node.input)
-        for name in node.input
+        if node.op_type == "Add" and node.input[1] in vectors
     }
-    kept = [
-        node.name
-        for node in graph.node
-        if node.op_type == "MatMul" and with_bias.isdisjoint(node.output)
-    ]
+    shared = [n.name for n in graph.node if biased.intersection(n.output)]
     with _quiet():
         quantize_dynamic(
             path,
             path,
             op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=kept,
+            nodes_to_quantize=shared,
             reduce_range=True,
         )
 

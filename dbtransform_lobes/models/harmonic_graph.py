@@ -245,14 +245,15 @@ class HarmonicGraphAttention(nn.Module):
         bands, batch, frames, channels = x.shape
         similarity = self.similarity(x)
         edges = self.adjacency(similarity)
-        if similarity.dim() == 3:  # one graph for each item
-            frames_of_item = torch.arange(batch, device=x.device)
-            frames_of_item = frames_of_item.repeat_interleave(frames)
-            similarity = similarity[frames_of_item].unsqueeze(1)
-            edges = edges[frames_of_item].unsqueeze(1)  # (B T, 1, K, K)
-        bias = similarity.masked_fill(edges < 0.5, -math.inf)
+        if similarity.dim() == 3:  # one graph for each item, (B T, 1, K, K)
+            similarity, edges = (
+                each.unsqueeze(1)
+                .expand(-1, frames, -1, -1)
+                .flatten(0, 1)[:, None]
+                for each in (similarity, edges)
+            )
         if torch.compiler.is_exporting():
-            return self._exported(x, bias)
+            return self._exported(x, similarity, edges)
         heads = (bands, batch * frames, self.num_heads, -1)
         query, key, value = (
             part.reshape(heads).permute(1, 2, 0, 3)
@@ -261,12 +262,14 @@ class HarmonicGraphAttention(nn.Module):
         if torch.is_grad_enabled():
             out = attend_straight_through(query, key, value, similarity, edges)
         else:
+            bias = similarity.masked_fill(edges < 0.5, -math.inf)
             out = attend(query, key, value, bias)
         out = out.permute(2, 0, 1, 3).reshape(x.shape)  # (K, B, T, C)
         return self.output(out)
 
-    def _exported(self, x, bias):
-        """The same in few nodes, since that of ONNX splits the heads."""
+    def _exported(self, x, similarity, edges):
+        """Attend by the operator of ONNX, which splits the heads itself."""
+        bias = similarity.masked_fill(edges < 0.5, -math.inf)
         rows = x.permute(1, 2, 0, 3).flatten(0, 1)  # (B T, K, C)
         parts = self.project.split(rows, 3 * [x.shape[-1]])
         count = self.num_heads

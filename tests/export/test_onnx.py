@@ -62,6 +62,7 @@ def folders(tmp_path_factory):
     write_folder(root / "offline", hop=1, **LEVEL)
     write_folder(root / "causal", causal=True)
     write_folder(root / "short_hops", hop=1, causal=True)
+    write_folder(root / "conditioned", input_conditioned=True)
     statistics = {"lambda_form": "statistics", "window": None}
     write_folder(root / "statistics", **statistics)
     return root
@@ -101,7 +102,12 @@ def enhanced_by_torch(folder, noisy):
 
 
 @pytest.mark.parametrize(
-    ("name", "place"), [("offline", "inside"), ("causal", "outside")]
+    ("name", "place"),
+    [
+        ("offline", "inside"),
+        ("causal", "outside"),
+        ("conditioned", "outside"),
+    ],
 )
 def test_offline_graph_of_any_length(folders, tmp_path, name, place):
     path = tmp_path / "model.onnx"
